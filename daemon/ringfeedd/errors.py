@@ -1,0 +1,46 @@
+"""What can go wrong on the daemon's side; every message is a sentence for the operator who reads it."""
+
+from __future__ import annotations
+
+EXIT_CLEAN = 0
+EXIT_CRASH = 1
+EXIT_USAGE = 2
+EXIT_COULD_NOT_START = 3
+EXIT_ALREADY_RUNNING = 75
+EXIT_BAD_CONFIG = 78
+
+
+class DaemonError(Exception):
+    """The daemon cannot start or go on; the message says what happened, to what, and what to do."""
+
+    exit_code = EXIT_COULD_NOT_START
+
+
+class StartError(DaemonError):
+    """Something that the daemon needs is missing: the bucket, credentials, pairs, memory."""
+
+
+class AlreadyRunningError(DaemonError):
+    """Another daemon serves this ring."""
+
+    exit_code = EXIT_ALREADY_RUNNING
+
+
+class ConfigError(DaemonError):
+    """The configuration holds an unknown key or a value that cannot be meant."""
+
+    exit_code = EXIT_BAD_CONFIG
+
+
+class BadPairError(Exception):
+    """One pair cannot be had; the stream goes on with another draw in its place.
+
+    Attributes:
+        cause: a short word for counting, e.g. ``"missing"``, ``"crc32c"``, ``"corrupt"``, ``"too_large"``.
+        attempts: how many times it was tried.
+    """
+
+    def __init__(self, reason: str, *, cause: str, attempts: int = 1) -> None:
+        super().__init__(reason)
+        self.cause = cause
+        self.attempts = attempts
