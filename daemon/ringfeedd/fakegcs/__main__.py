@@ -1,0 +1,59 @@
+"""``python -m ringfeedd.fakegcs DIR --port N``: serve DIR/BUCKET/... until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from .faults import Fault, parse_fault
+from .server import FakeGcs
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, serve, and come back with an exit code."""
+    parser = argparse.ArgumentParser(prog="python -m ringfeedd.fakegcs", description=__doc__)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="each folder in it is a bucket")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 (the default): a free one, which is printed")
+    parser.add_argument("--seed", type=int, default=0, help="of the faults")
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="added to each read")
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="KIND[:P[:GLOB]]",
+        help="e.g. 503:0.1, flip:0.01, stall:1:images/7.jpg; may be repeated",
+    )
+    options = parser.parse_args(arguments)
+    if not options.folder.is_dir():
+        parser.error(f"there is no folder {options.folder}")
+    try:
+        faults = [parse_fault(text) for text in options.fault]
+    except ValueError as error:
+        parser.error(str(error))
+    if options.latency_ms:
+        faults.append(Fault("latency", delay_s=options.latency_ms / 1000))
+    server = FakeGcs(options.folder, faults, seed=options.seed, host=options.host, port=options.port)
+    try:
+        asyncio.run(_serve(server))
+    except OSError as error:
+        sys.stderr.write(f"{options.host}:{options.port} cannot be listened on: {error}\n")
+        return 3
+    return 0
+
+
+async def _serve(server: FakeGcs) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with server:
+        sys.stdout.write(f"fake GCS on {server.url}\n")
+        sys.stdout.flush()
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""What the fake server does wrong, to which object, how often: a pure function of seed, name and request number."""
+
+from __future__ import annotations
+
+import fnmatch
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Kind = Literal["status", "reset", "truncate", "short", "flip", "stall", "latency", "html", "redirect"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+Operation = Literal["list", "metadata", "read"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One way to go wrong.
+
+    Attributes:
+        kind: ``status`` answers with `status`; ``reset`` cuts the connection before an answer; ``truncate`` after half
+            of the body that was announced; ``short`` announces and sends half; ``flip`` inverts one bit; ``stall``
+            sends half and falls silent; ``latency`` waits `delay_s` first; ``html`` sends a page with 200;
+            ``redirect`` is a 302 without a Location.
+        probability: of each request that it applies to.
+        names: a glob over object names (``*`` crosses ``/``); a listing's name is its prefix.
+        operation: which requests it applies to.
+        first: only the first so many requests for each name; None for all of them.
+        status: the code of ``status``.
+        retry_after_s: sent along with ``status``.
+        delay_s: the wait of ``latency``, in seconds.
+    """
+
+    kind: Kind
+    probability: float = 1.0
+    names: str = "*"
+    operation: Operation = "read"
+    first: int | None = None
+    status: int = 503
+    retry_after_s: float | None = None
+    delay_s: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.kind!r} is no kind of fault; the kinds are {', '.join(KINDS)}.")
+
+    def applies(self, operation: Operation, name: str, number: int, seed: int) -> bool:
+        """Whether request `number` (from 0) for this name goes wrong so.
+
+        A function of its arguments only: the order in which concurrent requests arrive changes nothing.
+        """
+        if operation != self.operation or (self.first is not None and number >= self.first):
+            return False
+        if not fnmatch.fnmatchcase(name, self.names):
+            return False
+        return random.Random(f"{seed}/{self.kind}/{name}/{number}").random() < self.probability
+
+
+def parse_fault(text: str) -> Fault:
+    """``KIND[:PROBABILITY[:GLOB]]``, the kind ``status`` written as its code: ``503:0.1``, ``flip:0.01:images/*``.
+
+    Raises:
+        ValueError: with a sentence.
+    """
+    kind, _, rest = text.partition(":")
+    probability, _, names = rest.partition(":")
+    chance = float(probability or 1.0)
+    if not 0.0 <= chance <= 1.0:
+        raise ValueError(f"The probability {probability} in {text!r} does not lie between 0 and 1.")
+    if kind.isdecimal():
+        return Fault("status", chance, names or "*", status=int(kind))
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is no kind of fault; the kinds are {', '.join(KINDS)}, or a status code.")
+    return Fault(kind, chance, names or "*")  # type: ignore[arg-type]  # it is one of KINDS
+
+
+def faults_of(
+    faults: Sequence[Fault], operation: Operation, name: str, number: int, seed: int
+) -> tuple[float, Fault | None]:
+    """All the latency that applies, in seconds, and the first other fault that does."""
+    applying = [fault for fault in faults if fault.applies(operation, name, number, seed)]
+    delay_s = sum(fault.delay_s for fault in applying if fault.kind == "latency")
+    return delay_s, next((fault for fault in applying if fault.kind != "latency"), None)

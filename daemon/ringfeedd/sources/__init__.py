@@ -1,0 +1,67 @@
+"""Where the pairs come from: a GCS bucket or a local folder, behind one protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from ringfeedd.errors import StartError
+
+from .base import PAGE_OBJECTS, ObjectInfo, Source, SourceError
+from .gcs import open_gcs
+from .local import LocalSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["PAGE_OBJECTS", "ObjectInfo", "Source", "SourceError", "open_source"]
+
+GCS_SCHEME = "gs://"
+FILE_SCHEME = "file://"
+
+
+async def open_source(root: str, *, emulator: str | None, concurrency: int) -> Source:
+    """The source for `root`: ``gs://bucket/prefix``, ``file:///folder`` or a path to a folder.
+
+    Sends no request but the one for a token: a bucket that does not exist shows in the first listing. To be called
+    inside the event loop that will use the source, and closed there.
+
+    Args:
+        root: what to read from. After ``gs://bucket/``, everything is the prefix as it is: nothing is unquoted.
+        emulator: the address of a GCS emulator, e.g. ``http://127.0.0.1:9023``; None for Google's own service.
+        concurrency: requests (connections, or threads) at once, at most.
+
+    Raises:
+        StartError: no such folder, no such kind of root, no usable credentials, or an emulator set in the environment
+            that nobody asked for.
+    """
+    if concurrency < 1:
+        raise StartError(f"The concurrency is {concurrency}, and nothing can be read so; set it to 1 or more.")
+    if root.startswith(GCS_SCHEME):
+        return await open_gcs(root, emulator=emulator, concurrency=concurrency)
+    if root.startswith(FILE_SCHEME):
+        return _open_folder(root, lambda: unquote(_file_path(root)), concurrency)
+    if "://" in root:
+        raise StartError(f"{root} is no root that Ringfeed can read; give gs://BUCKET/PREFIX or a folder.")
+    return _open_folder(root, lambda: root, concurrency)
+
+
+def _open_folder(root: str, path: Callable[[], str], concurrency: int) -> LocalSource:
+    folder = Path(path()).expanduser()
+    try:
+        found, is_folder = folder.exists(), folder.is_dir()
+    except OSError as error:  # a path with a NUL, a name too long, a folder above it that may not be entered
+        raise StartError(f"The folder {root} cannot be looked at: {error.strerror or error}.") from error
+    if not found:
+        raise StartError(f"There is no folder {root}; give an existing folder or gs://BUCKET/PREFIX.")
+    if not is_folder:
+        raise StartError(f"{root} is a file, not a folder; give the folder above the images and labels.")
+    return LocalSource(folder, concurrency=concurrency)
+
+
+def _file_path(root: str) -> str:
+    host, slash, path = root.removeprefix(FILE_SCHEME).partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise StartError(f"{root} names a folder on another machine; write file:///FOLDER with three slashes.")
+    return slash + path

@@ -1,0 +1,83 @@
+"""What every source of objects offers: names, metadata, bytes; and the one way in which it fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PAGE_OBJECTS = 1000
+"""Objects in one page of a listing: the most that the GCS JSON API gives at once."""
+
+
+class ObjectInfo(msgspec.Struct, frozen=True, gc=False):
+    """One object as it was listed.
+
+    Attributes:
+        name: its name relative to the source's root, with ``/`` between folders.
+        size: bytes.
+        generation: a number that changes with the content; 0 where it is unknown.
+        crc32c: CRC-32C of the stored bytes; None where the store keeps none.
+    """
+
+    name: str
+    size: int
+    generation: int = 0
+    crc32c: int | None = None
+
+
+class SourceError(Exception):
+    """A listing or a read failed; the message is a sentence that names the object.
+
+    Attributes:
+        cause: a short word for counting: ``"missing"``, ``"forbidden"``, ``"unauthorized"``, ``"changed"``,
+            ``"timeout"``, ``"connect"``, ``"reset"``, ``"truncated"``, ``"redirect"``, ``"http_503"``, ``"io"``, ...
+        retryable: the same request may succeed a little later.
+        retry_after_s: how long the server asked us to wait, in seconds; None where it said nothing.
+    """
+
+    def __init__(
+        self, sentence: str, *, cause: str, retryable: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(sentence)
+        self.cause = cause
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+
+class Source(Protocol):
+    """A root under which objects are listed and read; one for each event loop.
+
+    Implementations: `ringfeedd.sources.gcs.GcsSource`, `ringfeedd.sources.local.LocalSource`. A source retries listings
+    (a lost page would cost the whole start) and never reads: how often a pair is tried is the fetcher's decision.
+    """
+
+    @property
+    def root(self) -> str:
+        """What the operator called it, e.g. ``gs://bucket/prefix``; for messages."""
+        ...
+
+    def list_pages(self, prefix: str) -> AsyncIterator[list[ObjectInfo]]:
+        """Every object whose name begins with `prefix`, page after page, in the store's own order.
+
+        Raises:
+            SourceError: the listing cannot be had, or broke off; what was yielded so far is not the whole.
+        """
+        ...
+
+    async def read(self, name: str, generation: int) -> bytes:
+        """The stored bytes of one object, in the generation that was listed (0: whichever is there).
+
+        The bytes are not verified here: compare size and crc32c with the listing.
+
+        Raises:
+            SourceError: the object cannot be had, or not now.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and threads; reads in flight fail."""
+        ...

@@ -1,0 +1,266 @@
+"""A bucket of Google Cloud Storage, or of an emulator that speaks its JSON API."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import os
+import re
+import urllib.request
+import zlib
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+from gcloud.aio.auth import Token
+from gcloud.aio.storage import Storage
+
+from ringfeedd.errors import StartError
+
+from .backoff import Backoff, with_retries
+from .base import PAGE_OBJECTS, ObjectInfo, SourceError
+from .bearer import Bearer, open_bearer
+from .http_errors import error_from_status, error_from_transport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+T = TypeVar("T")
+Headers = dict[str, str]
+
+GOOGLE_API = "https://www.googleapis.com"
+LISTED_FIELDS = "items(name,size,generation,crc32c),nextPageToken"
+LISTING_BACKOFF = Backoff(max_attempts=5, base_s=0.25, max_s=8.0)
+
+# No total: it would include the wait for a free connection, and a long queue would look like a dead server.
+TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=10.0, sock_read=20.0)
+
+DNS_TTL_S = 60
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+
+
+class GcsSource:
+    """Objects below ``gs://bucket/prefix``; see `Source`.
+
+    Lists with gcloud-aio-storage, which knows the API's addresses and credentials. Reads with the same session and
+    token, but by a request of our own: `Storage.download` cannot name a generation, follows redirects, unpacks gzip
+    (so that size and crc32c no longer fit) and costs 50 us of CPU more each.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        api_root: str = GOOGLE_API,
+        bearer: Bearer | None,
+        concurrency: int,
+        backoff: Backoff = LISTING_BACKOFF,
+    ) -> None:
+        """Open the session; inside the event loop that will use it.
+
+        Args:
+            bucket: the bucket's name.
+            prefix: ``""``, or a prefix that ends in ``/``; names are relative to it.
+            api_root: scheme and host without a trailing slash.
+            bearer: who gives the token; None sends none (an emulator).
+            concurrency: connections at once.
+            backoff: how pages of the listing are retried.
+        """
+        self._bucket, self._prefix, self._api_root = bucket, prefix, api_root
+        self._bearer, self._backoff = bearer, backoff
+        self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
+        self._session = _session(api_root, concurrency)
+        # "dev" stands for: send no credentials of your own. We add them (see `Bearer`), and the library's other
+        # meaning of it, no TLS checks, has no effect on a session that is ours.
+        self._storage = Storage(session=self._session, token=_NoToken(), api_root=api_root, api_is_dev=True)
+
+    def __repr__(self) -> str:
+        return f"GcsSource({self.root!r}, {self._api_root})"
+
+    @property
+    def root(self) -> str:
+        """``gs://bucket/prefix``."""
+        return f"gs://{self._bucket}/{self._prefix}".rstrip("/")
+
+    async def list_pages(self, prefix: str) -> AsyncIterator[list[ObjectInfo]]:
+        """Every object whose name begins with `prefix`, in the order of the names' UTF-8; see `Source.list_pages`."""
+        params = {
+            "prefix": self._prefix + prefix,
+            "fields": LISTED_FIELDS,
+            "maxResults": str(PAGE_OBJECTS),
+        }
+        while True:
+            content = await with_retries(
+                lambda: self._authorised(lambda headers: self._list_page(params, headers)), self._backoff
+            )
+            if page := [self._info(item) for item in content.get("items", [])]:
+                yield page
+            token = content.get("nextPageToken")
+            if not token:  # a page may be empty, and still not the last
+                return
+            if token == params.get("pageToken"):
+                raise SourceError(f"{self.root} gives the same page of its listing for ever.", cause="http")
+            params["pageToken"] = token
+
+    async def read(self, name: str, generation: int) -> bytes:
+        """The stored bytes, unverified and still gzipped where they are stored so; see `Source.read`."""
+        url = f"{self._objects_url}/{quote(self._prefix + name, safe='')}"
+        params = {"alt": "media"}
+        if generation:
+            params["generation"] = str(generation)
+        return await self._authorised(lambda headers: self._get(url, params, headers, name))
+
+    async def close(self) -> None:
+        """Close the connections and the token's session."""
+        await self._session.close()
+        if self._bearer is not None:
+            await self._bearer.close()
+
+    async def _authorised(self, request: Callable[[Headers], Awaitable[T]]) -> T:
+        """`request`, with credentials; once more with a fresh token when the server refuses the one we hold."""
+        if self._bearer is None:
+            return await request({})
+        header = await self._bearer.header()
+        try:
+            return await request({"Authorization": header})
+        except SourceError as error:
+            if error.cause != "unauthorized":
+                raise
+        header = await self._bearer.header_after_refusal(header)
+        return await request({"Authorization": header})
+
+    async def _get(self, url: str, params: Headers, headers: Headers, name: str) -> bytes:
+        what = f"{self.root}/{name} cannot be read"
+        headers["Accept-Encoding"] = "gzip"  # else the server unpacks gzip, and nothing fits the listing any more
+        try:
+            async with self._session.get(url, params=params, headers=headers, allow_redirects=False) as response:
+                if response.status == 200:
+                    return await response.read()
+                body = _text(await response.read(), response.headers.get("Content-Encoding"))
+                raise error_from_status(response.status, response.headers, body, what)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise error_from_transport(error, what) from error
+
+    async def _list_page(self, params: Headers, headers: Headers) -> dict[str, Any]:
+        what = f"{self.root} cannot be listed"
+        try:
+            content: object = await self._storage.list_objects(
+                self._bucket,
+                params=params,
+                headers=headers,
+                timeout=TIMEOUT,  # type: ignore[arg-type]  # annotated as seconds, and handed on to aiohttp as it is
+            )
+        except aiohttp.ClientResponseError as error:
+            raise self._listing_refused(error, what) from error
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise error_from_transport(error, f"{what}: {self._api_root}") from error
+        except ValueError as error:
+            sentence = f"{what}: {self._api_root} answers with something else than JSON; is it a GCS server or a proxy?"
+            raise SourceError(sentence, cause="not_json", retryable=True) from error
+        if not isinstance(content, dict):
+            sentence = f"{what}: {self._api_root} answers with JSON that is no listing; is it a GCS server?"
+            raise SourceError(sentence, cause="not_json")
+        return content
+
+    def _listing_refused(self, error: aiohttp.ClientResponseError, what: str) -> SourceError:
+        refused = error_from_status(error.status, error.headers or {}, error.message, what)
+        where = f"There is no bucket {self._bucket} at {self._api_root}"
+        if error.status == 404:
+            return SourceError(f"{where}: check the name.", cause="missing")
+        if refused.cause in ("forbidden", "unauthorized"):
+            hint = "the account needs the role Storage Object Viewer (storage.objects.list and .get) on it."
+            return SourceError(f"{refused} Access to bucket {self._bucket}: {hint}", cause=refused.cause)
+        return refused
+
+    def _info(self, item: dict[str, Any]) -> ObjectInfo:
+        return ObjectInfo(
+            name=item["name"][len(self._prefix) :],
+            size=int(item.get("size", 0)),
+            generation=int(item.get("generation", 0)),
+            crc32c=_crc32c(item.get("crc32c")),
+        )
+
+
+async def open_gcs(root: str, *, emulator: str | None, concurrency: int) -> GcsSource:
+    """The source for ``gs://bucket/prefix``; credentials are fetched, nothing else is asked.
+
+    Raises:
+        StartError: no such bucket name, no credentials, or ``STORAGE_EMULATOR_HOST`` set without `emulator`.
+    """
+    bucket, _, prefix = root.removeprefix("gs://").partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        sentence = f"{bucket!r} in {root} is no bucket's name; write gs://BUCKET/PREFIX, the bucket in lower case."
+        raise StartError(sentence)
+    prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
+    if emulator is not None:
+        api_root = _emulator_address(emulator)
+        return GcsSource(bucket, prefix, api_root=api_root, bearer=None, concurrency=concurrency)
+    if host := os.environ.get("STORAGE_EMULATOR_HOST"):
+        # The library would obey it, and send every request there without credentials or TLS checks.
+        sentence = (
+            f"STORAGE_EMULATOR_HOST is set to {host}, but no emulator was asked for; "
+            f"pass --emulator {host} to read from it, or unset the variable to read from Google."
+        )
+        raise StartError(sentence)
+    return GcsSource(bucket, prefix, bearer=await open_bearer(), concurrency=concurrency)
+
+
+class _NoToken(Token):
+    """Keeps the library from searching this machine for credentials: it fails where an emulator needs none."""
+
+    def __init__(self) -> None:
+        pass
+
+
+def _emulator_address(emulator: str) -> str:
+    """``host:port`` or an URL, as people write it, to scheme and host: a trailing slash would give 404."""
+    address = emulator.strip().rstrip("/").removesuffix("/storage/v1").rstrip("/")
+    if "://" not in address:
+        address = f"http://{address}"
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise StartError(f"{emulator!r} is no emulator's address; write http://HOST:PORT.")
+    return address
+
+
+def _session(api_root: str, concurrency: int) -> aiohttp.ClientSession:
+    """The one session of a source.
+
+    Not with trust_env: aiohttp would look through netrc and the environment in two threads for every request. The proxy
+    is looked up once.
+    """
+    address = urlsplit(api_root)
+    proxy = None
+    if not urllib.request.proxy_bypass(address.hostname or ""):
+        proxy = urllib.request.getproxies().get(address.scheme)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=concurrency, ttl_dns_cache=DNS_TTL_S),
+        timeout=TIMEOUT,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        proxy=proxy,
+    )
+
+
+def _text(body: bytes, encoding: str | None) -> str:
+    """The text of an error's body, of which every byte is optional."""
+    if encoding == "gzip":
+        with suppress(OSError, EOFError, zlib.error):
+            body = gzip.decompress(body)
+    return body.decode(errors="replace")
+
+
+def _crc32c(listed: str | None) -> int | None:
+    """The API's base64 of four big-endian bytes; None where an emulator gives nothing or something else."""
+    try:
+        raw = base64.b64decode(listed or "", validate=True)
+    except binascii.Error:
+        return None
+    return int.from_bytes(raw, "big") if len(raw) == 4 else None

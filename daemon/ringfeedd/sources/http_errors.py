@@ -1,0 +1,91 @@
+"""From what HTTP and its transport can do wrong to one `SourceError`: a sentence, a word to count, a verdict."""
+
+from __future__ import annotations
+
+import json
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from .base import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""What Google's own client libraries try again, and 425."""
+
+MAX_RETRY_AFTER_S = 3600.0
+
+_WORDS = {401: "unauthorized", 403: "forbidden", 404: "missing", 410: "missing", 412: "changed"}
+_REASONS = {
+    "unauthorized": "the credentials were refused (401).",
+    "forbidden": "access is forbidden (403).",
+    "missing": "it is not there, or no longer in the generation that was listed (404).",
+    "changed": "it was changed since it was listed (412).",
+}
+
+
+def error_from_status(status: int, headers: Mapping[str, str], body: str, what: str) -> SourceError:
+    """The error for a response that is no 200; `what` begins its sentence, e.g. ``gs://b/x cannot be read``."""
+    said = _said(body)
+    if 200 <= status < 300:
+        return SourceError(f"{what}: the server answered {status} instead of 200.", cause="status", retryable=True)
+    if 300 <= status < 400:
+        sentence = f"{what}: the server answered with a redirect ({status}), which is not followed; is a proxy between?"
+        return SourceError(sentence, cause="redirect", retryable=True)
+    if status == 403 and "ateLimitExceeded" in body:  # the API's older way to say 429
+        status = 429
+    if word := _WORDS.get(status):
+        return SourceError(f"{what}: {_REASONS[word]}{said}", cause=word)
+    sentence = f"{what}: the server answered {status}.{said}"
+    wait = retry_after_s(headers)
+    return SourceError(sentence, cause=f"http_{status}", retryable=status in RETRYABLE, retry_after_s=wait)
+
+
+def error_from_transport(error: Exception, what: str) -> SourceError:
+    """The error for a request that got no whole response; all of these are worth another attempt."""
+    cause, reason = _transport_cause(error)
+    detail = str(error).strip().partition("\n")[0][:200]
+    return SourceError(f"{what}: {reason}{f' ({detail})' if detail else ''}.", cause=cause, retryable=True)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header asks for, given as a number or as a date; None where there is none."""
+    value = headers.get("Retry-After")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def _transport_cause(error: Exception) -> tuple[str, str]:
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "truncated", "the body broke off"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "connect", "no connection came about in time"
+    if isinstance(error, TimeoutError):
+        return "timeout", "the server fell silent"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "connect", "it cannot be reached"
+    if isinstance(error, aiohttp.ClientConnectionError | ConnectionError):
+        return "reset", "the connection was lost"
+    return "http", f"the answer cannot be understood, {type(error).__name__}"
+
+
+def _said(body: str) -> str:
+    """What the API's JSON says in its message, as a further sentence; nothing for HTML and the like."""
+    start = body.find("{")  # gcloud-aio puts the reason phrase in front of the body
+    try:
+        message = json.loads(body[start:])["error"]["message"] if start >= 0 else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return f' It says: "{str(message).strip()[:300]}"' if message else ""
