@@ -1,0 +1,254 @@
+"""The attachment: a consumer's hold on one generation of a ring. Mappings, the lane's lock, the two doorbells."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ringfeed import layout, segment
+from ringfeed.descriptor import Descriptor, read_descriptor
+from ringfeed.doorbell import Doorbell
+from ringfeed.errors import (
+    AttachRefusedError,
+    DaemonGoneError,
+    DaemonNotRunningError,
+    NotTrustedError,
+)
+from ringfeed.lane import Accepted, LanePage, Refused, Request
+from ringfeed.layout import (
+    DAEMON_LOCK_BYTE,
+    FIRST_LANE_LOCK_BYTE,
+    PAGE_BYTES,
+    Field,
+    Geometry,
+    Header,
+    Lane,
+    Leaving,
+    RingState,
+    SlotRecord,
+    State,
+)
+
+ANSWER_TIMEOUT_S: Final = 60.0
+"""A daemon that lives and does not answer within this is stuck; a seek or a place that is waited for takes seconds."""
+
+FREE_LANE_TIMEOUT_S: Final = 2.0
+
+
+class Control:
+    """The control segment as a consumer sees it: read-only, with the kernel's word on whether the daemon lives."""
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        """Map it.
+
+        Raises:
+            FileNotFoundError: this generation is gone already.
+            NotTrustedError: the segment is not what the descriptor says.
+        """
+        self.descriptor = descriptor
+        self.geometry: Geometry = descriptor.geometry
+        self.lock_fd = segment.open_lock(descriptor.control)
+        try:
+            if os.fstat(self.lock_fd).st_size != self.geometry.control_bytes:
+                raise NotTrustedError(self._distrust("its size differs from the descriptor's"))
+            fd = segment.open_existing(descriptor.control, writable=False)
+            try:
+                self._bytes = segment.map_bytes(fd, 0, self.geometry.control_bytes, writable=False)
+            finally:
+                os.close(fd)
+            self.words = self._bytes.cast("Q")
+            expected = {
+                Header.MAGIC: layout.MAGIC,
+                Header.LAYOUT_VERSION: layout.LAYOUT_VERSION,
+                Header.GENERATION: int(descriptor.generation, 16),
+                Header.DATA_BYTES: self.geometry.data_bytes,
+            }
+            if any(self.words[offset >> 3] != value for offset, value in expected.items()):
+                raise NotTrustedError(self._distrust("its header differs from the descriptor"))
+        except BaseException:
+            os.close(self.lock_fd)
+            raise
+        segment.close_in_children(self.lock_fd)
+        slots = self.geometry.slots
+        table = np.frombuffer(self._bytes, np.uint64, slots * SlotRecord.WORDS, offset=self.geometry.slot_table_offset)
+        self.slot_table: npt.NDArray[np.uint64] = table.reshape(slots, SlotRecord.WORDS)
+
+    def _distrust(self, why: str) -> str:
+        path = segment.shm_path(self.descriptor.control)
+        return f"{path} is not the control segment of ring {self.descriptor.ring!r}: {why}; restart the daemon"
+
+    def word(self, offset: int) -> int:
+        """One of the words of `Header` or `State`."""
+        return self.words[offset >> 3]
+
+    @property
+    def published(self) -> int:
+        """Pairs below this number are in the ring, or were."""
+        return self.words[State.PUBLISHED >> 3]
+
+    def daemon_lives(self) -> bool:
+        """Whether the daemon of this generation holds its lock."""
+        return segment.is_locked(self.lock_fd, DAEMON_LOCK_BYTE)
+
+    def lane_lives(self, lane: int) -> bool:
+        """Whether another consumer holds the lane's lock."""
+        return segment.is_locked(self.lock_fd, FIRST_LANE_LOCK_BYTE + lane)
+
+    def lane(self, lane: int) -> LanePage:
+        """A lane's page, to be read only."""
+        offset = self.geometry.lane_offset(lane)
+        return LanePage(self._bytes[offset : offset + PAGE_BYTES])
+
+    def reason(self) -> str:
+        """Why the ring stopped, in the daemon's words; empty while it serves."""
+        length = min(self.word(State.REASON_LENGTH), layout.REASON_BYTES)
+        return bytes(self._bytes[State.REASON : State.REASON + length]).decode(errors="replace")
+
+    def gone(self) -> DaemonGoneError | None:
+        """The error that tells why no more pairs will come; None while the daemon serves."""
+        ring, state = self.descriptor.ring, self.word(State.STATE)
+        if state == RingState.FAILED:
+            return DaemonGoneError(f"The ring {ring!r} was stopped by its daemon: {self.reason()}")
+        if state == RingState.STOPPING:
+            return DaemonGoneError(f"The daemon of ring {ring!r} was stopped; start it again and attach anew.")
+        if not self.daemon_lives():
+            return DaemonGoneError(
+                f"The daemon of ring {ring!r} (pid {self.descriptor.pid}) died; see its log, start it again, and "
+                f"attach anew."
+            )
+        return None
+
+    def slot_id(self, slot: int) -> str:
+        """The id of the pair whose pixels lie in ``slot``."""
+        offset = self.geometry.id_table_offset + slot * layout.ID_BYTES
+        length = min(int(self.slot_table[slot, SlotRecord.ID_LENGTH]), layout.ID_BYTES)
+        return bytes(self._bytes[offset : offset + length]).decode()
+
+    def close(self) -> None:
+        """Give the locks up; the mapping goes with the last view of it."""
+        segment.close_lock(self.lock_fd)
+
+
+class Attachment:
+    """One consumer on one lane of a ring, accepted by the daemon."""
+
+    def __init__(self, ring: str, request: Request) -> None:
+        """Attach.
+
+        Raises:
+            DaemonNotRunningError, DaemonGoneError: there is no daemon, or it went meanwhile.
+            AttachRefusedError: the daemon refused, or all lanes are taken.
+            NotTrustedError: the ring's files are not a daemon's, or not for this user.
+        """
+        self.control = open_control(ring)
+        self.descriptor = self.control.descriptor
+        self.geometry = self.control.geometry
+        try:
+            self.lane = self._claim_lane()
+            self._open()
+            accepted = self._ask(request)
+        except BaseException:
+            self.control.close()
+            raise
+        self.place = accepted.place
+        self.plan = request.plan(accepted.epoch_length)
+
+    def _claim_lane(self) -> int:
+        deadline = time.monotonic() + FREE_LANE_TIMEOUT_S
+        while True:
+            for lane in range(self.geometry.lanes):
+                # A lane is free once its consumer is gone *and* the daemon has taken note.
+                if self.control.lane(lane)[Lane.ANSWER_NONCE] == 0 and segment.try_lock(
+                    self.control.lock_fd, FIRST_LANE_LOCK_BYTE + lane
+                ):
+                    return lane
+            if time.monotonic() > deadline:
+                raise AttachRefusedError(
+                    f"All {self.geometry.lanes} lanes of ring {self.descriptor.ring!r} are taken (`ringfeed status` "
+                    f"lists who has them); raise `lanes` in the daemon's configuration and restart it."
+                )
+            time.sleep(0.01)
+
+    def _open(self) -> None:
+        descriptor = self.descriptor
+        ring, generation, geometry = descriptor.ring, descriptor.generation, self.geometry
+        fd = segment.open_existing(descriptor.control, writable=True)
+        try:
+            self.page = LanePage(segment.map_bytes(fd, geometry.lane_offset(self.lane), PAGE_BYTES, writable=True))
+        finally:
+            os.close(fd)
+        self.space = Doorbell.open(layout.space_name(ring, generation))
+        self.bell = Doorbell.open(layout.lane_bell_name(ring, generation, self.lane))
+        self.bell.drain()
+        fd = segment.open_existing(descriptor.data, writable=False)
+        try:
+            if os.fstat(fd).st_size != geometry.data_bytes:
+                raise NotTrustedError(
+                    f"{segment.shm_path(descriptor.data)} has not the size its descriptor says; restart the daemon"
+                )
+            self.fields = {field.name: self._map(fd, field) for field in (geometry.image, geometry.label)}
+        finally:
+            os.close(fd)
+
+    def _map(self, fd: int, field: Field) -> memoryview:
+        length, twice = self.geometry.slots * field.row_bytes, self.geometry.mirrored
+        return segment.map_region(
+            fd, field.offset, length if twice else layout.page_ceil(length), writable=False, twice=twice
+        )
+
+    def _ask(self, request: Request) -> Accepted:
+        nonce = secrets.randbits(63) | 1
+        self.page.write_request(request, nonce)
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        self.space.ring()
+        while (answer := self.page.read_answer(nonce)) is None:
+            self.bell.wait()
+            if gone := self.control.gone():
+                raise gone
+            if time.monotonic() > deadline:
+                raise DaemonGoneError(
+                    f"The daemon of ring {self.descriptor.ring!r} (pid {self.descriptor.pid}) lives but has not "
+                    f"answered for {ANSWER_TIMEOUT_S:.0f} s; is it stopped (SIGSTOP) or swapping? Restart it if it does "
+                    f"not recover."
+                )
+        if isinstance(answer, Refused):
+            raise AttachRefusedError(answer.reason)
+        return answer
+
+    def detach(self, leaving: Leaving) -> None:
+        """Give the lane back; no thread may be waiting on it. Views of the data stay readable."""
+        self.page[Lane.LEAVING] = leaving
+        segment.unlock(self.control.lock_fd, FIRST_LANE_LOCK_BYTE + self.lane)
+        self.space.ring()
+        self.control.close()
+        self.space.close()
+        self.bell.close()
+
+
+def open_control(ring: str) -> Control:
+    """Map the control segment of a ring whose daemon lives.
+
+    Raises:
+        DaemonNotRunningError: no daemon, or a dead one's leavings.
+        NotTrustedError: the files cannot be believed.
+    """
+    for _ in range(3):  # a daemon that restarts replaces the descriptor between our two looks
+        descriptor = read_descriptor(ring)
+        try:
+            control = Control(descriptor)
+        except FileNotFoundError:
+            continue
+        if control.daemon_lives():
+            return control
+        control.close()
+        if read_descriptor(ring).generation == descriptor.generation:
+            break
+    raise DaemonNotRunningError(
+        f"The daemon of ring {ring!r} is dead and left its files; start it again (it clears them), "
+        f"e.g. `systemctl restart ringfeed` or `ringfeed serve {descriptor.root}`."
+    )

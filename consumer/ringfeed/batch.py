@@ -1,0 +1,110 @@
+"""The batch: consecutive slots of the ring, read in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ringfeed.errors import ReleasedError
+from ringfeed.lease import Lease
+
+Pixels = npt.NDArray[Any]
+
+
+class Batch:
+    """Some consecutive pairs of the stream.
+
+    The arrays are read-only views of the ring. Its slots are kept for this consumer until the last array made of them is
+    gone, or `release` is called; a consumer that keeps every batch will be told so by `RingHeldError`.
+
+    Attributes:
+        epoch: the pairs' epoch.
+        valid: ``(B,)`` bool; False where a replacement stands for a pair that could not be had, and where a rank
+            without a pair of its own at an epoch's end got another rank's.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: Pixels | list[Pixels],
+        label: Pixels | list[Pixels],
+        valid: npt.NDArray[np.bool_],
+        seq: int,
+        epoch: int,
+        position: int,
+        read_ids: Callable[[], list[str]],
+        lease: Lease | None,
+    ) -> None:
+        self._image: Pixels | list[Pixels] | None = image
+        self._label: Pixels | list[Pixels] | None = label
+        self.valid = valid
+        self.epoch = epoch
+        self._seq = seq
+        self._position = position
+        self._read_ids = read_ids
+        self._lease = lease
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+    def __repr__(self) -> str:
+        held = "released" if self._image is None else "copied" if self._lease is None else "leased"
+        first, last = self._position, self._position + len(self) - 1
+        return f"Batch({len(self)} pairs, epoch {self.epoch}, positions {first} to {last}, {held})"
+
+    @property
+    def image(self) -> Pixels | list[Pixels]:
+        """``(B, H, W, 3)`` uint8; with ``fit="native"`` a list of B arrays ``(h, w, 3)``.
+
+        Raises:
+            ReleasedError: the batch was released.
+        """
+        if self._image is None:
+            raise self._gone()
+        return self._image
+
+    @property
+    def label(self) -> Pixels | list[Pixels]:
+        """``(B, H, W, 3)`` or ``(B, H, W)`` uint8, or ``(B, H, W)`` uint16, by label mode; a list of B with ``native``.
+
+        Raises:
+            ReleasedError: the batch was released.
+        """
+        if self._label is None:
+            raise self._gone()
+        return self._label
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ids of the pairs whose pixels these are.
+
+        Raises:
+            ReleasedError: the batch was released before they were first asked for.
+        """
+        if self._image is None:
+            raise self._gone()
+        return self._read_ids()
+
+    @property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """``(B,)`` int64: the pairs' positions in the epoch's order."""
+        return np.arange(self._position, self._position + len(self), dtype=np.int64)
+
+    @property
+    def seqs(self) -> npt.NDArray[np.int64]:
+        """``(B,)`` int64: the pairs' numbers in the ring's stream."""
+        return np.arange(self._seq, self._seq + len(self), dtype=np.int64)
+
+    def release(self) -> None:
+        """Give the slots back now. Arrays and tensors made of this batch may show other pairs from here on."""
+        self._image = self._label = None
+        if self._lease is not None:
+            self._lease.release()
+
+    @staticmethod
+    def _gone() -> ReleasedError:
+        return ReleasedError("This batch was released; read what you need of it before, or attach with copy=True.")

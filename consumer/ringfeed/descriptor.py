@@ -1,0 +1,146 @@
+"""The descriptor: one small JSON file by which a ring is found, ``/dev/shm/ringfeed.RING``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ringfeed import layout, segment
+from ringfeed.errors import DaemonNotRunningError, NotTrustedError
+from ringfeed.layout import Field, Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a ring says of itself.
+
+    Attributes:
+        generation: 16 hexadecimal digits, random for each start of the daemon; part of every other name.
+        pid: the daemon's, for people; it decides nothing.
+        root: what is served, e.g. ``gs://bucket/prefix``.
+        split: ``"train"`` or ``"test"``.
+        fingerprint: hash of the ids of the split, in order.
+        fit, label_mode, order, seed: as configured.
+        epoch_length: pairs in an epoch.
+    """
+
+    ring: str
+    generation: str
+    pid: int
+    geometry: Geometry
+    root: str
+    split: str
+    fingerprint: str
+    order: str
+    seed: int
+    fit: str
+    label_mode: str
+    epoch_length: int
+    layout_version: int = layout.LAYOUT_VERSION
+
+    @property
+    def control(self) -> str:
+        """File name of the control segment."""
+        return layout.control_name(self.ring, self.generation)
+
+    @property
+    def data(self) -> str:
+        """File name of the data segment."""
+        return layout.data_name(self.ring, self.generation)
+
+    def to_json(self) -> bytes:
+        """The descriptor as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, ring: str, text: bytes) -> Descriptor:
+        """Read a descriptor.
+
+        Raises:
+            NotTrustedError: it is not one, or one of another layout version.
+        """
+        path = segment.shm_path(layout.descriptor_name(ring))
+        try:
+            facts: dict[str, Any] = json.loads(text)
+            version = facts["layout_version"]
+            if version != layout.LAYOUT_VERSION:
+                raise NotTrustedError(
+                    f"the daemon of ring {ring!r} speaks layout version {version}, this process "
+                    f"{layout.LAYOUT_VERSION}; install the same release of ringfeed in both, and restart the daemon"
+                )
+            geometry = facts["geometry"]
+            fields = {
+                name: Field(name, int(field["offset"]), tuple(map(int, field["row_shape"])), str(field["dtype"]))
+                for name in ("image", "label")
+                for field in (geometry[name],)
+            }
+            facts["geometry"] = Geometry(
+                int(geometry["slots"]), int(geometry["lanes"]), **fields, mirrored=bool(geometry["mirrored"])
+            )
+            descriptor = cls(**facts)
+        except (ValueError, KeyError, TypeError) as error:
+            raise NotTrustedError(
+                f"{path} is not a ring's descriptor ({error}); remove it if no daemon runs"
+            ) from error
+        if descriptor.ring != ring or not re.fullmatch(r"[0-9a-f]{16}", descriptor.generation):
+            raise NotTrustedError(f"{path} describes another ring, {descriptor.ring!r}; remove it if no daemon runs")
+        return descriptor
+
+
+def read_descriptor(ring: str) -> Descriptor:
+    """Read the descriptor of a ring.
+
+    Raises:
+        ValueError: the ring's name cannot be one.
+        DaemonNotRunningError: there is no such file.
+        NotTrustedError: it cannot be believed.
+    """
+    check_ring_name(ring)
+    try:
+        fd = segment.open_existing(layout.descriptor_name(ring), writable=False)
+    except FileNotFoundError:
+        there = ring_names()
+        hint = f"the rings served here are {', '.join(there)}" if there else "no ring is served on this machine"
+        raise DaemonNotRunningError(
+            f"No daemon serves the ring {ring!r}: {hint}. Start one with `ringfeed serve gs://bucket/prefix`."
+        ) from None
+    except PermissionError as error:
+        raise NotTrustedError(
+            f"The ring {ring!r} belongs to another user, and this one may not read it; "
+            f"let its daemon run with `group = NAME`, a group that both are in."
+        ) from error
+    with os.fdopen(fd, "rb") as file:
+        return Descriptor.from_json(ring, file.read(1 << 20))
+
+
+def write_descriptor(descriptor: Descriptor, *, mode: int, gid: int) -> None:
+    """Put the descriptor in its place, whole, by a rename."""
+    draft = f"{layout.PREFIX}{descriptor.ring}.{descriptor.generation}.draft"
+    fd = segment.create(draft, 0, mode=mode, gid=gid)
+    with os.fdopen(fd, "wb") as file:
+        file.write(descriptor.to_json())
+    segment.shm_path(draft).rename(segment.shm_path(layout.descriptor_name(descriptor.ring)))
+
+
+def remove_descriptor(descriptor: Descriptor) -> None:
+    """Remove the ring's descriptor if it still is this one."""
+    with contextlib.suppress(FileNotFoundError, DaemonNotRunningError, NotTrustedError):
+        if read_descriptor(descriptor.ring).generation == descriptor.generation:
+            segment.shm_path(layout.descriptor_name(descriptor.ring)).unlink()
+
+
+def ring_names() -> list[str]:
+    """The names of all rings that have a descriptor on this machine, sorted."""
+    pattern = re.compile(re.escape(layout.PREFIX) + f"({layout.RING_NAME_PATTERN})")
+    return sorted(match[1] for name in os.listdir(layout.SHM_DIR) if (match := pattern.fullmatch(name)))  # noqa: PTH208
+
+
+def check_ring_name(ring: str) -> None:
+    """Raise ValueError unless ``ring`` can be a ring's name."""
+    if not re.fullmatch(layout.RING_NAME_PATTERN, ring):
+        raise ValueError(f"{ring!r} cannot be a ring's name: use 1 to 64 letters, digits, '-' and '_'")

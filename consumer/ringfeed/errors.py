@@ -1,0 +1,39 @@
+"""What a trainer can meet; every message says what happened, to what, and what to do."""
+
+from __future__ import annotations
+
+
+class RingfeedError(Exception):
+    """The base of every error that Ringfeed raises in a trainer."""
+
+
+class DaemonNotRunningError(RingfeedError):
+    """No daemon serves this ring on this machine."""
+
+
+class DaemonGoneError(RingfeedError):
+    """The daemon that served this ring stopped, died, or gave the ring up; the message tells which."""
+
+
+class AttachRefusedError(RingfeedError):
+    """The daemon refused the request; the message is the daemon's own sentence."""
+
+
+class NotTrustedError(RingfeedError):
+    """The ring's files belong to somebody else, or are not what they say."""
+
+
+class RingHeldError(RingfeedError):
+    """This consumer holds so many batches that the next one can never be published."""
+
+
+class ReleasedError(RingfeedError):
+    """The batch was released; its slots may hold other pairs by now."""
+
+
+class ReaderClosedError(RingfeedError):
+    """The reader was closed, or belongs to the process that forked this one."""
+
+
+class InPlaceWriteError(RingfeedError, RuntimeError):
+    """A trainer tried to write into a batch that other trainers read."""

@@ -1,0 +1,156 @@
+"""The lane: one consumer's page of words, and the request and answer that pass over it.
+
+The consumer writes the first half of the page and the daemon the second. A nonce written last makes a request, or its
+answer, valid as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ringfeed.layout import GROUP_BYTES, LANE_ANONYMOUS, LANE_DROP_LAST, REASON_BYTES, Answer, Lane, Leaving, Start
+from ringfeed.plan import Place, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a consumer asks for.
+
+    Attributes:
+        group: the pass that its ranks share; other groups see every pair as well.
+        start: where the group begins; ``at`` is the (epoch, position) of `Start.AT`.
+        anonymous: the group's name dies with this process, so its place is kept for nobody.
+        pid: for people; it decides nothing.
+    """
+
+    group: str
+    rank: int
+    world_size: int
+    batch_size: int
+    drop_last: bool
+    start: Start
+    at: tuple[int, int]
+    anonymous: bool
+    pid: int
+
+    def plan(self, epoch_length: int) -> Plan:
+        """The share of the stream that this rank reads."""
+        return Plan(epoch_length, self.world_size, self.rank, self.batch_size, self.drop_last)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The daemon's yes: the rank reads on from the round that begins at ``place``."""
+
+    place: Place
+    epoch_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The daemon's no, as a sentence."""
+
+    reason: str
+
+
+class LanePage:
+    """One lane's page of words, over a mapping of it."""
+
+    def __init__(self, page: memoryview) -> None:
+        self._bytes = page
+        self._words = page.cast("Q")
+
+    def __getitem__(self, offset: int) -> int:
+        return self._words[offset >> 3]
+
+    def __setitem__(self, offset: int, value: int) -> None:
+        self._words[offset >> 3] = value
+
+    # The consumer's half.
+
+    def write_request(self, request: Request, nonce: int) -> None:
+        """Post a request; clears what an earlier consumer left in this half."""
+        self[Lane.NONCE] = 0
+        for offset in (
+            Lane.TAKEN,
+            Lane.RELEASED,
+            Lane.LEAVING,
+            Lane.BATCHES,
+            Lane.WAITED_NS,
+            Lane.WAITING_SINCE_NS,
+        ):
+            self[offset] = 0
+        name = request.group.encode()
+        self._bytes[Lane.GROUP : Lane.GROUP + len(name)] = name
+        self[Lane.GROUP_LENGTH] = len(name)
+        self[Lane.RANK] = request.rank
+        self[Lane.WORLD_SIZE] = request.world_size
+        self[Lane.BATCH_SIZE] = request.batch_size
+        self[Lane.START] = request.start
+        self[Lane.START_EPOCH], self[Lane.START_POSITION] = request.at
+        self[Lane.FLAGS] = LANE_DROP_LAST * request.drop_last | LANE_ANONYMOUS * request.anonymous
+        self[Lane.PID] = request.pid
+        self[Lane.NONCE] = nonce
+
+    def read_request(self) -> Request | Refused:
+        """The request that lies here, or why it cannot be one."""
+        length = self[Lane.GROUP_LENGTH]
+        try:
+            name = bytes(self._bytes[Lane.GROUP : Lane.GROUP + min(length, GROUP_BYTES)]).decode()
+            start = Start(self[Lane.START])
+        except ValueError as error:
+            return Refused(
+                f"the request is not one that layout version 1 knows ({error}); is this a ringfeed consumer?"
+            )
+        flags = self[Lane.FLAGS]
+        return Request(
+            group=name,
+            rank=self[Lane.RANK],
+            world_size=self[Lane.WORLD_SIZE],
+            batch_size=self[Lane.BATCH_SIZE],
+            drop_last=bool(flags & LANE_DROP_LAST),
+            start=start,
+            at=(self[Lane.START_EPOCH], self[Lane.START_POSITION]),
+            anonymous=bool(flags & LANE_ANONYMOUS),
+            pid=self[Lane.PID],
+        )
+
+    @property
+    def leaving(self) -> Leaving:
+        """Whether, and how, the consumer left by its own will."""
+        try:
+            return Leaving(self[Lane.LEAVING])
+        except ValueError:
+            return Leaving.NO
+
+    # The daemon's half.
+
+    def write_answer(self, answer: Accepted | Refused, nonce: int) -> None:
+        """Answer the request with this nonce."""
+        if isinstance(answer, Accepted):
+            self[Lane.SEQ] = answer.place.seq
+            self[Lane.EPOCH] = answer.place.epoch
+            self[Lane.POSITION] = answer.place.position
+            self[Lane.EPOCH_LENGTH] = answer.epoch_length
+            self[Lane.ANSWER] = Answer.ACCEPTED
+        else:
+            reason = answer.reason.encode()[:REASON_BYTES]
+            self._bytes[Lane.REASON : Lane.REASON + len(reason)] = reason
+            self[Lane.REASON_LENGTH] = len(reason)
+            self[Lane.ANSWER] = Answer.REFUSED
+        self[Lane.POSTED] = 0
+        self[Lane.ANSWER_NONCE] = nonce
+
+    def read_answer(self, nonce: int) -> Accepted | Refused | None:
+        """The answer to the request with this nonce; None while there is none."""
+        if self[Lane.ANSWER_NONCE] != nonce:
+            return None
+        if self[Lane.ANSWER] == Answer.ACCEPTED:
+            place = Place(self[Lane.SEQ], self[Lane.EPOCH], self[Lane.POSITION])
+            return Accepted(place, self[Lane.EPOCH_LENGTH])
+        length = min(self[Lane.REASON_LENGTH], REASON_BYTES)
+        return Refused(bytes(self._bytes[Lane.REASON : Lane.REASON + length]).decode(errors="replace"))
+
+    def free(self) -> None:
+        """Say that the lane may be taken by another consumer."""
+        self[Lane.ANSWER_NONCE] = 0

@@ -1,0 +1,112 @@
+"""Who reads what: from epoch length, ranks and batch size to the blocks of the stream. Pure.
+
+A group's pass over the stream is a sequence of *rounds*. In a full round each of ``world_size`` ranks reads one block
+of ``batch_size`` consecutive pairs, rank r the r-th block. What is left at an epoch's end is dropped, or spread over
+the ranks, so that every rank ends the epoch at the same step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a round begins in the stream: the ``position``-th pair of ``epoch`` has number ``seq``."""
+
+    seq: int
+    epoch: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one rank reads in one round.
+
+    Attributes:
+        seq: number of the block's first pair.
+        count: pairs in the block, at least 1.
+        epoch, position: of the block's first pair.
+        repeated: the rank has no pair of its own in this round; its one pair is another rank's.
+        next: where the following round begins.
+    """
+
+    seq: int
+    count: int
+    epoch: int
+    position: int
+    repeated: bool
+    next: Place
+
+    @property
+    def end(self) -> int:
+        """Number of the pair after the block's last."""
+        return self.seq + self.count
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The share of one rank.
+
+    Attributes:
+        epoch_length: pairs in an epoch.
+        drop_last: drop what is left of an epoch below one full round; else spread it over the ranks.
+    """
+
+    epoch_length: int
+    world_size: int
+    rank: int
+    batch_size: int
+    drop_last: bool
+
+    @cached_property
+    def round_pairs(self) -> int:
+        """Pairs in a full round."""
+        return self.world_size * self.batch_size
+
+    @property
+    def empty(self) -> bool:
+        """Whether every epoch is shorter than one round and all of it would be dropped."""
+        return self.drop_last and self.epoch_length < self.round_pairs
+
+    def epoch_start(self, place: Place) -> Place:
+        """The start of the epoch after ``place``'s."""
+        return Place(place.seq + self.epoch_length - place.position, place.epoch + 1, 0)
+
+    def at_epoch_end(self, place: Place) -> bool:
+        """Whether no round is left of ``place``'s epoch."""
+        left = self.epoch_length - place.position
+        return left == 0 or (self.drop_last and left < self.round_pairs)
+
+    def steps_left(self, position: int) -> int:
+        """Rounds from ``position`` to the epoch's end."""
+        left = self.epoch_length - position
+        return left // self.round_pairs if self.drop_last else -(-left // self.round_pairs)
+
+    def block(self, place: Place) -> Block:
+        """This rank's block in the round at ``place``, or in the next epoch's first where none is left there."""
+        if self.at_epoch_end(place):
+            place = self.epoch_start(place)
+        left = self.epoch_length - place.position
+        if left >= self.round_pairs:
+            size = self.round_pairs
+            offset, count = self.rank * self.batch_size, self.batch_size
+        else:
+            size = left
+            share, extra = divmod(left, self.world_size)
+            offset = self.rank * share + min(self.rank, extra)
+            count = share + (self.rank < extra)
+        following = Place(place.seq + size, place.epoch, place.position + size)
+        if self.at_epoch_end(following):
+            following = self.epoch_start(following)
+        repeated = count == 0
+        if repeated:
+            offset, count = left - 1, 1
+        return Block(place.seq + offset, count, place.epoch, place.position + offset, repeated, following)
+
+    def skip_to(self, place: Place, seq: int) -> Place:
+        """The first round from ``place`` on whose block for this rank begins at ``seq`` or later."""
+        while (block := self.block(place)).seq < seq:
+            place = block.next
+        return place

@@ -1,0 +1,189 @@
+"""Shared-memory files: create, map, map twice in a row, lock, unlink.
+
+Files are opened below ``/dev/shm`` directly, which is what shm_open does on Linux; nothing here truncates, grows or
+unlinks a file that it did not create, and no finaliser unlinks anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+import weakref
+from pathlib import Path
+from typing import Final
+
+from ringfeed.errors import NotTrustedError
+from ringfeed.layout import SHM_DIR
+
+_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock with 64-bit offsets: type, whence, start, length, pid
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FIXED: Final = 0x10
+_MAP_NORESERVE: Final = 0x4000
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+
+
+def shm_path(name: str) -> Path:
+    """Where the shared-memory file ``name`` lies."""
+    return Path(SHM_DIR) / name
+
+
+def create(name: str, size: int, *, mode: int, gid: int) -> int:
+    """Create a file of ``size`` bytes, all of them reserved, with exactly this mode; return its descriptor.
+
+    Args:
+        gid: the owning group, or -1 to leave it.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: ENOSPC when /dev/shm has not got that much; nothing is left behind.
+    """
+    path = shm_path(name)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if size:
+            os.posix_fallocate(fd, 0, size)
+        if gid != -1:
+            os.fchown(fd, -1, gid)
+        os.fchmod(fd, mode)
+    except BaseException:
+        path.unlink()
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_existing(name: str, *, writable: bool) -> int:
+    """Open a shared-memory file that exists, and check that nobody else can have planted it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        PermissionError: it may not be opened by this user.
+        NotTrustedError: it is no plain file, or anybody may write into it.
+    """
+    flags = os.O_RDWR if writable else os.O_RDONLY
+    try:
+        fd = os.open(shm_path(name), flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotTrustedError(f"{shm_path(name)} is a symbolic link, which no daemon makes; remove it") from error
+        raise
+    facts = os.fstat(fd)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_mode & stat.S_IWOTH:
+        os.close(fd)
+        raise NotTrustedError(
+            f"{shm_path(name)} is not a daemon's: it is no plain file or anybody may write into it (mode "
+            f"{stat.S_IMODE(facts.st_mode):04o}, owner {facts.st_uid}); find out who made it, and remove it"
+        )
+    return fd
+
+
+def map_bytes(fd: int, offset: int, length: int, *, writable: bool) -> memoryview:
+    """Map part of a file, shared.
+
+    The mapping holds a duplicate of ``fd`` for as long as the view lives: never pass one that carries a lock.
+    """
+    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    return memoryview(mmap.mmap(fd, length, mmap.MAP_SHARED, access, offset=offset))
+
+
+def map_region(fd: int, offset: int, length: int, *, writable: bool, twice: bool) -> memoryview:
+    """Map ``length`` bytes of a file; with ``twice``, two times back to back, so that byte ``length`` is byte 0 again.
+
+    The memory is unmapped when the last array over it is gone; never before, never at the interpreter's exit.
+
+    Args:
+        offset, length: bytes; multiples of the page size where ``twice``.
+
+    Raises:
+        OSError: the kernel refused, e.g. the address space is limited.
+    """
+    copies = 2 if twice else 1
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    nothing = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    address = _mmap(None, copies * length, 0, nothing, -1, 0)
+    try:
+        for copy in range(copies):
+            _mmap(address + copy * length, length, protection, mmap.MAP_SHARED | _MAP_FIXED, fd, offset)
+    except OSError:
+        _LIBC.munmap(address, copies * length)
+        raise
+    pages = (ctypes.c_ubyte * (copies * length)).from_address(address)
+    unmap = weakref.finalize(pages, _LIBC.munmap, address, copies * length)
+    unmap.atexit = False  # arrays may outlive this module at the interpreter's end; the kernel unmaps
+    view = memoryview(pages).cast("B")
+    return view if writable else view.toreadonly()
+
+
+def _mmap(address: int | None, length: int, protection: int, flags: int, fd: int, offset: int) -> int:
+    mapped = _LIBC.mmap(address, length, protection, flags, fd, offset)
+    if mapped == _MAP_FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, f"could not map {length} bytes of shared memory: {os.strerror(code)}")
+    return int(mapped)
+
+
+def try_lock(fd: int, byte: int) -> bool:
+    """Lock one byte for this open file description, which the kernel undoes when the last process that has it dies."""
+    request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
+    except (BlockingIOError, PermissionError):  # EAGAIN or, says POSIX, EACCES
+        return False
+    return True
+
+
+def unlock(fd: int, byte: int) -> None:
+    """Give one byte's lock back."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
+
+
+def is_locked(fd: int, byte: int) -> bool:
+    """Whether somebody else holds the byte's lock: the kernel's word on who lives."""
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def open_lock(name: str) -> int:
+    """Open a file for its locks only, as an open file description of its own that no mapping shares."""
+    return open_existing(name, writable=True)
+
+
+_LOCKS_OF_THIS_PROCESS: set[int] = set()
+
+
+def close_in_children(fd: int) -> None:
+    """Have every forked child close ``fd``, which would else keep the parent's locks alive after its death."""
+    _LOCKS_OF_THIS_PROCESS.add(fd)
+
+
+def close_lock(fd: int) -> None:
+    """Close a descriptor that `close_in_children` was told of."""
+    _LOCKS_OF_THIS_PROCESS.discard(fd)
+    os.close(fd)
+
+
+def _in_child() -> None:
+    for fd in _LOCKS_OF_THIS_PROCESS:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    _LOCKS_OF_THIS_PROCESS.clear()
+
+
+os.register_at_fork(after_in_child=_in_child)
