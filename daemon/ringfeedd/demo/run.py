@@ -1,0 +1,203 @@
+"""The demo from its first to its last step: bucket, server, daemon, ranks, summary, picture, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ringfeedd.demo.bucket import BUCKET, PREFIX, fill_bucket
+from ringfeedd.demo.children import Child
+from ringfeedd.demo.emulator import Emulator
+from ringfeedd.demo.errors import DemoError
+from ringfeedd.demo.picture import write_picture
+from ringfeedd.demo.report import read_reports, read_specimens
+from ringfeedd.demo.summary import Summary
+from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, EXIT_USAGE, DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+RING = "demo"
+SERVED_RING = f"{RING}-train"
+"""`serve --ring NAME` serves NAME-train and NAME-test."""
+
+SIZE = "256x320"
+BATCH_SIZE = 6
+"""Pairs of a rank's batch: 300 pairs make whole rounds of 2 ranks."""
+
+ROUNDS_IN_THE_RING = 4
+"""Slots of the ring, in rounds of all ranks."""
+
+READY_TIMEOUT_S = 60.0
+TRAINING_TIMEOUT_S = 900.0
+STOP_TIMEOUT_S = 10.0
+EXIT_INTERRUPTED = 130
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class RingStatus(msgspec.Struct, frozen=True):
+    """What the demo wants to know of ``ringfeed status --json``: counts since the daemon's start."""
+
+    ring: str
+    decoded_pairs: int
+    failed_pairs: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The whole answer: a ring each."""
+
+    rings: list[RingStatus]
+
+
+def run_demo(pairs: int, epochs: int, ranks: int, *, out: Path, keep: bool) -> int:
+    """See `ringfeedd.demo.run_demo`."""
+    if min(pairs, epochs, ranks) < 1 or pairs % (ranks * BATCH_SIZE):
+        nearest = max(1, round(pairs / (max(ranks, 1) * BATCH_SIZE))) * max(ranks, 1) * BATCH_SIZE
+        _complain(
+            f"{pairs} pairs, {epochs} epochs and {ranks} ranks make no demo: the pairs must fill whole rounds of "
+            f"{BATCH_SIZE} a rank, such as {nearest}, and there must be an epoch and a rank"
+        )
+        return EXIT_USAGE
+    begin = time.monotonic()
+    work = Path(tempfile.mkdtemp(prefix="ringfeed-demo-"))
+    try:
+        with _sigterm_as_interrupt():
+            summary = _play(work, pairs, epochs, ranks)
+            picture = out / "pairs-from-the-ring.png"
+            write_picture(read_specimens(work), picture)
+    except (DemoError, DaemonError) as error:
+        _complain(str(error))
+        return EXIT_CRASH
+    except KeyboardInterrupt:
+        _complain("interrupted; every process of the demo was stopped")
+        return EXIT_INTERRUPTED
+    finally:
+        if keep:
+            print(f"logs and figures: {work}")
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+    print(f"\n{summary}\n\npicture: {picture}\nthe whole demo took {time.monotonic() - begin:.0f} s")
+    faults = summary.faults()
+    for fault in faults:
+        _complain(fault)
+    return EXIT_CRASH if faults else EXIT_CLEAN
+
+
+def _play(work: Path, pairs: int, epochs: int, ranks: int) -> Summary:
+    """Starts one thing after the other; leaving a `with` stops what it started."""
+    ringfeed = _executable()
+    slots = ROUNDS_IN_THE_RING * ranks * BATCH_SIZE
+    with Emulator(work, bucket=BUCKET) as emulator:
+        print(f"server      gcp-storage-emulator at {emulator.url}", flush=True)
+        fill_bucket(emulator.url, pairs=pairs)
+        daemon = Child("the daemon", _serve_command(ringfeed, emulator.url, slots), log=work / "daemon.log")
+        with daemon:
+            print(f"daemon      {daemon.wait_for_line(r'\bready\b', timeout_s=READY_TIMEOUT_S).strip()}", flush=True)
+            _train(work, epochs, ranks)
+            status = _status(ringfeed)
+            code = daemon.stop(timeout_s=STOP_TIMEOUT_S)
+        if code != EXIT_CLEAN:
+            raise DemoError(f"the daemon did not stop cleanly on SIGTERM (exit code {code}); it said:{daemon.tail()}")
+        requests = emulator.requests()
+    left = leavings(SERVED_RING)
+    if left:
+        raise DemoError(f"the daemon left {', '.join(left)} in {SHARED_MEMORY}; `ringfeed clean` removes them")
+    return Summary(
+        pairs=pairs,
+        epochs=epochs,
+        slots=slots,
+        decoded=status.decoded_pairs,
+        failed=status.failed_pairs,
+        downloads=requests.downloads,
+        reports=read_reports(work, ranks),
+    )
+
+
+def _serve_command(ringfeed: str, url: str, slots: int) -> list[str]:
+    return [
+        *(ringfeed, "serve", f"gs://{BUCKET}/{PREFIX}"),
+        *("--emulator", url),
+        *("--ring", RING),
+        *("--size", SIZE),
+        *("--slots", str(slots)),
+        *("--label-mode", "index"),
+        *("--test-ratio", "0"),
+        *("--http", "off"),
+    ]
+
+
+def _train(work: Path, epochs: int, ranks: int) -> None:
+    """Runs the ranks to their end."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)),
+        *("--module", "ringfeedd.demo.train"),
+        *("--ring", SERVED_RING, "--epochs", str(epochs), "--batch-size", str(BATCH_SIZE), "--out", str(work)),
+    ]
+    # One thread a rank, which torchrun would say a warning about; and the loopback, since a host's own name may not resolve.
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with Child("the training", command, log=work / "train.log", echo=True, environ=environ) as training:
+        training.wait(timeout_s=TRAINING_TIMEOUT_S)
+
+
+def _status(ringfeed: str) -> RingStatus:
+    """What the daemon says of its ring."""
+    asked = subprocess.run([ringfeed, "status", "--json"], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    if asked.returncode != 0:
+        said = asked.stderr.decode(errors="replace").strip()
+        raise DemoError(f"`ringfeed status` failed with exit code {asked.returncode}: {said}")
+    try:
+        status = msgspec.json.decode(asked.stdout, type=Status)
+    except msgspec.DecodeError as error:
+        raise DemoError(f"`ringfeed status --json` answered something else than was expected: {error}") from error
+    for ring in status.rings:
+        if ring.ring == SERVED_RING:
+            return ring
+    raise DemoError(f"`ringfeed status --json` knows no ring {SERVED_RING}")
+
+
+def leavings(ring: str) -> list[str]:
+    """Names in /dev/shm that belong to the ring: segments, descriptor, lock, semaphores."""
+    return sorted(entry.name for entry in SHARED_MEMORY.iterdir() if f"ringfeed.{ring}" in entry.name)
+
+
+def _executable() -> str:
+    """The `ringfeed` command of this very environment, or else the one on PATH."""
+    beside = Path(sys.executable).parent / "ringfeed"
+    found = str(beside) if beside.is_file() else shutil.which("ringfeed")
+    if found is None:
+        raise DemoError("no `ringfeed` command was found beside this Python or on PATH; install the package first")
+    return found
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM stops the demo as Ctrl-C does; without this, it would leave its children running."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _complain(sentence: str) -> None:
+    sys.stderr.write(f"demo: {sentence}\n")
