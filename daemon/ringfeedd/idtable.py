@@ -1,0 +1,144 @@
+"""Millions of ids in two arrays: their UTF-8 in one blob, and where each of them begins."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    Bytes: TypeAlias = npt.NDArray[np.uint8]
+    Rows: TypeAlias = npt.NDArray[np.int64]
+    Hashes: TypeAlias = npt.NDArray[np.uint64]
+
+FINGERPRINT_BYTES = 16
+
+_CHUNK_BYTES = 1 << 20
+_CHUNK_ROWS = 1 << 16
+_WORD = 8
+
+
+def id_hash(pair_id: bytes) -> int:
+    """64 bits that spread evenly over ids: what a split is decided by, on every machine alike."""
+    return int.from_bytes(hashlib.blake2b(pair_id, digest_size=8).digest(), "little")
+
+
+class IdTable:
+    """Row i is the UTF-8 between ``offsets[i]`` and ``offsets[i + 1]`` of the blob; nothing changes after the start.
+
+    Args:
+        blob: all ids, one after the other; (bytes,) uint8.
+        offsets: (rows + 1,) int64, from 0 up.
+    """
+
+    def __init__(self, blob: Bytes, offsets: Rows) -> None:
+        self._blob = blob
+        self._offsets = offsets
+
+    @classmethod
+    def of(cls, ids: list[str]) -> IdTable:
+        """A table of these ids, in this order."""
+        encoded = [pair_id.encode() for pair_id in ids]
+        return cls.packed(bytearray().join(encoded), np.array([len(one) for one in encoded], np.uint16))
+
+    @classmethod
+    def packed(cls, blob: bytes | bytearray, lengths: npt.NDArray[np.uint16]) -> IdTable:
+        """A table over ids that lie one after the other already; the blob is used, not copied."""
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return cls(np.frombuffer(blob, np.uint8), offsets)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, row: int) -> str:
+        return self.encoded(row).decode()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that both arrays take."""
+        return self._blob.nbytes + self._offsets.nbytes
+
+    def encoded(self, row: int) -> bytes:
+        """Row's UTF-8."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"there is no row {row} in a table of {len(self)} ids")
+        return self._blob[self._offsets[row] : self._offsets[row + 1]].tobytes()
+
+    def take(self, rows: Rows) -> IdTable:
+        """A new table of these rows, in this order."""
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(self._offsets[rows + 1] - self._offsets[rows], out=offsets[1:])
+        blob = np.empty(int(offsets[-1]), np.uint8)
+        at = 0
+        for piece in self._pieces(rows):
+            blob[at : at + len(piece)] = piece
+            at += len(piece)
+        return IdTable(blob, offsets)
+
+    def fingerprint(self, rows: Rows) -> str:
+        """32 hex digits that two lists of ids share only when they are the same ids in the same order."""
+        digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES, person=b"ringfeed.ids")
+        # the lengths first: without them, ("ab", "c") and ("a", "bc") would be the same bytes
+        digest.update((self._offsets[rows + 1] - self._offsets[rows]).astype("<u4").tobytes())
+        for piece in self._pieces(rows):
+            digest.update(piece.tobytes())
+        return digest.hexdigest()
+
+    def order(self) -> Rows:
+        """The rows sorted by their bytes; equal ids keep their places among each other.
+
+        A radix sort from the front, eight bytes a round, of the rows that are still equal to a neighbour: Python's own
+        sort would need an object for each id.
+        """
+        order = np.arange(len(self), dtype=np.int64)
+        places = order.copy()  # in `order`: whatever is not settled yet, ties side by side
+        ties = np.zeros(len(self), np.int64)
+        depth = 0
+        while len(places) > 1:
+            rows = order[places]
+            words, rest = self._words(rows, depth)
+            permutation = np.lexsort((rest, words, ties))
+            order[places] = rows[permutation]
+            words, rest, ties = words[permutation], rest[permutation], ties[permutation]
+            # a row that ends within this word is settled: where it equals its neighbour, they are the same id
+            equal = (words[1:] == words[:-1]) & (ties[1:] == ties[:-1]) & (rest[1:] == _WORD) & (rest[:-1] == _WORD)
+            tied = np.concatenate((equal, [False])) | np.concatenate(([False], equal))
+            ties = np.cumsum(np.concatenate(([True], ~equal)))[tied]
+            places = places[tied]
+            depth += _WORD
+        return order
+
+    def _words(self, rows: Rows, depth: int) -> tuple[Hashes, npt.NDArray[np.uint8]]:
+        """Eight bytes of each row from `depth` on as one number, zeros behind its end; and how many there were."""
+        words = np.empty(len(rows), np.uint64)
+        rest = np.empty(len(rows), np.uint8)
+        column = np.arange(_WORD)
+        for at in range(0, len(rows), _CHUNK_ROWS):
+            chunk = rows[at : at + _CHUNK_ROWS]
+            start = self._offsets[chunk] + depth
+            there = np.clip(self._offsets[chunk + 1] - start, 0, _WORD)
+            index = np.minimum(start[:, None] + column, max(len(self._blob) - 1, 0))
+            letters = self._blob[index]
+            letters[column >= there[:, None]] = 0
+            words[at : at + len(chunk)] = letters.view(">u8")[:, 0]
+            rest[at : at + len(chunk)] = there
+        return words, rest
+
+    def _pieces(self, rows: Rows) -> Iterator[Bytes]:
+        """The bytes of these rows, one after the other, in pieces small enough to be built by index."""
+        if not len(rows):
+            return
+        longest = int((self._offsets[rows + 1] - self._offsets[rows]).max())
+        step = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(longest, 1)))
+        for at in range(0, len(rows), step):
+            chunk = rows[at : at + step]
+            start, length = self._offsets[chunk], self._offsets[chunk + 1] - self._offsets[chunk]
+            ends = np.cumsum(length)
+            index = np.repeat(start - (ends - length), length) + np.arange(int(ends[-1]))
+            yield self._blob[index]
