@@ -58,7 +58,9 @@ class Reader:
         self.joined_at = (self._place.epoch, self._place.position)
         self._copy = copy
         self._native = self.descriptor.fit == "native"
-        self._leases = Leases(self._tell_released, seq=self._plan.block(self._place).seq)
+        first = self._plan.block(self._place).seq
+        self._page[Lane.TAKEN] = self._page[Lane.RELEASED] = first
+        self._leases = Leases(self._tell_released, seq=first)
         self._batches = 0
         self._waited_ns = 0
         self._iteration = 0

@@ -173,6 +173,11 @@ class Catalog:
         """Bytes of memory that the catalog takes."""
         return self._ids.nbytes + self._hashes.nbytes + self._images.nbytes + self._labels.nbytes
 
+    @property
+    def mean_pair_bytes(self) -> float:
+        """Mean size of a pair's two objects together, in bytes."""
+        return float(self._images.size.mean() + self._labels.size.mean())
+
     def id(self, index: int) -> str:
         """The id of one pair. Raises: IndexError."""
         return self._ids[index]

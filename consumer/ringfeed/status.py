@@ -1,0 +1,213 @@
+"""What `ringfeed status` shows: everything that a ring's words tell, read without disturbing anybody."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ringfeed.attachment import Control
+from ringfeed.descriptor import read_descriptor
+from ringfeed.lane import Request
+from ringfeed.layout import Lane, RingState, State
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """One attached consumer.
+
+    Attributes:
+        taken: number of the pair at which its next batch begins.
+        held_pairs: from the first pair that it may still read to ``taken``, other ranks' pairs included.
+        waited_s: seconds that it has waited for batches, in all.
+        waiting_s: seconds that it has been waiting now; 0 when it does not.
+    """
+
+    lane: int
+    pid: int
+    group: str
+    rank: int
+    world_size: int
+    batch_size: int
+    batches: int
+    taken: int
+    held_pairs: int
+    waited_s: float
+    waiting_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RingStatus:
+    """One ring at one moment.
+
+    Attributes:
+        state: ``"starting"``, ``"serving"``, ``"stopping"``, ``"failed"``, or ``"dead"`` when its daemon is.
+        reason: why it failed.
+        epoch, position: of the first pair that is kept.
+        filled_slots: slots that hold pairs which may be read.
+        decoded_pairs, downloaded_bytes, failed_pairs, ...: since the daemon's start.
+        heartbeat_age_s: seconds since the daemon's loop turned.
+    """
+
+    ring: str
+    state: str
+    reason: str
+    root: str
+    split: str
+    fingerprint: str
+    daemon_pid: int
+    uptime_s: float
+    heartbeat_age_s: float
+    order: str
+    seed: int
+    fit: str
+    label_mode: str
+    slots: int
+    slot_height: int
+    slot_width: int
+    memory_bytes: int
+    mirrored: bool
+    epoch_length: int
+    epoch: int
+    position: int
+    floor: int
+    published: int
+    head: int
+    filled_slots: int
+    decoded_pairs: int
+    downloaded_bytes: int
+    fetch_retries: int
+    failed_pairs: int
+    size_mismatches: int
+    skipped_pairs: int
+    seeks: int
+    workers: int
+    worker_deaths: int
+    lane_deaths: int
+    groups: int
+    lingering_groups: int
+    lanes: int
+    consumers: list[LaneStatus]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        lines = [
+            f"{self.ring}: {self.state}" + (f", {self.reason}" if self.reason else ""),
+            f"  source    {self.root} ({self.split}, {self.epoch_length:,} pairs, {self.order}, seed {self.seed})",
+            f"  slots     {self.filled_slots}/{self.slots} filled, {self.slot_height}x{self.slot_width}, "
+            f"{self.fit}, label {self.label_mode}, {self.memory_bytes / 2**20:.0f} MiB"
+            + ("" if self.mirrored else ", not mirrored"),
+            f"  stream    epoch {self.epoch}, position {self.position}; pairs {self.floor} to {self.published} are kept",
+            f"  decoded   {self.decoded_pairs:,} pairs, {self.downloaded_bytes / 1e6:,.1f} MB; {self.failed_pairs} failed, "
+            f"{self.fetch_retries} retries, {self.size_mismatches} of unequal size",
+            f"  daemon    pid {self.daemon_pid}, up {self.uptime_s:.0f} s, {self.workers} workers "
+            f"({self.worker_deaths} died)",
+            f"  readers   {len(self.consumers)}/{self.lanes} lanes in {self.groups} groups "
+            f"({self.lingering_groups} lingering; {self.lane_deaths} readers died, {self.skipped_pairs} pairs skipped)",
+        ]
+        for lane in sorted(self.consumers, key=lambda lane: (lane.group, lane.rank)):
+            waiting = f", waiting for {lane.waiting_s:.1f} s" if lane.waiting_s else ""
+            lines.append(
+                f"    {lane.group} rank {lane.rank}/{lane.world_size} (pid {lane.pid}): {lane.batches} batches of "
+                f"{lane.batch_size}, holds {lane.held_pairs} pairs, waited {lane.waited_s:.1f} s{waiting}"
+            )
+        for group in sorted({lane.group for lane in self.consumers}):
+            ranks = {lane.rank for lane in self.consumers if lane.group == group}
+            world = next(lane.world_size for lane in self.consumers if lane.group == group)
+            if away := sorted(set(range(world)) - ranks):
+                lines.append(f"    {group} misses rank {', '.join(map(str, away))}")
+        return lines
+
+
+def ring_status(ring: str) -> RingStatus:
+    """Read the status of one ring.
+
+    Raises:
+        DaemonNotRunningError: there is no such ring.
+        NotTrustedError: its files cannot be believed.
+    """
+    descriptor = read_descriptor(ring)
+    control = Control(descriptor)
+    try:
+        return _read(control)
+    finally:
+        control.close()
+
+
+def _read(control: Control) -> RingStatus:
+    descriptor, geometry, word = control.descriptor, control.geometry, control.word
+    lives = control.daemon_lives()
+    now = time.monotonic_ns()
+    floor, published = word(State.FLOOR), control.published
+    epochs, position = divmod(word(State.BASE_POSITION) + floor - word(State.BASE_SEQ), descriptor.epoch_length)
+    height, width = geometry.image.row_shape[:2]
+    return RingStatus(
+        ring=descriptor.ring,
+        state=RingState(word(State.STATE)).name.lower() if lives else "dead",
+        reason=control.reason(),
+        root=descriptor.root,
+        split=descriptor.split,
+        fingerprint=descriptor.fingerprint,
+        daemon_pid=descriptor.pid,
+        uptime_s=(now - word(State.STARTED_NS)) / 1e9,
+        heartbeat_age_s=(now - word(State.HEARTBEAT_NS)) / 1e9,
+        order=descriptor.order,
+        seed=descriptor.seed,
+        fit=descriptor.fit,
+        label_mode=descriptor.label_mode,
+        slots=geometry.slots,
+        slot_height=height,
+        slot_width=width,
+        memory_bytes=geometry.total_bytes,
+        mirrored=geometry.mirrored,
+        epoch_length=descriptor.epoch_length,
+        epoch=word(State.BASE_EPOCH) + epochs,
+        position=position,
+        floor=floor,
+        published=published,
+        head=word(State.HEAD),
+        filled_slots=max(0, published - floor),
+        decoded_pairs=word(State.DECODED_PAIRS),
+        downloaded_bytes=word(State.DOWNLOADED_BYTES),
+        fetch_retries=word(State.FETCH_RETRIES),
+        failed_pairs=word(State.FAILED_PAIRS),
+        size_mismatches=word(State.SIZE_MISMATCHES),
+        skipped_pairs=word(State.SKIPPED_PAIRS),
+        seeks=word(State.SEEKS),
+        workers=word(State.WORKERS),
+        worker_deaths=word(State.WORKER_DEATHS),
+        lane_deaths=word(State.LANE_DEATHS),
+        groups=word(State.GROUPS),
+        lingering_groups=word(State.LINGERING_GROUPS),
+        lanes=geometry.lanes,
+        consumers=[lane for number in range(geometry.lanes) if (lane := _read_lane(control, number, now)) is not None],
+    )
+
+
+def _read_lane(control: Control, number: int, now: int) -> LaneStatus | None:
+    page = control.lane(number)
+    nonce = page[Lane.NONCE]
+    if not nonce or page[Lane.ANSWER_NONCE] != nonce or not control.lane_lives(number):
+        return None
+    request = page.read_request()
+    if not isinstance(request, Request):
+        return None
+    since = page[Lane.WAITING_SINCE_NS]
+    waiting_ns = max(0, now - since) if since else 0
+    return LaneStatus(
+        lane=number,
+        pid=request.pid,
+        group=request.group,
+        rank=request.rank,
+        world_size=request.world_size,
+        batch_size=request.batch_size,
+        batches=page[Lane.BATCHES],
+        taken=page[Lane.TAKEN],
+        held_pairs=max(0, page[Lane.TAKEN] - page[Lane.RELEASED]),
+        waited_s=(page[Lane.WAITED_NS] + waiting_ns) / 1e9,
+        waiting_s=waiting_ns / 1e9,
+    )

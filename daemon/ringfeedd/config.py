@@ -1,0 +1,150 @@
+"""The daemon's settings: one frozen struct, read from a TOML file and from flags; flags win."""
+
+from __future__ import annotations
+
+import grp
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from ringfeed.descriptor import check_ring_name
+from ringfeed.layout import MAX_LANES, MAX_UINT64
+from ringfeedd.errors import ConfigError
+from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
+from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
+from ringfeedd.order import Mode
+from ringfeedd.shm import Access
+from ringfeedd.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
+
+Count = Annotated[int, Meta(ge=1, le=1 << 20)]
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one daemon serves, and how. The keys of the TOML file are these names.
+
+    Attributes:
+        root: ``gs://bucket/prefix`` or a folder.
+        ring: rings ``NAME-train`` and ``NAME-test`` instead of ``train`` and ``test``.
+        size: ``"HxW"`` of a slot in pixels, or ``"auto"``: what a sample of the pairs has.
+        slots: of each ring; None: what half of the free memory holds, at most 512.
+        lanes: consumer processes that may be attached to one ring at a time.
+        workers: processes that fetch and decode; None: one for each core.
+        concurrency: downloads (objects) under way at a time, in all.
+        fit: how a picture comes into a slot; see docs/decoding.md.
+        exif_orientation: turn images as their EXIF data asks.
+        test_ratio: fraction of the pairs that the test ring gets, by a hash of the id; 0: no test ring.
+        max_failed: fraction of pairs that may fail before the ring stops.
+        emulator: address of a GCS emulator to use instead of Google's service.
+        images, labels: key templates.
+        group: unix group whose members may attach; None: only this user.
+        linger_s: how long the place of a rank that went is kept.
+        linger_blocking_s: the same while another group waits for its slots.
+    """
+
+    root: str
+    ring: str | None = None
+    size: str = "auto"
+    slots: Annotated[int, Meta(ge=2, le=1 << 24)] | None = None
+    lanes: Annotated[int, Meta(ge=1, le=MAX_LANES)] = 64
+    workers: Annotated[int, Meta(ge=1, le=512)] | None = None
+    concurrency: Annotated[int, Meta(ge=1, le=4096)] = 128
+    seed: Annotated[int, Meta(ge=0)] = 0
+    order: Mode = Mode.SHUFFLE
+    test_ratio: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    fit: Fit = Fit.RESIZE
+    label_mode: LabelMode = LabelMode.RGB
+    exif_orientation: bool = False
+    max_pixels: Annotated[int, Meta(ge=1)] = DEFAULT_MAX_PIXELS
+    max_failed: Fraction = 0.01
+    emulator: str | None = None
+    images: str = DEFAULT_IMAGES
+    labels: str = DEFAULT_LABELS
+    group: str | None = None
+    linger_s: Seconds = DEFAULT_LINGER_S
+    linger_blocking_s: Seconds = DEFAULT_LINGER_BLOCKING_S
+
+    def __post_init__(self) -> None:
+        if self.seed > MAX_UINT64:
+            raise ValueError(f"seed {self.seed} is above 2**64 - 1")
+        if not self.root:
+            raise ValueError("root is empty; give gs://bucket/prefix or a folder")
+        if self.ring is not None:
+            check_ring_name(self.ring)
+        for name in self.ring_names.values():
+            check_ring_name(name)
+        _parse_size(self.size)
+
+    @property
+    def ring_names(self) -> dict[str, str]:
+        """Ring names by split."""
+        prefix = f"{self.ring}-" if self.ring else ""
+        return {split: f"{prefix}{split}" for split in ("train", "test")}
+
+    @property
+    def pixels(self) -> tuple[int, int] | None:
+        """Height and width of a slot; None for ``"auto"``."""
+        return _parse_size(self.size)
+
+    @property
+    def templates(self) -> KeyTemplates:
+        """The key templates. Raises: ConfigError."""
+        return KeyTemplates.parse(self.images, self.labels)
+
+    def access(self) -> Access:
+        """Who may attach.
+
+        Raises:
+            ConfigError: there is no such unix group.
+        """
+        if self.group is None:
+            return Access()
+        try:
+            return Access(mode=0o660, gid=grp.getgrnam(self.group).gr_gid)
+        except KeyError as error:
+            raise ConfigError(f"group = {self.group!r}: this machine has no such unix group; `groupadd` it") from error
+
+
+def _parse_size(size: str) -> tuple[int, int] | None:
+    if size == "auto":
+        return None
+    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", size)
+    if match is None:
+        raise ValueError(f'size {size!r} is not HEIGHTxWIDTH in pixels, e.g. "224x224", nor "auto"')
+    return int(match[1]), int(match[2])
+
+
+def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
+    """Read the settings from a TOML file, if there is one, and then from flags.
+
+    Args:
+        flags: the values that were given on the command line, by the names of `Config`.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown, or a value cannot be meant.
+    """
+    settings: dict[str, Any] = {}
+    where = "the command line"
+    if path is not None:
+        where = str(path)
+        try:
+            settings = msgspec.toml.decode(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"could not read the configuration {path}: {error.strerror}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+    settings |= flags
+    if "root" not in settings:
+        raise ConfigError(
+            "no root is given; say what to serve: `ringfeed serve gs://bucket/prefix`, or root = in --config"
+        )
+    try:
+        config = msgspec.convert(settings, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    config.templates  # noqa: B018  # its sentence belongs here, before anything is started
+    return config

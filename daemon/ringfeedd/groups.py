@@ -1,0 +1,296 @@
+"""Groups: who reads which pass over the stream, how far, and whose place is kept. Pure; time is an argument.
+
+A group is admitted with all of its ranks at once, so that the pairs of a rank that has not come yet are kept for it. A
+rank that goes keeps its place for a while; what "a while" is depends on whom it holds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from ringfeed.lane import Accepted, Refused, Request
+from ringfeed.layout import GROUP_BYTES, Leaving, Start
+from ringfeed.plan import Place, Plan
+from ringfeedd.ring import Ring
+
+DEFAULT_LINGER_S: Final = 300.0
+DEFAULT_LINGER_BLOCKING_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seek:
+    """The ring must go to this place first; ask again then."""
+
+    epoch: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """No answer yet: ask again later."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One rank of a group.
+
+    Attributes:
+        place: of the next round that it has not taken.
+        offered: of the next round that it was not told of.
+        released: number of the first pair that it may still read.
+        lane: where it is attached; None while it is away.
+        away_since: when it went, or when the group began without it, in seconds.
+        came: it was attached once.
+        given_up: nothing is kept for it.
+    """
+
+    plan: Plan
+    place: Place
+    offered: Place
+    released: int
+    away_since: float
+    lane: int | None = None
+    pid: int = 0
+    came: bool = False
+    given_up: bool = False
+
+    def take_place(self, place: Place) -> None:
+        """Stand at ``place``, holding nothing before it."""
+        self.place = self.offered = place
+        self.released = self.plan.block(place).seq
+
+
+@dataclass(slots=True)
+class Group:
+    """The ranks that share one pass."""
+
+    name: str
+    anonymous: bool
+    members: list[Member] = field(default_factory=list)
+
+    @property
+    def live(self) -> bool:
+        """Whether any of its ranks is attached."""
+        return any(member.lane is not None for member in self.members)
+
+    def starving(self, published: int) -> bool:
+        """Whether one of its ranks waits for pairs that are not published."""
+        return any(m.lane is not None and m.plan.block(m.place).end > published for m in self.members)
+
+    @property
+    def floor(self) -> int | None:
+        """Number of the first pair that some rank may still read; None where no rank's place is kept."""
+        return min((member.released for member in self.members if not member.given_up), default=None)
+
+
+class Groups:
+    """All groups of one ring."""
+
+    def __init__(
+        self, *, linger_s: float = DEFAULT_LINGER_S, linger_blocking_s: float = DEFAULT_LINGER_BLOCKING_S
+    ) -> None:
+        """Start with none.
+
+        Args:
+            linger_s: how long the place of a rank that went is kept while that costs nobody but its own group.
+            linger_blocking_s: how long it is kept while another group waits for its slots.
+        """
+        self.linger_s = linger_s
+        self.linger_blocking_s = linger_blocking_s
+        self.skipped_pairs = 0
+        self._groups: dict[str, Group] = {}
+        self._lanes: dict[int, tuple[Group, Member]] = {}
+        self._waiting = False
+
+    def __repr__(self) -> str:
+        return f"Groups({len(self._groups)} groups, {len(self._lanes)} lanes, {self.lingering} lingering)"
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self._groups.values())
+
+    @property
+    def lingering(self) -> int:
+        """Groups without a lane, whose place is kept."""
+        return sum(not group.live for group in self)
+
+    def floor(self) -> int | None:
+        """Number of the first pair that any group may still read; None where there is no group."""
+        return min((floor for group in self if (floor := group.floor) is not None), default=None)
+
+    # Coming and going.
+
+    def attach(self, lane: int, request: Request, ring: Ring, now: float) -> Accepted | Refused | Seek | Wait:
+        """Decide on a request. `Wait` and `Seek` change nothing; ask again."""
+        if reason := _check(request, ring):
+            return Refused(reason)
+        group = self._groups.get(request.group)
+        if group is not None and not group.live and (not _same_shape(group, request) or request.start is Start.AT):
+            del self._groups[group.name]  # a new run of the job, dealt out anew
+            group = None
+        if group is None:
+            place = self._starting_place(request, ring)
+            if not isinstance(place, Place):
+                return place
+            group = self._found(request, ring, place, now)
+        return self._join(lane, group, request, ring)
+
+    def _starting_place(self, request: Request, ring: Ring) -> Place | Refused | Seek | Wait:
+        epoch, position = request.at
+        if not self._groups:
+            if request.start is Start.NOW:
+                return ring.place(ring.floor)
+            # AT's words are zero unless given, so that "auto" and "epoch" begin at the very beginning.
+            seq = ring.seq(epoch, position)
+            return Place(seq, epoch, position) if ring.floor <= seq <= ring.head else Seek(epoch, position)
+        if not any(group.live for group in self) and request.start is not Start.NOW:
+            self._waiting = True  # only kept places are in the way, and not for long
+            return Wait()
+        here = ring.place(ring.floor)
+        if request.start is Start.AT:
+            seq = ring.seq(epoch, position)
+            if seq < ring.floor:
+                return Refused(
+                    f"epoch {epoch}, position {position} lies behind ring {ring.name!r}, which other groups read from "
+                    f"epoch {here.epoch}, position {here.position} on; wait until they have left, or start a daemon of "
+                    f"your own with --ring"
+                )
+            return Place(seq, epoch, position)
+        if request.start is Start.EPOCH and here.position:
+            return Place(here.seq + ring.epoch_length - here.position, here.epoch + 1, 0)
+        return here
+
+    def _found(self, request: Request, ring: Ring, place: Place, now: float) -> Group:
+        group = self._groups[request.group] = Group(request.group, request.anonymous)
+        for rank in range(request.world_size):
+            plan = Plan(ring.epoch_length, request.world_size, rank, request.batch_size, request.drop_last)
+            group.members.append(Member(plan, place, place, plan.block(place).seq, now))
+        return group
+
+    def _join(self, lane: int, group: Group, request: Request, ring: Ring) -> Accepted | Refused:
+        if not _same_shape(group, request):
+            plan = group.members[0].plan
+            return Refused(
+                f"group {group.name!r} is attached with world_size={plan.world_size}, batch_size={plan.batch_size}, "
+                f"drop_last={plan.drop_last}, and this rank asks for {request.world_size}, {request.batch_size}, "
+                f"{request.drop_last}; use the same in every rank, or another group's name"
+            )
+        member = group.members[request.rank]
+        if member.lane is not None:
+            return Refused(
+                f"rank {request.rank} of group {group.name!r} is attached already, by process {member.pid} on lane "
+                f"{member.lane}; give every process a rank of its own, or another group's name"
+            )
+        if request.start is Start.AT and (member.place.epoch, member.place.position) != request.at:
+            seq = ring.seq(*request.at)
+            if seq < ring.floor:
+                return Refused(
+                    f"rank {request.rank} asks for epoch {request.at[0]}, position {request.at[1]}, and its group "
+                    f"{group.name!r} has gone on to epoch {member.place.epoch}, position {member.place.position}; "
+                    f"start all of its ranks from the same state"
+                )
+            member.take_place(Place(seq, *request.at))
+        if member.given_up and member.plan.block(member.place).seq < ring.floor:
+            place = member.plan.skip_to(member.place, ring.floor)
+            self.skipped_pairs += max(0, place.seq - member.place.seq) // member.plan.world_size
+            member.place = place
+        member.take_place(member.place)
+        member.lane, member.pid = lane, request.pid
+        member.came, member.given_up = True, False
+        self._lanes[lane] = (group, member)
+        return Accepted(member.place, ring.epoch_length)
+
+    def progress(self, lane: int, *, taken: int, released: int) -> None:
+        """Take note of how far the consumer on ``lane`` says it has read; numbers that go back are not believed."""
+        _, member = self._lanes[lane]
+        member.place = member.plan.skip_to(member.place, taken)
+        member.released = max(member.released, min(released, member.plan.block(member.place).seq))
+
+    def gone(self, lane: int, leaving: Leaving, now: float) -> str:
+        """The consumer on ``lane`` is no more; returns whom that was, for the log."""
+        group, member = self._lanes.pop(lane)
+        member.lane = None
+        member.away_since = now
+        member.given_up = leaving is Leaving.LEAVE
+        member.released = member.plan.block(member.place).seq
+        return f"rank {member.plan.rank} of group {group.name!r} (pid {member.pid})"
+
+    def expire(self, now: float, ring: Ring) -> list[str]:
+        """Give up the places that were kept long enough; returns a sentence for each."""
+        told = []
+        for group in list(self):
+            others = (other for other in self if other is not group)
+            blocking = self._waiting or (ring.full and any(other.starving(ring.published) for other in others))
+            for member in group.members:
+                if member.lane is not None or member.given_up:
+                    continue
+                limit = self.linger_blocking_s if blocking and (member.came or not group.live) else self.linger_s
+                if group.anonymous:
+                    limit = 0.0
+                if now - member.away_since >= limit:
+                    member.given_up = True
+                    if not group.anonymous:
+                        told.append(
+                            f"the place of rank {member.plan.rank} of group {group.name!r} (epoch {member.place.epoch}, "
+                            f"position {member.place.position}) is given up: away for {now - member.away_since:.0f} s"
+                        )
+            if not group.live and all(member.given_up for member in group.members):
+                del self._groups[group.name]
+        self._waiting = False
+        return told
+
+    # Reading.
+
+    def offers(self, published: int) -> Iterator[tuple[int, int]]:
+        """For each lane that has new whole batches below ``published``: the lane and how many."""
+        for lane, (_, member) in self._lanes.items():
+            count = 0
+            while (block := member.plan.block(member.offered)).end <= published:
+                member.offered = block.next
+                count += 1
+            if count:
+                yield lane, count
+
+    def lanes(self) -> list[int]:
+        """The lanes that are attached."""
+        return list(self._lanes)
+
+
+def _same_shape(group: Group, request: Request) -> bool:
+    plan = group.members[0].plan
+    return (plan.world_size, plan.batch_size, plan.drop_last) == (
+        request.world_size,
+        request.batch_size,
+        request.drop_last,
+    )
+
+
+def _check(request: Request, ring: Ring) -> str | None:
+    """Why the request cannot be granted whatever the others do; None if it can."""
+    if not 1 <= request.world_size <= 1 << 16 or request.rank >= request.world_size:
+        return f"rank {request.rank} is out of range for world_size={request.world_size}; it must be below it"
+    if not 1 <= len(request.group.encode()) <= GROUP_BYTES:
+        return f"the group's name must have 1 to {GROUP_BYTES} bytes"
+    needed = 2 * request.world_size * request.batch_size
+    if not 1 <= request.batch_size <= 1 << 32 or needed > ring.slots:
+        return (
+            f"batch_size={request.batch_size} with world_size={request.world_size} needs a ring of at least {needed} "
+            f"slots (two rounds: one is read while the next comes in), and ring {ring.name!r} has {ring.slots}; use a "
+            f"smaller batch, or start the daemon with --slots {needed}"
+        )
+    if request.plan(ring.epoch_length).empty:
+        return (
+            f"an epoch of ring {ring.name!r} has {ring.epoch_length} pairs, fewer than one round of world_size="
+            f"{request.world_size} times batch_size={request.batch_size}, and drop_last=True would drop them all; use "
+            f"drop_last=False or a smaller batch"
+        )
+    if request.at[1] >= ring.epoch_length or request.at[0] >= 1 << 40:
+        return (
+            f"epoch {request.at[0]}, position {request.at[1]} does not exist: an epoch of ring {ring.name!r} has "
+            f"{ring.epoch_length} pairs"
+        )
+    return None

@@ -1,0 +1,161 @@
+"""The command line: `ringfeed serve`, `ringfeed status`, `ringfeed demo`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from tqdm import tqdm
+
+import ringfeed
+from ringfeed.cli import add_status
+from ringfeedd.config import Config, load_config
+from ringfeedd.errors import EXIT_COULD_NOT_START, EXIT_USAGE, DaemonError
+from ringfeedd.listing import Progress
+from ringfeedd.notify import Notifier
+from ringfeedd.order import Mode
+from ringfeedd.spec import Fit, LabelMode
+from ringfeedd.supervisor import Supervisor
+
+_EXIT_CODES: Final = (
+    "Exit codes: 0 stopped cleanly; 1 crashed or every ring failed; 2 usage; 3 could not start; "
+    "75 already running; 78 bad configuration."
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except DaemonError as error:
+        print(f"ringfeed: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ringfeed",
+        description="Feeds training processes with (image, label) pairs from a bucket, through shared memory.",
+    )
+    parser.add_argument("--version", action="version", version=f"ringfeed {ringfeed.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands)
+    add_status(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="run the daemon in the foreground",
+        description="Fetches the pairs of ROOT, decodes each once, and serves the rings `train` and `test`. Prints "
+        "`ready` once the first slots are published; SIGTERM and Ctrl-C stop it.",
+        epilog=f"Flags win over --config. {_EXIT_CODES}",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("root", nargs="?", metavar="ROOT", help="gs://bucket/prefix or a folder")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="a TOML file of the same settings, with underscores"
+    )
+    parser.add_argument("--ring", metavar="NAME", help="serve the rings NAME-train and NAME-test instead")
+    parser.add_argument(
+        "--size", metavar="HxW", help="pixels of a slot, or auto: what a sample of the pairs has (default)"
+    )
+    parser.add_argument(
+        "--slots", type=int, metavar="N", help="slots of each ring (default: by the free memory, at most 512)"
+    )
+    parser.add_argument("--lanes", type=int, metavar="N", help="consumer processes on one ring at a time (default: 64)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that fetch and decode (default: one a core)"
+    )
+    parser.add_argument("--concurrency", type=int, metavar="N", help="downloads under way at a time (default: 128)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the order (default: 0)")
+    parser.add_argument("--order", choices=[mode.value for mode in Mode], help="of an epoch (default: shuffle)")
+    parser.add_argument(
+        "--test-ratio", type=float, metavar="R", help="fraction of the pairs in the test ring (default: 0)"
+    )
+    parser.add_argument(
+        "--fit", choices=[fit.value for fit in Fit], help="how a picture comes into a slot (default: resize)"
+    )
+    parser.add_argument(
+        "--label-mode", choices=[mode.value for mode in LabelMode], help="what labels hold (default: rgb)"
+    )
+    parser.add_argument("--exif-orientation", action="store_true", help="turn images as their EXIF data asks")
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="refuse pictures with more pixels (default: 64000000)"
+    )
+    parser.add_argument("--max-failed", type=float, metavar="FRACTION", help="of pairs that may fail (default: 0.01)")
+    parser.add_argument("--images", metavar="TEMPLATE", help="of the images' names (default: images/{id}.jpg,jpeg)")
+    parser.add_argument("--labels", metavar="TEMPLATE", help="of the labels' names (default: labels/{id}.png)")
+    parser.add_argument("--emulator", metavar="URL", help="of a GCS emulator to use instead of Google's service")
+    parser.add_argument("--group", metavar="NAME", help="unix group whose members may attach (default: only this user)")
+    parser.add_argument(
+        "--linger-s", type=float, metavar="S", help="how long a lost rank's place is kept (default: 300)"
+    )
+    parser.add_argument("--linger-blocking-s", type=float, metavar="S", help="the same while others wait (default: 5)")
+    parser.set_defaults(run=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    flags: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name not in ("run", "config")}
+    config = load_config(getattr(arguments, "config", None), flags)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    return asyncio.run(_supervise(config, Notifier.from_environ()))
+
+
+async def _supervise(config: Config, notifier: Notifier) -> int:
+    # disable=None: no bar where stderr is no terminal, e.g. in a journal
+    bar = tqdm(desc="listing", unit=" objects", disable=None, leave=False)
+
+    def show(progress: Progress) -> None:
+        bar.update(progress.images + progress.labels - bar.n)
+
+    supervisor = Supervisor(
+        config,
+        say=lambda sentence: print(sentence, flush=True),
+        on_progress=show,
+        on_listed=bar.close,
+        notifier=notifier,
+    )
+    try:
+        return await supervisor.run()
+    finally:
+        bar.close()
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="try everything on this machine: a bucket, the daemon, two training ranks",
+        description="Makes a bucket of photographs, serves it by a GCS emulator, starts the daemon, and trains a small "
+        "net on it from several ranks. Needs the extra `demo`: pip install 'ringfeed[demo]'.",
+    )
+    parser.add_argument("--pairs", type=int, default=300, metavar="N", help="pairs in the bucket (default: 300)")
+    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="epochs to train (default: 2)")
+    parser.add_argument("--ranks", type=int, default=2, metavar="N", help="training processes (default: 2)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-out"), metavar="DIR", help="for the picture (default: demo-out)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the bucket's files")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    try:
+        from ringfeedd.demo import run_demo  # noqa: PLC0415  # its packages are an extra
+    except ImportError as error:
+        print(f"ringfeed: the demo needs a package more ({error}): pip install 'ringfeed[demo]'", file=sys.stderr)
+        return EXIT_COULD_NOT_START
+    return run_demo(
+        pairs=arguments.pairs, epochs=arguments.epochs, ranks=arguments.ranks, out=arguments.out, keep=arguments.keep
+    )

@@ -1,0 +1,157 @@
+"""What the supervisor and a worker say to each other: msgpack frames on a socket pair of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from ringfeedd.catalog import Pair
+from ringfeedd.fetch import FetchPolicy
+from ringfeedd.spec import DecodeSpec
+
+_LENGTH_BYTES: Final = 4
+
+
+class RingSpec(msgspec.Struct, frozen=True):
+    """One ring's data segment and what belongs into its rows.
+
+    Attributes:
+        data_fd: the inherited descriptor of the data segment.
+        image_offset, label_offset: bytes.
+    """
+
+    name: str
+    data_fd: int
+    slots: int
+    image_offset: int
+    label_offset: int
+    decode: DecodeSpec
+
+
+class Hello(msgspec.Struct, tag="hello", frozen=True):
+    """The first frame: all that a worker needs to know.
+
+    Attributes:
+        concurrency: objects that this worker downloads at a time.
+        suspects_fd: an inherited memory file of one word for each decoding thread: what it decodes at this moment.
+    """
+
+    root: str
+    emulator: str | None
+    concurrency: int
+    threads: int
+    suspects_fd: int
+    policy: FetchPolicy
+    rings: list[RingSpec]
+
+
+class PairJob(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Fetch one pair and decode it into the slot of ``seq``."""
+
+    seq: int
+    pair: Pair
+
+
+class Jobs(msgspec.Struct, tag="jobs", frozen=True):
+    """New work for one ring, in order."""
+
+    ring: int
+    jobs: list[PairJob]
+
+
+class Limit(msgspec.Struct, tag="limit", frozen=True):
+    """Pairs below ``limit`` may be decoded into their slots."""
+
+    ring: int
+    limit: int
+
+
+class Cancel(msgspec.Struct, tag="cancel", frozen=True):
+    """Pairs below ``below`` are no longer wanted; each is answered all the same."""
+
+    ring: int
+    below: int
+
+
+class Stop(msgspec.Struct, tag="stop", frozen=True):
+    """End."""
+
+
+ToWorker = Hello | Jobs | Limit | Cancel | Stop
+
+
+class Decoded(msgspec.Struct, tag=0, array_like=True, frozen=True, gc=False):
+    """The pair lies in its slot.
+
+    Attributes:
+        sizes: image height and width, label height and width, in pixels.
+        size_mismatch: image and label had different sizes.
+        downloaded: bytes.
+        retries: downloads that were tried again.
+    """
+
+    ring: int
+    seq: int
+    sizes: tuple[int, int, int, int]
+    size_mismatch: bool
+    downloaded: int
+    retries: int
+
+
+class Failed(msgspec.Struct, tag=1, array_like=True, frozen=True, gc=False):
+    """The pair cannot be had."""
+
+    ring: int
+    seq: int
+    reason: str
+    cause: str
+    attempts: int
+
+
+class Dropped(msgspec.Struct, tag=2, array_like=True, frozen=True, gc=False):
+    """The pair was cancelled before it was decoded; its slot is not written."""
+
+    ring: int
+    seq: int
+
+
+Result = Decoded | Failed | Dropped
+
+
+class Results(msgspec.Struct, tag="results", frozen=True):
+    """What a worker has done since its last frame."""
+
+    results: list[Result]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_TO_WORKER = msgspec.msgpack.Decoder(ToWorker)
+_FROM_WORKER = msgspec.msgpack.Decoder(Results)
+
+
+def frame(message: ToWorker | Results) -> bytes:
+    """A message as bytes, its length in front."""
+    body = _ENCODER.encode(message)
+    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
+
+
+async def _read_frame(stream: asyncio.StreamReader) -> bytes | None:
+    try:
+        header = await stream.readexactly(_LENGTH_BYTES)
+        return await stream.readexactly(int.from_bytes(header, "little"))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+async def read_order(stream: asyncio.StreamReader) -> ToWorker | None:
+    """The supervisor's next message; None when it is gone."""
+    body = await _read_frame(stream)
+    return None if body is None else _TO_WORKER.decode(body)
+
+
+async def read_results(stream: asyncio.StreamReader) -> list[Result] | None:
+    """The worker's next message; None when it is gone."""
+    body = await _read_frame(stream)
+    return None if body is None else _FROM_WORKER.decode(body).results

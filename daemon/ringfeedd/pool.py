@@ -1,0 +1,251 @@
+"""The pool: worker processes, which of them has which pair, and what happens when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import mmap
+import os
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from ringfeedd import messages
+from ringfeedd.fetch import FetchPolicy
+from ringfeedd.messages import Cancel, Hello, Jobs, Limit, PairJob, Result, RingSpec, Stop, ToWorker
+from ringfeedd.worker import SUSPECT_RING_SHIFT
+
+_LOG: Final = logging.getLogger("ringfeedd.pool")
+
+KILLS_BEFORE_QUARANTINE: Final = 2
+STOP_TIMEOUT_S: Final = 1.0
+RESTART_DELAY_S: Final = 1.0
+"""Between the deaths of a worker that has finished no pair and its next start: a broken install must not spin."""
+
+_WORD_BYTES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What every worker is told at its start; see `messages.Hello`."""
+
+    root: str
+    emulator: str | None
+    concurrency: int
+    threads: int
+    policy: FetchPolicy
+    rings: list[RingSpec]
+
+
+@dataclass
+class _Worker:
+    number: int
+    process: asyncio.subprocess.Process
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    suspects: memoryview
+    pairs: dict[tuple[int, int], None] = field(default_factory=dict)
+    finished: int = 0
+
+    def send(self, message: ToWorker) -> None:
+        self.writer.write(messages.frame(message))
+
+    def decoding(self) -> set[tuple[int, int]]:
+        """The pairs, as (ring, seq), that were being decoded when the process was last alive."""
+        mask = (1 << SUSPECT_RING_SHIFT) - 1
+        return {(word >> SUSPECT_RING_SHIFT, (word & mask) - 1) for word in self.suspects if word}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """Workers alive, workers that died since the start, pairs handed out."""
+
+    workers: int
+    deaths: int
+    pairs: int
+
+
+class Pool:
+    """Keeps ``size`` workers running and gives each pair to the one that has the fewest."""
+
+    def __init__(
+        self,
+        size: int,
+        settings: WorkerSettings,
+        *,
+        on_results: Callable[[list[Result]], None],
+        on_lost: Callable[[int, int, bool], None],
+        most_pairs: int,
+    ) -> None:
+        """Prepare a pool; `start` starts it.
+
+        Args:
+            on_results: called with what workers have done.
+            on_lost: called with (ring, seq, quarantine) for each pair that a dead worker had; with ``quarantine`` the
+                pair has killed workers before and is not to be decoded again.
+            most_pairs: pairs that one worker may have at a time.
+        """
+        self.size = size
+        self.deaths = 0
+        self._settings = settings
+        self._on_results = on_results
+        self._on_lost = on_lost
+        self._most_pairs = most_pairs
+        self._workers: dict[int, _Worker] = {}
+        self._limits: dict[int, int] = {}
+        self._kills: Counter[tuple[int, int]] = Counter()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"Pool({len(self._workers)}/{self.size} workers, {self.statistics().pairs} pairs, {self.deaths} deaths)"
+
+    def statistics(self) -> PoolStatistics:
+        """The numbers that status, metrics and tests read."""
+        return PoolStatistics(len(self._workers), self.deaths, sum(len(w.pairs) for w in self._workers.values()))
+
+    def pids(self) -> list[int]:
+        """The workers' process ids, for people and tests."""
+        return [worker.process.pid for worker in self._workers.values()]
+
+    def start(self) -> None:
+        """Start all workers."""
+        self._keepers = [asyncio.create_task(self._keep(number)) for number in range(self.size)]
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What ended the pool's own tasks, which nothing should."""
+        ended = (task for task in self._keepers if task.done() and not task.cancelled())
+        return next((error for task in ended if (error := task.exception())), None)
+
+    # Work.
+
+    @property
+    def room(self) -> int:
+        """Pairs that can be handed out now."""
+        return sum(max(0, self._most_pairs - len(worker.pairs)) for worker in self._workers.values())
+
+    def give(self, ring: int, jobs: Iterable[PairJob]) -> None:
+        """Hand out pairs, no more than there is room for; each to the worker that has the fewest."""
+        shares: dict[int, list[PairJob]] = {}
+        for job in jobs:
+            worker = min(self._workers.values(), key=lambda worker: len(worker.pairs))
+            worker.pairs[ring, job.seq] = None
+            shares.setdefault(worker.number, []).append(job)
+        for number, share in shares.items():
+            self._workers[number].send(Jobs(ring, share))
+
+    def set_limit(self, ring: int, limit: int) -> None:
+        """Let pairs of ``ring`` below ``limit`` be decoded."""
+        if self._limits.get(ring) != limit:
+            self._limits[ring] = limit
+            for worker in self._workers.values():
+                worker.send(Limit(ring, limit))
+
+    def cancel(self, ring: int, below: int) -> None:
+        """Drop the pairs of ``ring`` below ``below``; each is answered all the same."""
+        for worker in self._workers.values():
+            worker.send(Cancel(ring, below))
+
+    # Processes.
+
+    async def _keep(self, number: int) -> None:
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            worker = await self._spawn(number)
+            try:
+                await self._listen(worker)
+            finally:
+                del self._workers[number]
+                worker.writer.close()
+            code = await self._end(worker)
+            if self._stopping.is_set():
+                return
+            self.deaths += 1
+            _LOG.warning(
+                "worker %d (pid %d) died with %s after %.1f s; its %d pairs go to others",
+                *(number, worker.process.pid, _describe(code), time.monotonic() - began, len(worker.pairs)),
+            )
+            guilty = worker.decoding()
+            self._kills.update(guilty)
+            for ring, seq in worker.pairs:
+                quarantine = (ring, seq) in guilty and self._kills[ring, seq] >= KILLS_BEFORE_QUARANTINE
+                self._on_lost(ring, seq, quarantine)
+            if not worker.finished:
+                await asyncio.sleep(RESTART_DELAY_S)
+
+    async def _spawn(self, number: int) -> _Worker:
+        ours, theirs = socket.socketpair()
+        suspects_fd = os.memfd_create(f"ringfeed-worker-{number}")
+        threads = self._settings.threads
+        os.ftruncate(suspects_fd, threads * _WORD_BYTES)
+        fds = [theirs.fileno(), suspects_fd, *(ring.data_fd for ring in self._settings.rings)]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "ringfeedd.worker", str(theirs.fileno())),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=fds,
+            )
+            suspects = memoryview(mmap.mmap(suspects_fd, threads * _WORD_BYTES)).cast("Q")
+            reader, writer = await asyncio.open_connection(sock=ours)
+        finally:
+            theirs.close()
+            os.close(suspects_fd)
+        worker = _Worker(number, process, reader, writer, suspects)
+        settings = self._settings
+        worker.send(
+            Hello(
+                root=settings.root,
+                emulator=settings.emulator,
+                concurrency=settings.concurrency,
+                threads=threads,
+                suspects_fd=suspects_fd,
+                policy=settings.policy,
+                rings=settings.rings,
+            )
+        )
+        for ring, limit in self._limits.items():
+            worker.send(Limit(ring, limit))
+        self._workers[number] = worker
+        return worker
+
+    async def _listen(self, worker: _Worker) -> None:
+        while (results := await messages.read_results(worker.reader)) is not None:
+            for result in results:
+                worker.pairs.pop((result.ring, result.seq), None)
+                self._kills.pop((result.ring, result.seq), None)
+            worker.finished += len(results)
+            self._on_results(results)
+
+    async def _end(self, worker: _Worker) -> int:
+        """The process has closed its side: see that it ends, and tell how."""
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                return await worker.process.wait()
+        except TimeoutError:
+            worker.process.kill()
+            return await worker.process.wait()
+
+    async def stop(self) -> None:
+        """End all workers within some `STOP_TIMEOUT_S`."""
+        self._stopping.set()
+        for worker in list(self._workers.values()):
+            with contextlib.suppress(ConnectionError):
+                worker.send(Stop())
+        if self._keepers:
+            _, late = await asyncio.wait(self._keepers, timeout=STOP_TIMEOUT_S)
+            for worker in list(self._workers.values()):
+                with contextlib.suppress(ProcessLookupError):
+                    worker.process.kill()
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*self._keepers, return_exceptions=True)
+
+
+def _describe(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,218 @@
+"""The ring's decisions: what to fetch, what to publish, which slots may be written. Pure; others carry them out.
+
+Three numbers move upwards: ``floor <= published <= head``. Pairs from ``floor`` on may still be read; pairs below
+``published`` may be read now; pairs below ``head`` were handed out to be fetched. A pair may be decoded into its slot
+when its number is below ``limit``: the slot's last pair is neither read nor written by anybody any more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ringfeed.plan import Place
+from ringfeedd.order import Order
+
+MAX_DRAWS: Final = 16
+"""A position for which this many pairs failed in a row stops the ring: nearly everything is bad."""
+
+_ORDER_BLOCK: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Fetch the pair with this ``index`` of the split and decode it into the slot of ``seq``.
+
+    Attributes:
+        attempt: 0, or which replacement this is for pairs that could not be had.
+    """
+
+    seq: int
+    index: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The ring's numbers at one moment, in pairs."""
+
+    floor: int
+    published: int
+    head: int
+    limit: int
+    in_flight: int
+    seeks: int
+
+
+class Ring:
+    """The stream of one split through a number of slots."""
+
+    def __init__(self, name: str, *, slots: int, readahead: int, order: Order, epoch_length: int) -> None:
+        """Start at epoch 0, position 0.
+
+        Args:
+            readahead: pairs beyond the slots that may be downloaded before there is room to decode them.
+            epoch_length: pairs in an epoch.
+        """
+        self.name = name
+        self.slots = slots
+        self.readahead = readahead
+        self.epoch_length = epoch_length
+        self.base = Place(0, 0, 0)
+        self.floor = self.published = self.head = 0
+        self.seeks = 0
+        self._order = order
+        self._in_flight: dict[int, Job] = {}
+        self._stale: set[int] = set()
+        self._ready: set[int] = set()
+        self._retry: deque[Job] = deque()
+        self._indices: tuple[int, int, npt.NDArray[np.integer]] | None = None
+
+    def __repr__(self) -> str:
+        place = self.place(self.published)
+        return (
+            f"Ring({self.name!r}, epoch {place.epoch}, position {place.position}, published {self.published}, "
+            f"held {self.published - self.floor}/{self.slots}, {len(self._in_flight)} in flight)"
+        )
+
+    def statistics(self) -> Statistics:
+        """The numbers that status, metrics and tests read."""
+        return Statistics(self.floor, self.published, self.head, self.limit, len(self._in_flight), self.seeks)
+
+    def place(self, seq: int) -> Place:
+        """Where ``seq``, not before the last seek, stands in the order."""
+        epochs, position = divmod(self.base.position + seq - self.base.seq, self.epoch_length)
+        return Place(seq, self.base.epoch + epochs, position)
+
+    def seq(self, epoch: int, position: int) -> int:
+        """The number of a place in the order since the last seek; negative or below the floor where it is behind."""
+        return self.base.seq + (epoch - self.base.epoch) * self.epoch_length + position - self.base.position
+
+    @property
+    def limit(self) -> int:
+        """Pairs below this number may be decoded into their slots."""
+        # A pair in flight from before a jump may still be written into its slot by its worker.
+        return min(self._stale, default=self.floor) + self.slots
+
+    def jobs(self, most: int) -> list[Job]:
+        """Take up to ``most`` pairs to be fetched now, in order; they are in flight from here on."""
+        taken: list[Job] = []
+        while self._retry and len(taken) < most:
+            job = self._retry.popleft()
+            if job.seq in self._in_flight:
+                taken.append(job)
+        end = min(self.limit + self.readahead, self.head + most - len(taken))
+        for job in self._draw(self.head, end):
+            self._in_flight[job.seq] = job
+            taken.append(job)
+        self.head = max(self.head, end)
+        return taken
+
+    def _draw(self, seq: int, end: int) -> Iterator[Job]:
+        while seq < end:
+            place = self.place(seq)
+            count = min(end - seq, self.epoch_length - place.position)
+            for index in self._block(place.epoch, place.position, count):
+                yield Job(seq, int(index), 0)
+                seq += 1
+
+    def _block(self, epoch: int, position: int, count: int) -> npt.NDArray[np.integer]:
+        """Indices of the order, at most ``count`` of them from ``position`` on; computed some hundreds at a time."""
+        cached = self._indices
+        if cached is None or cached[0] != epoch or not cached[1] <= position < cached[1] + len(cached[2]):
+            size = min(_ORDER_BLOCK, self.epoch_length - position)
+            cached = self._indices = (epoch, position, self._order.indices(epoch, position, size))
+        offset = position - cached[1]
+        return cached[2][offset : offset + count]
+
+    @property
+    def full(self) -> bool:
+        """Whether every slot holds a pair that may still be read."""
+        return self.published >= self.limit
+
+    def forget(self, seq: int) -> None:
+        """The worker dropped a pair that is no longer wanted, and will not write into its slot."""
+        self._stale.discard(seq)
+
+    def finish(self, seq: int) -> Job | None:
+        """The pair's pixels lie in its slot. None when it is no longer wanted, and its slot's record is not to change."""
+        self._stale.discard(seq)
+        job = self._in_flight.pop(seq, None)
+        if job is not None:
+            self._ready.add(seq)
+        return job
+
+    def job(self, seq: int) -> Job | None:
+        """What is in flight under this number, if it is still wanted."""
+        return self._in_flight.get(seq)
+
+    def replace(self, seq: int) -> Job | None:
+        """The pair could not be had: queue the next draw for its place and return it; None when it is not wanted.
+
+        Raises:
+            RuntimeError: too many draws in a row failed for this place.
+        """
+        self._stale.discard(seq)
+        failed = self._in_flight.get(seq)
+        if failed is None:
+            return None
+        attempt = failed.attempt + 1
+        if attempt >= MAX_DRAWS:
+            raise RuntimeError(f"{MAX_DRAWS} pairs drawn for one place could not be had")
+        place = self.place(seq)
+        job = Job(seq, self._order.index(place.epoch, place.position, attempt), attempt)
+        self._in_flight[seq] = job
+        self._retry.append(job)
+        return job
+
+    def lost(self, seq: int) -> bool:
+        """The worker that had the pair is dead: queue it again. False when it is no longer wanted."""
+        self._stale.discard(seq)
+        job = self._in_flight.get(seq)
+        if job is None:
+            return False
+        self._retry.append(job)
+        return True
+
+    def publish(self) -> int:
+        """Move ``published`` over every pair that is ready, in order; return how many those are."""
+        before = self.published
+        while self.published in self._ready:
+            self._ready.remove(self.published)
+            self.published += 1
+        return self.published - before
+
+    def release(self, floor: int) -> bool:
+        """Nobody reads below ``floor`` any more. True when something changed.
+
+        Where that is beyond what was fetched, the pairs between are never fetched: no group wants them.
+        """
+        if floor <= self.floor:
+            return False
+        if floor > self.published:
+            self._jump(floor)
+        self.floor = floor
+        return True
+
+    def seek(self, epoch: int, position: int) -> None:
+        """Go on from another place of the order; nobody may be reading. Numbers go on upwards."""
+        self._jump(max(self.head, self.published))
+        self.floor = self.published
+        self.base = Place(self.published, epoch, position)
+        self.seeks += 1
+
+    def _jump(self, seq: int) -> None:
+        """Forget every pair below ``seq`` that is not published."""
+        for passed in [number for number in self._in_flight if number < seq]:
+            del self._in_flight[passed]
+            self._stale.add(passed)
+        for passed in [job.seq for job in self._retry if job.seq < seq]:
+            self._stale.discard(passed)  # no worker has it
+        self._ready = {number for number in self._ready if number >= seq}
+        self.published = seq
+        self.head = max(self.head, seq)

@@ -1,0 +1,293 @@
+"""One ring in service: carries out what `Ring` and `Groups` decide, in shared memory and on the pool of workers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ringfeed.lane import Accepted, Refused, Request
+from ringfeed.layout import Lane, Leaving, RingState, State
+from ringfeedd.catalog import Catalog, Split
+from ringfeedd.failures import Failure, Failures
+from ringfeedd.groups import Groups, Seek, Wait
+from ringfeedd.messages import Decoded, Dropped, Failed, PairJob, Result
+from ringfeedd.pool import Pool
+from ringfeedd.ring import Ring
+from ringfeedd.shm import RingMemory
+
+_LOG: Final = logging.getLogger("ringfeedd.ring")
+
+LIVENESS_INTERVAL_S: Final = 0.2
+"""How often the kernel is asked whether each attached consumer still lives."""
+
+JOBS_PER_STEP: Final = 256
+"""Pairs handed out at a time, so that rings which share the pool take turns."""
+
+
+@dataclass
+class _Counters:
+    decoded: int = 0
+    downloaded_bytes: int = 0
+    retries: int = 0
+    size_mismatches: int = 0
+    lane_deaths: int = 0
+
+
+class RingService:
+    """Serves one split. `step` does everything that can be done now, and never waits."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        ring: Ring,
+        groups: Groups,
+        memory: RingMemory,
+        catalog: Catalog,
+        split: Split,
+        failures: Failures,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            number: the ring's number among the daemon's rings, as workers know it.
+            clock: seconds, monotonic.
+        """
+        self.number = number
+        self.name = ring.name
+        self.ring = ring
+        self.groups = groups
+        self.memory = memory
+        self.failures = failures
+        self.failed: str | None = None
+        self._catalog = catalog
+        self._split = split
+        self._clock = clock
+        self._counters = _Counters()
+        self._nonces = [0] * memory.geometry.lanes
+        self._pending: dict[int, Request] = {}
+        self._refused: set[int] = set()
+        self._looked = 0.0
+
+    def __repr__(self) -> str:
+        return f"RingService({self.ring!r}, {self.groups!r})"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the first slots are published."""
+        return self.ring.published > 0
+
+    # What the workers say.
+
+    def result(self, result: Result, pool: Pool) -> None:
+        """Take note of what a worker has done with one pair."""
+        ring = self.ring
+        match result:
+            case Decoded(seq=seq):
+                job = ring.finish(seq)
+                if job is None:
+                    return
+                self._counters.decoded += 1
+                self._counters.downloaded_bytes += result.downloaded
+                self._counters.retries += result.retries
+                self._counters.size_mismatches += result.size_mismatch
+                self.failures.succeed()
+                index = int(self._split.indices[job.index])
+                pair_id = self._catalog.id(index).encode()
+                self.memory.write_record(seq, index=index, valid=job.attempt == 0, sizes=result.sizes, pair_id=pair_id)
+            case Failed(seq=seq):
+                self._replace(seq, result)
+            case Dropped(seq=seq):
+                ring.forget(seq)
+                if ring.lost(seq):
+                    self._give(pool)
+
+    def lost(self, seq: int, *, quarantine: bool) -> None:
+        """The worker that had this pair is dead."""
+        if quarantine:
+            reason = "it was being decoded each time a worker process died"
+            self._replace(seq, Failed(self.number, seq, reason, "crash", 1))
+        else:
+            self.ring.lost(seq)
+
+    def _replace(self, seq: int, failed: Failed) -> None:
+        job = self.ring.job(seq)
+        if job is None:
+            self.ring.forget(seq)
+            return
+        pair_id = self._catalog.id(int(self._split.indices[job.index]))
+        _LOG.warning("ring %s: the pair %r could not be had: %s", self.name, pair_id, failed.reason)
+        stop = self.failures.fail(Failure(pair_id, failed.reason, failed.cause, failed.attempts))
+        try:
+            self.ring.replace(seq)
+        except RuntimeError as error:
+            stop = stop or f"{error}; the latest was {pair_id!r}: {failed.reason}"
+        if stop:
+            self.fail(stop)
+
+    def fail(self, reason: str) -> None:
+        """Stop the ring for good; consumers get the reason."""
+        if self.failed is None:
+            self.failed = reason
+            _LOG.error("ring %s stops: %s", self.name, reason)
+            self.memory.fail(reason)
+            self.memory.ring_all()
+
+    # One turn.
+
+    def step(self, pool: Pool) -> None:
+        """Read what consumers say, decide, and carry it out."""
+        if self.failed is not None:
+            return
+        now = self._clock()
+        self._hear(now)
+        for sentence in self.groups.expire(now, self.ring):
+            _LOG.warning("ring %s: %s", self.name, sentence)
+        self._answer(pool, now)
+        floor = self.groups.floor()
+        if floor is not None:
+            jumped = floor > self.ring.published
+            self.ring.release(floor)
+            if jumped:
+                self._cancel_stale(pool)
+        elif not self.groups and (self.ring.base.epoch, self.ring.base.position, self.ring.base.seq) != (
+            0,
+            0,
+            self.ring.floor,
+        ):
+            self._seek(pool, 0, 0)  # warm for the next job, and in the same order for it
+        self._give(pool)
+        self._publish()
+
+    def _hear(self, now: float) -> None:
+        lanes = self.memory.lanes
+        look = now - self._looked >= LIVENESS_INTERVAL_S
+        fresh = []
+        for number, page in enumerate(lanes):
+            nonce = page[Lane.NONCE]
+            if nonce != self._nonces[number]:
+                fresh.append((number, nonce))
+        look = look or bool(fresh)
+        if look:
+            self._looked = now
+        attached = self.groups.lanes()
+        for lane in attached:
+            page = lanes[lane]
+            self.groups.progress(lane, taken=page[Lane.TAKEN], released=page[Lane.RELEASED])
+            leaving = page.leaving
+            if (look or leaving) and not self.memory.lane_lives(lane):
+                self.groups.progress(lane, taken=page[Lane.TAKEN], released=page[Lane.RELEASED])
+                who = self.groups.gone(lane, leaving, now)
+                if leaving is Leaving.NO:
+                    self._counters.lane_deaths += 1
+                    _LOG.warning("ring %s: %s ended without a word; its lane is free again", self.name, who)
+                else:
+                    _LOG.info("ring %s: %s left", self.name, who)
+                page.free()
+        for lane in [*self._pending, *self._refused]:
+            if (look or lane in self._refused) and not self.memory.lane_lives(lane):
+                self._pending.pop(lane, None)
+                self._refused.discard(lane)
+                lanes[lane].free()
+        for lane, nonce in fresh:
+            self._nonces[lane] = nonce
+            if nonce == 0 or not self.memory.lane_lives(lane):
+                continue
+            request = lanes[lane].read_request()
+            if isinstance(request, Refused):
+                self._refuse(lane, request)
+            else:
+                self._pending[lane] = request
+
+    def _answer(self, pool: Pool, now: float) -> None:
+        for lane, request in list(self._pending.items()):
+            answer = self.groups.attach(lane, request, self.ring, now)
+            if isinstance(answer, Seek):
+                self._seek(pool, answer.epoch, answer.position)
+                answer = self.groups.attach(lane, request, self.ring, now)
+            if isinstance(answer, Wait | Seek):
+                continue
+            del self._pending[lane]
+            if isinstance(answer, Refused):
+                self._refuse(lane, answer)
+                continue
+            self._accept(lane, request, answer)
+
+    def _accept(self, lane: int, request: Request, answer: Accepted) -> None:
+        place = answer.place
+        _LOG.info(
+            "ring %s: rank %d/%d of group %r (pid %d, batch size %d) reads on lane %d from epoch %d, position %d",
+            *(self.name, request.rank, request.world_size, request.group, request.pid, request.batch_size, lane),
+            *(place.epoch, place.position),
+        )
+        self.memory.lanes[lane].write_answer(answer, self._nonces[lane])
+        self.memory.ring_lane(lane, 1)
+
+    def _refuse(self, lane: int, answer: Refused) -> None:
+        _LOG.info("ring %s: lane %d is refused: %s", self.name, lane, answer.reason)
+        self._refused.add(lane)
+        self.memory.lanes[lane].write_answer(answer, self._nonces[lane])
+        self.memory.ring_lane(lane, 1)
+
+    def _seek(self, pool: Pool, epoch: int, position: int) -> None:
+        self.ring.seek(epoch, position)
+        self._cancel_stale(pool)
+
+    def _cancel_stale(self, pool: Pool) -> None:
+        pool.cancel(self.number, self.ring.published)
+
+    def _give(self, pool: Pool) -> None:
+        pool.set_limit(self.number, self.ring.limit)
+        jobs = self.ring.jobs(min(JOBS_PER_STEP, pool.room))
+        if jobs:
+            indices = self._split.indices
+            pool.give(self.number, (PairJob(job.seq, self._catalog.pair(int(indices[job.index]))) for job in jobs))
+
+    def _publish(self) -> None:
+        ring, memory = self.ring, self.memory
+        if ring.publish():
+            memory.set(State.PUBLISHED, ring.published)
+        for lane, count in self.groups.offers(ring.published):
+            memory.ring_lane(lane, count)
+
+    def report(self, *, workers: int, worker_deaths: int) -> None:
+        """Write the words that only people and metrics read."""
+        ring, counters = self.ring, self._counters
+        words = {
+            State.FLOOR: ring.floor,
+            State.HEAD: ring.head,
+            State.BASE_SEQ: ring.base.seq,
+            State.BASE_EPOCH: ring.base.epoch,
+            State.BASE_POSITION: ring.base.position,
+            State.HEARTBEAT_NS: time.monotonic_ns(),
+            State.DECODED_PAIRS: counters.decoded,
+            State.DOWNLOADED_BYTES: counters.downloaded_bytes,
+            State.FETCH_RETRIES: counters.retries,
+            State.FAILED_PAIRS: self.failures.total,
+            State.SIZE_MISMATCHES: counters.size_mismatches,
+            State.SEEKS: ring.seeks,
+            State.WORKER_DEATHS: worker_deaths,
+            State.LANE_DEATHS: counters.lane_deaths,
+            State.SKIPPED_PAIRS: self.groups.skipped_pairs,
+            State.GROUPS: len(self.groups),
+            State.LINGERING_GROUPS: self.groups.lingering,
+            State.WORKERS: workers,
+        }
+        for offset, value in words.items():
+            self.memory.set(offset, value)
+
+    def begin(self) -> None:
+        """Let consumers find the ring."""
+        self.memory.set(State.STATE, RingState.SERVING)
+        self.memory.announce()
+
+    def end(self) -> None:
+        """Tell every consumer that no more will come, and remove every name."""
+        if self.failed is None:
+            self.memory.set(State.STATE, RingState.STOPPING)
+        self.memory.ring_all()
+        self.memory.unlink()

@@ -1,0 +1,324 @@
+"""The supervisor: one process that starts everything, keeps it going, and takes it down. The only writer of the rings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ringfeed.descriptor import Descriptor
+from ringfeed.doorbell import Doorbell
+from ringfeedd.catalog import Catalog, Split
+from ringfeedd.config import Config
+from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
+from ringfeedd.failures import Failures
+from ringfeedd.fetch import FetchPolicy
+from ringfeedd.groups import Groups
+from ringfeedd.listing import Progress, build_catalog
+from ringfeedd.messages import Result, RingSpec
+from ringfeedd.notify import Notifier
+from ringfeedd.order import make_order
+from ringfeedd.pool import Pool, WorkerSettings
+from ringfeedd.probe import choose_size, probe_sizes
+from ringfeedd.ring import Ring
+from ringfeedd.service import RingService
+from ringfeedd.shm import RingMemory, SingletonLock, clear_leavings, free_bytes
+from ringfeedd.sizing import DECODE_THREADS, Shares, geometries, shares, total
+from ringfeedd.sources import open_source
+from ringfeedd.spec import DecodeSpec
+
+_LOG: Final = logging.getLogger("ringfeedd")
+
+TICK_S: Final = 0.25
+"""The loop turns at least this often, for liveness and expiry; doorbells and results turn it at once."""
+
+START_NOTICE_S: Final = 30.0
+"""What the service manager is asked for, again and again, while the listing goes on."""
+
+
+class Supervisor:
+    """Serves one root. `run` is startup, main loop and shutdown."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        say: Callable[[str], None] = lambda _sentence: None,
+        on_progress: Callable[[Progress], None] = lambda _progress: None,
+        on_listed: Callable[[], None] = lambda: None,
+        notifier: Notifier | None = None,
+    ) -> None:
+        """Prepare; nothing happens before `run`.
+
+        Args:
+            say: told what a person at the terminal should know, a sentence at a time.
+            on_progress, on_listed: told how far the listing has come, and that it is over.
+        """
+        self.services: list[RingService] = []
+        self._config = config
+        self._say = say
+        self._on_progress = on_progress
+        self._on_listed = on_listed
+        self._notifier = notifier or Notifier()
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._undo = contextlib.AsyncExitStack()
+        self._pool: Pool | None = None
+
+    async def run(self) -> int:
+        """Serve until SIGTERM, SIGINT or SIGHUP; returns the exit code.
+
+        Raises:
+            DaemonError: it could not start.
+        """
+        async with self._undo:
+            with self._signals():
+                starting = asyncio.create_task(self._startup())
+                stopping = asyncio.create_task(self._stop.wait())
+                await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if not starting.done():
+                    starting.cancel()
+                    await asyncio.wait((starting,))
+                    return EXIT_CLEAN
+                stopping.cancel()
+                pool = starting.result()
+                code = await self._main_loop(pool)
+                self._notifier.stopping()
+                return code
+
+    # Startup.
+
+    async def _startup(self) -> Pool:
+        config = self._config
+        names = config.ring_names
+        if not config.test_ratio:
+            names = {"train": names["train"]}
+        access = config.access()
+        for name in names.values():
+            lock = SingletonLock(name, access)
+            self._undo.callback(lock.release)
+            if cleared := clear_leavings(name):
+                _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
+        catalog, spec = await self._survey()
+        splits = {split: part for split, part in catalog.split(config.test_ratio).items() if split in names}
+        for split, part in splits.items():
+            if not len(part):
+                raise StartError(
+                    f"the {split} split of the {len(catalog)} pairs under {config.root} is empty with test_ratio = "
+                    f"{config.test_ratio:g}; change it, or add pairs"
+                )
+        shape = shares(
+            workers=config.workers or os.cpu_count() or 1,
+            concurrency=config.concurrency,
+            rings=len(splits),
+            mean_pair_bytes=catalog.mean_pair_bytes,
+        )
+        self._open_rings(catalog, splits, spec, shape)
+        pool = self._open_pool(spec, shape)
+        for service in self.services:
+            service.begin()
+        return pool
+
+    async def _survey(self) -> tuple[Catalog, DecodeSpec]:
+        """List the root, and settle how its pairs are decoded."""
+        config = self._config
+        source = await open_source(config.root, emulator=config.emulator, concurrency=config.concurrency)
+        try:
+            self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
+            catalog = await build_catalog(source, config.templates, self._listed_more)
+            self._on_listed()
+            self._say(f"found {len(catalog):,} pairs under {config.root}")
+            for sentence in catalog.incomplete.sentences():
+                self._say(f"  {sentence}")
+            size = config.pixels
+            if size is None:
+                sizes = await probe_sizes(
+                    source, catalog, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation
+                )
+                size = choose_size(sizes, config.fit)
+                spread = f"{'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
+                self._say(f"looked at {len(sizes)} images of {spread}: slots of {size[0]}x{size[1]}, fit {config.fit}")
+        finally:
+            await source.close()
+        return catalog, DecodeSpec(
+            *size,
+            fit=config.fit,
+            label_mode=config.label_mode,
+            exif_orientation=config.exif_orientation,
+            max_pixels=config.max_pixels,
+        )
+
+    def _listed_more(self, progress: Progress) -> None:
+        self._on_progress(progress)
+        self._notifier.extend_timeout(
+            START_NOTICE_S, f"listing: {progress.images:,} images, {progress.labels:,} labels"
+        )
+
+    def _open_rings(self, catalog: Catalog, splits: dict[str, Split], spec: DecodeSpec, shape: Shares) -> None:
+        config = self._config
+        names = [config.ring_names[split] for split in splits]
+        laid_out = geometries(config, spec, names, free=free_bytes())
+        for number, (split, name, geometry) in enumerate(zip(splits.values(), names, laid_out, strict=True)):
+            descriptor = Descriptor(
+                ring=name,
+                generation="",
+                pid=os.getpid(),
+                geometry=geometry,
+                root=config.root,
+                split=split.name,
+                fingerprint=split.fingerprint,
+                order=config.order,
+                seed=config.seed,
+                fit=config.fit,
+                label_mode=config.label_mode,
+                epoch_length=len(split),
+            )
+            memory = RingMemory(descriptor, config.access())
+            order = make_order(config.order, length=len(split), seed=config.seed)
+            service = RingService(
+                number,
+                ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, order=order, epoch_length=len(split)),
+                groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
+                memory=memory,
+                catalog=catalog,
+                split=split,
+                failures=Failures(config.max_failed),
+            )
+            self.services.append(service)
+            self._undo.callback(service.end)
+            self._undo.enter_context(self._watch(memory.space))
+            self._say(
+                f"ring {name}: {len(split):,} pairs, {geometry.slots} slots of {spec.height}x{spec.width}, "
+                f"{geometry.total_bytes / 2**20:.0f} MiB"
+                + (
+                    ""
+                    if geometry.mirrored
+                    else "; batches that wrap round its end are copied (the slots are no whole pages)"
+                )
+            )
+        _LOG.info("%d bytes of shared memory are reserved", total(laid_out))
+
+    def _open_pool(self, spec: DecodeSpec, shape: Shares) -> Pool:
+        config = self._config
+        rings = [
+            RingSpec(
+                name=service.name,
+                data_fd=service.memory.data_fd,
+                slots=service.memory.geometry.slots,
+                image_offset=service.memory.geometry.image.offset,
+                label_offset=service.memory.geometry.label.offset,
+                decode=spec,
+            )
+            for service in self.services
+        ]
+        settings = WorkerSettings(config.root, config.emulator, shape.concurrency, DECODE_THREADS, FetchPolicy(), rings)
+        pool = Pool(
+            shape.workers,
+            settings,
+            on_results=self._results,
+            on_lost=self._lost,
+            most_pairs=shape.most_pairs,
+        )
+        self._undo.push_async_callback(pool.stop)
+        pool.start()
+        self._pool = pool
+        return pool
+
+    # Main loop.
+
+    async def _main_loop(self, pool: Pool) -> int:
+        announced = False
+        reported = 0.0
+        watched = 0.0
+        while not self._stop.is_set():
+            self._wake.clear()
+            for service in self.services:
+                service.step(pool)
+            if pool.failed is not None:
+                raise DaemonError(f"the pool of workers failed: {pool.failed}") from pool.failed
+            if failed := self._all_failed(ready=announced):
+                return failed
+            now = time.monotonic()
+            if now - reported >= TICK_S:
+                reported = now
+                for service in self.services:
+                    service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths)
+            if not announced and all(service.ready or service.failed for service in self.services):
+                announced = True
+                self._announce()
+            interval = self._notifier.watchdog_interval_s
+            if interval is not None and now - watched >= min(interval, TICK_S):
+                watched = now
+                self._notifier.watchdog()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._wake.wait()
+        return EXIT_CLEAN
+
+    def _all_failed(self, *, ready: bool) -> int | None:
+        reasons = [f"ring {service.name}: {service.failed}" for service in self.services if service.failed]
+        if len(reasons) < len(self.services):
+            return None
+        if not ready:
+            raise StartError("; ".join(reasons))
+        return EXIT_CRASH
+
+    def _announce(self) -> None:
+        rings = ", ".join(service.name for service in self.services if not service.failed)
+        self._say(f"ready: attach to {rings}")
+        self._notifier.ready(f"serving {rings} from {self._config.root}")
+
+    def _results(self, results: list[Result]) -> None:
+        assert self._pool is not None
+        for result in results:
+            self.services[result.ring].result(result, self._pool)
+        self._wake.set()
+
+    def _lost(self, ring: int, seq: int, quarantine: bool) -> None:
+        self.services[ring].lost(seq, quarantine=quarantine)
+        self._wake.set()
+
+    @contextlib.contextmanager
+    def _watch(self, space: Doorbell) -> Iterator[None]:
+        """Turn the loop whenever a consumer rings. A thread does the waiting: a semaphore has no file descriptor."""
+        loop = asyncio.get_running_loop()
+        ending = threading.Event()
+
+        def listen() -> None:
+            while not ending.is_set():
+                if space.wait():
+                    space.drain()
+                    loop.call_soon_threadsafe(self._wake.set)
+
+        thread = threading.Thread(target=listen, name="space", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ending.set()
+            space.ring()
+            thread.join()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM, Ctrl-C and a closed terminal only set a flag."""
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+        def stop() -> None:
+            self._stop.set()
+            self._wake.set()
+
+        for number in numbers:
+            loop.add_signal_handler(number, stop)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)

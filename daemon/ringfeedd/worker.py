@@ -1,0 +1,195 @@
+"""The worker: a process that downloads pairs and decodes them straight into their slots.
+
+``python -m ringfeedd.worker FD`` is started by the pool. It owns nothing that others wait for, and may die at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import mmap
+import os
+import signal
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ringfeed import segment
+from ringfeed.layout import page_ceil
+from ringfeedd import messages
+from ringfeedd.decode import decode_pair
+from ringfeedd.errors import BadPairError
+from ringfeedd.fetch import Fetched, fetch_pair
+from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, Results, RingSpec
+from ringfeedd.sources import Source, open_source
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+
+SUSPECT_RING_SHIFT: Final = 56
+"""A suspect word is ``ring << 56 | seq + 1``; 0 when the thread decodes nothing."""
+
+
+def keep_freed_memory() -> None:
+    """Have malloc keep big buffers for the next pair: each return trip to the kernel costs a fault for every page."""
+    with contextlib.suppress(AttributeError, OSError):  # another libc: slower, not wrong
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+class SlotRows:
+    """One ring's rows, writable, and how far they may be written."""
+
+    def __init__(self, spec: RingSpec) -> None:
+        self.spec = spec
+        self.limit = 0
+        self.changed = asyncio.Event()
+        decode = spec.decode
+        self._image = self._map(spec.image_offset, decode.image_row_shape, "uint8")
+        self._label = self._map(spec.label_offset, decode.label_row_shape, str(decode.label_dtype))
+
+    def _map(self, offset: int, row_shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+        shape = (self.spec.slots, *row_shape)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        view = segment.map_region(self.spec.data_fd, offset, page_ceil(size), writable=True, twice=False)
+        return np.ndarray(shape, dtype, buffer=view)
+
+    def rows(self, seq: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Image and label row of the slot of ``seq``."""
+        slot = seq % self.spec.slots
+        return self._image[slot], self._label[slot]
+
+    def raise_limit(self, limit: int) -> None:
+        """Let pairs below ``limit`` be decoded."""
+        self.limit = limit
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def room(self, seq: int) -> None:
+        """Wait until ``seq`` may be decoded."""
+        while seq >= self.limit:
+            await self.changed.wait()
+
+
+class Worker:
+    """Carries out the supervisor's orders until it is told to stop or the supervisor is gone."""
+
+    def __init__(self, hello: Hello, source: Source, writer: asyncio.StreamWriter) -> None:
+        self._hello = hello
+        self._source = source
+        self._writer = writer
+        self._rings = [SlotRows(spec) for spec in hello.rings]
+        self._downloads = asyncio.Semaphore(max(1, hello.concurrency // 2))  # a pair is two objects
+        self._threads = ThreadPoolExecutor(hello.threads, thread_name_prefix="decode")
+        suspects = mmap.mmap(hello.suspects_fd, hello.threads * 8)
+        self._suspects = memoryview(suspects).cast("Q")
+        self._thread = threading.local()
+        self._thread_numbers = iter(range(hello.threads))
+        self._waiting: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._results: list[Result] = []
+
+    async def run(self, reader: asyncio.StreamReader) -> None:
+        """Work until told to stop."""
+        while (order := await messages.read_order(reader)) is not None:
+            match order:
+                case Jobs(ring, jobs):
+                    for job in jobs:
+                        task = self._waiting[ring, job.seq] = asyncio.create_task(self._pair(ring, job))
+                        task.add_done_callback(partial(self._drop_if_cancelled, ring, job.seq))
+                case Limit(ring, limit):
+                    self._rings[ring].raise_limit(limit)
+                case Cancel(ring, below):
+                    for (number, seq), task in list(self._waiting.items()):
+                        if number == ring and seq < below:
+                            task.cancel()
+                case _:
+                    return
+
+    async def _pair(self, ring: int, job: PairJob) -> None:
+        key = (ring, job.seq)
+        try:
+            async with self._downloads:
+                fetched = await fetch_pair(self._source, job.pair, self._hello.policy)
+            await self._rings[ring].room(job.seq)
+            del self._waiting[key]  # from here on the slot is being written, and the pair cannot be cancelled
+            result: Result = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._decode, ring, job.seq, fetched
+            )
+        except BadPairError as error:
+            result = Failed(ring, job.seq, str(error), error.cause, error.attempts)
+        except Exception as error:  # noqa: BLE001  # a defect of ours must cost one pair, not the worker
+            result = Failed(ring, job.seq, f"{type(error).__name__}: {error}", "internal", 1)
+        self._waiting.pop(key, None)
+        self._report(result)
+
+    def _drop_if_cancelled(self, ring: int, seq: int, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # maybe before its first step, which no except clause inside it would see
+            self._waiting.pop((ring, seq), None)
+            self._report(Dropped(ring, seq))
+
+    def _decode(self, ring: int, seq: int, fetched: Fetched) -> Result:
+        number = getattr(self._thread, "number", None)
+        if number is None:
+            number = self._thread.number = next(self._thread_numbers)
+        self._suspects[number] = ring << SUSPECT_RING_SHIFT | seq + 1
+        rows = self._rings[ring]
+        image, label = rows.rows(seq)
+        try:
+            decoded = decode_pair(fetched.image, fetched.label, rows.spec.decode, image, label)
+        finally:
+            self._suspects[number] = 0
+        return Decoded(
+            ring,
+            seq,
+            (decoded.image_height, decoded.image_width, decoded.label_height, decoded.label_width),
+            decoded.size_mismatch,
+            len(fetched.image) + len(fetched.label),
+            sum(fetched.retries.values()),
+        )
+
+    def _report(self, result: Result) -> None:
+        if not self._results:  # one frame for all that ends in this turn of the loop
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._results.append(result)
+
+    def _flush(self) -> None:
+        self._writer.write(messages.frame(Results(self._results)))
+        self._results = []
+
+
+async def _main(connection: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    hello = await messages.read_order(reader)
+    if not isinstance(hello, Hello):
+        return  # the supervisor went before it had said anything
+    source = await open_source(hello.root, emulator=hello.emulator, concurrency=hello.concurrency)
+    await Worker(hello, source, writer).run(reader)
+
+
+def main(fd: int) -> None:
+    """Run the worker on an inherited socket, and leave without waiting for anything."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
+    keep_freed_memory()
+    asyncio.run(_main_then_exit(socket.socket(fileno=fd)))
+
+
+async def _main_then_exit(connection: socket.socket) -> None:
+    code = 1
+    try:
+        await _main(connection)
+        code = 0
+    except BaseException as error:  # noqa: BLE001  # the last sentence of a dying process
+        sys.stderr.write(f"ringfeed worker {os.getpid()}: {type(error).__name__}: {error}\n")
+    os._exit(code)  # a decode that hangs in a thread must not keep the process
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
