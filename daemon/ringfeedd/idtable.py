@@ -100,7 +100,7 @@ class IdTable:
         places = order.copy()  # in `order`: whatever is not settled yet, ties side by side
         ties = np.zeros(len(self), np.int64)
         depth = 0
-        while len(places) > 1:
+        while len(places) > 1 and len(self._blob):  # without a byte in it, all ids are empty and equal
             rows = order[places]
             words, rest = self._words(rows, depth)
             permutation = np.lexsort((rest, words, ties))
@@ -123,7 +123,7 @@ class IdTable:
             chunk = rows[at : at + _CHUNK_ROWS]
             start = self._offsets[chunk] + depth
             there = np.clip(self._offsets[chunk + 1] - start, 0, _WORD)
-            index = np.minimum(start[:, None] + column, max(len(self._blob) - 1, 0))
+            index = np.minimum(start[:, None] + column, len(self._blob) - 1)
             letters = self._blob[index]
             letters[column >= there[:, None]] = 0
             words[at : at + len(chunk)] = letters.view(">u8")[:, 0]

@@ -20,7 +20,7 @@ LOOKED_AT = 20_000
 MAX_DEPTH = 6
 MAX_GROUPS = 40
 
-_LABEL_WORDS = re.compile(r"label|mask|annot|seg|target|gt|truth", re.IGNORECASE)
+_LABEL_WORDS = re.compile(r"label|mask|annot|seg|target|(?<![a-z])gt(?![a-z])|truth", re.IGNORECASE)
 _IMAGE_WORDS = re.compile(r"image|img|photo|jpe?g|rgb|input", re.IGNORECASE)
 
 

@@ -38,7 +38,7 @@ LISTING_BACKOFF = Backoff(max_attempts=5, base_s=0.25, max_s=8.0)
 TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=10.0, sock_read=20.0)
 
 DNS_TTL_S = 60
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_BUCKET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
 
 
 class GcsSource:
@@ -162,7 +162,7 @@ class GcsSource:
             raise SourceError(sentence, cause="not_json", retryable=True) from error
         if not isinstance(content, dict):
             sentence = f"{what}: {self._api_root} answers with JSON that is no listing; is it a GCS server?"
-            raise SourceError(sentence, cause="not_json")
+            raise SourceError(sentence, cause="not_json", retryable=True)
         return content
 
     def _listing_refused(self, error: aiohttp.ClientResponseError, what: str) -> SourceError:
@@ -217,7 +217,7 @@ class _NoToken(Token):
 
 def _emulator_address(emulator: str) -> str:
     """``host:port`` or an URL, as people write it, to scheme and host: a trailing slash would give 404."""
-    address = emulator.strip().rstrip("/").removesuffix("/storage/v1").rstrip("/")
+    address = emulator.strip()
     if "://" not in address:
         address = f"http://{address}"
     try:
@@ -227,7 +227,7 @@ def _emulator_address(emulator: str) -> str:
         usable = False
     if not usable:
         raise StartError(f"{emulator!r} is no emulator's address; write http://HOST:PORT.")
-    return address
+    return address.rstrip("/").removesuffix("/storage/v1").rstrip("/")
 
 
 def _session(api_root: str, concurrency: int) -> aiohttp.ClientSession:

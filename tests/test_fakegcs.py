@@ -1,0 +1,120 @@
+"""The fake server itself: what the other tests take for granted."""
+
+import base64
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from urllib.parse import quote, urlencode
+
+import google_crc32c
+import pytest
+
+from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
+from ringfeedd.fakegcs.faults import KINDS, parse_fault
+
+
+def get(url, **query):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{url}?{urlencode(query)}" if query else url, timeout=10) as response:
+        return response.read()
+
+
+def test_both_addresses_of_the_api_give_the_media_and_one_of_them_the_metadata():
+    with serve_in_thread(FakeGcs({"b": {"a/ü %2F#?": b"content"}})) as server:
+        name = quote("a/ü %2F#?", safe="")
+        assert get(f"{server.url}/storage/v1/b/b/o/{name}", alt="media") == b"content"
+        assert get(f"{server.url}/download/storage/v1/b/b/o/{name}") == b"content"
+        described = json.loads(get(f"{server.url}/storage/v1/b/b/o/{name}"))
+        assert (described["name"], described["size"]) == ("a/ü %2F#?", "7")
+        checksum = int.from_bytes(base64.b64decode(described["crc32c"]), "big")
+        assert checksum == google_crc32c.value(b"content")
+        key = "b/a/ü %2F#?"
+        assert server.requests == {("read", key): 2, ("metadata", key): 1}
+        assert json.loads(get(f"{server.url}/_requests")) == {f"metadata {key}": 1, f"read {key}": 2}
+
+
+def test_a_listing_comes_in_pages_in_order_and_only_the_fields_asked_for():
+    objects = dict.fromkeys(["é", "z", "a/b", "a-b", "a", "😀", "￮"], b"")
+    with serve_in_thread(FakeGcs({"b": objects})) as server:
+        url, names, token = f"{server.url}/storage/v1/b/b/o", [], {}
+        while True:
+            page = json.loads(get(url, maxResults=2, fields="items(name,size),nextPageToken", **token))
+            assert all(set(item) == {"name", "size"} for item in page["items"])
+            names += [item["name"] for item in page["items"]]
+            if "nextPageToken" not in page:
+                break
+            token = {"pageToken": page["nextPageToken"]}
+        assert names == sorted(objects, key=str.encode)
+        assert json.loads(get(url, prefix="nothing")) == {}
+
+
+@pytest.mark.parametrize("path", ["/storage/v1/b/none/o", "/storage/v1/b/b/o/none", "/storage/v1/b/../o/x", "/other"])
+def test_what_is_not_there_is_404_in_the_words_of_the_api(path, tmp_path):
+    (tmp_path / "b").mkdir()
+    for buckets in ({"b": {}}, tmp_path):
+        with serve_in_thread(FakeGcs(buckets)) as server, pytest.raises(urllib.error.HTTPError) as caught:
+            get(server.url + path)
+        assert caught.value.code == 404
+        if path.startswith("/storage/v1/b/none"):
+            assert json.loads(caught.value.read())["error"]["code"] == 404
+
+
+def test_a_folder_on_disk_is_served_and_nothing_beside_it(tmp_path):
+    (tmp_path / "secret").write_bytes(b"s")
+    (tmp_path / "data" / "b" / "x").mkdir(parents=True)
+    (tmp_path / "data" / "b" / "x" / "1").write_bytes(b"one")
+    with serve_in_thread(FakeGcs(tmp_path / "data")) as server:
+        (item,) = json.loads(get(f"{server.url}/storage/v1/b/b/o"))["items"]
+        assert item["name"] == "x/1"
+        assert get(f"{server.url}/storage/v1/b/b/o/x%2F1", alt="media", generation=item["generation"]) == b"one"
+        for name in ("..%2F..%2Fsecret", "..%2F" * 2 + "secret", "x"):
+            with pytest.raises(urllib.error.HTTPError):
+                get(f"{server.url}/storage/v1/b/b/o/{name}", alt="media")
+
+
+def test_faults_are_a_function_of_seed_name_and_number_and_come_about_as_often_as_asked():
+    fault = Fault("status", 0.2, names="images/*")
+    hits = [fault.applies("read", f"images/{n}", k, seed=1) for n in range(100) for k in range(20)]
+    assert hits == [fault.applies("read", f"images/{n}", k, seed=1) for n in range(100) for k in range(20)]
+    assert 300 < sum(hits) < 500
+    assert not any(fault.applies("read", f"labels/{n}", 0, seed=1) for n in range(100))
+    assert not any(fault.applies("list", f"images/{n}", 0, seed=1) for n in range(100))
+    assert hits != [fault.applies("read", f"images/{n}", k, seed=2) for n in range(100) for k in range(20)]
+    first = Fault("reset", first=2)
+    assert [first.applies("read", "x", number, 0) for number in range(4)] == [True, True, False, False]
+
+
+def test_faults_are_written_on_a_command_line():
+    assert parse_fault("503:0.1") == Fault("status", 0.1, status=503)
+    assert parse_fault("flip") == Fault("flip")
+    assert parse_fault("stall:1:images/7:8.jpg") == Fault("stall", 1.0, "images/7:8.jpg")
+    for text in ("odd", "flip:2", "flip:x", ""):
+        with pytest.raises(ValueError):  # noqa: PT011 - float's own sentence is one of them
+            parse_fault(text)
+    assert {Fault(kind).kind for kind in KINDS} == set(KINDS)
+
+
+def test_the_module_serves_a_folder_until_it_is_told_to_stop(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x").write_bytes(b"content")
+    command = [sys.executable, "-m", "ringfeedd.fakegcs", str(tmp_path), "--fault", "404:1:gone*"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = re.search(r"http://\S+", process.stdout.readline())[0]
+            assert get(f"{url}/storage/v1/b/b/o/x", alt="media") == b"content"
+            with pytest.raises(urllib.error.HTTPError):
+                get(f"{url}/storage/v1/b/b/o/gone", alt="media")
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_a_folder_that_is_none_is_a_usage_error(tmp_path):
+    command = [sys.executable, "-m", "ringfeedd.fakegcs", str(tmp_path / "none")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "there is no folder" in run.stderr
