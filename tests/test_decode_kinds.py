@@ -1,0 +1,295 @@
+"""Every row of the outcome table in docs/decoding.md, and everything that a bucket can hold instead of a picture."""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from decode_reference import classes, encode, image_bytes, label_bytes, photograph, reference_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from ringfeedd.decode import Decoded, decode_pair
+from ringfeedd.errors import BadPairError
+from ringfeedd.picture import TURNS
+from ringfeedd.spec import DecodeSpec, Fit, LabelMode
+
+SIZE = (24, 36)
+COLOURS = photograph("china").resize((36, 24))
+GREY = COLOURS.convert("L")
+PLAIN = encode(COLOURS, "PNG")
+
+
+def decoded(image: bytes, label: bytes, mode: str = "rgb", **options) -> tuple[np.ndarray, np.ndarray, Decoded]:
+    spec = DecodeSpec(*options.pop("size", SIZE), options.pop("fit", Fit.RESIZE), LabelMode(mode), **options)
+    pixels, labels = np.zeros(spec.image_row_shape, np.uint8), np.zeros(spec.label_row_shape, spec.label_dtype)
+    found = decode_pair(image, label, spec, pixels, labels)
+    return pixels, labels, found
+
+
+def refused(image: bytes, label: bytes, mode: str = "rgb", **options) -> BadPairError:
+    with pytest.raises(BadPairError) as caught:
+        decoded(image, label, mode, **options)
+    assert re.match(r"the (image|label) .*", str(caught.value)), "a sentence that says which of the two"
+    return caught.value
+
+
+def png(width: int, height: int, bits: int, colour: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of any kind, also of those that Pillow does not write."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, body) for name, body in parts)
+
+
+def interlaced(values: np.ndarray) -> bytes:
+    """An Adam7 PNG of 8-bit grey values, which Pillow reads but does not write."""
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    lines = [row for top, left, down, across in passes for row in values[top::down, left::across] if row.size]
+    data = png(values.shape[1], values.shape[0], 8, 0, b"".join(b"\0" + row.tobytes() for row in lines))
+    header = data[12:28] + b"\x01"
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def with_orientation(orientation: object, picture: Image.Image = COLOURS, kind: str = "JPEG") -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(picture, kind, exif=exif)
+
+
+IMAGE_KINDS = {
+    "JPEG, grey": encode(GREY, "JPEG"),
+    "JPEG, progressive": encode(COLOURS, "JPEG", progressive=True),
+    "JPEG, CMYK": encode(COLOURS.convert("CMYK"), "JPEG"),
+    "JPEG, RGB without YCbCr": encode(COLOURS, "JPEG", keep_rgb=True),
+    "PNG, grey": encode(GREY, "PNG"),
+    "PNG, grey with alpha": encode(GREY.convert("LA"), "PNG"),
+    "PNG, 1 bit": encode(COLOURS.convert("1"), "PNG"),
+    "PNG, palette": encode(classes(COLOURS), "PNG"),
+    "PNG, palette with transparency": encode(classes(COLOURS), "PNG", transparency=bytes(range(0, 210, 10))),
+    "PNG, RGB with a transparent colour": encode(COLOURS, "PNG", transparency=(0, 0, 0)),
+    "PNG, RGBA": encode(Image.merge("RGBA", (*COLOURS.split(), GREY)), "PNG"),
+    "PNG, 16-bit RGB": png(36, 24, 16, 2, (b"\0" + bytes(range(216))) * 24),
+    "PNG, interlaced": interlaced(np.asarray(GREY)),
+    "PNG, animated": encode(COLOURS, "PNG", save_all=True, append_images=[GREY.convert("RGB"), COLOURS]),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGE_KINDS)
+@pytest.mark.parametrize("fit", [Fit.RESIZE, Fit.CROP, Fit.NATIVE])
+def test_an_image_of_any_kind_is_what_pillow_converts_it_to(kind, fit) -> None:
+    size = SIZE if fit == Fit.NATIVE else (17, 29)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow's advice on transparency would come once a pair
+        pixels, _, _ = decoded(IMAGE_KINDS[kind], PLAIN, fit=fit, size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.array_equal(pixels, reference_image(IMAGE_KINDS[kind], fit, *size))
+
+
+def test_the_wrong_extension_does_not_matter_as_only_bytes_are_seen() -> None:
+    pixels, labels, _ = decoded(PLAIN, encode(COLOURS, "JPEG"))
+    assert np.array_equal(pixels, np.asarray(COLOURS))
+    assert np.array_equal(labels, reference_image(encode(COLOURS, "JPEG"), "native", 0, 0))
+
+
+def test_a_two_picture_jpeg_shows_its_first() -> None:
+    data = encode(COLOURS, "MPO", save_all=True, append_images=[GREY.convert("RGB")])
+    assert np.array_equal(decoded(data, PLAIN)[0], reference_image(encode(COLOURS, "JPEG"), "native", 0, 0))
+
+
+def test_a_16_bit_grey_image_is_refused_as_it_would_become_white() -> None:
+    error = refused(encode(Image.fromarray(np.full((24, 36), 999, np.uint16)), "PNG"), PLAIN)
+    assert error.cause == "unsupported"
+    assert "16-bit grey" in str(error)
+
+
+@pytest.mark.parametrize("fit", list(Fit))
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_exif_orientation_is_left_alone_unless_asked_for(orientation, fit) -> None:
+    for kind in ("JPEG", "PNG"):
+        image = with_orientation(orientation, kind=kind)
+        as_stored, _, found = decoded(image, PLAIN, fit=fit)
+        assert np.array_equal(as_stored, reference_image(image, fit, *SIZE))
+        assert (found.image_height, found.image_width, found.size_mismatch) == (24, 36, False)
+        swaps = orientation in {5, 6, 7, 8}
+        label = encode(COLOURS.transpose(Image.Transpose.ROTATE_90) if swaps else COLOURS, "PNG")
+        size = (36, 24) if swaps else (24, 36)
+        turned, labels, found = decoded(image, label, fit=fit, size=size, exif_orientation=True)
+        assert np.array_equal(turned, reference_image(image, fit, *size, exif=True))
+        assert np.array_equal(labels, reference_image(label, fit, *size)), "a label is never turned"
+        assert (found.image_height, found.image_width, found.size_mismatch) == (*size, False)
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("fit", [Fit.RESIZE, Fit.CROP, Fit.PAD])
+def test_a_turned_draft_stays_in_its_place(orientation, fit) -> None:
+    """A smooth picture of odd size, drafted at 1/8 and turned, against the same picture turned and resized whole."""
+    across, down = np.meshgrid(np.arange(203), np.arange(131))
+    ramp = np.stack([across * 255 // 202, down * 255 // 130, (across + down) * 255 // 332], axis=2).astype(np.uint8)
+    image = with_orientation(orientation, Image.fromarray(ramp))
+    pixels, _, _ = decoded(image, PLAIN, fit=fit, size=(12, 16), exif_orientation=True)
+    whole = Image.fromarray(reference_image(image, "native", 0, 0, exif=True))
+    if fit == Fit.PAD:
+        expected = ImageOps.pad(whole, (16, 12), Image.Resampling.BILINEAR, color=0)
+    else:
+        expected = (
+            ImageOps.fit(whole, (16, 12), Image.Resampling.BILINEAR) if fit == Fit.CROP else whole.resize((16, 12), 2)
+        )
+    # A sixteenth of the ramp is 16 levels a pixel; half a drafted pixel out of place would be 5 and more everywhere.
+    assert np.abs(pixels.astype(int) - np.asarray(expected)).mean() < 1.5
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_means_nothing_turns_nothing(orientation) -> None:
+    image = with_orientation(orientation, kind="PNG")
+    assert np.array_equal(decoded(image, PLAIN, exif_orientation=True)[0], np.asarray(COLOURS))
+
+
+@pytest.mark.parametrize("mode", ["index", "gray16"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_labels_of_few_bits_give_the_values_that_are_stored(bits, mode) -> None:
+    # 8 pixels a row, so a row is `bits` bytes; every value of 2 and 4 bits comes.
+    rows = np.random.default_rng(bits).integers(0, 256, (16, bits), np.uint8)
+    label = png(8, 16, bits, 0, b"".join(b"\0" + row.tobytes() for row in rows))
+    shifts = np.arange(8 // bits)[::-1] * bits
+    values = (rows[:, :, None] >> shifts.astype(np.uint8)) & ((1 << bits) - 1)
+    assert np.array_equal(decoded(PLAIN, label, mode, size=(16, 8))[1], values.reshape(16, 8))
+    halved = decoded(PLAIN, label, mode, size=(8, 4))[1]
+    assert set(np.unique(halved)) <= set(np.unique(values))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palette_labels_give_indices_whatever_their_colours_and_transparency(bits) -> None:
+    count = 1 << bits
+    values = np.random.default_rng(bits).integers(0, count, (16, 8)).astype(np.uint8)
+    picture = Image.frombytes("P", (8, 16), values.tobytes())
+    picture.putpalette([value for index in range(count) for value in (255 - index, 7, 7)])
+    label = encode(picture, "PNG", bits=bits, transparency=0)
+    assert np.array_equal(decoded(PLAIN, label, "index", size=(16, 8))[1], values)
+
+
+def test_16_bit_labels_keep_every_value() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    assert np.array_equal(decoded(PLAIN, encode(Image.fromarray(values), "PNG"), "gray16", size=(256, 256))[1], values)
+
+
+@pytest.mark.parametrize(
+    ("mode", "label", "words"),
+    [
+        ("index", PLAIN, "mode RGB"),
+        ("index", encode(COLOURS.convert("RGBA"), "PNG"), "mode RGBA"),
+        ("index", encode(GREY.convert("LA"), "PNG"), "mode LA"),
+        ("index", label_bytes("china", "gray16"), 'use label mode "gray16"'),
+        ("index", encode(GREY, "JPEG"), "compression changes values"),
+        ("gray16", encode(GREY, "JPEG"), "compression changes values"),
+        ("gray16", PLAIN, "mode RGB"),
+        ("gray16", label_bytes("china", "index"), 'use label mode "index"'),
+        ("rgb", label_bytes("china", "gray16"), 'use label mode "gray16"'),
+    ],
+)
+def test_a_label_of_another_kind_than_the_mode_is_refused_with_advice(mode, label, words) -> None:
+    error = refused(PLAIN, label, mode)
+    assert error.cause == "unsupported"
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty object"),
+        (b"<html><body>404</body></html>", "HTML"),
+        (b'{"error": 404}', "JSON"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
+        (encode(COLOURS, "WEBP"), "WebP"),
+        (encode(COLOURS, "GIF"), "GIF"),
+        (encode(COLOURS, "BMP"), "BMP"),
+        (encode(COLOURS, "TIFF"), "TIFF"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        (b"\x00\x01\x02\x03\x04\x05\x06\x07\x08", "starting with the bytes"),
+    ],
+)
+def test_what_is_no_picture_is_named(data, words) -> None:
+    assert words in str(refused(data, PLAIN))
+    error = refused(PLAIN, data)
+    assert words in str(error)
+    assert error.cause == ("corrupt" if not data else "unsupported")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_cut_anywhere_is_refused_as_corrupt(kind) -> None:
+    whole = encode(COLOURS, kind)
+    last = whole.rindex(b"\xff\xd9") - 1 if kind == "JPEG" else whole.index(b"IDAT") + 100
+    for cut in range(9, last, 13):
+        for fit, size in [(Fit.RESIZE, SIZE), (Fit.RESIZE, (5, 5)), (Fit.NATIVE, SIZE)]:
+            assert refused(whole[:cut], PLAIN, fit=fit, size=size).cause == "corrupt"
+            assert refused(PLAIN, whole[:cut], fit=fit, size=size).cause in {"corrupt", "size_mismatch"}
+
+
+def test_a_bomb_is_refused_by_its_header_before_any_pixel_is_decoded(monkeypatch) -> None:
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+    bomb = png(60_000, 60_000, 1, 0, b"")
+    for error in (refused(bomb, PLAIN), refused(PLAIN, bomb)):
+        assert error.cause == "too_large"
+        assert "60000x60000" in str(error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert refused(png(10_000, 9_900, 8, 2, b""), PLAIN).cause == "too_large"
+
+
+def test_max_pixels_is_the_last_size_that_is_taken() -> None:
+    assert decoded(PLAIN, PLAIN, max_pixels=24 * 36)[2].image_height == 24
+    assert refused(PLAIN, PLAIN, max_pixels=24 * 36 - 1).cause == "too_large"
+
+
+def test_native_refuses_what_the_slot_cannot_hold_and_labels_of_another_size() -> None:
+    tall = encode(COLOURS.resize((4, 216)), "PNG")
+    assert decoded(tall, tall, fit=Fit.NATIVE)[2] == Decoded(216, 4, 216, 4, size_mismatch=False)
+    larger = encode(COLOURS.resize((5, 216)), "PNG")
+    error = refused(larger, larger, fit=Fit.NATIVE)
+    assert (error.cause, "216x5 = 1080" in str(error), "24x36 = 864" in str(error)) == ("too_large", True, True)
+    assert refused(tall, PLAIN, fit=Fit.NATIVE).cause == "size_mismatch"
+    assert refused(PLAIN, larger, fit=Fit.NATIVE).cause == "size_mismatch"
+
+
+def test_the_sentence_of_a_refusal_keeps_pillows_error_as_its_cause() -> None:
+    assert refused(image_bytes("china")[:4000], PLAIN).__cause__ is not None
+
+
+seeds = [PLAIN, encode(COLOURS, "JPEG"), label_bytes("china", "index")[:3000], *IMAGE_KINDS.values()]
+
+
+@given(
+    data=st.sampled_from(seeds),
+    damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=12),
+    mode=st.sampled_from(list(LabelMode)),
+    exif=st.booleans(),
+)
+@settings(max_examples=400, deadline=None)
+def test_damaged_bytes_end_in_pixels_or_in_a_sentence_never_in_another_error(data, damage, mode, exif) -> None:
+    broken = bytearray(data)
+    for where, value in damage:
+        broken[int(where * len(broken))] = value
+    for image, label in ((bytes(broken), PLAIN), (PLAIN, bytes(broken))):
+        failure = None
+        try:
+            decoded(image, label, mode, exif_orientation=exif, max_pixels=1_000_000)
+        except BadPairError as error:
+            failure = error
+        assert failure is None or failure.cause in {"corrupt", "unsupported", "too_large"}
+        assert failure is None or str(failure).startswith("the ")
+
+
+def test_the_pages_table_names_every_kind_that_is_tested_here() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "decoding.md").read_text()
+    for kind in IMAGE_KINDS:
+        assert f"| {kind} |" in page, kind
