@@ -45,8 +45,8 @@ class GcsSource:
     """Objects below ``gs://bucket/prefix``; see `Source`.
 
     Lists with gcloud-aio-storage, which knows the API's addresses and credentials. Reads with the same session and
-    token, but by a request of our own: `Storage.download` cannot name a generation, follows redirects, and unpacks gzip,
-    after which size and crc32c no longer fit.
+    token, but by a request of our own: `Storage.download` cannot name a generation, follows redirects, and unpacks
+    gzip, after which size and crc32c no longer fit.
     """
 
     def __init__(
