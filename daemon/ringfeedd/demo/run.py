@@ -1,4 +1,4 @@
-"""The demo from its first to its last step: bucket, server, daemon, ranks, summary, picture, and nothing left behind."""
+"""The demo from its first to its last step: bucket, server, daemon, ranks, summary, picture; nothing is left behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SERVED_RING = f"{RING}-train"
 
 SIZE = "256x320"
 BATCH_SIZE = 6
-"""Pairs of a rank's batch: 300 pairs make whole rounds of 2 ranks."""
+"""Pairs of a rank's batch: 300 pairs are whole rounds of 2 ranks, so that none is dropped at an epoch's end."""
 
 ROUNDS_IN_THE_RING = 4
 """Slots of the ring, in rounds of all ranks."""
@@ -45,7 +45,7 @@ TRAINING_TIMEOUT_S = 900.0
 STOP_TIMEOUT_S = 10.0
 EXIT_INTERRUPTED = 130
 
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is looked at, not written to
 
 
 class RingStatus(msgspec.Struct, frozen=True):
@@ -64,11 +64,10 @@ class Status(msgspec.Struct, frozen=True):
 
 def run_demo(pairs: int, epochs: int, ranks: int, *, out: Path, keep: bool) -> int:
     """See `ringfeedd.demo.run_demo`."""
-    if min(pairs, epochs, ranks) < 1 or pairs % (ranks * BATCH_SIZE):
-        nearest = max(1, round(pairs / (max(ranks, 1) * BATCH_SIZE))) * max(ranks, 1) * BATCH_SIZE
+    if ranks < 1 or epochs < 1 or pairs < ranks * BATCH_SIZE:
         _complain(
-            f"{pairs} pairs, {epochs} epochs and {ranks} ranks make no demo: the pairs must fill whole rounds of "
-            f"{BATCH_SIZE} a rank, such as {nearest}, and there must be an epoch and a rank"
+            f"{pairs} pairs, {epochs} epochs and {ranks} ranks make no demo: it needs an epoch, a rank, and "
+            f"{BATCH_SIZE} pairs for each rank, a batch"
         )
         return EXIT_USAGE
     begin = time.monotonic()
@@ -105,7 +104,7 @@ def _play(work: Path, pairs: int, epochs: int, ranks: int) -> Summary:
         fill_bucket(emulator.url, pairs=pairs)
         daemon = Child("the daemon", _serve_command(ringfeed, emulator.url, slots), log=work / "daemon.log")
         with daemon:
-            print(f"daemon      {daemon.wait_for_line(r'\bready\b', timeout_s=READY_TIMEOUT_S).strip()}", flush=True)
+            print("daemon     ", daemon.wait_for_line("^ready", timeout_s=READY_TIMEOUT_S), flush=True)
             _train(work, epochs, ranks)
             status = _status(ringfeed)
             code = daemon.stop(timeout_s=STOP_TIMEOUT_S)
@@ -118,6 +117,7 @@ def _play(work: Path, pairs: int, epochs: int, ranks: int) -> Summary:
     return Summary(
         pairs=pairs,
         epochs=epochs,
+        dropped=pairs % (ranks * BATCH_SIZE),
         slots=slots,
         decoded=status.decoded_pairs,
         failed=status.failed_pairs,
@@ -146,7 +146,7 @@ def _train(work: Path, epochs: int, ranks: int) -> None:
         *("--module", "ringfeedd.demo.train"),
         *("--ring", SERVED_RING, "--epochs", str(epochs), "--batch-size", str(BATCH_SIZE), "--out", str(work)),
     ]
-    # One thread a rank, which torchrun would say a warning about; and the loopback, since a host's own name may not resolve.
+    # One thread a rank, or torchrun warns about it; the loopback, since a host may not be able to resolve its name.
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     with Child("the training", command, log=work / "train.log", echo=True, environ=environ) as training:
         training.wait(timeout_s=TRAINING_TIMEOUT_S)

@@ -19,6 +19,7 @@ class Summary:
     Attributes:
         pairs: pairs in the bucket.
         epochs: passes over them.
+        dropped: pairs at each epoch's end that fill no round of all ranks; decoded, but given to nobody.
         slots: of the ring; so many pairs at most are decoded ahead of the ranks.
         decoded: pairs that the daemon decoded, read ahead included.
         failed: pairs it could not have.
@@ -28,6 +29,7 @@ class Summary:
 
     pairs: int
     epochs: int
+    dropped: int
     slots: int
     decoded: int
     failed: int
@@ -54,15 +56,14 @@ class Summary:
         faults = []
         if not self.wanted <= self.decoded <= self.wanted + self.slots:
             faults.append(
-                f"the daemon decoded {self.decoded} pairs; {self.epochs} epochs of {self.pairs} pairs, each decoded once, "
-                f"and at most {self.slots} read ahead are {self.wanted} to {self.wanted + self.slots}"
+                f"the daemon decoded {self.decoded} pairs; {self.epochs} epochs of {self.pairs} pairs, each decoded "
+                f"once, and at most {self.slots} read ahead are {self.wanted} to {self.wanted + self.slots}"
             )
         if self.failed:
             faults.append(f"{self.failed} pairs failed, of a bucket in which every one is good")
-        if self.delivered != self.wanted:
-            faults.append(
-                f"the ranks got {self.delivered} pairs instead of {self.pairs} x {self.epochs} = {self.wanted}"
-            )
+        expected = (self.pairs - self.dropped) * self.epochs
+        if self.delivered != expected:
+            faults.append(f"the ranks got {self.delivered} pairs instead of {expected} in {self.epochs} epochs")
         if len(self.downloads) != 2 * self.pairs:
             faults.append(f"{len(self.downloads)} objects were downloaded; {self.pairs} pairs are {2 * self.pairs}")
         missed = [key for key, count in self.downloads.items() if count < self.epochs]
@@ -82,7 +83,7 @@ class Summary:
             f"trained     {self.delivered} pairs at {self.pairs_per_s:.1f} pairs/s",
             f"decoded     {self.decoded} pairs: {self.wanted} once each, for all ranks, and {ahead} read ahead",
             f"downloaded  {objects} objects, by the server's own count",
-            f"loss        {first_loss:.3f} -> {', '.join(f'{loss:.3f}' for loss in mean_losses)} (first batch -> epochs)",
+            f"loss        {first_loss:.3f} -> {', '.join(f'{loss:.3f}' for loss in mean_losses)} (first batch, epochs)",
             "",
             *_table(self.reports),
         ]

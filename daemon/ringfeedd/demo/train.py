@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ringfeedd.demo.report import RankReport, Specimens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -93,19 +93,26 @@ class Training:
 
     Attributes:
         loader: a pass over it is an epoch; it gives image (B, 3, H, W) uint8 and label (B, H, W) uint8.
-        net: `SmallNet`, or a data-parallel wrapper of it.
+        net: the net to train.
         rank: this rank's number; rank 0 shows the progress.
         batches_an_epoch: for the progress bar; None where it is not known.
     """
 
     loader: Iterable[Batch]
-    net: nn.Module
+    net: SmallNet
     rank: int
     batches_an_epoch: int | None = None
     _first: Batch | None = field(default=None, init=False)
 
-    def run(self, epochs: int) -> RankReport:
-        """Trains for some epochs."""
+    def run(self, epochs: int, parallel: Callable[[nn.Module], nn.Module] = lambda net: net) -> RankReport:
+        """Trains for some epochs.
+
+        Args:
+            epochs: passes over the loader.
+            parallel: makes the ranks train one net together; what it wraps the net in is used for the steps alone,
+                since its every call waits for the other ranks.
+        """
+        stepped = parallel(self.net)
         optimizer = torch.optim.Adam(self.net.parameters(), LEARNING_RATE)
         stopwatch = Stopwatch()
         losses: list[list[float]] = []
@@ -123,7 +130,7 @@ class Training:
                 for image, label in stopwatch.timed(self.loader):
                     if self._first is None:  # a copy: the batch's own slots go back to the ring
                         self._first = image[:SPECIMENS].clone(), label[:SPECIMENS].clone()
-                    loss = functional.cross_entropy(self.net(image), coarse(label))
+                    loss = functional.cross_entropy(stepped(image), coarse(label))
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
@@ -178,9 +185,8 @@ def main() -> int:
     try:
         dataset = RingDataset(options.ring, batch_size=options.batch_size)
         loader = torch.utils.data.DataLoader(dataset, batch_size=None)
-        net = nn.parallel.DistributedDataParallel(SmallNet().to(memory_format=torch.channels_last))
-        training = Training(loader, net, torch.distributed.get_rank(), len(dataset))
-        training.run(options.epochs).write(options.out)
+        training = Training(loader, SmallNet(), torch.distributed.get_rank(), len(dataset))
+        training.run(options.epochs, nn.parallel.DistributedDataParallel).write(options.out)
         if training.rank == 0:
             training.specimens().write(options.out)
         torch.distributed.barrier()
