@@ -65,8 +65,8 @@ def attach(
         rank, world_size: which share of the group's pass is this reader's.
         drop_last: drop what is left of an epoch below ``world_size * batch_size`` pairs; else spread it over the
             ranks.
-        start: ``"auto"``: the first pair of epoch 0 on an idle ring, ``"now"`` on one that others read; ``"epoch"``: the
-            next whole epoch; ``"now"``: what is in the ring; or an (epoch, position).
+        start: ``"auto"``: the first pair of epoch 0 on an idle ring, ``"now"`` on one that others read; ``"epoch"``:
+            the next whole epoch; ``"now"``: what is in the ring; or an (epoch, position).
         copy: hand out copies that belong to the caller, at one memcpy a batch.
         wait_s: how many seconds to wait for a daemon that is not there yet.
 

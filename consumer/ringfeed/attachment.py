@@ -213,8 +213,8 @@ class Attachment:
             if time.monotonic() > deadline:
                 raise DaemonGoneError(
                     f"The daemon of ring {self.descriptor.ring!r} (pid {self.descriptor.pid}) lives but has not "
-                    f"answered for {ANSWER_TIMEOUT_S:.0f} s; is it stopped (SIGSTOP) or swapping? Restart it if it does "
-                    f"not recover."
+                    f"answered for {ANSWER_TIMEOUT_S:.0f} s; is it stopped (SIGSTOP) or swapping? Restart it if it "
+                    f"does not recover."
                 )
         if isinstance(answer, Refused):
             raise AttachRefusedError(answer.reason)

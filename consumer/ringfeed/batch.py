@@ -18,8 +18,8 @@ Pixels = npt.NDArray[Any]
 class Batch:
     """Some consecutive pairs of the stream.
 
-    The arrays are read-only views of the ring. Its slots are kept for this consumer until the last array made of them is
-    gone, or `release` is called; a consumer that keeps every batch will be told so by `RingHeldError`.
+    The arrays are read-only views of the ring. Its slots are kept for this consumer until the last array made of them
+    is gone, or `release` is called; a consumer that keeps every batch will be told so by `RingHeldError`.
 
     Attributes:
         epoch: the pairs' epoch.

@@ -24,6 +24,7 @@ class Descriptor:
         pid: the daemon's, for people; it decides nothing.
         root: what is served, e.g. ``gs://bucket/prefix``.
         split: ``"train"`` or ``"test"``.
+        test_ratio: fraction of the pairs that are in the test split.
         fingerprint: hash of the ids of the split, in order.
         fit, label_mode, order, seed: as configured.
         epoch_length: pairs in an epoch.
@@ -35,6 +36,7 @@ class Descriptor:
     geometry: Geometry
     root: str
     split: str
+    test_ratio: float
     fingerprint: str
     order: str
     seed: int

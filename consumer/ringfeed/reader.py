@@ -190,9 +190,9 @@ class Reader:
         held_from = self._leases.oldest
         if block.end - held_from > self._attachment.geometry.slots:
             raise RingHeldError(
-                f"This reader holds {self._leases.count} batches (from pair {held_from} on), and the ring {self.ring!r} "
-                f"has {self._attachment.geometry.slots} slots: pair {block.end - 1} can never be published. Drop or "
-                f"release() batches, attach with copy=True, or give the daemon more slots."
+                f"This reader holds {self._leases.count} batches (from pair {held_from} on), and the ring "
+                f"{self.ring!r} has {self._attachment.geometry.slots} slots: pair {block.end - 1} can never be "
+                f"published. Drop or release() batches, attach with copy=True, or give the daemon more slots."
             )
         began = warned = time.monotonic_ns()
         self._page[Lane.WAITING_SINCE_NS] = began
@@ -221,6 +221,13 @@ class Reader:
         if not self._closed:
             self._page[Lane.RELEASED] = seq
             self._attachment.space.ring()
+
+    def skip_rest_of_epoch(self) -> None:
+        """Go to the next epoch's start, unless at one already."""
+        with self._lock:
+            self._check_open()
+            if self._place.position:
+                self._skip(self._plan.epoch_start(self._place))
 
     def statistics(self) -> dict[str, Any]:
         """Batches taken, seconds waited for them, batches held now."""

@@ -95,20 +95,22 @@ class RingStatus:
 
     def lines(self) -> list[str]:
         """The same for people."""
-        lines = [
-            f"{self.ring}: {self.state}" + (f", {self.reason}" if self.reason else ""),
-            f"  source    {self.root} ({self.split}, {self.epoch_length:,} pairs, {self.order}, seed {self.seed})",
-            f"  slots     {self.filled_slots}/{self.slots} filled, {self.slot_height}x{self.slot_width}, "
-            f"{self.fit}, label {self.label_mode}, {self.memory_bytes / 2**20:.0f} MiB"
-            + ("" if self.mirrored else ", not mirrored"),
-            f"  stream    epoch {self.epoch}, position {self.position}; pairs {self.floor} to {self.published} are kept",
-            f"  decoded   {self.decoded_pairs:,} pairs, {self.downloaded_bytes / 1e6:,.1f} MB; {self.failed_pairs} failed, "
-            f"{self.fetch_retries} retries, {self.size_mismatches} of unequal size",
-            f"  daemon    pid {self.daemon_pid}, up {self.uptime_s:.0f} s, {self.workers} workers "
+        memory = f"{self.memory_bytes / 2**20:.0f} MiB" + ("" if self.mirrored else ", not mirrored")
+        slot = f"{self.slot_height}x{self.slot_width}, {self.fit}, label {self.label_mode}"
+        failed = f"{self.failed_pairs} failed, {self.fetch_retries} retries, {self.size_mismatches} of unequal size"
+        readers = f"{self.lane_deaths} readers died, {self.skipped_pairs} pairs skipped"
+        rows = {
+            "source": f"{self.root} ({self.split}, {self.epoch_length:,} pairs, {self.order}, seed {self.seed})",
+            "slots": f"{self.filled_slots}/{self.slots} filled, {slot}, {memory}",
+            "stream": f"epoch {self.epoch}, position {self.position}; pairs {self.floor} to {self.published} are kept",
+            "decoded": f"{self.decoded_pairs:,} pairs, {self.downloaded_bytes / 1e6:,.1f} MB; {failed}",
+            "daemon": f"pid {self.daemon_pid}, up {self.uptime_s:.0f} s, {self.workers} workers "
             f"({self.worker_deaths} died)",
-            f"  readers   {len(self.consumers)}/{self.lanes} lanes in {self.groups} groups "
-            f"({self.lingering_groups} lingering; {self.lane_deaths} readers died, {self.skipped_pairs} pairs skipped)",
-        ]
+            "readers": f"{len(self.consumers)}/{self.lanes} lanes in {self.groups} groups "
+            f"({self.lingering_groups} lingering; {readers})",
+        }
+        lines = [f"{self.ring}: {self.state}" + (f", {self.reason}" if self.reason else "")]
+        lines += [f"  {name:<9} {text}" for name, text in rows.items()]
         for lane in sorted(self.consumers, key=lambda lane: (lane.group, lane.rank)):
             waiting = f", waiting for {lane.waiting_s:.1f} s" if lane.waiting_s else ""
             lines.append(

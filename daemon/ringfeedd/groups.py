@@ -140,26 +140,21 @@ class Groups:
         return self._join(lane, group, request, ring)
 
     def _starting_place(self, request: Request, ring: Ring) -> Place | Refused | Seek | Wait:
-        epoch, position = request.at
         if not self._groups:
-            if request.start is Start.NOW:
-                return ring.place(ring.floor)
-            # AT's words are zero unless given, so that "auto" and "epoch" begin at the very beginning.
-            seq = ring.seq(epoch, position)
-            return Place(seq, epoch, position) if ring.floor <= seq <= ring.head else Seek(epoch, position)
+            return _idle_place(request, ring)
         if not any(group.live for group in self) and request.start is not Start.NOW:
             self._waiting = True  # only kept places are in the way, and not for long
             return Wait()
         here = ring.place(ring.floor)
         if request.start is Start.AT:
-            seq = ring.seq(epoch, position)
+            seq = ring.seq(*request.at)
             if seq < ring.floor:
                 return Refused(
-                    f"epoch {epoch}, position {position} lies behind ring {ring.name!r}, which other groups read from "
-                    f"epoch {here.epoch}, position {here.position} on; wait until they have left, or start a daemon of "
-                    f"your own with --ring"
+                    f"epoch {request.at[0]}, position {request.at[1]} lies behind ring {ring.name!r}, which other "
+                    f"groups read from epoch {here.epoch}, position {here.position} on; wait until they have left, or start a "
+                    f"daemon of your own with --ring"
                 )
-            return Place(seq, epoch, position)
+            return Place(seq, *request.at)
         if request.start is Start.EPOCH and here.position:
             return Place(here.seq + ring.epoch_length - here.position, here.epoch + 1, 0)
         return here
@@ -235,8 +230,9 @@ class Groups:
                     member.given_up = True
                     if not group.anonymous:
                         told.append(
-                            f"the place of rank {member.plan.rank} of group {group.name!r} (epoch {member.place.epoch}, "
-                            f"position {member.place.position}) is given up: away for {now - member.away_since:.0f} s"
+                            f"the place of rank {member.plan.rank} of group {group.name!r} (epoch "
+                            f"{member.place.epoch}, position {member.place.position}) is given up: away for "
+                            f"{now - member.away_since:.0f} s"
                         )
             if not group.live and all(member.given_up for member in group.members):
                 del self._groups[group.name]
@@ -258,6 +254,15 @@ class Groups:
     def lanes(self) -> list[int]:
         """The lanes that are attached."""
         return list(self._lanes)
+
+
+def _idle_place(request: Request, ring: Ring) -> Place | Seek:
+    """Where the first group of an idle ring begins."""
+    if request.start is Start.NOW:
+        return ring.place(ring.floor)
+    # AT's words are zero unless given, so that "auto" and "epoch" begin at the very beginning.
+    seq = ring.seq(*request.at)
+    return Place(seq, *request.at) if ring.floor <= seq <= ring.head else Seek(*request.at)
 
 
 def _same_shape(group: Group, request: Request) -> bool:

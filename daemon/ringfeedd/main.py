@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +28,9 @@ _EXIT_CODES: Final = (
     "Exit codes: 0 stopped cleanly; 1 crashed or every ring failed; 2 usage; 3 could not start; "
     "75 already running; 78 bad configuration."
 )
+
+
+_NO_SETTINGS: Final = ("run", "config", "stop_on_eof")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,17 +109,20 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--linger-s", type=float, metavar="S", help="how long a lost rank's place is kept (default: 300)"
     )
     parser.add_argument("--linger-blocking-s", type=float, metavar="S", help="the same while others wait (default: 5)")
+    parser.add_argument(
+        "--stop-on-eof", action="store_true", help="stop when standard input ends: for a parent process"
+    )
     parser.set_defaults(run=_serve)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    flags: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name not in ("run", "config")}
+    flags: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name not in _NO_SETTINGS}
     config = load_config(getattr(arguments, "config", None), flags)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    return asyncio.run(_supervise(config, Notifier.from_environ()))
+    return asyncio.run(_supervise(config, Notifier.from_environ(), stop_on_eof=hasattr(arguments, "stop_on_eof")))
 
 
-async def _supervise(config: Config, notifier: Notifier) -> int:
+async def _supervise(config: Config, notifier: Notifier, *, stop_on_eof: bool) -> int:
     # disable=None: no bar where stderr is no terminal, e.g. in a journal
     bar = tqdm(desc="listing", unit=" objects", disable=None, leave=False)
 
@@ -127,10 +136,18 @@ async def _supervise(config: Config, notifier: Notifier) -> int:
         on_listed=bar.close,
         notifier=notifier,
     )
+    if stop_on_eof:
+        threading.Thread(target=_stop_on_eof, args=(os.getpid(),), daemon=True).start()
     try:
         return await supervisor.run()
     finally:
         bar.close()
+
+
+def _stop_on_eof(pid: int) -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(pid, signal.SIGTERM)
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

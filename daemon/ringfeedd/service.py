@@ -164,44 +164,48 @@ class RingService:
         self._publish()
 
     def _hear(self, now: float) -> None:
-        lanes = self.memory.lanes
-        look = now - self._looked >= LIVENESS_INTERVAL_S
-        fresh = []
-        for number, page in enumerate(lanes):
-            nonce = page[Lane.NONCE]
-            if nonce != self._nonces[number]:
-                fresh.append((number, nonce))
-        look = look or bool(fresh)
+        """Read every lane: progress, departures and deaths, then new requests, which may want a dead one's place."""
+        fresh = [lane for lane, page in enumerate(self.memory.lanes) if page[Lane.NONCE] != self._nonces[lane]]
+        look = bool(fresh) or now - self._looked >= LIVENESS_INTERVAL_S
         if look:
             self._looked = now
-        attached = self.groups.lanes()
-        for lane in attached:
-            page = lanes[lane]
-            self.groups.progress(lane, taken=page[Lane.TAKEN], released=page[Lane.RELEASED])
-            leaving = page.leaving
-            if (look or leaving) and not self.memory.lane_lives(lane):
-                self.groups.progress(lane, taken=page[Lane.TAKEN], released=page[Lane.RELEASED])
-                who = self.groups.gone(lane, leaving, now)
-                if leaving is Leaving.NO:
-                    self._counters.lane_deaths += 1
-                    _LOG.warning("ring %s: %s ended without a word; its lane is free again", self.name, who)
-                else:
-                    _LOG.info("ring %s: %s left", self.name, who)
-                page.free()
+        for lane in self.groups.lanes():
+            self._hear_attached(lane, now, look=look)
         for lane in [*self._pending, *self._refused]:
             if (look or lane in self._refused) and not self.memory.lane_lives(lane):
                 self._pending.pop(lane, None)
                 self._refused.discard(lane)
-                lanes[lane].free()
-        for lane, nonce in fresh:
-            self._nonces[lane] = nonce
-            if nonce == 0 or not self.memory.lane_lives(lane):
-                continue
-            request = lanes[lane].read_request()
-            if isinstance(request, Refused):
-                self._refuse(lane, request)
-            else:
-                self._pending[lane] = request
+                self.memory.lanes[lane].free()
+        for lane in fresh:
+            self._hear_request(lane)
+
+    def _hear_attached(self, lane: int, now: float, *, look: bool) -> None:
+        page = self.memory.lanes[lane]
+        leaving = page.leaving
+        gone = (look or leaving is not Leaving.NO) and not self.memory.lane_lives(lane)
+        # Its words are read after the look: what it wrote before it went counts.
+        self.groups.progress(lane, taken=page[Lane.TAKEN], released=page[Lane.RELEASED])
+        if not gone:
+            return
+        leaving = page.leaving
+        who = self.groups.gone(lane, leaving, now)
+        if leaving is Leaving.NO:
+            self._counters.lane_deaths += 1
+            _LOG.warning("ring %s: %s ended without a word; its lane is free again", self.name, who)
+        else:
+            _LOG.info("ring %s: %s left", self.name, who)
+        page.free()
+
+    def _hear_request(self, lane: int) -> None:
+        page = self.memory.lanes[lane]
+        nonce = self._nonces[lane] = page[Lane.NONCE]
+        if nonce == 0 or not self.memory.lane_lives(lane):
+            return
+        request = page.read_request()
+        if isinstance(request, Refused):
+            self._refuse(lane, request)
+        else:
+            self._pending[lane] = request
 
     def _answer(self, pool: Pool, now: float) -> None:
         for lane, request in list(self._pending.items()):

@@ -113,7 +113,8 @@ def clear_leavings(ring: str) -> list[str]:
                 os.close(fd)
                 if lives:
                     raise AlreadyRunningError(
-                        f"a daemon still serves the ring {ring!r} although its lock file was removed; stop that daemon first"
+                        f"a daemon still serves the ring {ring!r} although its lock file was removed; stop "
+                        f"that daemon first"
                     )
     for name in leavings:
         path = segment.shm_path(name)
@@ -121,8 +122,8 @@ def clear_leavings(ring: str) -> list[str]:
             path.unlink(missing_ok=True)
         except PermissionError as error:
             raise StartError(
-                f"{path} was left by another user's daemon (uid {path.stat().st_uid}); remove it, or choose another name "
-                f"with --ring"
+                f"{path} was left by another user's daemon (uid {path.stat().st_uid}); remove it, or choose "
+                f"another name with --ring"
             ) from error
     return leavings
 
@@ -250,7 +251,8 @@ class RingMemory:
         self._made.close()
 
     def __repr__(self) -> str:
-        return f"RingMemory({self.descriptor.ring!r}, generation {self.descriptor.generation}, {self.geometry.slots} slots)"
+        descriptor = self.descriptor
+        return f"RingMemory({descriptor.ring!r}, generation {descriptor.generation}, {self.geometry.slots} slots)"
 
 
 def free_bytes() -> int:
@@ -262,9 +264,9 @@ def free_bytes() -> int:
 def not_enough_memory(wanted: int, free: int, what: str) -> StartError:
     """The error for rings that do not fit into /dev/shm; sizes in bytes."""
     return StartError(
-        f"{what} needs {wanted} bytes ({wanted / 2**20:.0f} MiB) in /dev/shm, and {free} bytes ({free / 2**20:.0f} MiB) are "
-        f"free; use fewer --slots or a smaller --size, or enlarge it: `docker run --shm-size={-(-wanted // 2**30) + 1}g`, or "
-        f"`mount -o remount,size={-(-wanted // 2**30) + 1}g /dev/shm`"
+        f"{what} needs {wanted} bytes ({wanted / 2**20:.0f} MiB) in /dev/shm, and {free} bytes "
+        f"({free / 2**20:.0f} MiB) are free; use fewer --slots or a smaller --size, or enlarge it: `docker run "
+        f"--shm-size={-(-wanted // 2**30) + 1}g`, or `mount -o remount,size={-(-wanted // 2**30) + 1}g /dev/shm`"
     )
 
 

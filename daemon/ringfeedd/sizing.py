@@ -1,4 +1,4 @@
-"""How large everything is: slots, read-ahead, workers' shares. Pure; the numbers come from config, catalog and machine."""
+"""How large everything is: slots, read-ahead, workers' shares. Pure; config, catalog and machine give the numbers."""
 
 from __future__ import annotations
 

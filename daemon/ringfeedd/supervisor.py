@@ -1,4 +1,4 @@
-"""The supervisor: one process that starts everything, keeps it going, and takes it down. The only writer of the rings."""
+"""The supervisor: the process that starts everything, keeps it going, takes it down, and alone writes the words."""
 
 from __future__ import annotations
 
@@ -172,6 +172,7 @@ class Supervisor:
                 geometry=geometry,
                 root=config.root,
                 split=split.name,
+                test_ratio=config.test_ratio,
                 fingerprint=split.fingerprint,
                 order=config.order,
                 seed=config.seed,

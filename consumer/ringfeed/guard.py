@@ -1,0 +1,146 @@
+"""Tensors over the ring: everything but writing. Why and how: docs/adr/0001-in-place-writes.md."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from types import FunctionType
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from ringfeed.errors import InPlaceWriteError
+
+_AUGMENTED: Final = frozenset(
+    f"__i{name}__"
+    for name in (
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "and",
+        "or",
+        "xor",
+        "lshift",
+        "rshift",
+        "div",
+    )
+)
+_HARMLESS: Final = frozenset({"requires_grad_", "retains_grad_"})
+"""They end like in-place operations and change no element."""
+
+
+class RingTensor(torch.Tensor):
+    """A tensor whose memory is the ring's: shared with other trainers and mapped read-only.
+
+    It behaves as any tensor. What shares its memory (views, slices, permutations, ``numpy()``) is guarded as well; what
+    has memory of its own (``clone()``, ``float()``, ``to("cuda")``, a sum) is a plain tensor. An operation that would
+    write into the ring raises `InPlaceWriteError` before it starts.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401  # as torch declares it
+        """Refuse what writes; guard what shares memory."""
+        kwargs = kwargs or {}
+        if _writes(func, args, kwargs):
+            name = getattr(func, "__name__", str(func))
+            raise InPlaceWriteError(
+                f"{name} would write into a batch of the ring, which other trainers read and which is mapped "
+                f"read-only. Write to a copy: batch.clone(), an operation that is not in-place, or "
+                f"RingDataset(..., copy=True)."
+            )
+        with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  # the documented way
+            result = func(*args, **kwargs)
+            return _guarded(result, args)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # noqa: ANN401
+        """Travel as a plain tensor: the other side has memory of its own."""
+        return _same, (self.clone(),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        """A plain copy."""
+        return self.clone()
+
+
+def over_ring(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """A guarded tensor over a read-only array of the ring; nothing is copied, and it keeps the array's lease."""
+    array.setflags(write=True)  # torch warns of read-only arrays; the mapping is read-only all the same
+    try:
+        tensor = torch.from_numpy(array)
+    finally:
+        array.setflags(write=False)
+    return tensor.as_subclass(RingTensor)
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _writes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    out = kwargs.get("out")
+    if out is not None and _over_ring(out):
+        return True
+    name = getattr(func, "__name__", "")
+    if name == "__setitem__" or name in _AUGMENTED or name == "__set__":
+        return bool(args) and _over_ring(args[0])
+    if name.endswith("_") and not name.endswith("__") and name not in _HARMLESS:
+        return bool(args) and _over_ring(args[0])
+    # torch.nn.functional has the same operations with a flag
+    if isinstance(func, FunctionType) and "inplace" in inspect.signature(func).parameters:
+        bound = inspect.signature(func).bind(*args, **kwargs)
+        return bool(bound.arguments.get("inplace")) and bool(args) and _over_ring(args[0])
+    return False
+
+
+def _over_ring(value: Any) -> bool:  # noqa: ANN401  # a tensor, or a list of them
+    if isinstance(value, list | tuple):
+        return any(_over_ring(item) for item in value)
+    return isinstance(value, RingTensor)
+
+
+def _guarded(result: Any, args: tuple[Any, ...]) -> Any:  # noqa: ANN401  # whatever an operation returns
+    if isinstance(result, torch.Tensor):
+        if isinstance(result, RingTensor) or not _shares_memory(result, args):
+            return result
+        return result.as_subclass(RingTensor)
+    if isinstance(result, np.ndarray):
+        if _shares_array(result, args):
+            result.setflags(write=False)
+        return result
+    if type(result) in (list, tuple):
+        return type(result)(_guarded(item, args) for item in result)
+    return result
+
+
+def _ring_tensors(args: Iterable[Any]) -> Iterable[RingTensor]:
+    for arg in args:
+        if isinstance(arg, RingTensor):
+            yield arg
+        elif isinstance(arg, list | tuple):
+            yield from _ring_tensors(arg)
+
+
+def _shares_memory(result: torch.Tensor, args: tuple[Any, ...]) -> bool:
+    if result.device.type != "cpu" or result.layout is not torch.strided:
+        return False
+    memory = result.untyped_storage().data_ptr()
+    return any(memory == tensor.untyped_storage().data_ptr() for tensor in _ring_tensors(args))
+
+
+def _shares_array(result: np.ndarray[Any, Any], args: tuple[Any, ...]) -> bool:
+    first = result.__array_interface__["data"][0]
+    for tensor in _ring_tensors(args):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() <= first < storage.data_ptr() + storage.nbytes():
+            return True
+    return False

@@ -1,0 +1,179 @@
+"""PyTorch datasets over a ring. The one module of `ringfeed`, with its parts, that imports torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import torch
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
+
+import ringfeed
+from ringfeed.batch import Batch, Pixels
+from ringfeed.descriptor import read_descriptor
+from ringfeed.guard import RingTensor, over_ring
+from ringfeed.loaders import get_async_dataloaders
+from ringfeed.plan import Plan
+from ringfeed.ranks import Ranks, default_group, resolve_ranks
+from ringfeed.reader import Reader
+
+__all__ = ["RingDataset", "RingTensor", "get_async_dataloaders"]
+
+_FIELDS: Final = ("image", "label", "valid", "ids", "epoch", "positions")
+
+
+class RingDataset(IterableDataset[Any]):
+    """The batches of a ring as tensors that lie in the ring.
+
+    Use it with ``DataLoader(dataset, batch_size=None)``, or iterate over it directly; each iteration is one epoch. It
+    attaches in the process that iterates, at its first iteration, so it may be made before a fork or sent to a spawned
+    process. In a DataLoader's worker processes it works too, each worker being a sub-rank of its rank; batches are then
+    copied between processes, which costs more than it saves unless the transform is heavy.
+
+    Yields ``(image, label)``: image ``(B, 3, H, W)`` uint8, a channels-last view; label ``(B, 3, H, W)`` uint8 with
+    label mode rgb, else ``(B, H, W)`` uint8 or uint16. With ``fit="native"`` two lists of B such tensors, ``(3, h,
+    w)`` each. Tensors cannot be written into (see `RingTensor`); their slots are kept until the last tensor over
+    them is gone.
+    """
+
+    def __init__(
+        self,
+        ring: str = "train",
+        *,
+        batch_size: int,
+        group: str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        drop_last: bool = True,
+        start: str | tuple[int, int] = "auto",
+        transform: Callable[[tuple[Any, Any]], Any] | None = None,
+        batch_transform: Callable[[Any], Any] | None = None,
+        fields: Sequence[str] = ("image", "label"),
+        copy: bool = False,
+        wait_s: float = 0.0,
+    ) -> None:
+        """Say what to read; nothing is attached yet. Arguments not named here are those of `ringfeed.attach`.
+
+        Args:
+            batch_size: pairs in one batch of this rank.
+            group: by default a name that the ranks of one torchrun job share.
+            rank, world_size: by default those of torch.distributed, or of torchrun's environment, or 0 of 1.
+            transform: called with (image, label) tensors of one pair; the results are collated.
+            batch_transform: called with what would be yielded.
+            fields: what to yield, of image, label, valid, ids, epoch, positions.
+            copy: yield plain tensors that may be written into, at one memcpy a batch.
+
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        super().__init__()
+        if unknown := [name for name in fields if name not in _FIELDS]:
+            raise ValueError(f"fields has {unknown[0]!r}; known are {', '.join(_FIELDS)}")
+        if transform is not None and tuple(fields[:2]) != ("image", "label"):
+            raise ValueError("transform takes (image, label), so fields must begin with these two")
+        self.ring = ring
+        self.batch_size = batch_size
+        self.ranks: Ranks = resolve_ranks(rank, world_size)
+        self.drop_last = drop_last
+        self.start = start
+        self.transform = transform
+        self.batch_transform = batch_transform
+        self.fields = tuple(fields)
+        self.copy = copy
+        self.wait_s = wait_s
+        self._named = group is not None or self.ranks.world_size > 1
+        self.group = group if group is not None else default_group(ring, self.ranks)
+        self._reader: Reader | None = None
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the reader: the process that this is sent to attaches by itself."""
+        return {**self.__dict__, "_reader": None}
+
+    def __repr__(self) -> str:
+        return (
+            f"RingDataset({self.ring!r}, batch_size={self.batch_size}, group={self.group!r}, "
+            f"rank {self.ranks.rank}/{self.ranks.world_size})"
+        )
+
+    def __len__(self) -> int:
+        """Batches that this rank gets in a whole epoch.
+
+        Raises:
+            DaemonNotRunningError: no daemon serves the ring.
+        """
+        length = read_descriptor(self.ring).epoch_length
+        ranks = self.ranks
+        return Plan(length, ranks.world_size, ranks.rank, self.batch_size, self.drop_last).steps_left(0)
+
+    def __iter__(self) -> Iterator[Any]:
+        """One epoch. Raises what `ringfeed.attach` and `ringfeed.Reader` raise."""
+        worker = get_worker_info()
+        if worker is not None:
+            return self._iterate_in_worker(worker.id, worker.num_workers)
+        return map(self._present, self.reader)
+
+    @property
+    def reader(self) -> Reader:
+        """This process's reader; attaches if it has none yet."""
+        if self._reader is None or self._pid != os.getpid():
+            self._reader = self._attach(self.ranks.rank, self.ranks.world_size, named=self._named)
+            self._pid = os.getpid()
+        return self._reader
+
+    def close(self) -> None:
+        """Detach; the next iteration attaches anew."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:
+        return ringfeed.attach(
+            self.ring,
+            batch_size=self.batch_size,
+            group=self.group if named else None,
+            rank=rank,
+            world_size=world_size,
+            drop_last=self.drop_last,
+            start=self.start,
+            copy=self.copy,
+            wait_s=self.wait_s,
+        )
+
+    def _iterate_in_worker(self, worker: int, workers: int) -> Iterator[Any]:
+        # A DataLoader starts new workers for each epoch: they take the old ones' places, at the next epoch's start.
+        rank = self.ranks.rank * workers + worker
+        reader = self._attach(rank, self.ranks.world_size * workers, named=True)
+        try:
+            reader.skip_rest_of_epoch()
+            yield from map(self._present, reader)
+        finally:
+            reader.close(keep_place=True)
+
+    def _present(self, batch: Batch) -> Any:  # noqa: ANN401  # what transforms return
+        values = {name: getattr(batch, name) for name in self.fields}
+        if "valid" in values:
+            values["valid"] = torch.from_numpy(values["valid"])
+        if "positions" in values:
+            values["positions"] = torch.from_numpy(values["positions"])
+        for name in ("image", "label"):
+            if name in values:
+                values[name] = self._tensor(values[name])
+        if self.transform is None:
+            item = tuple(values.values()) if len(values) > 1 else next(iter(values.values()))
+        else:
+            pairs = [self.transform((values["image"][i], values["label"][i])) for i in range(len(batch))]
+            collated = default_collate(pairs)
+            rest = [values[name] for name in self.fields[2:]]
+            item = (*collated, *rest) if rest else collated
+        return item if self.batch_transform is None else self.batch_transform(item)
+
+    def _tensor(self, pixels: Pixels | list[Pixels]) -> Any:  # noqa: ANN401  # a tensor or a list of them
+        if isinstance(pixels, list):
+            return [self._one_tensor(array, channels=array.ndim == 3) for array in pixels]
+        return self._one_tensor(pixels, channels=pixels.ndim == 4)
+
+    def _one_tensor(self, pixels: Pixels, *, channels: bool) -> torch.Tensor:
+        tensor = torch.from_numpy(pixels) if self.copy else over_ring(pixels)
+        return tensor.movedim(-1, -3) if channels else tensor
