@@ -151,8 +151,8 @@ class Groups:
             if seq < ring.floor:
                 return Refused(
                     f"epoch {request.at[0]}, position {request.at[1]} lies behind ring {ring.name!r}, which other "
-                    f"groups read from epoch {here.epoch}, position {here.position} on; wait until they have left, or start a "
-                    f"daemon of your own with --ring"
+                    f"groups read from epoch {here.epoch}, position {here.position} on; wait until they have left, or "
+                    f"start a daemon of your own with --ring"
                 )
             return Place(seq, *request.at)
         if request.start is Start.EPOCH and here.position:

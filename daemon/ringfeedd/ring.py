@@ -142,6 +142,22 @@ class Ring:
     def finish(self, seq: int) -> Job | None:
         """The pair's pixels lie in its slot. None when it is no longer wanted, and its record is not to change."""
         self._stale.discard(seq)
+        job = self._in_flight.pop(seq, None)
+        if job is not None:
+            self._ready.add(seq)
+        return job
+
+    def job(self, seq: int) -> Job | None:
+        """What is in flight under this number, if it is still wanted."""
+        return self._in_flight.get(seq)
+
+    def replace(self, seq: int) -> Job | None:
+        """The pair could not be had: queue the next draw for its place and return it; None when it is not wanted.
+
+        Raises:
+            RuntimeError: too many draws in a row failed for this place.
+        """
+        self._stale.discard(seq)
         failed = self._in_flight.get(seq)
         if failed is None:
             return None
