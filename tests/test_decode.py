@@ -19,7 +19,7 @@ from decode_reference import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ringfeedd import fast_codecs
 from ringfeedd.decode import Decoded, decode_pair
@@ -123,7 +123,8 @@ def test_any_size_comes_into_any_row_as_pillow_has_it(size, row, fit) -> None:
     picture = small(*size)
     spec = DecodeSpec(*row, fit, LabelMode.INDEX)
     image, label = encode(picture, "PNG"), encode(picture.convert("L"), "PNG")
-    if fit == Fit.PAD and 0 in ImageOps.contain(Image.new("L", picture.size), (row[1], row[0])).size:
+    shrink = min(row[0] / size[0], row[1] / size[1])
+    if fit == Fit.PAD and min(size[:2]) * shrink <= 0.5:
         return  # a line thinner than half a pixel: Pillow shows nothing of it, we show one pixel; tested below
     pixels, labels, _ = decode(image, label, spec)
     assert np.array_equal(pixels, reference_image(image, fit, *row))
