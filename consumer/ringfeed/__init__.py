@@ -83,7 +83,7 @@ def attach(
         raise ValueError(f"rank {rank} is out of range: with world_size={world_size} it must be 0 to {world_size - 1}")
     if world_size > 1 and group is None:
         raise ValueError(f"world_size={world_size} needs group=NAME, the same name for all of its ranks")
-    name = group if group is not None else f"pid-{os.getpid()}-{next(_SERIAL)}"
+    name = group if group is not None else f"anonymous-{os.getpid()}-{next(_SERIAL)}"
     if not name or len(name.encode()) > GROUP_BYTES:
         raise ValueError(f"group {name!r} must have 1 to {GROUP_BYTES} bytes in UTF-8")
     request = Request(

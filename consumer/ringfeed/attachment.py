@@ -163,10 +163,12 @@ class Attachment:
         while True:
             for lane in range(self.geometry.lanes):
                 # A lane is free once its consumer is gone *and* the daemon has taken note.
-                if self.control.lane(lane)[Lane.ANSWER_NONCE] == 0 and segment.try_lock(
-                    self.control.lock_fd, FIRST_LANE_LOCK_BYTE + lane
-                ):
-                    return lane
+                page, byte = self.control.lane(lane), FIRST_LANE_LOCK_BYTE + lane
+                if page[Lane.ANSWER_NONCE] == 0 and segment.try_lock(self.control.lock_fd, byte):
+                    if page[Lane.ANSWER_NONCE] == 0:
+                        return lane
+                    # Another consumer came and went between our two steps, and the daemon has not noticed yet.
+                    segment.unlock(self.control.lock_fd, byte)
             if time.monotonic() > deadline:
                 raise AttachRefusedError(
                     f"All {self.geometry.lanes} lanes of ring {self.descriptor.ring!r} are taken (`ringfeed status` "

@@ -34,6 +34,9 @@ _HARMLESS: Final = frozenset({"requires_grad_", "retains_grad_"})
 """They end like in-place operations and change no element."""
 
 
+_BASE: Final = inspect.getattr_static(torch.Tensor, "_base")
+
+
 class RingTensor(torch.Tensor):
     """A tensor whose memory is the ring's: shared with other trainers and mapped read-only.
 
@@ -61,11 +64,12 @@ class RingTensor(torch.Tensor):
             )
         with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  # the documented way
             result = func(*args, **kwargs)
-            return _guarded(result, args)
+            # torch.compile follows _base to its end, which a guarded base, a view of a view, would not have
+            return result if getattr(func, "__self__", None) is _BASE else _guarded(result, args)
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401  # as torch declares it
         """Travel as a plain tensor: the other side has memory of its own."""
-        return _same, (self.clone(),)
+        return self.clone().__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         """A plain copy."""
@@ -80,10 +84,6 @@ def over_ring(array: np.ndarray[Any, Any]) -> torch.Tensor:
     finally:
         array.setflags(write=False)
     return tensor.as_subclass(RingTensor)
-
-
-def _same(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor
 
 
 def _writes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -26,6 +26,8 @@ GROUP_BYTES: Final = 128
 REASON_BYTES: Final = 960
 MAX_LANES: Final = 1024
 MAX_UINT64: Final = 2**64 - 1
+MAX_SEQ: Final = 2**48
+"""Every pair's number is below it: nine years at a million pairs a second. A lane's larger number is not believed."""
 
 DAEMON_LOCK_BYTE: Final = 0
 FIRST_LANE_LOCK_BYTE: Final = 1

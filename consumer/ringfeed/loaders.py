@@ -175,9 +175,9 @@ class _Running:
     pid: int
 
     def stop(self) -> None:
-        if self.pid != os.getpid() or self.daemon.stdin is None:
-            return
-        self.daemon.stdin.close()
+        if self.pid != os.getpid():
+            return  # a forked child
+        self.daemon.terminate()  # the end of its input tells it too, but forked workers may hold that open
         try:
             self.daemon.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

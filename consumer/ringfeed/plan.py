@@ -106,7 +106,20 @@ class Plan:
         return Block(place.seq + offset, count, place.epoch, place.position + offset, repeated, following)
 
     def skip_to(self, place: Place, seq: int) -> Place:
-        """The first round from ``place`` on whose block for this rank begins at ``seq`` or later."""
+        """The first round from ``place`` on whose block for this rank begins at ``seq`` or later.
+
+        In constant time: ``seq`` is what a consumer wrote, or where the ring went while a rank was away.
+        """
+        # A round that begins a whole round or more before seq cannot hold it: the last such round is computed.
+        target = seq - self.round_pairs
+        if target > place.seq:
+            epochs = (place.position + target - place.seq) // self.epoch_length
+            if epochs:
+                start = place.seq - place.position + epochs * self.epoch_length
+                place = Place(start, place.epoch + epochs, 0)
+            rounds = min((target - place.seq) // self.round_pairs, max(0, self.steps_left(place.position) - 1))
+            pairs = rounds * self.round_pairs
+            place = Place(place.seq + pairs, place.epoch, place.position + pairs)
         while (block := self.block(place)).seq < seq:
             place = block.next
         return place

@@ -54,7 +54,7 @@ def default_group(ring: str, ranks: Ranks, environ: Mapping[str, str] = os.envir
     """
     serial = next(_SERIALS[ring])
     if ranks.world_size == 1:
-        return f"pid-{os.getpid()}-{serial}"
+        return f"dataset-{os.getpid()}-{serial}"
     run = environ.get("TORCHELASTIC_RUN_ID", "none")
     if run != "none":
         job = f"torchrun-{run}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ringfeed.lane import Accepted, Refused, Request
-from ringfeed.layout import GROUP_BYTES, Leaving, Start
+from ringfeed.layout import GROUP_BYTES, MAX_SEQ, Leaving, Start
 from ringfeed.plan import Place, Plan
 from ringfeedd.ring import Ring
 
@@ -64,16 +64,26 @@ class Member:
 
 @dataclass(slots=True)
 class Group:
-    """The ranks that share one pass."""
+    """The ranks that share one pass.
+
+    Attributes:
+        start: where its first round begins.
+    """
 
     name: str
     anonymous: bool
+    start: Place
     members: list[Member] = field(default_factory=list)
 
     @property
     def live(self) -> bool:
         """Whether any of its ranks is attached."""
         return any(member.lane is not None for member in self.members)
+
+    def has_round_at(self, epoch: int, position: int) -> bool:
+        """Whether a round of this group can begin there; one that began elsewhere would deal pairs out twice."""
+        origin = self.start.position if epoch == self.start.epoch else 0
+        return position >= origin and (position - origin) % self.members[0].plan.round_pairs == 0
 
     def starving(self, published: int) -> bool:
         """Whether one of its ranks waits for pairs that are not published."""
@@ -160,7 +170,7 @@ class Groups:
         return here
 
     def _found(self, request: Request, ring: Ring, place: Place, now: float) -> Group:
-        group = self._groups[request.group] = Group(request.group, request.anonymous)
+        group = self._groups[request.group] = Group(request.group, request.anonymous, place)
         for rank in range(request.world_size):
             plan = Plan(ring.epoch_length, request.world_size, rank, request.batch_size, request.drop_last)
             group.members.append(Member(plan, place, place, plan.block(place).seq, now))
@@ -182,10 +192,10 @@ class Groups:
             )
         if request.start is Start.AT and (member.place.epoch, member.place.position) != request.at:
             seq = ring.seq(*request.at)
-            if seq < ring.floor:
+            if seq < ring.floor or not group.has_round_at(*request.at):
                 return Refused(
                     f"rank {request.rank} asks for epoch {request.at[0]}, position {request.at[1]}, and its group "
-                    f"{group.name!r} has gone on to epoch {member.place.epoch}, position {member.place.position}; "
+                    f"{group.name!r} reads on from epoch {member.place.epoch}, position {member.place.position}; "
                     f"start all of its ranks from the same state"
                 )
             member.take_place(Place(seq, *request.at))
@@ -200,9 +210,15 @@ class Groups:
         return Accepted(member.place, ring.epoch_length)
 
     def progress(self, lane: int, *, taken: int, released: int) -> None:
-        """Take note of how far the consumer on ``lane`` says it has read; numbers that go back are not believed."""
+        """Take note of how far the consumer on ``lane`` says it has read.
+
+        Numbers that go back are not believed, nor those that no pair can have.
+        """
         _, member = self._lanes[lane]
-        member.place = member.plan.skip_to(member.place, taken)
+        if taken < MAX_SEQ:
+            member.place = member.plan.skip_to(member.place, taken)
+        if member.offered.seq < member.place.seq:
+            member.offered = member.place  # it skipped rounds: nobody waits to be told of them
         member.released = max(member.released, min(released, member.plan.block(member.place).seq))
 
     def gone(self, lane: int, leaving: Leaving, now: float) -> str:
@@ -297,5 +313,10 @@ def _check(request: Request, ring: Ring) -> str | None:
         return (
             f"epoch {request.at[0]}, position {request.at[1]} does not exist: an epoch of ring {ring.name!r} has "
             f"{ring.epoch_length} pairs"
+        )
+    if ring.seq(*request.at) >= MAX_SEQ:
+        return (
+            f"epoch {request.at[0]}, position {request.at[1]} lies too far ahead of ring {ring.name!r}, which stands at "
+            f"epoch {ring.place(ring.floor).epoch}; start from an epoch that training can reach"
         )
     return None

@@ -169,6 +169,8 @@ class RingService:
         look = bool(fresh) or now - self._looked >= LIVENESS_INTERVAL_S
         if look:
             self._looked = now
+        for lane in fresh:
+            self._forget_former(lane, now)
         for lane in self.groups.lanes():
             self._hear_attached(lane, now, look=look)
         for lane in [*self._pending, *self._refused]:
@@ -187,14 +189,23 @@ class RingService:
         self.groups.progress(lane, taken=page[Lane.TAKEN], released=page[Lane.RELEASED])
         if not gone:
             return
-        leaving = page.leaving
+        self._note_gone(lane, page.leaving, now)
+
+    def _note_gone(self, lane: int, leaving: Leaving, now: float) -> None:
         who = self.groups.gone(lane, leaving, now)
         if leaving is Leaving.NO:
             self._counters.lane_deaths += 1
             _LOG.warning("ring %s: %s ended without a word; its lane is free again", self.name, who)
         else:
             _LOG.info("ring %s: %s left", self.name, who)
-        page.free()
+        self.memory.lanes[lane].free()
+
+    def _forget_former(self, lane: int, now: float) -> None:
+        """Another consumer writes here: whoever had the lane is gone, though it is locked, by the newcomer already."""
+        self._pending.pop(lane, None)
+        self._refused.discard(lane)
+        if lane in self.groups.lanes():
+            self._note_gone(lane, Leaving.NO, now)
 
     def _hear_request(self, lane: int) -> None:
         page = self.memory.lanes[lane]
@@ -202,6 +213,8 @@ class RingService:
         if nonce == 0 or not self.memory.lane_lives(lane):
             return
         request = page.read_request()
+        if page[Lane.NONCE] != nonce:
+            return  # its writer died meanwhile and another one writes: the next turn sees that one's nonce
         if isinstance(request, Refused):
             self._refuse(lane, request)
         else:

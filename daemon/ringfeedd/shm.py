@@ -145,8 +145,10 @@ class RingMemory:
         self._made = contextlib.ExitStack()
         try:
             self._create()
-        except OSError as error:
+        except BaseException as error:
             self.unlink()
+            if not isinstance(error, OSError):
+                raise
             if error.errno == errno.ENOSPC:
                 raise not_enough_memory(geometry.total_bytes, free_bytes(), descriptor.ring) from error
             raise StartError(

@@ -99,7 +99,7 @@ def _play(work: Path, pairs: int, epochs: int, ranks: int) -> Summary:
         with daemon:
             print("daemon     ", daemon.wait_for_line("^ready", timeout_s=READY_TIMEOUT_S), flush=True)
             _train(work, epochs, ranks)
-            status = _status(ringfeed)
+            status = _status(ringfeed, work)
             code = daemon.stop(timeout_s=STOP_TIMEOUT_S)
         if code != EXIT_CLEAN:
             raise DemoError(f"the daemon did not stop cleanly on SIGTERM (exit code {code}); it said:{daemon.tail()}")
@@ -144,12 +144,15 @@ def _train(work: Path, epochs: int, ranks: int) -> None:
         training.wait(timeout_s=TRAINING_TIMEOUT_S)
 
 
-def _status(ringfeed: str) -> RingStatus:
-    """What the daemon says of its ring."""
-    asked = subprocess.run([ringfeed, "status", "--json"], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+def _status(ringfeed: str, work: Path) -> RingStatus:
+    """What the daemon says of its ring; the whole answer goes to the working folder."""
+    asked = subprocess.run(
+        [ringfeed, "status", "--json", SERVED_RING], capture_output=True, check=False, stdin=subprocess.DEVNULL
+    )
     if asked.returncode != 0:
         said = asked.stderr.decode(errors="replace").strip()
         raise DemoError(f"`ringfeed status` failed with exit code {asked.returncode}: {said}")
+    (work / "status.json").write_bytes(asked.stdout)
     try:
         status = msgspec.json.decode(asked.stdout, type=dict[str, RingStatus])
     except msgspec.DecodeError as error:
