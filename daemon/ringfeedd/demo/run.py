@@ -53,6 +53,7 @@ class RingStatus(msgspec.Struct, frozen=True):
 
     decoded_pairs: int
     failed_pairs: int
+    seeks: int
 
 
 def run_demo(pairs: int, epochs: int, ranks: int, *, out: Path, keep: bool) -> int:
@@ -112,6 +113,7 @@ def _play(work: Path, pairs: int, epochs: int, ranks: int) -> Summary:
         epochs=epochs,
         dropped=pairs % (ranks * BATCH_SIZE),
         slots=slots,
+        seeks=status.seeks,
         decoded=status.decoded_pairs,
         failed=status.failed_pairs,
         downloads=requests.downloads,

@@ -21,6 +21,7 @@ class Summary:
         epochs: passes over them.
         dropped: pairs at each epoch's end that fill no round of all ranks; decoded, but given to nobody.
         slots: of the ring; so many pairs at most are decoded ahead of the ranks.
+        seeks: how often the ring was set to another place, as when the last rank has left; it is then filled anew.
         decoded: pairs that the daemon decoded, read ahead included.
         failed: pairs it could not have.
         downloads: the server's own count, by key.
@@ -31,6 +32,7 @@ class Summary:
     epochs: int
     dropped: int
     slots: int
+    seeks: int
     decoded: int
     failed: int
     downloads: Counter[str]
@@ -54,10 +56,11 @@ class Summary:
     def faults(self) -> list[str]:
         """What is not as it should be, a sentence each."""
         faults = []
-        if not self.wanted <= self.decoded <= self.wanted + self.slots:
+        most = self.wanted + self.slots * (1 + self.seeks)
+        if not self.wanted <= self.decoded <= most:
             faults.append(
                 f"the daemon decoded {self.decoded} pairs; {self.epochs} epochs of {self.pairs} pairs, each decoded "
-                f"once, and at most {self.slots} read ahead are {self.wanted} to {self.wanted + self.slots}"
+                f"once, and a ring of {self.slots} slots filled ahead {1 + self.seeks} times are {self.wanted} to {most}"
             )
         if self.failed:
             faults.append(f"{self.failed} pairs failed, of a bucket in which every one is good")
@@ -82,7 +85,7 @@ class Summary:
             f"bucket      {self.pairs} pairs, {self.epochs} epochs, {len(self.reports)} ranks",
             f"trained     {self.delivered} pairs at {self.pairs_per_s:.1f} pairs/s",
             f"decoded     {self.decoded} pairs: {self.wanted} once each, for all ranks, and {ahead} read ahead",
-            f"downloaded  {objects} objects, by the server's own count",
+            f"downloaded  {objects} objects by the server's own count, compressed read-ahead included",
             f"loss        {first_loss:.3f} -> {', '.join(f'{loss:.3f}' for loss in mean_losses)} (first batch, epochs)",
             "",
             *_table(self.reports),
