@@ -309,14 +309,9 @@ def _check(request: Request, ring: Ring) -> str | None:
             f"{request.world_size} times batch_size={request.batch_size}, and drop_last=True would drop them all; use "
             f"drop_last=False or a smaller batch"
         )
-    if request.at[1] >= ring.epoch_length or request.at[0] >= 1 << 40:
+    if request.at[1] >= ring.epoch_length or ring.seq(*request.at) >= MAX_SEQ:
         return (
             f"epoch {request.at[0]}, position {request.at[1]} does not exist: an epoch of ring {ring.name!r} has "
-            f"{ring.epoch_length} pairs"
-        )
-    if ring.seq(*request.at) >= MAX_SEQ:
-        return (
-            f"epoch {request.at[0]}, position {request.at[1]} lies too far ahead of ring {ring.name!r}, which stands at "
-            f"epoch {ring.place(ring.floor).epoch}; start from an epoch that training can reach"
+            f"{ring.epoch_length} pairs, and its stream ends before pair 2**48"
         )
     return None

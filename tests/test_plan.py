@@ -1,0 +1,150 @@
+"""The plan's properties: all ranks together read each epoch once, in the same number of steps."""
+
+from __future__ import annotations
+
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringfeed.plan import Block, Place, Plan
+
+A_LONG_ABSENCE = 10**12
+
+
+@st.composite
+def shares(draw) -> tuple[Plan, Place]:
+    """The plan of rank 0 of some group, and a place at which the group may begin."""
+    length = draw(st.integers(1, 60))
+    plan = Plan(length, draw(st.integers(1, 5)), 0, draw(st.integers(1, 6)), draw(st.booleans()))
+    if plan.empty:
+        plan = Plan(length, plan.world_size, 0, plan.batch_size, drop_last=False)
+    place = Place(draw(st.integers(0, 1000)), draw(st.integers(0, 3)), draw(st.integers(0, length - 1)))
+    return plan, place
+
+
+def ranks(plan: Plan) -> list[Plan]:
+    return [
+        Plan(plan.epoch_length, plan.world_size, rank, plan.batch_size, plan.drop_last)
+        for rank in range(plan.world_size)
+    ]
+
+
+def blocks_of_epoch(plan: Plan, place: Place, epoch: int) -> tuple[list[Block], Place]:
+    """A rank's blocks of ``epoch`` from ``place`` on, and where the first round after them begins."""
+    blocks = []
+    while (block := plan.block(place)).epoch == epoch:
+        blocks.append(block)
+        place = block.next
+    return blocks, place
+
+
+def first_epoch(plan: Plan, place: Place) -> int:
+    return plan.block(place).epoch
+
+
+@given(shares())
+def test_the_ranks_blocks_partition_an_epoch_or_all_of_it_but_the_dropped_tail(share):
+    plan, place = share
+    for _ in range(3):
+        epoch = first_epoch(plan, place)
+        start = place.position if place.epoch == epoch else 0
+        read: list[int] = []
+        for rank in ranks(plan):
+            blocks, after = blocks_of_epoch(rank, place, epoch)
+            read += [b.position + i for b in blocks if not b.repeated for i in range(b.count)]
+        left = plan.epoch_length - start
+        expected = left - left % plan.round_pairs if plan.drop_last else left
+        assert sorted(read) == list(range(start, start + expected))
+        place = after
+
+
+@given(shares())
+def test_every_rank_takes_the_same_number_of_steps_and_steps_left_tells_it_before(share):
+    plan, place = share
+    epoch = first_epoch(plan, place)
+    position = place.position if place.epoch == epoch else 0
+    taken = [len(blocks_of_epoch(rank, place, epoch)[0]) for rank in ranks(plan)]
+    assert set(taken) == {plan.steps_left(position)}
+
+
+@given(shares())
+def test_seq_epoch_and_position_of_every_block_agree_with_the_place_it_was_computed_from(share):
+    plan, place = share
+    origin = place.seq - place.epoch * plan.epoch_length - place.position
+    for rank in ranks(plan):
+        here = place
+        for _ in range(8):
+            block = rank.block(here)
+            assert block.seq == origin + block.epoch * plan.epoch_length + block.position
+            assert block.position + block.count <= plan.epoch_length
+            assert block.next.seq == origin + block.next.epoch * plan.epoch_length + block.next.position
+            here = block.next
+
+
+@given(shares())
+def test_a_ranks_blocks_move_forwards_and_never_overlap(share):
+    plan, place = share
+    for rank in ranks(plan):
+        block, here = rank.block(place), place
+        for _ in range(12):
+            here = block.next
+            following = rank.block(here)
+            assert block.end <= following.seq
+            assert here.seq >= block.end or block.repeated
+            assert block.end <= here.seq
+            block = following
+
+
+@given(shares())
+def test_only_a_last_partial_round_with_fewer_pairs_than_ranks_repeats_one(share):
+    plan, place = share
+    epoch = first_epoch(plan, place)
+    position = place.position if place.epoch == epoch else 0
+    in_last = (plan.epoch_length - position) % plan.round_pairs
+    for rank in ranks(plan):
+        blocks, _ = blocks_of_epoch(rank, place, epoch)
+        assert not any(block.repeated for block in blocks[:-1])
+        too_few = not plan.drop_last and 0 < in_last < plan.world_size
+        assert blocks[-1].repeated == (too_few and rank.rank >= in_last)
+        if blocks[-1].repeated:
+            assert (blocks[-1].count, blocks[-1].position) == (1, plan.epoch_length - 1)
+
+
+@given(shares())
+def test_a_partial_round_is_spread_so_that_no_rank_has_two_pairs_more_than_another(share):
+    plan, place = share
+    epoch = first_epoch(plan, place)
+    last = [blocks_of_epoch(rank, place, epoch)[0][-1] for rank in ranks(plan)]
+    own = [0 if block.repeated else block.count for block in last]
+    assert max(own) - min(own) <= 1
+
+
+def naive_skip(plan: Plan, place: Place, seq: int) -> Place:
+    while (block := plan.block(place)).seq < seq:
+        place = block.next
+    return place
+
+
+@given(shares(), st.data())
+def test_skip_to_ends_where_reading_round_by_round_would(share, data):
+    plan, place = share
+    seq = data.draw(st.integers(max(0, place.seq - 50), place.seq + 500))
+    for rank in ranks(plan):
+        assert rank.skip_to(place, seq) == naive_skip(rank, place, seq)
+
+
+def test_skip_to_takes_no_longer_over_a_trillion_pairs_than_over_ten():
+    plan = Plan(1000, 2, 1, 4, drop_last=True)
+    began = time.process_time()
+    place = plan.skip_to(Place(3, 0, 3), A_LONG_ABSENCE)
+    assert time.process_time() - began < 0.05
+    block = plan.block(place)
+    assert A_LONG_ABSENCE <= block.seq < A_LONG_ABSENCE + 2 * plan.round_pairs
+    assert (place.seq - place.position, place.position % plan.round_pairs) == (place.epoch * 1000, 0)
+
+
+def test_a_plan_that_would_drop_every_epoch_says_that_it_is_empty():
+    assert Plan(7, 2, 0, 4, drop_last=True).empty
+    assert not Plan(8, 2, 0, 4, drop_last=True).empty
+    assert not Plan(7, 2, 0, 4, drop_last=False).empty
