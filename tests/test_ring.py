@@ -1,0 +1,228 @@
+"""The ring's decisions, in any order of events, against a model that keeps every pair's story."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from ringfeedd.order import make_order
+from ringfeedd.ring import MAX_DRAWS, Job, Ring
+
+SEED = 7
+
+
+def make_ring(*, slots: int = 8, readahead: int = 4, length: int = 20, mode: str = "shuffle") -> Ring:
+    order = make_order(mode, length=length, seed=SEED)
+    return Ring("train", slots=slots, readahead=readahead, order=order, epoch_length=length)
+
+
+class AnyOrderOfEvents(RuleBasedStateMachine):
+    """The model: what each worker was given, what lies in each slot, and where the order stands since the last seek."""
+
+    @initialize(
+        slots=st.integers(2, 9),
+        readahead=st.integers(0, 6),
+        length=st.integers(1, 25),
+        mode=st.sampled_from(["shuffle", "sequential", "random"]),
+    )
+    def begin(self, slots: int, readahead: int, length: int, mode: str) -> None:
+        self.ring = make_ring(slots=slots, readahead=readahead, length=length, mode=mode)
+        self.order = make_order(mode, length=length, seed=SEED)
+        self.length = length
+        self.base = (0, 0, 0)
+        self.with_workers: dict[int, Job] = {}
+        self.decoded: dict[int, Job] = {}
+        self.attempts: dict[int, int] = {}
+        self.numbers = (0, 0, 0)
+
+    def wanted(self, seq: int) -> bool:
+        return seq >= self.ring.published
+
+    def expected_index(self, seq: int, attempt: int) -> int:
+        base_seq, epoch, position = self.base
+        epochs, position = divmod(position + seq - base_seq, self.length)
+        return self.order.index(epoch + epochs, position, attempt)
+
+    @rule(most=st.integers(0, 12))
+    def dispatch(self, most: int) -> None:
+        head = self.ring.head
+        jobs = self.ring.jobs(most)
+        assert len(jobs) <= most
+        fresh = [job.seq for job in jobs if job.attempt == 0 and job.seq >= head]
+        assert fresh == list(range(head, head + len(fresh)))
+        for job in jobs:
+            assert self.wanted(job.seq), "a pair that nobody wants was handed out"
+            assert job.seq not in self.with_workers, "two workers have one pair"
+            assert job.seq < self.ring.limit + self.ring.readahead
+            assert job.attempt == self.attempts.get(job.seq, 0)
+            assert job.index == self.expected_index(job.seq, job.attempt)
+            self.with_workers[job.seq] = job
+
+    def pick(self, data, *, decodable: bool) -> Job | None:
+        seqs = [seq for seq in self.with_workers if not decodable or seq < self.ring.limit]
+        return self.with_workers.pop(data.draw(st.sampled_from(sorted(seqs)))) if seqs else None
+
+    @rule(data=st.data())
+    def a_worker_finishes(self, data) -> None:
+        job = self.pick(data, decodable=True)
+        if job is not None:
+            wanted = self.wanted(job.seq)
+            assert self.ring.finish(job.seq) == (job if wanted else None)
+            if wanted:
+                self.decoded[job.seq] = job
+
+    @rule(data=st.data())
+    def a_pair_cannot_be_had(self, data) -> None:
+        job = self.pick(data, decodable=False)
+        if job is None:
+            return
+        if job.attempt + 1 == MAX_DRAWS:
+            self.with_workers[job.seq] = job
+            return
+        replacement = self.ring.replace(job.seq)
+        if not self.wanted(job.seq):
+            assert replacement is None
+            return
+        self.attempts[job.seq] = job.attempt + 1
+        assert replacement == Job(job.seq, self.expected_index(job.seq, job.attempt + 1), job.attempt + 1)
+
+    @rule(data=st.data())
+    def a_worker_dies(self, data) -> None:
+        job = self.pick(data, decodable=False)
+        if job is not None:
+            assert self.ring.lost(job.seq) == self.wanted(job.seq)
+
+    @rule(data=st.data())
+    def a_cancelled_pair_is_dropped(self, data) -> None:
+        stale = sorted(seq for seq in self.with_workers if not self.wanted(seq))
+        if stale:
+            seq = data.draw(st.sampled_from(stale))
+            del self.with_workers[seq]
+            self.ring.forget(seq)
+
+    @rule()
+    def publish(self) -> None:
+        before = self.ring.published
+        count = self.ring.publish()
+        assert self.ring.published == before + count
+        for seq in range(before, self.ring.published):
+            assert seq in self.decoded, "a pair was published before it was in its slot"
+        assert self.ring.published not in self.decoded, "a pair that lies ready was not published"
+
+    @rule(ahead=st.integers(0, 30))
+    def release(self, ahead: int) -> None:
+        floor = self.ring.floor + ahead
+        jumped = floor > self.ring.published
+        assert self.ring.release(floor) == (ahead > 0)
+        assert self.ring.floor == floor
+        if jumped:
+            assert self.ring.published == floor
+
+    @rule(behind=st.integers(0, 5))
+    def release_never_goes_back(self, behind: int) -> None:
+        assert not self.ring.release(self.ring.floor - behind)
+
+    @rule(epoch=st.integers(0, 1 << 40), data=st.data())
+    def seek(self, epoch: int, data) -> None:
+        position = data.draw(st.integers(0, self.length - 1))
+        self.ring.seek(epoch, position)
+        self.base = (self.ring.published, epoch, position)
+        assert self.ring.floor == self.ring.published == self.ring.head
+        assert self.ring.seq(epoch, position) == self.ring.published
+        assert self.ring.place(self.ring.published) == (self.ring.base)
+
+    @rule()
+    def everything_handed_out_comes_to_an_end(self) -> None:
+        for _ in range(2 * (self.ring.slots + self.ring.readahead) + 2 + len(self.with_workers)):
+            self.dispatch(100)
+            for seq in [seq for seq in self.with_workers if seq < self.ring.limit or not self.wanted(seq)]:
+                job = self.with_workers.pop(seq)
+                if not self.wanted(seq) and seq >= self.ring.limit:
+                    self.ring.forget(seq)
+                elif self.ring.finish(seq):
+                    self.decoded[seq] = job
+            self.publish()
+        assert self.ring.published == self.ring.limit == self.ring.floor + self.ring.slots
+        assert self.ring.full
+
+    @invariant()
+    def the_three_numbers_are_in_order_and_never_go_back(self) -> None:
+        numbers = (self.ring.floor, self.ring.published, self.ring.head)
+        assert list(numbers) == sorted(numbers)
+        assert all(now >= before for now, before in zip(numbers, self.numbers, strict=True))
+        self.numbers = numbers
+
+    @invariant()
+    def no_slot_may_be_written_that_is_read_or_that_a_stale_worker_may_still_write(self) -> None:
+        ring = self.ring
+        assert ring.limit - ring.slots <= ring.floor, "a pair may be decoded over one that is still read"
+        for stale in (seq for seq in self.with_workers if not self.wanted(seq)):
+            assert ring.limit <= stale + ring.slots, "two workers may write into one slot"
+
+    @invariant()
+    def statistics_tell_what_is_in_flight(self) -> None:
+        told = self.ring.statistics()
+        assert (told.floor, told.published, told.head) == (self.ring.floor, self.ring.published, self.ring.head)
+        assert told.in_flight >= sum(self.wanted(seq) for seq in self.with_workers)
+
+
+TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase
+TestAnyOrderOfEvents.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_the_stream_is_the_pure_order_whatever_fails_on_the_way():
+    length = 20
+    ring, order = make_ring(length=length), make_order("shuffle", length=length, seed=SEED)
+    indices = []
+    for turn in range(200):
+        for job in reversed(ring.jobs(5)):
+            if turn % 3 == 0 and ring.lost(job.seq):
+                continue
+            if job.seq < ring.limit:
+                ring.finish(job.seq)
+                indices.append((job.seq, job.index))
+            else:
+                ring.lost(job.seq)
+        ring.publish()
+        ring.release(ring.published)
+    assert len(indices) > 100
+    for seq, index in indices:
+        assert index == order.index(seq // length, seq % length)
+
+
+def test_a_place_for_which_every_draw_fails_stops_the_ring():
+    ring = make_ring()
+    (job,) = ring.jobs(1)
+    for attempt in range(1, MAX_DRAWS):
+        assert ring.replace(job.seq).attempt == attempt
+        assert [again.attempt for again in ring.jobs(1)] == [attempt]
+    with pytest.raises(RuntimeError, match=f"{MAX_DRAWS} pairs drawn for one place"):
+        ring.replace(job.seq)
+
+
+def test_pairs_beyond_the_limit_are_fetched_ahead_but_not_more_than_readahead():
+    ring = make_ring(slots=8, readahead=4, length=100)
+    assert [job.seq for job in ring.jobs(1000)] == list(range(12))
+    assert (ring.limit, ring.head) == (8, 12)
+    assert ring.jobs(1000) == []
+
+
+def test_a_jump_over_pairs_in_flight_keeps_the_slot_of_a_late_worker_closed_until_it_has_answered():
+    ring = make_ring(slots=8, readahead=4, length=100)
+    ring.jobs(12)
+    ring.release(50)
+    assert (ring.published, ring.limit) == (50, 8)
+    for seq in range(12):
+        assert ring.finish(seq) is None
+    assert ring.limit == 58
+
+
+def test_repr_reads_like_a_sentence():
+    ring = make_ring(length=5)
+    for job in ring.jobs(7):
+        ring.finish(job.seq)
+    ring.publish()
+    ring.release(3)
+    assert repr(ring) == "Ring('train', epoch 1, position 2, published 7, held 4/8, 0 in flight)"
