@@ -168,7 +168,10 @@ def _jpeg(picture: Image.Image) -> bytes:
 
 def _palette_png(classes: npt.NDArray[np.uint8]) -> bytes:
     label = Image.fromarray(classes, "P")
-    label.putpalette([channel for entry in CLASSES for channel in entry.colour])
+    colours = [entry.colour for entry in CLASSES]
+    # A palette of 256 makes Pillow write one byte a pixel, as the usual label sets have it; a short one gets 4 bits.
+    colours += [(0, 0, 0)] * (256 - len(colours))
+    label.putpalette([channel for colour in colours for channel in colour])
     encoded = io.BytesIO()
-    label.save(encoded, "PNG", bits=8)  # one byte a pixel, as the usual label sets have it
+    label.save(encoded, "PNG")
     return encoded.getvalue()

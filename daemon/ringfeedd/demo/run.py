@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,14 +17,11 @@ from ringfeedd.demo.bucket import BUCKET, PREFIX, fill_bucket
 from ringfeedd.demo.children import Child
 from ringfeedd.demo.emulator import Emulator
 from ringfeedd.demo.errors import DemoError
+from ringfeedd.demo.interrupts import Interrupts
 from ringfeedd.demo.picture import write_picture
 from ringfeedd.demo.report import read_reports, read_specimens
 from ringfeedd.demo.summary import Summary
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, EXIT_USAGE, DaemonError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
 
 RING = "demo"
 SERVED_RING = f"{RING}-train"
@@ -67,8 +61,8 @@ def run_demo(pairs: int, epochs: int, ranks: int, *, out: Path, keep: bool) -> i
     begin = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="ringfeed-demo-"))
     try:
-        with _sigterm_as_interrupt():
-            summary = _play(work, pairs, epochs, ranks)
+        with Interrupts() as interrupts:
+            summary = _play(work, pairs, epochs, ranks, interrupts)
             picture = out / "pairs-from-the-ring.png"
             write_picture(read_specimens(work), picture)
     except (DemoError, DaemonError) as error:
@@ -89,19 +83,24 @@ def run_demo(pairs: int, epochs: int, ranks: int, *, out: Path, keep: bool) -> i
     return EXIT_CRASH if faults else EXIT_CLEAN
 
 
-def _play(work: Path, pairs: int, epochs: int, ranks: int) -> Summary:
-    """Starts one thing after the other; leaving a `with` stops what it started."""
+def _play(work: Path, pairs: int, epochs: int, ranks: int, interrupts: Interrupts) -> Summary:
+    """Starts one thing after the other; whatever was started is stopped at the end, the last first."""
     ringfeed = _executable()
     slots = ROUNDS_IN_THE_RING * ranks * BATCH_SIZE
-    with Emulator(work, bucket=BUCKET) as emulator:
+    with contextlib.ExitStack() as started:
+        with interrupts.deferred():
+            emulator = started.enter_context(Emulator(work, bucket=BUCKET))
         print(f"server      gcp-storage-emulator at {emulator.url}", flush=True)
         fill_bucket(emulator.url, pairs=pairs)
-        daemon = Child("the daemon", _serve_command(ringfeed, emulator.url, slots), log=work / "daemon.log")
-        with daemon:
-            print("daemon     ", daemon.wait_for_line("^ready", timeout_s=READY_TIMEOUT_S), flush=True)
-            _train(work, epochs, ranks)
-            status = _status(ringfeed, work)
-            code = daemon.stop(timeout_s=STOP_TIMEOUT_S)
+        with interrupts.deferred():
+            command = _serve_command(ringfeed, emulator.url, slots)
+            daemon = started.enter_context(Child("the daemon", command, log=work / "daemon.log"))
+        print("daemon     ", daemon.wait_for_line("^ready", timeout_s=READY_TIMEOUT_S), flush=True)
+        with interrupts.deferred():
+            training = started.enter_context(_training(work, epochs, ranks))
+        training.wait(timeout_s=TRAINING_TIMEOUT_S)
+        status = _status(ringfeed, work)
+        code = daemon.stop(timeout_s=STOP_TIMEOUT_S)
         if code != EXIT_CLEAN:
             raise DemoError(f"the daemon did not stop cleanly on SIGTERM (exit code {code}); it said:{daemon.tail()}")
         requests = emulator.requests()
@@ -133,8 +132,8 @@ def _serve_command(ringfeed: str, url: str, slots: int) -> list[str]:
     ]
 
 
-def _train(work: Path, epochs: int, ranks: int) -> None:
-    """Runs the ranks to their end."""
+def _training(work: Path, epochs: int, ranks: int) -> Child:
+    """The ranks, started."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)),
         *("--module", "ringfeedd.demo.train"),
@@ -142,8 +141,7 @@ def _train(work: Path, epochs: int, ranks: int) -> None:
     ]
     # One thread a rank, or torchrun warns about it; the loopback, since a host may not be able to resolve its name.
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    with Child("the training", command, log=work / "train.log", echo=True, environ=environ) as training:
-        training.wait(timeout_s=TRAINING_TIMEOUT_S)
+    return Child("the training", command, log=work / "train.log", echo=True, environ=environ)
 
 
 def _status(ringfeed: str, work: Path) -> RingStatus:
@@ -176,23 +174,6 @@ def _executable() -> str:
     if found is None:
         raise DemoError("no `ringfeed` command was found beside this Python or on PATH; install the package first")
     return found
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops the demo as Ctrl-C does; without this, it would leave its children running."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _complain(sentence: str) -> None:

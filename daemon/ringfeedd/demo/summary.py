@@ -60,7 +60,7 @@ class Summary:
         if not self.wanted <= self.decoded <= most:
             faults.append(
                 f"the daemon decoded {self.decoded} pairs; {self.epochs} epochs of {self.pairs} pairs, each decoded "
-                f"once, and a ring of {self.slots} slots filled ahead {1 + self.seeks} times are {self.wanted} to {most}"
+                f"once, and {self.slots} slots filled ahead {1 + self.seeks} times are {self.wanted} to {most}"
             )
         if self.failed:
             faults.append(f"{self.failed} pairs failed, of a bucket in which every one is good")
