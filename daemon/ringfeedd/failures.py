@@ -70,8 +70,8 @@ class Failures:
         self._note(failed=True)
         cause, count = self.causes.most_common(1)[0]
         latest = f"mostly {cause!r} ({count} of {self.total}); the latest was {failure.pair_id!r}: {failure.reason}"
-        if not self._succeeded and self.total >= FIRST_PAIRS:
-            return f"each of the first {self.total} pairs failed, {latest}"
+        if not self._succeeded:
+            return f"each of the first {self.total} pairs failed, {latest}" if self.total >= FIRST_PAIRS else None
         if self._failed_in_window > self._max_failed * WINDOW_PAIRS:
             return (
                 f"{self._failed_in_window} of the latest {len(self._window)} pairs failed, more than max_failed = "

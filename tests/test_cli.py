@@ -1,0 +1,236 @@
+"""The command line as its users meet it: what it prints, its exit codes, one sentence for each bad input."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+import uuid
+
+import pytest
+from house import RINGFEED, Daemon, finish, photographs, traces, trainer, wait_until
+
+import ringfeed
+from ringfeed.status import ring_status
+from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
+
+
+@pytest.fixture
+def ring():
+    return f"t{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("set")
+    for name, data in photographs(24, prefix="").items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def run(*arguments, **environ):
+    return subprocess.run(
+        [*RINGFEED, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environ},
+    )
+
+
+def refusal(code, *arguments, **environ):
+    """What a command that must fail with this code says: one sentence, no traceback."""
+    done = run(*arguments, **environ)
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ringfeed")
+    return last
+
+
+def test_serve_says_what_it_found_and_stops_cleanly_on_sigterm(folder, ring):
+    with Daemon(str(folder), "--size", "32x40", "--test-ratio", "0.5", "--slots", "16", ring=ring) as daemon:
+        said = "".join(daemon.output.lines)
+        assert f"found 24 pairs under {folder}" in said
+        assert re.search(rf"ring {ring}-train: \d+ pairs, 16 slots of 32x40", said)
+        assert f"ready: attach to {ring}-train, {ring}-test" in said
+        lengths = [ring_status(f"{ring}-{split}").epoch_length for split in ("train", "test")]
+        assert sum(lengths) == 24
+        assert all(lengths)
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 5
+    assert traces(ring) == []
+
+
+def test_ctrl_c_stops_it_within_five_seconds_and_leaves_nothing(folder, ring):
+    with Daemon(str(folder), "--slots", "16", ring=ring) as daemon:
+        daemon.process.send_signal(signal.SIGINT)
+        assert daemon.process.wait(5) == 0
+    assert traces(ring) == []
+
+
+def test_a_stop_while_it_still_lists_is_clean(ring):
+    stalled = {"b": photographs(2)}
+    with serve_in_thread(FakeGcs(stalled, [Fault("stall", 1.0, operation="list")])) as server:
+        daemon = Daemon("gs://b/set", "--emulator", server.url, ring=ring).start()
+        try:
+            wait_until(lambda: server.count("list"))
+            assert traces(ring)  # its lock, at least
+            assert daemon.stop() == 0
+            assert traces(ring) == []
+        finally:
+            daemon.kill()
+
+
+def test_status_tells_people_and_programs_the_same(folder, ring):
+    with Daemon(str(folder), "--slots", "16", ring=ring), ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
+        batch = next(iter(reader))
+        people = run("status", f"{ring}-train")
+        programs = json.loads(run("status", "--json", f"{ring}-train").stdout)[f"{ring}-train"]
+        assert people.returncode == 0
+        assert f"{ring}-train: serving" in people.stdout
+        assert f"pid {os.getpid()}): 1 batches of 4, holds 4 pairs" in people.stdout
+        assert programs["state"] == "serving"
+        assert programs["decoded_pairs"] >= 4
+        (consumer,) = programs["consumers"]
+        assert (consumer["pid"], consumer["batches"], consumer["held_pairs"]) == (os.getpid(), 1, 4)
+        del batch
+
+
+def test_status_of_nothing_is_a_sentence(ring):
+    done = run("status", ring)
+    assert done.returncode == 3
+    assert f"No daemon serves the ring '{ring}'" in done.stderr
+
+
+def test_status_tells_a_dead_daemon(folder, ring):
+    daemon = Daemon(str(folder), "--slots", "16", ring=ring).start()
+    daemon.output.wait_for("ready")
+    try:
+        daemon.process.kill()
+        daemon.process.wait()
+        done = run("status", f"{ring}-train")
+        assert done.returncode == 3
+        assert f"{ring}-train: dead" in done.stdout
+    finally:
+        daemon.kill()
+
+
+def test_a_second_daemon_of_the_ring_is_refused_and_the_first_goes_on(folder, ring):
+    with Daemon(str(folder), "--slots", "16", ring=ring):
+        assert "serves the ring" in refusal(75, "serve", folder, "--ring", ring)
+        with ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
+            assert len(next(iter(reader))) == 4
+
+
+def test_bad_flags_and_configuration_get_a_sentence_each(folder, ring, tmp_path):
+    assert "size '9' is not HEIGHTxWIDTH" in refusal(78, "serve", folder, "--size", "9")
+    assert "no root" in refusal(78, "serve")
+    assert "no such unix group" in refusal(78, "serve", folder, "--ring", ring, "--group", "nobody-has-this")
+    config = tmp_path / "ringfeed.toml"
+    config.write_text(f'root = "{folder}"\nslotz = 3\n')
+    assert "slotz" in refusal(78, "serve", "--config", config)
+    assert "could not read the configuration" in refusal(78, "serve", "--config", tmp_path / "none.toml")
+    assert run("serve", folder, "--fit", "stretch").returncode == 2
+    assert run("nonsense").returncode == 2
+
+
+def test_the_configuration_file_means_what_the_flags_mean_and_flags_win(folder, ring, tmp_path):
+    config = tmp_path / "ringfeed.toml"
+    config.write_text(f'root = "{folder}"\nsize = "24x32"\nslots = 32\norder = "sequential"\nlabel_mode = "index"\n')
+    daemon = Daemon(str(folder), "--config", config, "--slots", "16", ring=ring)
+    with daemon, ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
+        assert reader.descriptor.order == "sequential"
+        assert reader.descriptor.geometry.image.row_shape == (24, 32, 3)
+        assert reader.descriptor.geometry.slots == 16
+        ids = [pair_id for batch in reader for pair_id in batch.ids]
+        assert ids == sorted(ids, key=str.encode)
+
+
+def test_a_root_that_cannot_be_served_gets_a_sentence(ring, tmp_path):
+    assert "no folder" in refusal(3, "serve", tmp_path / "none", "--ring", ring).lower()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.jpeg").write_bytes(b"x")
+    said = refusal(3, "serve", tmp_path, "--ring", ring)
+    assert "pairs" in said
+    assert "pictures" in said
+    with serve_in_thread(FakeGcs({"b": {}})) as server:
+        assert "nowhere" in refusal(3, "serve", "gs://nowhere/x", "--emulator", server.url, "--ring", ring)
+    no_credentials = {
+        "HOME": str(tmp_path),
+        "GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json"),
+    }
+    assert "credentials" in refusal(3, "serve", "gs://b/x", "--ring", ring, **no_credentials).lower()
+    assert traces(ring) == []
+
+
+def test_a_ring_larger_than_the_memory_says_how_much_is_wanted_and_free(folder, ring):
+    said = refusal(3, "serve", folder, "--ring", ring, "--size", "4096x4096", "--slots", "100000")
+    assert re.search(r"needs \d+ bytes .* \d+ bytes .* are free", said)
+    assert "--shm-size" in said
+    assert traces(ring) == []
+
+
+def test_pairs_that_are_all_bad_stop_the_start_with_the_reason(ring):
+    objects = {
+        f"set/{side}/{n}.{kind}": b"junk" for n in range(40) for side, kind in (("images", "jpg"), ("labels", "png"))
+    }
+    with serve_in_thread(FakeGcs({"b": objects})) as server:
+        said = refusal(3, "serve", "gs://b/set", "--emulator", server.url, "--ring", ring, "--size", "8x8")
+    assert "each of the first" in said
+    assert traces(ring) == []
+
+
+def test_a_few_bad_pairs_are_replaced_in_their_own_place(ring):
+    objects = photographs(40)
+    images = sorted(name for name in objects if "/images/" in name)
+    bad = {name.removeprefix("set/images/").removesuffix(".jpg") for name in images[5:7]}
+    for name in images[5:7]:
+        objects[name] = objects[name][: len(objects[name]) // 3]
+    arguments = ("--size", "24x32", "--slots", "32", "--max-failed", "0.5")
+    with (
+        serve_in_thread(FakeGcs({"b": objects})) as server,
+        Daemon("gs://b/set", "--emulator", server.url, *arguments, ring=ring),
+        ringfeed.attach(f"{ring}-train", batch_size=4, drop_last=False) as reader,
+    ):
+        for _ in range(2):
+            rows = [(pair_id, bool(ok)) for batch in reader for pair_id, ok in zip(batch.ids, batch.valid, strict=True)]
+            assert len(rows) == 40
+            good = [pair_id for pair_id, ok in rows if ok]
+            assert len(good) == len(set(good)) == 38
+            assert not bad & {pair_id for pair_id, _ in rows}
+        wait_until(lambda: ring_status(f"{ring}-train").failed_pairs >= 4)
+
+
+def test_trainers_get_a_sentence_for_what_they_cannot_mean(folder, ring):
+    with Daemon(str(folder), "--slots", "16", ring=ring):
+        name = f"{ring}-train"
+        with pytest.raises(ValueError, match="rank 2 is out of range"):
+            ringfeed.attach(name, batch_size=2, group="g", rank=2, world_size=2)
+        with pytest.raises(ValueError, match="needs group=NAME"):
+            ringfeed.attach(name, batch_size=2, rank=0, world_size=2)
+        with pytest.raises(ringfeed.AttachRefusedError, match=r"needs a ring of at least 64 slots .* --slots 64"):
+            ringfeed.attach(name, batch_size=32)
+        with pytest.raises(ringfeed.DaemonNotRunningError, match=f"{name}"):
+            ringfeed.attach("nonexistent", batch_size=2)
+        with ringfeed.attach(name, batch_size=2, group="g", rank=0, world_size=2):
+            with pytest.raises(
+                ringfeed.AttachRefusedError, match=rf"rank 0 of group 'g' is attached already.*{os.getpid()}"
+            ):
+                ringfeed.attach(name, batch_size=2, group="g", rank=0, world_size=2)
+            with pytest.raises(ringfeed.AttachRefusedError, match="use the same in every rank"):
+                ringfeed.attach(name, batch_size=4, group="g", rank=1, world_size=2)
+
+
+def test_importing_ringfeed_pulls_in_neither_torch_nor_aiohttp_nor_the_daemon():
+    said = finish(
+        trainer(
+            "import sys, ringfeed; print([m for m in ('torch', 'aiohttp', 'PIL', 'ringfeedd') if m in sys.modules])"
+        )
+    )
+    assert said.strip() == "[]"
