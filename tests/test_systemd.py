@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from ringfeedd import errors
+from ringfeedd.config import load_config
+
 SCRIPT = Path(__file__).parent.parent / "scripts/install-systemd"
 LOADER = SourceFileLoader("install_systemd", str(SCRIPT))
 installer = importlib.util.module_from_spec(importlib.util.spec_from_loader(LOADER.name, LOADER))
@@ -105,8 +108,6 @@ def test_the_unit_keeps_the_ring_where_consumers_find_it(tmp_path, executable):
 
 
 def test_the_exit_codes_that_are_not_retried_are_the_daemons_own():
-    from ringfeedd import errors  # noqa: PLC0415
-
     codes = {errors.EXIT_USAGE, errors.EXIT_ALREADY_RUNNING, errors.EXIT_BAD_CONFIG}
     settings = unit_settings((SCRIPT.parent / "ringfeed.service").read_text())
     assert {int(code) for code in settings["RestartPreventExitStatus"].split()} == codes
@@ -275,7 +276,20 @@ def test_an_executable_that_a_unit_cannot_name_is_refused(tmp_path, name):
     assert not (tmp_path / "root").exists()
 
 
-def test_the_example_config_is_toml_and_its_comments_too():
+def test_the_example_config_loads_and_tells_the_real_defaults(tmp_path):
     text = (SCRIPT.parent / "ringfeed.toml").read_text()
-    settings = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
-    assert {"root", "group", "ring", "size", "slots", "workers", "emulator", "linger_s"} <= set(settings)
+    plain, complete = tmp_path / "plain.toml", tmp_path / "complete.toml"
+    plain.write_text(text)
+    complete.write_text(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
+    default, shown = load_config(plain, {}), load_config(complete, {})
+    examples = {
+        "ring": "NAME",
+        "slots": 512,
+        "workers": 8,
+        "emulator": "http://127.0.0.1:9023",
+    }  # these have no default
+    differing = {
+        name: getattr(shown, name) for name in shown.__struct_fields__ if getattr(shown, name) != getattr(default, name)
+    }
+    assert differing == examples
+    assert default.root == "gs://my-bucket/prefix"
