@@ -1,0 +1,386 @@
+"""Groups: jobs come, read, die, come back and leave in any order, against a reference that only follows plans."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from ringfeed.lane import Accepted, Refused, Request
+from ringfeed.layout import MAX_SEQ, Leaving, Start
+from ringfeed.plan import Place, Plan
+from ringfeedd.groups import Groups, Seek, Wait
+from ringfeedd.order import make_order
+from ringfeedd.ring import Ring
+
+LINGER_S = 100.0
+LINGER_BLOCKING_S = 10.0
+SLOTS = 24
+SHAPES = {"solo": (1, 3, True), "pair": (2, 2, False), "trio": (3, 4, True)}
+"""World size, batch size, drop_last of the groups that take part."""
+
+
+def make_ring(length: int = 31, slots: int = SLOTS) -> Ring:
+    order = make_order("sequential", length=length, seed=0)
+    return Ring("train", slots=slots, readahead=0, order=order, epoch_length=length)
+
+
+def make_request(
+    group: str, rank: int, start: Start = Start.AUTO, at: tuple[int, int] = (0, 0), **changes: Any
+) -> Request:
+    world_size, batch_size, drop_last = SHAPES.get(group, (1, 2, True))
+    request = Request(group, rank, world_size, batch_size, drop_last, start, at, anonymous=False, pid=1000 + rank)
+    return replace(request, **changes)
+
+
+def fill(ring: Ring) -> None:
+    """Decode and publish all that the ring lets in."""
+    for job in ring.jobs(1000):
+        ring.finish(job.seq)
+    ring.publish()
+
+
+# The reference: a rank follows its own plan and nothing else.
+
+
+@dataclass
+class Rank:
+    plan: Plan
+    place: Place
+    lane: int | None = None
+    away_since: float = 0.0
+    left: bool = False
+    held: deque[int] = field(default_factory=deque)
+
+    @property
+    def next_seq(self) -> int:
+        return self.plan.block(self.place).seq
+
+    @property
+    def released(self) -> int:
+        return self.held[0] if self.held else self.next_seq
+
+    def read(self, published: int) -> range | None:
+        block = self.plan.block(self.place)
+        if block.end > published:
+            return None
+        self.held.append(block.seq)
+        self.place = block.next
+        return range(0) if block.repeated else range(block.seq, block.end)
+
+    def go(self, now: float, *, left: bool) -> None:
+        self.lane, self.away_since, self.left = None, now, left
+        self.held.clear()
+
+    def surely_kept(self, now: float) -> bool:
+        return self.lane is not None or (not self.left and now - self.away_since < LINGER_BLOCKING_S)
+
+    def surely_given_up(self, now: float) -> bool:
+        return self.lane is None and (self.left or now - self.away_since >= LINGER_S)
+
+
+class Reference:
+    def __init__(self, group: object, place: Place, request: Request, length: int, now: float) -> None:
+        self.group = group
+        self.delivered: set[int] = set()
+        plans = (replace(request, rank=rank).plan(length) for rank in range(request.world_size))
+        self.ranks = [Rank(plan, place, away_since=now) for plan in plans]
+
+
+class ComingAndGoing(RuleBasedStateMachine):
+    @initialize(length=st.integers(13, 40))
+    def begin(self, length: int) -> None:
+        self.ring = make_ring(length)
+        self.groups = Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S)
+        self.references: dict[str, Reference] = {}
+        self.now = 0.0
+        self.lanes = iter(range(10_000))
+        fill(self.ring)
+
+    def live(self) -> list[tuple[str, Rank]]:
+        return [(name, r) for name, ref in self.references.items() for r in ref.ranks if r.lane is not None]
+
+    def step(self) -> None:
+        """One turn, as the service does it."""
+        for _, rank in self.live():
+            self.groups.progress(rank.lane, taken=rank.next_seq, released=rank.released)
+        self.groups.expire(self.now, self.ring)
+        self.forget_the_gone()
+        floor = self.groups.floor()
+        ranks = [rank for reference in self.references.values() for rank in reference.ranks]
+        assert len(self.groups) == len(self.references)
+        assert floor is None or floor in {r.released for r in ranks if not r.surely_given_up(self.now)}
+        if floor is not None:
+            self.ring.release(floor)
+        elif not len(self.groups):
+            self.ring.seek(0, 0)
+        fill(self.ring)
+        list(self.groups.offers(self.ring.published))
+
+    def forget_the_gone(self) -> None:
+        there = {group.name: group for group in self.groups}
+        self.references = {n: ref for n, ref in self.references.items() if there.get(n) is ref.group}
+
+    @rule(name=st.sampled_from(sorted(SHAPES)), data=st.data())
+    def attach(self, name: str, data) -> None:
+        rank = data.draw(st.integers(0, SHAPES[name][0] - 1))
+        reference = self.references.get(name)
+        alive = reference is not None and any(r.lane is not None for r in reference.ranks)
+        starts = [Start.AUTO, Start.EPOCH, Start.NOW] + [Start.AT] * (not alive)
+        start = data.draw(st.sampled_from(starts))
+        at = (data.draw(st.integers(0, 4)), data.draw(st.integers(0, self.ring.epoch_length - 1)))
+        request = make_request(name, rank, start, at if start is Start.AT else (0, 0))
+        lane = next(self.lanes)
+        answer = self.groups.attach(lane, request, self.ring, self.now)
+        if isinstance(answer, Wait):
+            assert not self.live(), (
+                "a group that nobody reads holds up nobody for ever, but others may be asked to wait"
+            )
+            self.now += LINGER_BLOCKING_S
+            self.step()
+            answer = self.groups.attach(lane, request, self.ring, self.now)
+        if isinstance(answer, Seek):
+            assert not len(self.groups), "only an idle ring may go elsewhere"
+            self.ring.seek(answer.epoch, answer.position)
+            answer = self.groups.attach(lane, request, self.ring, self.now)
+        self.forget_the_gone()
+        if isinstance(answer, Refused):
+            taken = name in self.references and self.references[name].ranks[rank].lane is not None
+            behind = start is Start.AT and self.ring.seq(*at) < self.ring.floor
+            assert taken or behind
+            assert answer.reason.count("; ") == 1, "a refusal says what happened and what to do"
+            return
+        assert isinstance(answer, Accepted)
+        self.accepted(request, lane, answer)
+
+    def accepted(self, request: Request, lane: int, answer: Accepted) -> None:
+        name = request.group
+        if name not in self.references:
+            group = next(group for group in self.groups if group.name == name)
+            self.references[name] = Reference(group, answer.place, request, self.ring.epoch_length, self.now)
+            assert answer.place.seq >= self.ring.floor
+            if request.start is Start.AT:
+                assert (answer.place.epoch, answer.place.position) == request.at
+            if request.start is Start.EPOCH:
+                assert answer.place.position == 0
+        rank = self.references[name].ranks[request.rank]
+        expected = rank.place
+        while rank.plan.block(expected).seq < self.ring.floor:
+            assert not rank.surely_kept(self.now), "a place that is kept was passed over"
+            expected = rank.plan.block(expected).next
+        assert answer.place == expected, "a rank goes on at the next pair that it has not taken"
+        rank.place, rank.lane, rank.left = answer.place, lane, False
+
+    @rule(data=st.data(), batches=st.integers(1, 4))
+    def read(self, data, batches: int) -> None:
+        if not self.live():
+            return
+        name, rank = data.draw(st.sampled_from(self.live()))
+        for _ in range(batches):
+            pairs = rank.read(self.ring.published)
+            if pairs is None:
+                return
+            assert rank.held[-1] >= self.ring.floor, "a pair was read that may be overwritten"
+            assert not self.references[name].delivered & set(pairs), "a pair was given to a group twice"
+            self.references[name].delivered |= set(pairs)
+
+    @rule(data=st.data(), keep=st.integers(0, 2))
+    def release(self, data, keep: int) -> None:
+        if self.live():
+            _, rank = data.draw(st.sampled_from(self.live()))
+            while len(rank.held) > keep:
+                rank.held.popleft()
+
+    @rule(data=st.data())
+    def break_the_epoch_off(self, data) -> None:
+        if self.live():
+            _, rank = data.draw(st.sampled_from(self.live()))
+            rank.place = rank.plan.epoch_start(rank.place)
+
+    @rule(data=st.data(), leaving=st.sampled_from(Leaving))
+    def go(self, data, leaving: Leaving) -> None:
+        if self.live():
+            _, rank = data.draw(st.sampled_from(self.live()))
+            self.groups.progress(rank.lane, taken=rank.next_seq, released=rank.released)
+            assert str(1000 + rank.plan.rank) in self.groups.gone(rank.lane, leaving, self.now)
+            rank.go(self.now, left=leaving is Leaving.LEAVE)
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 9.0, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.step()
+
+    @rule()
+    def nobody_waits_for_ever(self) -> None:
+        """Once places have expired, every rank that is there and gives its batches back gets its next ones."""
+        self.now += LINGER_S
+        read = {rank.lane: 0 for _, rank in self.live()}
+        for _ in range(60):
+            self.step()
+            for name, rank in self.live():
+                rank.held.clear()
+                while (pairs := rank.read(self.ring.published)) is not None:
+                    read[rank.lane] += 1
+                    assert not self.references[name].delivered & set(pairs), "a pair was given to a group twice"
+                    self.references[name].delivered |= set(pairs)
+                    rank.held.clear()
+        assert all(count >= 3 for count in read.values())
+
+    @invariant()
+    def the_floor_never_passes_what_may_still_be_read(self) -> None:
+        for reference in self.references.values():
+            for rank in reference.ranks:
+                if rank.surely_kept(self.now):
+                    assert self.groups.floor() <= rank.released
+                    assert self.ring.floor <= rank.released
+
+
+TestComingAndGoing = ComingAndGoing.TestCase
+TestComingAndGoing.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+# One property at a time.
+
+
+def attached(groups: Groups, ring: Ring, group: str, rank: int, lane: int, **changes: Any) -> Accepted:
+    answer = groups.attach(lane, make_request(group, rank, **changes), ring, 0.0)
+    assert isinstance(answer, Accepted)
+    return answer
+
+
+@pytest.fixture
+def ring() -> Ring:
+    ring = make_ring()
+    fill(ring)
+    return ring
+
+
+@pytest.fixture
+def groups() -> Groups:
+    return Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rank": 2}, "rank 2 is out of range for world_size=2"),
+        ({"world_size": 0}, "rank 0 is out of range"),
+        ({"world_size": 1 << 63}, "is out of range"),
+        ({"batch_size": 7}, "needs a ring of at least 28 slots"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 1 << 63}, "needs a ring of at least"),
+        ({"group": ""}, "the group's name must have 1 to 128 bytes"),
+        ({"at": (0, 31)}, "epoch 0, position 31 does not exist"),
+        ({"at": (1 << 63, 0)}, "does not exist"),
+        ({"at": (2**64 - 1, 2**64 - 1)}, "does not exist"),
+    ],
+)
+def test_a_request_that_can_never_be_granted_is_refused_with_a_sentence(groups, ring, changes, words):
+    answer = groups.attach(0, replace(make_request("pair", 0, Start.AT), **changes), ring, 0.0)
+    assert isinstance(answer, Refused)
+    assert words in answer.reason
+    assert len(groups) == 0
+
+
+def test_a_round_that_would_be_dropped_in_every_epoch_is_refused(groups):
+    answer = groups.attach(0, make_request("trio", 0), make_ring(length=11), 0.0)
+    assert isinstance(answer, Refused)
+    assert "drop_last=True would drop them all" in answer.reason
+
+
+def test_two_ranks_with_one_number_are_told_who_has_it(groups, ring):
+    attached(groups, ring, "pair", 1, lane=0)
+    answer = groups.attach(1, make_request("pair", 1), ring, 0.0)
+    assert isinstance(answer, Refused)
+    assert "attached already, by process 1001 on lane 0" in answer.reason
+
+
+def test_a_rank_of_another_shape_is_refused_while_its_group_lives(groups, ring):
+    attached(groups, ring, "pair", 0, lane=0)
+    answer = groups.attach(1, replace(make_request("pair", 1), batch_size=3), ring, 0.0)
+    assert isinstance(answer, Refused)
+    assert "use the same in every rank" in answer.reason
+
+
+def test_a_rank_out_of_step_with_its_live_group_is_refused(groups, ring):
+    attached(groups, ring, "pair", 0, lane=0)
+    out_of_step = groups.attach(1, make_request("pair", 1, Start.AT, (0, 6)), ring, 0.0)
+    assert isinstance(out_of_step, Refused)
+    assert "start all of its ranks from the same state" in out_of_step.reason
+    in_step = groups.attach(1, make_request("pair", 1, Start.AT, (0, 8)), ring, 0.0)
+    assert in_step == Accepted(Place(8, 0, 8), ring.epoch_length)
+
+
+def test_a_killed_ranks_place_is_kept_and_it_goes_on_at_the_next_pair_not_taken(groups, ring):
+    for rank in range(2):
+        attached(groups, ring, "pair", rank, lane=rank)
+    groups.progress(0, taken=4, released=0)
+    groups.progress(1, taken=6, released=2)
+    groups.gone(1, Leaving.NO, 0.0)
+    assert groups.expire(LINGER_BLOCKING_S - 1, ring) == []
+    assert attached(groups, ring, "pair", 1, lane=2).place == Place(4, 0, 4)
+    assert groups.floor() == 0
+
+
+def test_a_place_that_holds_up_another_group_is_kept_for_seconds_and_else_for_minutes(groups, ring):
+    attached(groups, ring, "solo", 0, lane=0)
+    attached(groups, ring, "pair", 0, lane=1)
+    attached(groups, ring, "pair", 1, lane=2)
+    groups.gone(0, Leaving.NO, 0.0)
+    assert groups.expire(LINGER_BLOCKING_S, ring) == [], "nobody waits for its slots yet"
+    for lane in (1, 2):
+        groups.progress(lane, taken=SLOTS + 2, released=SLOTS + 2)
+    assert groups.floor() == 0
+    (told,) = groups.expire(LINGER_BLOCKING_S, ring)
+    assert "the place of rank 0 of group 'solo'" in told
+    assert groups.floor() > 0
+
+
+def test_an_anonymous_groups_place_is_kept_for_nobody(groups, ring):
+    attached(groups, ring, "solo", 0, lane=0, anonymous=True)
+    groups.gone(0, Leaving.NO, 0.0)
+    assert groups.expire(0.0, ring) == []
+    assert len(groups) == 0
+
+
+@pytest.mark.parametrize("taken", [MAX_SEQ, 2**63, 2**64 - 1])
+def test_a_wild_word_of_one_consumer_moves_nothing(groups, ring, taken):
+    attached(groups, ring, "solo", 0, lane=0)
+    groups.progress(0, taken=taken, released=2**64 - 1)
+    assert groups.floor() == 0
+    assert list(groups.offers(ring.published))
+
+
+def test_a_consumer_that_skipped_an_epoch_is_not_told_of_every_batch_in_it(groups, ring):
+    attached(groups, ring, "solo", 0, lane=0)
+    assert dict(groups.offers(ring.published)) == {0: SLOTS // 3}
+    groups.progress(0, taken=31 * 1000, released=31 * 1000)
+    ring.release(groups.floor())
+    fill(ring)
+    assert dict(groups.offers(ring.published)) == {0: SLOTS // 3}
+
+
+def test_groups_that_start_together_both_see_epoch_0_whole_while_none_of_it_is_released(groups, ring):
+    first = attached(groups, ring, "solo", 0, lane=0, start=Start.EPOCH)
+    groups.progress(0, taken=9, released=0)
+    second = attached(groups, ring, "pair", 0, lane=1, start=Start.EPOCH)
+    assert first.place == second.place == Place(0, 0, 0)
+
+
+def test_a_late_group_that_wants_a_whole_epoch_waits_for_the_next(groups, ring):
+    attached(groups, ring, "solo", 0, lane=0)
+    groups.progress(0, taken=9, released=9)
+    ring.release(groups.floor())
+    assert attached(groups, ring, "pair", 0, lane=1, start=Start.EPOCH).place == Place(31, 1, 0)
+
+
+def test_repr_counts_what_is_there(groups, ring):
+    attached(groups, ring, "pair", 0, lane=0)
+    attached(groups, ring, "solo", 0, lane=1)
+    groups.gone(1, Leaving.KEEP_PLACE, 0.0)
+    assert repr(groups) == "Groups(2 groups, 1 lanes, 1 lingering)"
