@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -117,21 +118,22 @@ def _find(root: str, test_ratio: float) -> dict[str, Descriptor] | None:
     Raises:
         RingfeedError: it splits otherwise.
     """
-    found: dict[str, Descriptor] = {}
+    daemons: defaultdict[int, dict[str, Descriptor]] = defaultdict(dict)
     for name in ring_names():
         with contextlib.suppress(RingfeedError, OSError):
             descriptor = read_descriptor(name)
             if descriptor.root.rstrip("/") == root.rstrip("/") and ring_status(name).state in ("starting", "serving"):
-                found.setdefault(descriptor.split, descriptor)
-    if "train" not in found:
-        return None
-    ratio = found["train"].test_ratio
-    if ratio != test_ratio:
+                daemons[descriptor.pid][descriptor.split] = descriptor
+    for rings in daemons.values():
+        if all(descriptor.test_ratio == test_ratio for descriptor in rings.values()):
+            return {split: rings[split] for split in SPLITS if split in rings}
+    for rings in daemons.values():
+        ratio = next(iter(rings.values())).test_ratio
         raise RingfeedError(
-            f"A daemon serves {root} on this machine with test_ratio = {ratio:g}, and {test_ratio:g} is asked "
-            f"for; pass test_ratio={ratio:g}, or stop that daemon."
+            f"A daemon serves {root} on this machine with test_ratio = {ratio:g}, and {test_ratio:g} is asked for; "
+            f"pass test_ratio={ratio:g}, or stop that daemon."
         )
-    return {split: found[split] for split in SPLITS if split in found}
+    return None
 
 
 def _start(root: str, settings: dict[str, object]) -> dict[str, Descriptor]:

@@ -1,0 +1,400 @@
+"""What a researcher meets: datasets in one process, under DataLoader workers, in DDP ranks; the snippet's loaders."""
+
+import copy
+import io
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import uuid
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from decode_reference import reference_image
+from house import Daemon, finish, photographs, traces, trainer, wait_until
+from torch.utils.data import DataLoader
+
+import ringfeed
+from ringfeed.ranks import Ranks, default_group, resolve_ranks
+from ringfeed.torch import RingDataset, RingTensor, get_async_dataloaders
+
+PAIRS = 24
+HEIGHT, WIDTH = 48, 64
+
+
+def fill(root):
+    for name, data in photographs(PAIRS, prefix="").items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture(scope="module")
+def unserved(tmp_path_factory):
+    """Another folder, which no daemon serves unless a test starts one."""
+    return fill(tmp_path_factory.mktemp("unserved"))
+
+
+@pytest.fixture(scope="module")
+def ids(folder):
+    return sorted(str(path.relative_to(folder / "images").with_suffix("")) for path in folder.glob("images/**/*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def ring(folder):
+    name = f"t{uuid.uuid4().hex[:10]}"
+    arguments = ("--size", f"{HEIGHT}x{WIDTH}", "--label-mode", "index", "--slots", "64", "--linger-blocking-s", "0.2")
+    with Daemon(str(folder), *arguments, ring=name):
+        yield f"{name}-train"
+
+
+@pytest.fixture
+def batch(ring):
+    dataset = RingDataset(ring, batch_size=4)
+    image, label = next(iter(dataset))
+    yield image, label
+    dataset.close()
+
+
+# Tensors over the ring.
+
+
+def test_a_batchs_tensor_is_the_rings_own_memory(ring, folder):
+    dataset = RingDataset(ring, batch_size=4, fields=("image", "label", "ids"))
+    image, label, pair_ids = next(iter(DataLoader(dataset, batch_size=None)))
+    field = np.frombuffer(dataset.reader._attachment.fields["image"], np.uint8)
+    assert field.ctypes.data <= image.data_ptr() < field.ctypes.data + field.nbytes
+    assert image.shape == (4, 3, HEIGHT, WIDTH)
+    assert image.is_contiguous(memory_format=torch.channels_last)
+    assert (label.shape, label.dtype) == ((4, HEIGHT, WIDTH), torch.uint8)
+    expected = reference_image((folder / "images" / f"{pair_ids[2]}.jpg").read_bytes(), "resize", HEIGHT, WIDTH)
+    assert (image[2].permute(1, 2, 0).numpy() == expected).all()
+    dataset.close()
+
+
+def test_a_tensor_keeps_its_slots_until_the_last_view_of_it_is_gone(ring):
+    dataset = RingDataset(ring, batch_size=4)
+    image, _ = next(iter(dataset))
+    corner = image[1, :, :2, :2].permute(1, 2, 0)
+    before = corner.clone()
+    del image, _
+    with pytest.raises(ringfeed.RingHeldError):
+        for _ in range(4):
+            for _unused in dataset:
+                del _unused
+    assert torch.equal(corner, before)
+    del corner
+    assert next(iter(dataset))[0].shape[0] == 4
+    dataset.close()
+
+
+WRITES = {
+    "method": lambda t: t.mul_(2),
+    "augmented": lambda t: t.__iadd__(1),
+    "item": lambda t: t.__setitem__(0, 1),
+    "out": lambda t: torch.add(t, t, out=t),
+    "flag": lambda t: torch.nn.functional.relu(t, inplace=True),
+    "positional flag": lambda t: torch.nn.functional.relu(t, True),
+    "view": lambda t: t.permute(0, 2, 3, 1).zero_(),
+    "slice": lambda t: t[0].fill_(1),
+    "data": lambda t: t.data.fill_(1),
+    "detach": lambda t: t.detach().zero_(),
+    "other dtype": lambda t: t.view(torch.int8).zero_(),
+    "unbind": lambda t: t.unbind()[0].zero_(),
+    "chunk": lambda t: t.chunk(2)[1].zero_(),
+    "foreach": lambda t: torch._foreach_add_([t], 1),
+    "copy into": lambda t: t.copy_(t.clone()),
+    "init": torch.nn.init.zeros_,
+    "random": lambda t: t.random_(0, 9),
+    "function": torch.relu_,
+}
+
+
+@pytest.mark.parametrize("way", WRITES)
+def test_a_write_into_a_batch_is_refused_with_a_sentence_and_changes_nothing(batch, way):
+    image, _ = batch
+    before = image.clone()
+    with pytest.raises(ringfeed.InPlaceWriteError, match=r"other trainers read .* batch\.clone\(\)"):
+        WRITES[way](image)
+    assert torch.equal(image, before)
+
+
+def test_every_in_place_method_of_a_tensor_is_refused():
+    """By the names that this release of torch has; the guard is not asked to know them."""
+    harmless = {"requires_grad_"}
+    names = [name for name in dir(torch.Tensor) if re.fullmatch(r"[a-z]\w*[^_]_", name) and name not in harmless]
+    assert len(names) > 100
+    tensor = torch.zeros(2, 2).as_subclass(RingTensor)
+    for name in names:
+        with pytest.raises(ringfeed.InPlaceWriteError):
+            RingTensor.__torch_function__(getattr(torch.Tensor, name), (RingTensor,), (tensor,))
+
+
+def test_every_operator_that_writes_has_a_name_that_the_guard_knows():
+    """ATen's own schemas: an operator that writes into its first argument ends with an underscore, or has out=."""
+    writing = set()
+    for schema in torch._C._jit_get_all_schemas():
+        if schema.name.startswith("aten::") and schema.arguments and schema.is_mutable:
+            first = schema.arguments[0]
+            if first.name == "self" and first.alias_info is not None and first.alias_info.is_write:
+                writing.add(schema.name.removeprefix("aten::"))
+    public = {name for name in writing if hasattr(torch.Tensor, name) and not name.startswith("_")}
+    assert len(public) > 100
+    # These change no element: bookkeeping, and the sort of a list.
+    harmless = {"set_data", "record_stream", "retain_grad", "sort"}
+    assert {name for name in public if not name.endswith("_")} <= harmless
+
+
+def test_numpy_and_a_write_through_it_are_refused_too(batch):
+    for array in (batch[0].numpy(), np.asarray(batch[0]), batch[0].permute(0, 2, 3, 1).numpy()):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+
+
+def test_what_has_memory_of_its_own_is_a_plain_tensor(batch):
+    image, _ = batch
+    floats = image.float()
+    for tensor in (floats, image.clone(), image.to(torch.int16), image.sum(), copy.deepcopy(image), image == 3):
+        assert type(tensor) is torch.Tensor
+    floats.mul_(2).add_(image)
+    floats += image
+    assert type(pickle.loads(pickle.dumps(image))) is torch.Tensor
+    file = io.BytesIO()
+    torch.save(image, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file), image.clone())
+
+
+def test_a_compiled_function_takes_a_batch(batch):
+    compiled = torch.compile(lambda t: (t.float() / 255).sum(), backend="eager")
+    assert torch.isclose(compiled(batch[0]), (batch[0].float() / 255).sum())
+
+
+def test_copies_may_be_written_into(ring):
+    dataset = RingDataset(ring, batch_size=4, copy=True)
+    image, label = next(iter(dataset))
+    assert type(image) is type(label) is torch.Tensor
+    image.zero_()
+    dataset.close()
+
+
+def test_no_warning_is_shown_to_anybody(ring):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = RingDataset(ring, batch_size=4)
+        for image, _ in dataset:
+            image.float().mean()
+        dataset.close()
+
+
+def test_a_write_that_torch_does_not_see_ends_this_process_and_reaches_no_other(ring):
+    """The last line of defence is the mapping itself."""
+    script = (
+        "import ctypes, sys\nfrom ringfeed.torch import RingDataset\n"
+        "image, label = next(iter(RingDataset(sys.argv[1], batch_size=4)))\n"
+        "print('in', flush=True)\nctypes.memset(image.data_ptr(), 0, 1)\nprint('wrote')\n"
+    )
+    process = trainer(script, ring)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == -11
+    assert said == "in\n"
+
+
+# Epochs, transforms, workers.
+
+
+def pairs_of(loader):
+    return [pair_id for *_, pair_ids in loader for pair_id in pair_ids]
+
+
+def test_each_iteration_is_one_epoch_and_the_length_is_right(ring, ids):
+    dataset = RingDataset(ring, batch_size=5, fields=("image", "ids"), drop_last=False)
+    assert len(dataset) == 5
+    epochs = [pairs_of(dataset) for _ in range(2)]
+    assert [sorted(epoch) for epoch in epochs] == [ids, ids]
+    assert epochs[0] != epochs[1]
+    dataset.close()
+
+
+def test_an_epoch_that_is_broken_off_is_followed_by_a_new_one(ring, ids):
+    dataset = RingDataset(ring, batch_size=4, fields=("ids", "epoch"))
+    for _, epoch in dataset:
+        assert epoch == 0
+        break
+    rows = list(dataset)
+    assert {epoch for _, epoch in rows} == {1}
+    assert sorted(pair_id for pair_ids, _ in rows for pair_id in pair_ids) == ids
+    dataset.close()
+
+
+def test_transforms_get_a_pair_and_a_batch(ring):
+    def of_pair(pair):
+        image, label = pair
+        assert (image.shape, label.shape) == ((3, HEIGHT, WIDTH), (HEIGHT, WIDTH))
+        return image.float() / 255, label.long()
+
+    dataset = RingDataset(ring, batch_size=4, transform=of_pair, batch_transform=lambda batch: [*batch, "seen"])
+    image, label, seen = next(iter(dataset))
+    assert (image.shape, image.dtype, label.dtype, seen) == ((4, 3, HEIGHT, WIDTH), torch.float32, torch.int64, "seen")
+    dataset.close()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_dataloader_workers_are_sub_ranks_and_nothing_is_seen_twice(ring, ids, method):
+    dataset = RingDataset(ring, batch_size=4, fields=("image", "label", "epoch", "ids"), drop_last=False)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=method)
+    for expected in range(2 if method == "spawn" else 3):
+        rows = list(loader)
+        assert {epoch for _, _, epoch, _ in rows} == {expected}
+        assert sorted(pair_id for *_, pair_ids in rows for pair_id in pair_ids) == ids
+
+
+def test_a_loader_that_is_broken_off_goes_on_with_a_new_epoch_in_all_of_its_workers(ring, ids):
+    dataset = RingDataset(ring, batch_size=2, fields=("epoch", "ids"), drop_last=False)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2)
+    for _ in loader:
+        break
+    rows = list(loader)
+    assert {epoch for epoch, _ in rows} == {1}
+    assert sorted(pair_id for _, pair_ids in rows for pair_id in pair_ids) == ids
+
+
+def test_a_dataset_that_was_read_before_a_fork_is_read_anew_in_the_child(ring):
+    dataset = RingDataset(ring, batch_size=4)
+    image, _ = next(iter(dataset))
+    reader = dataset.reader
+    before = image.clone()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with pytest.raises(ringfeed.ReaderClosedError, match="fork"):
+                next(iter(reader))
+            del image, _
+            next(iter(RingDataset(ring, batch_size=4)))
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert torch.equal(image, before)
+    del image, _
+    assert len(next(iter(dataset))[0]) == 4
+    dataset.close()
+
+
+def test_two_torchrun_ranks_split_every_epoch(ring, ids, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import json, os, sys, torch.distributed as dist\nfrom pathlib import Path\n"
+        "from ringfeed.torch import RingDataset\n"
+        "dist.init_process_group('gloo')\n"
+        "dataset = RingDataset(sys.argv[1], batch_size=4, fields=('epoch', 'ids'), drop_last=False)\n"
+        "dataset.reader\ndist.barrier()\n"
+        "rows = [row for _ in range(2) for row in dataset]\n"
+        "Path(sys.argv[2], f'{dist.get_rank()}.json').write_text(json.dumps(rows))\n"
+        "dist.barrier()\ndist.destroy_process_group()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, ring, str(tmp_path)], capture_output=True, text=True, timeout=100, env=environ, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert len(rows[0]) == len(rows[1]) == 6
+    for epoch in range(2):
+        assert sorted(pair_id for rank in rows for e, pair_ids in rank for pair_id in pair_ids if e == epoch) == ids
+
+
+# Ranks and groups.
+
+
+def test_ranks_come_from_the_arguments_then_from_torchruns_environment():
+    environ = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}
+    assert resolve_ranks(1, 2, environ) == Ranks(1, 2)
+    assert resolve_ranks(None, None, environ) == Ranks(3, 4)
+    assert resolve_ranks(None, None, {}) == Ranks(0, 1)
+    with pytest.raises(ValueError, match="give both"):
+        resolve_ranks(1, None, environ)
+    with pytest.raises(ValueError, match="4 ranks, 2 of them on this machine"):
+        resolve_ranks(None, None, {**environ, "LOCAL_WORLD_SIZE": "2"})
+
+
+def test_the_ranks_of_a_job_come_to_the_same_group_and_other_jobs_to_others():
+    job = {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    other = {**job, "MASTER_PORT": "29501"}
+    ring = uuid.uuid4().hex
+    first = default_group(ring, Ranks(0, 2), job)
+    assert first.rsplit("-", 1)[0] == default_group(ring, Ranks(1, 2), job).rsplit("-", 1)[0]
+    assert first.rsplit("-", 1)[0] != default_group(ring, Ranks(0, 2), other).rsplit("-", 1)[0]
+    assert default_group(ring, Ranks(0, 2), {"TORCHELASTIC_RUN_ID": "a"}).startswith("torchrun-a-")
+
+
+# The snippet's loaders.
+
+
+def to_tensors(pair):
+    image, label = pair
+    assert image.mode == "RGB"
+    assert image.size[0] >= 96
+    return tuple(torch.from_numpy(np.array(picture.resize((16, 16)))) for picture in (image, label))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_snippets_loaders_come_with_a_daemon_of_their_own(unserved, num_workers):
+    script = (
+        "import sys\nfrom test_torch import to_tensors\nfrom ringfeed.torch import get_async_dataloaders\n"
+        "loaders = get_async_dataloaders(sys.argv[1], 4, to_tensors, 0.5, int(sys.argv[2]))\n"
+        "for epoch in range(2):\n"
+        "    print({name: sum(len(image) for image, label in loader) for name, loader in loaders.items()})\n"
+        "images, labels = next(iter(loaders['train']))\nprint(tuple(images.shape), tuple(labels.shape))\n"
+    )
+    said = finish(trainer(script, unserved, num_workers)).splitlines()
+    first, second, shapes = [line for line in said if line.startswith(("{", "("))]
+    counts = json.loads(first.replace("'", '"'))
+    assert first == second
+    assert sum(counts.values()) == PAIRS
+    assert set(counts) == {"train", "test"}
+    assert shapes == "(4, 16, 16, 3) (4, 16, 16, 3)"
+    assert traces("auto-") == []
+
+
+def test_the_snippets_loaders_use_a_daemon_that_runs_and_insist_on_the_same_split(unserved):
+    name = f"t{uuid.uuid4().hex[:10]}"
+    with Daemon(str(unserved), "--fit", "native", "--test-ratio", "0.5", "--slots", "16", ring=name):
+        loaders = get_async_dataloaders(f"{unserved}/", 2, to_tensors, test_ratio=0.5)
+        assert loaders["train"].dataset.ring == f"{name}-train"
+        assert sum(len(image) for loader in loaders.values() for image, _ in loader) == PAIRS
+        with pytest.raises(ringfeed.RingfeedError, match=r"test_ratio = 0\.5"):
+            get_async_dataloaders(str(unserved), 2, to_tensors, test_ratio=0.25)
+        for loader in loaders.values():
+            loader.dataset.close()
+
+
+def test_the_snippets_loaders_say_why_no_daemon_could_be_started(tmp_path: Path):
+    with pytest.raises(ringfeed.RingfeedError, match="no folder"):
+        get_async_dataloaders(str(tmp_path / "none"), 2)
+    assert traces("auto-") == []
+
+
+def test_a_trainer_that_is_killed_takes_the_daemon_it_started_with_it(unserved):
+    script = (
+        "import sys, os, signal\nfrom ringfeed.torch import get_async_dataloaders\n"
+        "get_async_dataloaders(sys.argv[1], 2, test_ratio=0.5)\nprint('in', flush=True)\nsys.stdin.read()\n"
+    )
+    process = trainer(script, unserved)
+    assert process.stdout.readline() == "in\n"
+    assert traces("auto-")
+    process.kill()
+    process.wait()
+    wait_until(lambda: not traces("auto-"))
