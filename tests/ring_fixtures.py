@@ -1,0 +1,159 @@
+"""A ring in real shared memory, served by the real service, with workers that paint instead of downloading."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ringfeed.descriptor import Descriptor
+from ringfeed.layout import Geometry, plan_geometry
+from ringfeedd.failures import Failures
+from ringfeedd.groups import Groups
+from ringfeedd.messages import Decoded, PairJob
+from ringfeedd.order import make_order
+from ringfeedd.ring import Ring
+from ringfeedd.service import RingService
+from ringfeedd.shm import Access, RingMemory
+
+HEIGHT, WIDTH = 16, 32
+
+
+def unique_ring_name() -> str:
+    return f"test-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def small_geometry(slots: int = 16, lanes: int = 4) -> Geometry:
+    return plan_geometry(
+        slots=slots, lanes=lanes, image_row=(HEIGHT, WIDTH, 3), label_row=(HEIGHT, WIDTH), label_dtype="uint16"
+    )
+
+
+def make_descriptor(ring: str, geometry: Geometry, epoch_length: int = 50) -> Descriptor:
+    return Descriptor(
+        ring=ring,
+        generation="0123456789abcdef",
+        pid=os.getpid(),
+        geometry=geometry,
+        root="gs://bucket/prefix",
+        split="train",
+        test_ratio=0.0,
+        fingerprint="f" * 32,
+        order="sequential",
+        seed=0,
+        fit="resize",
+        label_mode="gray16",
+        epoch_length=epoch_length,
+    )
+
+
+@dataclass(frozen=True)
+class FakePair:
+    index: int
+
+
+class FakeCatalog:
+    """Its ids are numbers with a character that takes more bytes than one."""
+
+    def id(self, index: int) -> str:
+        return f"größe/{index}"
+
+    def pair(self, index: int) -> FakePair:
+        return FakePair(index)
+
+
+class FakeSplit:
+    def __init__(self, length: int) -> None:
+        self.indices = np.arange(length) + 1000
+
+
+class PaintingPool:
+    """Paints pair ``index`` as images of ``index % 251`` and labels of ``index``, when asked to `work`."""
+
+    room = 1000
+
+    def __init__(self, memory: RingMemory) -> None:
+        geometry = memory.geometry
+        data = np.memmap(f"/dev/shm/{memory.descriptor.data}", np.uint8, "r+")
+        self.rows = {
+            field.name: data[field.offset : field.offset + geometry.slots * field.row_bytes]
+            .view(field.dtype)
+            .reshape(geometry.slots, *field.row_shape)
+            for field in (geometry.image, geometry.label)
+        }
+        self.slots = geometry.slots
+        self.limit = 0
+        self.jobs: list[PairJob] = []
+
+    def give(self, ring: int, jobs: Iterator[PairJob]) -> None:
+        self.jobs += list(jobs)
+
+    def set_limit(self, ring: int, limit: int) -> None:
+        self.limit = limit
+
+    def cancel(self, ring: int, below: int) -> None:
+        pass
+
+    def work(self, service: RingService) -> None:
+        waiting, self.jobs = self.jobs, []
+        for job in waiting:
+            if job.seq >= self.limit:
+                self.jobs.append(job)
+                continue
+            index = job.pair.index
+            self.rows["image"][job.seq % self.slots] = index % 251
+            self.rows["label"][job.seq % self.slots] = index
+            service.result(Decoded(0, job.seq, (HEIGHT, WIDTH, HEIGHT, WIDTH), False, 10, 0), self)
+
+
+@dataclass
+class Served:
+    """A ring in service.
+
+    Attributes:
+        seconds: what its clock shows.
+    """
+
+    name: str
+    service: RingService
+    memory: RingMemory
+    pool: PaintingPool
+    seconds: float = 0.0
+
+    def turn(self, seconds: float = 1.0) -> None:
+        self.seconds += seconds
+        self.service.step(self.pool)
+        self.pool.work(self.service)
+        self.service.step(self.pool)
+
+
+@contextlib.contextmanager
+def served_ring(*, slots: int = 16, lanes: int = 4, epoch_length: int = 50) -> Iterator[Served]:
+    name = unique_ring_name()
+    memory = RingMemory(make_descriptor(name, small_geometry(slots, lanes), epoch_length), Access())
+    geometry = memory.geometry
+    order = make_order("sequential", length=epoch_length, seed=0)
+    served: Served
+    service = RingService(
+        0,
+        ring=Ring(name, slots=geometry.slots, readahead=0, order=order, epoch_length=epoch_length),
+        groups=Groups(),
+        memory=memory,
+        catalog=FakeCatalog(),
+        split=FakeSplit(epoch_length),
+        failures=Failures(0.01),
+        clock=lambda: served.seconds,
+    )
+    served = Served(name, service, memory, PaintingPool(memory))
+    service.begin()
+    try:
+        served.turn()
+        yield served
+    finally:
+        service.end()
+        os.close(memory._lock_fd)
+        os.close(memory.data_fd)

@@ -1,0 +1,378 @@
+"""`shm_layout.md` is the contract: the code has its words and no others, and a reader can be written from it alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import fcntl
+import itertools
+import json
+import math
+import mmap
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ring_fixtures import Served, served_ring, small_geometry
+
+from ringfeed import layout
+from ringfeed.descriptor import Descriptor
+from ringfeed.layout import Answer, Field, Geometry, Header, Lane, Leaving, RingState, SlotRecord, Start, State
+
+DOCUMENT = (Path(__file__).parent.parent / "shm_layout.md").read_text()
+
+
+def tables(heading: str) -> list[list[list[str]]]:
+    """The tables of one section, as rows of cells; head and rule are left out."""
+    match = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
+    assert match, heading
+    found = re.findall(r"(?:^\|.*\n)+", match[1], re.MULTILINE)
+    return [[[c.strip().strip("`") for c in line.strip("|").split("|")] for line in t.splitlines()[2:]] for t in found]
+
+
+def words(heading: str) -> dict[str, int]:
+    """Offsets by word, in the section's first table."""
+    rows = tables(heading)[0]
+    found = {row[1]: int(row[0]) for row in rows}
+    assert len(found) == len(rows), f"a word stands twice under {heading}"
+    return found
+
+
+def documented_constants() -> dict[str, int]:
+    return {name: int(value, 0) for name, value, _ in tables("Constants")[0]}
+
+
+def in_code(holder: type, *, without: tuple[str, ...] = (), origin: int = 0) -> dict[str, int]:
+    names = (name for name in vars(holder) if name.isupper() and name not in without)
+    return {name: getattr(holder, name) - origin for name in names}
+
+
+AREAS = {
+    "Header page": in_code(Header, without=("OFFSET",)),
+    "State page": in_code(State, without=("OFFSET",), origin=State.OFFSET),
+    "Slot record": in_code(SlotRecord, without=("BYTES", "WORDS")),
+    "Lane page": in_code(Lane),
+}
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_every_word_in_the_document_is_in_the_code_and_every_word_in_the_code_in_the_document(area):
+    assert words(area) == AREAS[area]
+
+
+def test_every_constant_in_the_document_has_the_codes_value():
+    documented = documented_constants()
+    assert documented == {name: getattr(layout, name) for name in documented}
+    of_the_bytes = {n for n in vars(layout) if n.isupper() and isinstance(getattr(layout, n), int)} - {"MAX_UINT64"}
+    assert of_the_bytes == set(documented)
+
+
+def test_every_enumeration_in_the_document_has_the_codes_members():
+    documented: dict[str, dict[str, int]] = {}
+    for enumeration, value, name, _ in tables("Constants")[1]:
+        documented.setdefault(enumeration, {})[name] = int(value)
+    kinds: list[type[enum.IntEnum]] = [RingState, Start, Leaving, Answer]
+    assert documented == {kind.__name__: {m.name: m.value for m in kind} for kind in kinds}
+
+
+def test_the_descriptors_keys_are_the_documented_ones():
+    descriptor, geometry, field = ({row[0] for row in table} for table in tables("Descriptor"))
+    assert descriptor == {field.name for field in dataclasses.fields(Descriptor)}
+    assert geometry == {field.name for field in dataclasses.fields(Geometry)}
+    assert field == {field.name for field in dataclasses.fields(Field)}
+
+
+def sizes(area: str) -> list[tuple[int, int, str]]:
+    """(begin, end, word) in bytes of every word and text of an area, by what the document says of it."""
+    constants, spans = documented_constants(), []
+    scale = 8 if area == "Slot record" else 1
+    for row in tables(area)[0]:
+        offset, word, unit = int(row[0]) * scale, row[1], row[2]
+        text = re.fullmatch(r"text, `?(\w+)`?", unit)
+        spans.append((offset, offset + (constants[text[1]] if text else 8), word))
+    return sorted(spans)
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_words_are_aligned_apart_and_within_their_area(area):
+    spans = sizes(area)
+    assert all(begin % 8 == 0 for begin, _, _ in spans)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+    assert spans[-1][1] <= (SlotRecord.BYTES if area == "Slot record" else layout.PAGE_BYTES)
+
+
+def test_each_half_of_a_lanes_page_has_one_writer():
+    spans = {word: (begin, end) for begin, end, word in sizes("Lane page")}
+    writers = {row[1]: row[3] for row in tables("Lane page")[0]}
+    assert set(writers.values()) == {"consumer", "daemon"}
+    for word, (begin, end) in spans.items():
+        assert end <= 2048 if writers[word] == "consumer" else begin >= 2048, word
+
+
+def test_a_consumers_progress_shares_no_cache_line_with_what_the_daemon_writes():
+    assert Lane.TAKEN // 64 == Lane.LEAVING // 64
+    assert Lane.TAKEN // 64 not in {Lane.GROUP // 64, Lane.BATCHES // 64, Lane.ANSWER_NONCE // 64}
+
+
+def test_the_documents_example_is_computed_right():
+    geometry = layout.plan_geometry(
+        slots=256, lanes=64, image_row=(224, 224, 3), label_row=(224, 224), label_dtype="uint8"
+    )
+    assert geometry.mirrored
+    example = {row[0]: int(row[1]) for row in tables("Example")[0]}
+    assert example == {
+        "image row": geometry.image.row_bytes,
+        "label row": geometry.label.row_bytes,
+        "slot table": geometry.slot_table_offset,
+        "id table": geometry.id_table_offset,
+        "lane pages": geometry.lanes_offset,
+        "lane 3": geometry.lane_offset(3),
+        "control size": geometry.control_bytes,
+        "label offset": geometry.label.offset,
+        "data size": geometry.data_bytes,
+    }
+
+
+@given(
+    slots=st.integers(1, 5000),
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+    colours=st.booleans(),
+    dtype=st.sampled_from(["uint8", "uint16"]),
+)
+def test_a_geometrys_regions_lie_apart_and_a_mirrored_ones_are_whole_pages(slots, height, width, colours, dtype):
+    label_row = (height, width, 3) if colours else (height, width)
+    geometry = layout.plan_geometry(
+        slots=slots, lanes=2, image_row=(height, width, 3), label_row=label_row, label_dtype=dtype
+    )
+    assert slots <= geometry.slots <= slots * layout.MAX_MIRROR_GROWTH
+    regions = [geometry.slots * field.row_bytes for field in (geometry.image, geometry.label)]
+    assert geometry.mirrored or geometry.slots == slots
+    assert not geometry.mirrored or all(region % layout.PAGE_BYTES == 0 for region in regions)
+    assert geometry.image.offset + regions[0] <= geometry.label.offset
+    assert geometry.label.offset + regions[1] <= geometry.data_bytes
+    for offset in (geometry.label.offset, geometry.id_table_offset, geometry.lanes_offset, geometry.data_bytes):
+        assert offset % layout.PAGE_BYTES == 0
+    assert geometry.slot_table_offset + geometry.slots * SlotRecord.BYTES <= geometry.id_table_offset
+    assert geometry.id_table_offset + geometry.slots * layout.ID_BYTES <= geometry.lanes_offset
+
+
+# A reader that knows the document and nothing of the package.
+
+
+class DocumentReader:
+    """Attaches, reads and detaches with struct and mmap, by the offsets of `shm_layout.md`."""
+
+    def __init__(self, ring: str) -> None:
+        self.constants = documented_constants()
+        self.lane_words, self.state_words, self.header_words = (
+            words(f"{area} page") for area in ("Lane", "State", "Header")
+        )
+        self.record_words = words("Slot record")
+        areas = {row[0]: row[1] for row in tables("Control segment")[0]}
+        self.state_page, self.slot_table = int(areas["state page"]), int(areas["slot table"])
+        self.facts = json.loads(Path(f"/dev/shm/ringfeed.{ring}").read_text())
+        self.slots, self.lanes = (self.facts["geometry"][key] for key in ("slots", "lanes"))
+        self.id_table = self.slot_table + self.pages(64 * self.slots)
+        self.lane_pages = self.id_table + self.pages(self.constants["ID_BYTES"] * self.slots)
+        self.names = f"ringfeed.{ring}.{self.facts['generation']}"
+        control = f"/dev/shm/{self.names}.ctl"
+        self.lock_fd = os.open(control, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with Path(control).open("r+b") as file:
+            self.control = mmap.mmap(file.fileno(), 0)
+        with Path(f"/dev/shm/{self.names}.data").open("rb") as file:
+            self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def pages(self, size: int) -> int:
+        page = self.constants["PAGE_BYTES"]
+        return -(-size // page) * page
+
+    def word(self, offset: int) -> int:
+        return struct.unpack_from("<Q", self.control, offset)[0]
+
+    def lane_word(self, name: str) -> int:
+        return self.word(self.lane_page + self.lane_words[name])
+
+    def set_lane_word(self, name: str, value: int) -> None:
+        offset = self.lane_page + self.lane_words[name]
+        self.control[offset : offset + 8] = struct.pack("<Q", value)
+
+    def lock(self, byte: int, *, query: bool = False) -> bool:
+        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        command = fcntl.F_OFD_GETLK if query else fcntl.F_OFD_SETLK
+        return struct.unpack("hhqqi4x", fcntl.fcntl(self.lock_fd, command, request))[0] != fcntl.F_UNLCK
+
+    def ask(self, group: bytes, *, batch_size: int) -> None:
+        self.lane_page = self.lane_pages
+        assert self.lane_word("ANSWER_NONCE") == 0
+        assert self.lock(self.constants["FIRST_LANE_LOCK_BYTE"])
+        for name in ("NONCE", "TAKEN", "RELEASED", "LEAVING", "BATCHES", "WAITED_NS", "WAITING_SINCE_NS"):
+            self.set_lane_word(name, 0)
+        request = {"RANK": 0, "WORLD_SIZE": 1, "BATCH_SIZE": batch_size, "START": 0, "START_EPOCH": 0}
+        request |= {"START_POSITION": 0, "FLAGS": 0, "PID": os.getpid(), "GROUP_LENGTH": len(group)}
+        for name, value in request.items():
+            self.set_lane_word(name, value)
+        begin = self.lane_page + self.lane_words["GROUP"]
+        self.control[begin : begin + len(group)] = group
+        self.set_lane_word("NONCE", 4711)
+
+    def read(self, seq: int) -> tuple[str, bytes, bytes]:
+        assert self.word(self.state_page + self.state_words["PUBLISHED"]) > seq
+        slot = seq % self.slots
+        record = {n: self.word(self.slot_table + 64 * slot + 8 * w) for n, w in self.record_words.items()}
+        assert (record["SEQ"], record["FLAGS"]) == (seq, self.constants["SLOT_VALID"])
+        begin = self.id_table + self.constants["ID_BYTES"] * slot
+        rows = []
+        for field in (self.facts["geometry"]["image"], self.facts["geometry"]["label"]):
+            size = math.prod(field["row_shape"]) * {"uint8": 1, "uint16": 2}[field["dtype"]]
+            rows.append(self.data[field["offset"] + slot * size : field["offset"] + (slot + 1) * size])
+        return self.control[begin : begin + record["ID_LENGTH"]].decode(), *rows
+
+
+@pytest.fixture
+def served():
+    with served_ring() as served:
+        yield served
+
+
+def test_a_reader_written_from_the_document_alone_attaches_reads_and_detaches(served: Served):
+    reader = DocumentReader(served.name)
+    header = {name: reader.word(offset) for name, offset in reader.header_words.items()}
+    assert header == {
+        "MAGIC": reader.constants["MAGIC"],
+        "LAYOUT_VERSION": reader.constants["LAYOUT_VERSION"],
+        "GENERATION": int(reader.facts["generation"], 16),
+        "CONTROL_BYTES": reader.lane_pages + reader.lanes * reader.constants["PAGE_BYTES"],
+        "DATA_BYTES": len(reader.data),
+        "SLOTS": reader.slots,
+        "LANES": reader.lanes,
+    }
+    assert len(reader.control) == header["CONTROL_BYTES"]
+    assert reader.lock(reader.constants["DAEMON_LOCK_BYTE"], query=True), "the daemon lives"
+    reader.ask("größe".encode(), batch_size=4)
+    served.turn()
+    assert (reader.lane_word("ANSWER_NONCE"), reader.lane_word("ANSWER")) == (4711, Answer.ACCEPTED)
+    assert reader.lane_word("EPOCH_LENGTH") == reader.facts["epoch_length"]
+    seq = reader.lane_word("SEQ")
+    for _ in range(3 * reader.slots // 4):
+        reader.set_lane_word("TAKEN", seq + 4)
+        for pair in range(seq, seq + 4):
+            index = 1000 + pair % reader.facts["epoch_length"]
+            pair_id, image, label = reader.read(pair)
+            assert pair_id == f"größe/{index}"
+            assert set(image) == {index % 251}
+            assert set(np.frombuffer(label, "<u2").tolist()) == {index}
+        seq += 4
+        reader.set_lane_word("RELEASED", seq)
+        served.turn()
+        if (seq % reader.facts["epoch_length"]) == 48:  # without LANE_DROP_LAST, a last block of two pairs
+            seq += 2
+    reader.set_lane_word("LEAVING", Leaving.LEAVE)
+    os.close(reader.lock_fd)
+    served.turn()
+    assert reader.lane_word("ANSWER_NONCE") == 0
+    assert len(served.service.groups) == 0
+
+
+def test_a_reader_written_from_the_document_alone_reads_why_it_was_refused(served: Served):
+    reader = DocumentReader(served.name)
+    reader.ask(b"greedy", batch_size=1000)
+    served.turn()
+    assert (reader.lane_word("ANSWER_NONCE"), reader.lane_word("ANSWER")) == (4711, Answer.REFUSED)
+    begin = reader.lane_page + reader.lane_words["REASON"]
+    reason = reader.control[begin : begin + reader.lane_word("REASON_LENGTH")].decode()
+    assert "batch_size=1000" in reason
+    os.close(reader.lock_fd)
+    served.turn()
+    assert reader.lane_word("ANSWER_NONCE") == 0
+
+
+def test_a_lane_that_changed_hands_unseen_holds_nobodys_place_for_ever(served: Served):
+    first = DocumentReader(served.name)
+    first.ask(b"first", batch_size=4)
+    served.turn()
+    assert first.lane_word("ANSWER") == Answer.ACCEPTED
+    os.close(first.lock_fd)  # it dies, and before the daemon looks, another one has its lane and asks there
+    second = DocumentReader(served.name)
+    second.lane_page = second.lane_pages
+    second.set_lane_word("NONCE", 0)
+    assert second.lock(1)
+    for name, value in {"TAKEN": 0, "RELEASED": 0, "START": Start.NOW, "GROUP_LENGTH": 6, "NONCE": 4712}.items():
+        second.set_lane_word(name, value)
+    begin = second.lane_page + second.lane_words["GROUP"]
+    second.control[begin : begin + 6] = b"second"
+    served.turn()
+    assert second.lane_word("ANSWER_NONCE") == 4712
+    assert [(group.name, group.live) for group in served.service.groups] == [("first", False), ("second", True)]
+    served.turn(1000.0)
+    assert [group.name for group in served.service.groups] == ["second"]
+
+
+def test_a_request_whose_writer_died_before_the_answer_is_not_granted_to_the_next_on_its_lane(served: Served):
+    first = DocumentReader(served.name)
+    first.ask(b"first", batch_size=4)
+    os.close(first.lock_fd)
+    served.turn()
+    assert len(served.service.groups) == 0
+    second = DocumentReader(served.name)
+    second.ask(b"second", batch_size=4)
+    second.set_lane_word("NONCE", 4712)
+    served.turn()
+    assert second.lane_word("ANSWER_NONCE") == 4712
+    assert [group.name for group in served.service.groups] == ["second"]
+    os.close(second.lock_fd)
+
+
+@pytest.mark.parametrize("taken", [2**48, 2**63, 2**64 - 1])
+def test_a_consumer_that_writes_nonsense_stops_neither_the_daemon_nor_the_others(served: Served, taken):
+    reader = DocumentReader(served.name)
+    reader.ask(b"mad", batch_size=4)
+    served.turn()
+    reader.set_lane_word("TAKEN", taken)
+    reader.set_lane_word("RELEASED", taken)
+    reader.set_lane_word("LEAVING", 99)
+    served.turn()
+    assert served.service.failed is None
+    assert served.memory.get(State.PUBLISHED) == served.memory.geometry.slots
+    os.close(reader.lock_fd)
+
+
+@given(request=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3), min_size=9, max_size=9))
+def test_no_request_can_stop_the_daemon(shared_ring, request):
+    page = shared_ring.memory.lanes[0]
+    reader = DocumentReader(shared_ring.name)
+    reader.lane_page = reader.lane_pages
+    assert reader.lock(1)
+    names = ["RANK", "WORLD_SIZE", "BATCH_SIZE", "START", "START_EPOCH", "START_POSITION", "FLAGS", "PID"]
+    for name, value in zip([*names, "GROUP_LENGTH"], request, strict=True):
+        reader.set_lane_word(name, value)
+    reader.set_lane_word("NONCE", page[Lane.NONCE] % 1000 + 1)
+    shared_ring.turn()
+    assert page[Lane.ANSWER_NONCE] == page[Lane.NONCE]
+    os.close(reader.lock_fd)
+    shared_ring.turn()
+    shared_ring.turn(1000.0)
+    assert page[Lane.ANSWER_NONCE] == 0
+    assert len(shared_ring.service.groups) == 0
+
+
+@pytest.fixture(scope="module")
+def shared_ring():
+    with served_ring(slots=8, lanes=1) as served:
+        yield served
+
+
+def test_the_layout_is_imported_without_torch_or_aiohttp():
+    code = "import ringfeed, sys; sys.exit(bool({'torch', 'aiohttp', 'msgspec', 'PIL'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_fixtures_geometry_is_mirrored():
+    assert small_geometry().mirrored
