@@ -282,14 +282,9 @@ def test_the_example_config_loads_and_tells_the_real_defaults(tmp_path):
     plain.write_text(text)
     complete.write_text(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
     default, shown = load_config(plain, {}), load_config(complete, {})
-    examples = {
-        "ring": "NAME",
-        "slots": 512,
-        "workers": 8,
-        "emulator": "http://127.0.0.1:9023",
-    }  # these have no default
+    no_default = {"ring": "NAME", "slots": 512, "workers": 8, "emulator": "http://127.0.0.1:9023"}
     differing = {
         name: getattr(shown, name) for name in shown.__struct_fields__ if getattr(shown, name) != getattr(default, name)
     }
-    assert differing == examples
+    assert differing == no_default
     assert default.root == "gs://my-bucket/prefix"
