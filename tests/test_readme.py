@@ -1,0 +1,53 @@
+"""README's code is run as it stands, against a daemon of its own."""
+
+import re
+import uuid
+from pathlib import Path
+
+import pytest
+from house import Daemon, finish, photographs, traces, trainer
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("readme")
+    for name, data in photographs(24, prefix="").items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def test_every_python_block_is_run_here():
+    assert README.count("```python") == len(BLOCKS) == 3
+
+
+@pytest.mark.parametrize("block", ["torch", "numpy"])
+def test_a_block_runs_against_a_served_ring(folder, block):
+    ring = f"t{uuid.uuid4().hex[:10]}"
+    with Daemon(str(folder), "--size", "32x48", "--slots", "16", ring=ring):
+        code = BLOCKS[block].replace('"train"', f'"{ring}-train"')
+        shown = "image.shape[1:]" if block == "torch" else "batch.image.shape[1:]"
+        said = finish(trainer(f"{code}\nprint(tuple({shown}))"))
+    assert said.strip() == ("(3, 32, 48)" if block == "torch" else "(32, 48, 3)")
+
+
+def test_the_snippets_users_change_one_import(folder):
+    given = (
+        "import sys, numpy as np, torch\n"
+        "gcs_data_root = sys.argv[1]\n"
+        "def transform(pair):\n"
+        "    return tuple(torch.from_numpy(np.array(picture.resize((8, 8)))) for picture in pair)\n"
+    )
+    said = finish(trainer(f"{given}{BLOCKS['loaders']}\nprint(tuple(image.shape[1:]))", folder))
+    assert said.strip() == "(8, 8, 3)"
+    assert traces("auto-") == []
+
+
+def test_every_file_that_the_readme_links_is_there():
+    here = Path(__file__).parent.parent
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (here / link).exists()] == []
