@@ -75,23 +75,55 @@ class Descriptor:
                     f"the daemon of ring {ring!r} speaks layout version {version}, this process "
                     f"{layout.LAYOUT_VERSION}; install the same release of ringfeed in both, and restart the daemon"
                 )
-            geometry = facts["geometry"]
-            fields = {
-                name: Field(name, int(field["offset"]), tuple(map(int, field["row_shape"])), str(field["dtype"]))
-                for name in ("image", "label")
-                for field in (geometry[name],)
-            }
-            facts["geometry"] = Geometry(
-                int(geometry["slots"]), int(geometry["lanes"]), **fields, mirrored=bool(geometry["mirrored"])
-            )
+            facts["geometry"] = _read_geometry(facts["geometry"])
             descriptor = cls(**facts)
-        except (ValueError, KeyError, TypeError) as error:
+            for name in ("ring", "generation", "root", "split", "fingerprint", "order", "fit", "label_mode"):
+                if not isinstance(facts[name], str):
+                    raise TypeError(f"{name} is no text")
+            if type(facts["test_ratio"]) not in (int, float):
+                raise TypeError("test_ratio is no number")
+            _whole("pid", descriptor.pid, 0)
+            _whole("seed", descriptor.seed, 0)
+            _whole("epoch_length", descriptor.epoch_length, 1)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise NotTrustedError(
                 f"{path} is not a ring's descriptor ({error}); remove it if no daemon runs"
             ) from error
         if descriptor.ring != ring or not re.fullmatch(r"[0-9a-f]{16}", descriptor.generation):
             raise NotTrustedError(f"{path} describes another ring, {descriptor.ring!r}; remove it if no daemon runs")
         return descriptor
+
+
+def _read_geometry(facts: dict[str, Any]) -> Geometry:
+    """The geometry, where it is one that a daemon can have laid out: a mapping beyond a segment's end would kill."""
+    slots, lanes = _whole("slots", facts["slots"], 1), _whole("lanes", facts["lanes"], 1)
+    image, label = (
+        Field(
+            name,
+            _whole("offset", facts[name]["offset"], 0),
+            tuple(_whole("row_shape", extent, 1) for extent in facts[name]["row_shape"]),
+            facts[name]["dtype"],
+        )
+        for name in ("image", "label")
+    )
+    geometry = Geometry(slots, lanes, image, label, mirrored=facts["mirrored"])
+    regions = [slots * field.row_bytes for field in (image, label)]
+    if (
+        lanes > layout.MAX_LANES
+        or image.dtype != "uint8"
+        or label.dtype not in ("uint8", "uint16")
+        or (image.offset, label.offset) != (0, layout.page_ceil(regions[0]))
+        or not isinstance(facts["mirrored"], bool)
+        or (geometry.mirrored and any(region % layout.PAGE_BYTES for region in regions))
+    ):
+        raise ValueError("its geometry is none that a daemon lays out")
+    return geometry
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    if type(value) is not int or not least <= value <= layout.MAX_UINT64:
+        raise ValueError(f"{name} = {value!r} is not a whole number from {least} up")
+    return value
 
 
 def read_descriptor(ring: str) -> Descriptor:
@@ -124,9 +156,13 @@ def write_descriptor(descriptor: Descriptor, *, mode: int, gid: int) -> None:
     """Put the descriptor in its place, whole, by a rename."""
     draft = f"{layout.PREFIX}{descriptor.ring}.{descriptor.generation}.draft"
     fd = segment.create(draft, 0, mode=mode, gid=gid)
-    with os.fdopen(fd, "wb") as file:
-        file.write(descriptor.to_json())
-    segment.shm_path(draft).rename(segment.shm_path(layout.descriptor_name(descriptor.ring)))
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(descriptor.to_json())
+        segment.shm_path(draft).rename(segment.shm_path(layout.descriptor_name(descriptor.ring)))
+    except BaseException:
+        segment.shm_path(draft).unlink(missing_ok=True)
+        raise
 
 
 def remove_descriptor(descriptor: Descriptor) -> None:

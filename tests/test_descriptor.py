@@ -1,0 +1,181 @@
+"""The descriptor: what is written is read, and what cannot be a daemon's is not believed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ring_fixtures import make_descriptor, small_geometry, unique_ring_name
+
+from ringfeed import layout, segment
+from ringfeed.descriptor import (
+    Descriptor,
+    check_ring_name,
+    read_descriptor,
+    remove_descriptor,
+    ring_names,
+    write_descriptor,
+)
+from ringfeed.errors import DaemonNotRunningError, NotTrustedError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(), values, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.fixture
+def name():
+    name = unique_ring_name()
+    yield name
+    segment.shm_path(layout.descriptor_name(name)).unlink(missing_ok=True)
+
+
+def plant(name: str, text: bytes, mode: int = 0o600) -> None:
+    path = segment.shm_path(layout.descriptor_name(name))
+    path.write_bytes(text)
+    path.chmod(mode)
+
+
+@given(
+    root=st.text(max_size=40),
+    seed=st.integers(0, 2**64 - 1),
+    slots=st.integers(1, 9000),
+    lanes=st.integers(1, layout.MAX_LANES),
+    pid=st.integers(1, 2**22),
+    test_ratio=st.floats(0, 0.99),
+)
+def test_what_is_written_is_read(root, seed, slots, lanes, pid, test_ratio):
+    descriptor = replace(
+        make_descriptor("train", small_geometry(slots, lanes)), root=root, seed=seed, pid=pid, test_ratio=test_ratio
+    )
+    assert Descriptor.from_json("train", descriptor.to_json()) == descriptor
+
+
+def test_a_ring_is_found_by_its_descriptor_and_no_more_when_it_is_removed(name):
+    descriptor = make_descriptor(name, small_geometry())
+    write_descriptor(descriptor, mode=0o600, gid=-1)
+    assert read_descriptor(name) == descriptor
+    assert name in ring_names()
+    remove_descriptor(descriptor)
+    assert name not in ring_names()
+    with pytest.raises(DaemonNotRunningError, match=f"No daemon serves the ring '{name}'"):
+        read_descriptor(name)
+
+
+def test_a_successors_descriptor_replaces_the_old_one_and_is_not_removed_by_its_owner(name):
+    old = make_descriptor(name, small_geometry())
+    new = replace(old, generation="fedcba9876543210")
+    write_descriptor(old, mode=0o600, gid=-1)
+    write_descriptor(new, mode=0o600, gid=-1)
+    remove_descriptor(old)
+    assert read_descriptor(name) == new
+
+
+def test_a_descriptor_that_cannot_be_written_leaves_nothing_behind(name, monkeypatch):
+    def full(_: Descriptor) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Descriptor, "to_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_descriptor(make_descriptor(name, small_geometry()), mode=0o600, gid=-1)
+    assert not list(Path("/dev/shm").glob(f"*{name}*"))
+
+
+@given(garbage=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_garbage_is_not_believed(garbage):
+    with pytest.raises(NotTrustedError):
+        Descriptor.from_json("train", garbage)
+
+
+def test_a_text_nested_too_deeply_is_not_believed():
+    with pytest.raises(NotTrustedError):
+        Descriptor.from_json("train", b"[" * 200_000)
+
+
+@given(data=st.data(), junk=JSON)
+def test_a_descriptor_with_one_value_of_another_kind_is_not_believed(data, junk):
+    facts = json.loads(make_descriptor("train", small_geometry()).to_json())
+    where = data.draw(
+        st.sampled_from([facts, facts["geometry"], facts["geometry"]["image"], facts["geometry"]["label"]])
+    )
+    key = data.draw(st.sampled_from(sorted(where)))
+    before, where[key] = where[key], junk
+    if type(before) is type(junk) or key == "name" or (key == "test_ratio" and type(junk) is int):
+        return  # it may be another good value, or is the key's again
+    with pytest.raises(NotTrustedError):
+        Descriptor.from_json("train", json.dumps(facts).encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("image", "offset"), 4096),
+        (("label", "offset"), 1 << 40),
+        (("label", "offset"), 1),
+        (("label", "dtype"), "float64"),
+        (("image", "row_shape"), [0, 0, 3]),
+        (("image", "row_shape"), [1 << 40, 1 << 40, 3]),
+        (("slots",), 0),
+        (("slots",), -16),
+        (("slots",), 17),
+        (("lanes",), layout.MAX_LANES + 1),
+        (("lanes",), True),
+    ],
+)
+def test_a_geometry_that_would_reach_beyond_its_segments_is_not_believed(path, value):
+    facts = json.loads(make_descriptor("train", small_geometry()).to_json())
+    where = facts["geometry"]
+    for key in path[:-1]:
+        where = where[key]
+    where[path[-1]] = value
+    with pytest.raises(NotTrustedError, match="is not a ring's descriptor"):
+        Descriptor.from_json("train", json.dumps(facts).encode())
+
+
+def test_another_layout_version_is_told_apart_from_garbage_whatever_else_it_holds():
+    with pytest.raises(NotTrustedError, match="speaks layout version 2, this process 1"):
+        Descriptor.from_json("train", b'{"layout_version": 2, "unheard": "of"}')
+
+
+def test_a_key_that_this_version_does_not_know_is_not_believed():
+    facts = json.loads(make_descriptor("train", small_geometry()).to_json()) | {"colour": "red"}
+    with pytest.raises(NotTrustedError, match="colour"):
+        Descriptor.from_json("train", json.dumps(facts).encode())
+
+
+def test_a_descriptor_of_another_ring_is_not_believed(name):
+    plant(name, make_descriptor("other", small_geometry()).to_json())
+    with pytest.raises(NotTrustedError, match="describes another ring, 'other'"):
+        read_descriptor(name)
+
+
+def test_a_generation_that_would_lead_elsewhere_is_not_believed():
+    descriptor = replace(make_descriptor("train", small_geometry()), generation="../../../etc/pas")
+    with pytest.raises(NotTrustedError):
+        Descriptor.from_json("train", descriptor.to_json())
+
+
+def test_a_planted_symbolic_link_is_not_followed(name, tmp_path):
+    target = tmp_path / "target"
+    target.write_bytes(make_descriptor(name, small_geometry()).to_json())
+    segment.shm_path(layout.descriptor_name(name)).symlink_to(target)
+    with pytest.raises(NotTrustedError, match="is a symbolic link"):
+        read_descriptor(name)
+
+
+def test_a_file_into_which_anybody_may_write_is_not_believed(name):
+    plant(name, make_descriptor(name, small_geometry()).to_json(), mode=0o666)
+    with pytest.raises(NotTrustedError, match="anybody may write into it"):
+        read_descriptor(name)
+
+
+@pytest.mark.parametrize("bad", ["", "a/b", "a.b", "../x", "x" * 65, "train\n", "größe", "a b"])
+def test_a_name_that_could_lead_to_another_file_is_refused(bad):
+    with pytest.raises(ValueError, match="cannot be a ring's name"):
+        check_ring_name(bad)
