@@ -14,6 +14,7 @@ import re
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ring_fixtures import Served, served_ring, small_geometry
 
-from ringfeed import layout
+import ringfeed
+from ringfeed import layout, segment
 from ringfeed.descriptor import Descriptor
 from ringfeed.layout import Answer, Field, Geometry, Header, Lane, Leaving, RingState, SlotRecord, Start, State
 
@@ -328,6 +330,31 @@ def test_a_request_whose_writer_died_before_the_answer_is_not_granted_to_the_nex
     assert second.lane_word("ANSWER_NONCE") == 4712
     assert [group.name for group in served.service.groups] == ["second"]
     os.close(second.lock_fd)
+
+
+def test_a_consumer_leaves_a_lane_alone_whose_last_one_the_daemon_has_not_noticed_leave(served: Served, monkeypatch):
+    lock, stop = segment.try_lock, threading.Event()
+
+    def another_comes_and_goes_just_before(fd: int, byte: int) -> bool:
+        if byte == layout.FIRST_LANE_LOCK_BYTE:
+            served.memory.lanes[0][Lane.ANSWER_NONCE] = 99
+        return lock(fd, byte)
+
+    def serve() -> None:
+        while not stop.wait(0.005):
+            served.turn(0.005)
+
+    monkeypatch.setattr(segment, "try_lock", another_comes_and_goes_just_before)
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with ringfeed.attach(served.name, batch_size=2) as reader:
+            assert not served.memory.lane_lives(0)
+            assert served.memory.lane_lives(1)
+            assert next(iter(reader)).ids == ["größe/1000", "größe/1001"]
+    finally:
+        stop.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("taken", [2**48, 2**63, 2**64 - 1])

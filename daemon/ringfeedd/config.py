@@ -128,23 +128,26 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
         ConfigError: the file cannot be read, a key is unknown, or a value cannot be meant.
     """
     settings: dict[str, Any] = {}
-    where = "the command line"
     if path is not None:
-        where = str(path)
         try:
             settings = msgspec.toml.decode(path.read_bytes())
         except OSError as error:
             raise ConfigError(f"could not read the configuration {path}: {error.strerror}") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}") from error
+        _convert({"root": "-"} | settings, str(path))  # alone, so that its faults and those of flags are told apart
     settings |= flags
     if "root" not in settings:
         raise ConfigError(
             "no root is given; say what to serve: `ringfeed serve gs://bucket/prefix`, or root = in --config"
         )
-    try:
-        config = msgspec.convert(settings, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    config = _convert(settings, "the command line")
     config.templates  # noqa: B018  # its sentence belongs here, before anything is started
     return config
+
+
+def _convert(settings: dict[str, Any], where: str) -> Config:
+    try:
+        return msgspec.convert(settings, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,7 +48,7 @@ class Failures:
         self._failed_in_window = 0
         self._listed: OrderedDict[str, Failure] = OrderedDict()
 
-    def __iter__(self) -> object:
+    def __iter__(self) -> Iterator[Failure]:
         return iter(self._listed.values())
 
     def __len__(self) -> int:

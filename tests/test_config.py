@@ -1,0 +1,158 @@
+"""The configuration: file and flags, flags win, and whatever cannot be meant is one sentence and exit code 78."""
+
+from __future__ import annotations
+
+import grp
+import os
+
+import pytest
+
+from ringfeedd.config import Config, load_config
+from ringfeedd.errors import EXIT_BAD_CONFIG, ConfigError
+from ringfeedd.order import Mode
+from ringfeedd.spec import Fit, LabelMode
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text: str):
+        path = tmp_path / "ringfeed.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_file_gives_every_setting_by_its_name(written):
+    path = written("""
+        root = "gs://bucket/prefix"
+        ring = "job"
+        size = "224x256"
+        slots = 64
+        lanes = 8
+        workers = 3
+        concurrency = 32
+        seed = 7
+        order = "sequential"
+        test_ratio = 0.25
+        fit = "pad"
+        label_mode = "index"
+        exif_orientation = true
+        max_pixels = 1000000
+        max_failed = 0
+        emulator = "http://localhost:9023"
+        images = "i/{id}.jpg"
+        labels = "l/{id}.png"
+        linger_s = 60
+        linger_blocking_s = 2.5
+    """)
+    config = load_config(path, {})
+    assert config == Config(
+        root="gs://bucket/prefix",
+        ring="job",
+        size="224x256",
+        slots=64,
+        lanes=8,
+        workers=3,
+        concurrency=32,
+        seed=7,
+        order=Mode.SEQUENTIAL,
+        test_ratio=0.25,
+        fit=Fit.PAD,
+        label_mode=LabelMode.INDEX,
+        exif_orientation=True,
+        max_pixels=1_000_000,
+        max_failed=0.0,
+        emulator="http://localhost:9023",
+        images="i/{id}.jpg",
+        labels="l/{id}.png",
+        linger_s=60.0,
+        linger_blocking_s=2.5,
+    )
+    assert config.pixels == (224, 256)
+    assert config.ring_names == {"train": "job-train", "test": "job-test"}
+
+
+def test_flags_win_over_the_file(written):
+    path = written('root = "there"\nslots = 64\nseed = 1\n')
+    config = load_config(path, {"root": "here", "slots": 32})
+    assert (config.root, config.slots, config.seed) == ("here", 32, 1)
+
+
+def test_a_root_alone_is_enough():
+    config = load_config(None, {"root": "folder"})
+    assert config.ring_names == {"train": "train", "test": "test"}
+    assert (config.pixels, config.slots, config.workers) == (None, None, None)
+    assert (config.access().mode, config.access().gid) == (0o600, -1)
+
+
+BAD = {
+    'rot = "gs://b"': "unknown field `rot`",
+    "seed = 1": "no root is given",
+    'root = "b"\nslot = 5': "unknown field `slot`",
+    'root = ""': "root is empty",
+    "root = 5": "`str`",
+    'root = "b"\nslots = 1': ">= 2",
+    'root = "b"\nslots = "many"': "`int",
+    'root = "b"\nslots = true': "`int",
+    'root = "b"\nlanes = 1025': "<= 1024",
+    'root = "b"\nworkers = 0': ">= 1",
+    'root = "b"\nconcurrency = 0': ">= 1",
+    'root = "b"\nseed = -1': ">= 0",
+    'root = "b"\nseed = 18446744073709551616': "seed",
+    'root = "b"\norder = "backwards"': "backwards",
+    'root = "b"\nfit = "squeeze"': "squeeze",
+    'root = "b"\nlabel_mode = "cmyk"': "cmyk",
+    'root = "b"\ntest_ratio = 1.0': "< 1.0",
+    'root = "b"\ntest_ratio = nan': "test_ratio",
+    'root = "b"\nmax_failed = 1.5': "<= 1.0",
+    'root = "b"\nmax_failed = nan': "max_failed",
+    'root = "b"\nlinger_s = -1': ">= 0.0",
+    'root = "b"\nlinger_s = inf': "linger_s",
+    'root = "b"\nlinger_blocking_s = nan': "linger_blocking_s",
+    'root = "b"\nsize = "big"': "'big' is not HEIGHTxWIDTH",
+    'root = "b"\nsize = "0x5"': "'0x5' is not HEIGHTxWIDTH",
+    'root = "b"\nsize = "5"': "'5' is not HEIGHTxWIDTH",
+    'root = "b"\nring = "a/b"': "'a/b' cannot be a ring's name",
+    'root = "b"\nring = "' + 60 * "x" + '"': "cannot be a ring's name",
+    'root = "b"\nimages = "no-id.jpg"': "no-id.jpg",
+    "root = ": "is not TOML",
+    'root = "b"\nroot = "c"': "is not TOML",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_what_cannot_be_meant_is_one_sentence_that_names_file_and_fault(written, text):
+    path = written(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+    sentence = str(caught.value)
+    assert BAD[text] in sentence
+    assert "\n" not in sentence
+    assert caught.value.exit_code == EXIT_BAD_CONFIG
+
+
+def test_a_bad_flag_is_not_blamed_on_the_file(written):
+    with pytest.raises(ConfigError) as caught:
+        load_config(written('root = "b"\n'), {"slots": 0})
+    assert "the command line" in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"could not read the configuration .*nowhere\.toml: No such file"):
+        load_config(tmp_path / "nowhere.toml", {"root": "b"})
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary\.toml is not TOML"):
+        load_config(tmp_path / "binary.toml", {"root": "b"})
+
+
+def test_a_configured_group_may_attach_and_an_unknown_one_is_named():
+    name = grp.getgrgid(os.getgid()).gr_name
+    access = load_config(None, {"root": "b", "group": name}).access()
+    assert (access.mode, access.gid) == (0o660, os.getgid())
+    with pytest.raises(ConfigError, match="no such unix group"):
+        load_config(None, {"root": "b", "group": "nobody-has-this-group"}).access()
+
+
+def test_the_largest_seed_is_a_seed(written):
+    assert load_config(written(f'root = "b"\nseed = {2**64 - 1}\n'), {}).seed == 2**64 - 1

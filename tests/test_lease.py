@@ -1,0 +1,169 @@
+"""Leases: slots are given back in order, when the last array is gone, from whatever thread, and never by a fork."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringfeed.lease import Lease, Leases
+
+PAIRS = 4
+
+
+class Told:
+    """What the daemon would be told, in order."""
+
+    def __init__(self) -> None:
+        self.seqs: list[int] = []
+        self.leases = Leases(self.seqs.append, seq=0)
+        self.next = 0
+
+    def take(self) -> Lease:
+        lease = self.leases.take(self.next, self.next + PAIRS)
+        self.next += PAIRS
+        return lease
+
+    def take_array(self) -> np.ndarray:
+        array = np.zeros((PAIRS, 2))
+        self.take().hold("image", array)
+        return array
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@given(order=st.permutations(range(8)))
+def test_whatever_the_order_of_the_ends_what_is_told_is_the_oldest_still_held(order):
+    told = Told()
+    leases = [told.take() for _ in order]
+    held = set(order)
+    for number in order:
+        leases[number].release()
+        held.discard(number)
+        oldest = PAIRS * min(held, default=len(order))
+        assert told.leases.oldest == oldest
+        assert told.leases.count == len(held)
+        assert (told.seqs[-1] if told.seqs else 0) == oldest
+    assert told.seqs == sorted(set(told.seqs))
+
+
+def test_a_lease_lasts_as_long_as_any_view_of_any_of_its_arrays(told):
+    lease = told.take()
+    image, label = np.zeros((PAIRS, 8, 8, 3)), np.zeros((PAIRS, 8, 8))
+    lease.hold("image", image)
+    lease.hold("label", label)
+    view = image[1:3].transpose(0, 3, 1, 2)[0]
+    del image
+    assert told.seqs == []
+    del label
+    assert told.seqs == [], "a slice of the image lives"
+    del view
+    assert told.seqs == [PAIRS]
+
+
+def test_a_second_release_changes_nothing(told):
+    array = told.take_array()
+    first = told.leases._open[0]
+    first.release()
+    first.release()
+    del array
+    assert told.seqs == [PAIRS]
+
+
+def test_a_released_lease_leaves_no_cycle_for_the_collector(told):
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            told.take_array()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_an_array_in_a_cycle_is_given_back_by_the_collector(told):
+    cycle = [told.take_array()]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert told.seqs == [PAIRS]
+
+
+def test_an_array_that_dies_while_another_end_is_being_told_is_told_as_well():
+    arrays: list[np.ndarray] = []
+    seqs: list[int] = []
+
+    def tell(seq: int) -> None:
+        seqs.append(seq)
+        arrays.clear()  # what the collector may do in the middle of any line
+
+    leases = Leases(tell, seq=0)
+    first = leases.take(0, 4)
+    second = leases.take(4, 8)
+    arrays.append(np.zeros(2))
+    second.hold("image", arrays[0])
+    first.release()
+    assert seqs == [4, 8]
+
+
+def test_arrays_that_die_in_many_threads_at_once_are_all_told_and_in_order(told):
+    arrays = [[told.take_array() for _ in range(200)] for _ in range(8)]
+    start = threading.Barrier(len(arrays))
+
+    def drop(mine: list[np.ndarray]) -> None:
+        start.wait()
+        while mine:
+            mine.pop()
+
+    threads = [threading.Thread(target=drop, args=(mine,)) for mine in arrays]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told.leases.oldest == told.next == told.seqs[-1]
+    assert told.seqs == sorted(set(told.seqs))
+    assert told.leases.count == 0
+
+
+def test_blocks_passed_over_are_released_at_once_and_behind_a_lease_when_it_ends(told):
+    told.leases.skip(100)
+    assert told.seqs == [100]
+    told.next = 100
+    lease = told.take()
+    told.leases.skip(200)
+    assert told.seqs == [100]
+    lease.release()
+    assert told.seqs == [100, 200]
+
+
+def test_a_fork_that_drops_its_copies_of_the_arrays_tells_nothing():
+    reading, writing = os.pipe()
+    leases = Leases(lambda seq: os.write(writing, b"told %d\n" % seq) and None, seq=0)
+    array = np.zeros(4)
+    leases.take(0, 4).hold("image", array)
+    child = os.fork()
+    if child == 0:
+        del array
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    os.set_blocking(reading, False)
+    with pytest.raises(BlockingIOError):
+        os.read(reading, 100)
+    del array
+    assert os.read(reading, 100) == b"told 4\n"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_repr_tells_how_many_are_held_from_where(told):
+    _kept = [told.take_array(), told.take_array()]
+    assert repr(told.leases) == "Leases(2 held, from 0)"

@@ -1,0 +1,88 @@
+"""Sizes: rings fit into the memory there is, or one sentence says what is missing; the workers' shares add up."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringfeedd.config import Config
+from ringfeedd.errors import EXIT_COULD_NOT_START, StartError
+from ringfeedd.sizing import LEAST_AUTO_SLOTS, MOST_AUTO_SLOTS, geometries, shares, total
+from ringfeedd.spec import DecodeSpec, LabelMode
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize("free", [GIB // 8, GIB, 64 * GIB])
+def test_slots_chosen_for_the_user_leave_half_of_the_memory_free(free):
+    laid_out = geometries(Config(root="r"), DecodeSpec(224, 224), ["train", "test"], free=free)
+    assert LEAST_AUTO_SLOTS <= laid_out[0].slots <= MOST_AUTO_SLOTS * 1.125
+    assert total(laid_out) <= free // 2
+
+
+def test_with_plenty_of_memory_a_ring_gets_the_most_slots():
+    (geometry,) = geometries(Config(root="r"), DecodeSpec(224, 224), ["train"], free=64 * GIB)
+    assert geometry.slots == MOST_AUTO_SLOTS
+
+
+@given(slots=st.integers(2, 3000), height=st.integers(1, 400), width=st.integers(1, 400), free=st.integers(0, GIB))
+def test_rings_fit_into_what_is_free_or_are_refused_with_bytes_wanted_bytes_free_and_a_way_out(
+    slots, height, width, free
+):
+    config, spec = Config(root="r", slots=slots), DecodeSpec(height, width, label_mode=LabelMode.GRAY16)
+    (geometry,) = geometries(config, spec, ["train"], free=1 << 40)
+    assert geometry.slots >= slots
+    if geometry.total_bytes <= free:
+        assert geometries(config, spec, ["train"], free=free) == [geometry]
+        return
+    with pytest.raises(StartError) as caught:
+        geometries(config, spec, ["train"], free=free)
+    sentence = str(caught.value)
+    assert list(map(int, re.findall(r"(\d+) bytes", sentence))) == [geometry.total_bytes, free]
+    assert re.search(r"--shm-size=\d+g", sentence)
+    assert "\n" not in sentence
+    assert caught.value.exit_code == EXIT_COULD_NOT_START
+
+
+def test_the_suggested_shm_size_is_enough():
+    with pytest.raises(StartError) as caught:
+        geometries(Config(root="r", slots=4096), DecodeSpec(1000, 1000), ["train", "test"], free=64 << 20)
+    wanted = int(re.search(r"needs (\d+) bytes", str(caught.value))[1])
+    gibibytes = int(re.search(r"--shm-size=(\d+)g", str(caught.value))[1])
+    assert gibibytes * GIB >= wanted
+    assert "the rings train, test with 4096 slots each" in str(caught.value)
+
+
+def test_label_modes_lay_out_the_rows_that_they_decode_into():
+    rows = {
+        mode: geometries(Config(root="r", slots=16), DecodeSpec(8, 8, label_mode=mode), ["train"], free=GIB)[0].label
+        for mode in LabelMode
+    }
+    assert {mode: (field.row_shape, field.dtype) for mode, field in rows.items()} == {
+        LabelMode.RGB: ((8, 8, 3), "uint8"),
+        LabelMode.INDEX: ((8, 8), "uint8"),
+        LabelMode.GRAY16: ((8, 8), "uint16"),
+    }
+
+
+@given(
+    workers=st.integers(1, 512),
+    concurrency=st.integers(1, 4096),
+    rings=st.integers(1, 2),
+    mean=st.floats(0, 1e10, allow_nan=False),
+)
+def test_the_workers_together_download_what_was_asked_and_can_hold_all_that_waits(workers, concurrency, rings, mean):
+    shape = shares(workers=workers, concurrency=concurrency, rings=rings, mean_pair_bytes=mean)
+    assert shape.workers * shape.concurrency >= concurrency
+    assert shape.concurrency <= max(2, concurrency // workers + 1)
+    assert 1 <= shape.readahead <= concurrency
+    # Pairs that wait for room, all in one ring, leave every worker pairs to work on.
+    assert shape.workers * shape.most_pairs > rings * shape.readahead + shape.workers
+
+
+def test_large_pairs_are_not_read_far_ahead():
+    assert shares(workers=2, concurrency=128, rings=1, mean_pair_bytes=16 << 20).readahead == 4
+    assert shares(workers=2, concurrency=128, rings=1, mean_pair_bytes=1 << 40).readahead == 1
