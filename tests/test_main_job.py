@@ -152,6 +152,21 @@ def test_a_batch_lies_in_the_ring_and_its_arrays_keep_it(store, ring):
         assert len(next(iter(reader))) == 4
 
 
+def test_a_forgotten_reader_gives_its_lane_back_once_its_last_array_is_gone(store, ring):
+    def consumers():
+        return len(ring_status(f"{ring}-train").consumers)
+
+    with serve(store, ring):
+        reader = ringfeed.attach(f"{ring}-train", batch_size=4)
+        pixels = next(iter(reader)).image[1]
+        copy = pixels.copy()
+        del reader
+        assert consumers() == 1
+        assert (pixels == copy).all()
+        del pixels
+        wait_until(lambda: consumers() == 0)
+
+
 def test_a_batch_that_wraps_round_the_end_is_contiguous_too(store, ring, bucket):
     with serve(store, ring), ringfeed.attach(f"{ring}-train", batch_size=5, drop_last=False) as reader:
         geometry = reader.descriptor.geometry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+import weakref
 from typing import Final
 
 import numpy as np
@@ -155,6 +156,11 @@ class Attachment:
         except BaseException:
             self.control.close()
             raise
+        # A reader that is simply forgotten must not keep its lane, nor its place in the ring.
+        self._detach = weakref.finalize(
+            self, _detach, self.control, self.lane, self.page, self.space, self.bell, os.getpid()
+        )
+        self._detach.atexit = False  # the reader decides at the interpreter's end whether its place is kept
         self.place = accepted.place
         self.plan = request.plan(accepted.epoch_length)
 
@@ -222,14 +228,28 @@ class Attachment:
             raise AttachRefusedError(answer.reason)
         return answer
 
+    def tell_released(self, seq: int) -> None:
+        """Say that this consumer reads nothing below ``seq`` any more."""
+        self.page[Lane.RELEASED] = seq
+        self.space.ring()
+
     def detach(self, leaving: Leaving) -> None:
         """Give the lane back; no thread may be waiting on it. Views of the data stay readable."""
-        self.page[Lane.LEAVING] = leaving
-        segment.unlock(self.control.lock_fd, FIRST_LANE_LOCK_BYTE + self.lane)
-        self.space.ring()
-        self.control.close()
-        self.space.close()
-        self.bell.close()
+        if self._detach.alive:
+            self.page[Lane.LEAVING] = leaving
+            self._detach()
+
+
+def _detach(control: Control, lane: int, page: LanePage, space: Doorbell, bell: Doorbell, pid: int) -> None:
+    if os.getpid() != pid:
+        return  # a forked child's copy: the lane is its parent's
+    if page.leaving is Leaving.NO:
+        page[Lane.LEAVING] = Leaving.LEAVE
+    segment.unlock(control.lock_fd, FIRST_LANE_LOCK_BYTE + lane)
+    space.ring()
+    control.close()
+    space.close()
+    bell.close()
 
 
 def open_control(ring: str) -> Control:

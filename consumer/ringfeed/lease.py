@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 
 class Lease:
@@ -24,6 +24,7 @@ class Lease:
 
     def hold(self, name: str, array: Any) -> None:  # noqa: ANN401  # anything that can be referenced weakly
         """Let the lease last for as long as ``array`` does; views, slices and tensors made of it keep it alive."""
+        _HELD.add(self)
         self._holders.add(name)
         self._references.append(weakref.ref(array, lambda _gone: self._drop(name)))
 
@@ -37,7 +38,12 @@ class Lease:
         if not self.ended:
             self.ended = True
             self._references = []  # they refer to this lease: no cycle is left for the collector
+            _HELD.discard(self)
             self._leases.settle()
+
+
+_HELD: Final[set[Lease]] = set()
+"""The leases of living arrays: nothing else need keep them, not even a reader."""
 
 
 class Leases:
@@ -85,6 +91,11 @@ class Leases:
         """Pass over blocks without reading them; this reader's next one begins at ``following``."""
         self._next_seq = following
         self.settle()
+
+    def close(self) -> None:
+        """Tell nothing any more; whoever is telling at this moment finishes first."""
+        with self._lock:
+            self._released = lambda _seq: None
 
     def settle(self) -> None:
         """Tell how far everything is released."""

@@ -60,7 +60,8 @@ class Reader:
         self._native = self.descriptor.fit == "native"
         first = self._plan.block(self._place).seq
         self._page[Lane.TAKEN] = self._page[Lane.RELEASED] = first
-        self._leases = Leases(self._tell_released, seq=first)
+        # Not a method of this reader's: leases outlive a reader that is forgotten, and keep the attachment alive.
+        self._leases = Leases(self._attachment.tell_released, seq=first)
         self._batches = 0
         self._waited_ns = 0
         self._iteration = 0
@@ -217,11 +218,6 @@ class Reader:
             self._page[Lane.WAITED_NS] = self._waited_ns
             self._page[Lane.WAITING_SINCE_NS] = 0
 
-    def _tell_released(self, seq: int) -> None:
-        if not self._closed:
-            self._page[Lane.RELEASED] = seq
-            self._attachment.space.ring()
-
     def skip_rest_of_epoch(self) -> None:
         """Go to the next epoch's start, unless at one already."""
         with self._lock:
@@ -248,6 +244,7 @@ class Reader:
             if self._closed or os.getpid() != self._pid:
                 return
             self._closed = True
+            self._leases.close()
             self._attachment.detach(Leaving.KEEP_PLACE if keep_place else Leaving.LEAVE)
 
     def _check_open(self) -> None:

@@ -163,7 +163,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--out", type=Path, default=Path("demo-out"), metavar="DIR", help="for the picture (default: demo-out)"
     )
-    parser.add_argument("--keep", action="store_true", help="keep the bucket's files")
+    parser.add_argument("--keep", action="store_true", help="keep the logs and figures")
     parser.set_defaults(run=_demo)
 
 

@@ -94,10 +94,11 @@ class RingService:
                 self._counters.decoded += 1
                 self._counters.downloaded_bytes += result.downloaded
                 self._counters.retries += result.retries
-                self._counters.size_mismatches += result.size_mismatch
                 self.failures.succeed()
                 index = int(self._split.indices[job.index])
                 pair_id = self._catalog.id(index).encode()
+                if result.size_mismatch:
+                    self._note_mismatch(pair_id, result)
                 self.memory.write_record(seq, index=index, valid=job.attempt == 0, sizes=result.sizes, pair_id=pair_id)
             case Failed(seq=seq):
                 self._replace(seq, result)
@@ -105,6 +106,16 @@ class RingService:
                 ring.forget(seq)
                 if ring.lost(seq):
                     self._give(pool)
+
+    def _note_mismatch(self, pair_id: bytes, result: Decoded) -> None:
+        self._counters.size_mismatches += 1
+        if self._counters.size_mismatches == 1:
+            height, width, label_height, label_width = result.sizes
+            _LOG.warning(
+                "ring %s: the image of %r is %dx%d and its label %dx%d; both are fitted to the slot. Further ones are "
+                "counted in `ringfeed status`.",
+                *(self.name, pair_id.decode(), height, width, label_height, label_width),
+            )
 
     def lost(self, seq: int, *, quarantine: bool) -> None:
         """The worker that had this pair is dead."""
