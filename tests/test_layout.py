@@ -357,6 +357,18 @@ def test_a_consumer_leaves_a_lane_alone_whose_last_one_the_daemon_has_not_notice
         thread.join()
 
 
+def test_a_daemon_that_stops_while_a_consumer_attaches_is_told_as_such(served: Served, monkeypatch):
+    lock = segment.try_lock
+
+    def stopped_just_then(fd: int, byte: int) -> bool:
+        served.memory.unlink()
+        return lock(fd, byte)
+
+    monkeypatch.setattr(segment, "try_lock", stopped_just_then)
+    with pytest.raises(ringfeed.DaemonGoneError, match="was stopped; start it again"):
+        ringfeed.attach(served.name, batch_size=2)
+
+
 @pytest.mark.parametrize("taken", [2**48, 2**63, 2**64 - 1])
 def test_a_consumer_that_writes_nonsense_stops_neither_the_daemon_nor_the_others(served: Served, taken):
     reader = DocumentReader(served.name)

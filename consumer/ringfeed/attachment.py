@@ -54,6 +54,7 @@ class Control:
         self.descriptor = descriptor
         self.geometry: Geometry = descriptor.geometry
         self.lock_fd = segment.open_lock(descriptor.control)
+        segment.close_in_children(self.lock_fd)
         try:
             if os.fstat(self.lock_fd).st_size != self.geometry.control_bytes:
                 raise NotTrustedError(self._distrust("its size differs from the descriptor's"))
@@ -72,9 +73,8 @@ class Control:
             if any(self.words[offset >> 3] != value for offset, value in expected.items()):
                 raise NotTrustedError(self._distrust("its header differs from the descriptor"))
         except BaseException:
-            os.close(self.lock_fd)
+            segment.close_lock(self.lock_fd)
             raise
-        segment.close_in_children(self.lock_fd)
         slots = self.geometry.slots
         table = np.frombuffer(self._bytes, np.uint64, slots * SlotRecord.WORDS, offset=self.geometry.slot_table_offset)
         self.slot_table: npt.NDArray[np.uint64] = table.reshape(slots, SlotRecord.WORDS)
@@ -153,6 +153,11 @@ class Attachment:
             self.lane = self._claim_lane()
             self._open()
             accepted = self._ask(request)
+        except FileNotFoundError as error:
+            self.control.close()
+            raise DaemonGoneError(
+                f"The daemon of ring {ring!r} was stopped; start it again and attach anew."
+            ) from error
         except BaseException:
             self.control.close()
             raise
