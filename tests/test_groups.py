@@ -341,6 +341,17 @@ def test_a_place_that_holds_up_another_group_is_kept_for_seconds_and_else_for_mi
     assert groups.floor() > 0
 
 
+def test_a_new_run_that_is_refused_does_not_cost_the_former_its_place(groups, ring):
+    attached(groups, ring, "solo", 0, lane=0)
+    attached(groups, ring, "pair", 0, lane=1)
+    groups.gone(0, Leaving.KEEP_PLACE, 0.0)
+    ring.release(5)
+    answer = groups.attach(2, make_request("solo", 0, Start.AT, (0, 3)), ring, 0.0)
+    assert isinstance(answer, Refused)
+    assert [group.name for group in groups if group.name == "solo"] == ["solo"]
+    assert groups.floor() == 0
+
+
 def test_an_anonymous_groups_place_is_kept_for_nobody(groups, ring):
     attached(groups, ring, "solo", 0, lane=0, anonymous=True)
     groups.gone(0, Leaving.NO, 0.0)

@@ -317,3 +317,14 @@ def test_a_start_clears_its_dead_predecessors_leavings_and_nobody_elses(name):
     alive.unlink()
     for fd in (alive._lock_fd, alive.data_fd, dead.data_fd):
         os.close(fd)
+
+
+def test_a_planted_lock_is_a_sentence_and_a_planted_segment_is_no_daemon(name, tmp_path):
+    lock = segment.shm_path(f"ringfeed.{name}.lock")
+    lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StartError, match="symbolic link"):
+        SingletonLock(name, Access())
+    lock.unlink()
+    segment.shm_path(f"ringfeed.{name}.{16 * '0'}.ctl").symlink_to(tmp_path / "elsewhere")
+    assert len(clear_leavings(name)) == 1
+    assert leavings(name) == []

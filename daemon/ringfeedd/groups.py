@@ -140,10 +140,14 @@ class Groups:
             return Refused(reason)
         group = self._groups.get(request.group)
         if group is not None and not group.live and (not _same_shape(group, request) or request.start is Start.AT):
-            del self._groups[group.name]  # a new run of the job, dealt out anew
+            former = self._groups.pop(group.name)  # a new run of the job, dealt out anew
             group = None
+        else:
+            former = None
         if group is None:
             place = self._starting_place(request, ring)
+            if isinstance(place, Refused) and former is not None:
+                self._groups[former.name] = former  # the new run did not come about
             if not isinstance(place, Place):
                 return place
             group = self._found(request, ring, place, now)

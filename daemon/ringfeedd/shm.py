@@ -16,6 +16,7 @@ import numpy as np
 from ringfeed import layout, segment
 from ringfeed.descriptor import Descriptor, check_ring_name, remove_descriptor, write_descriptor
 from ringfeed.doorbell import Doorbell, semaphore_path, unlink_doorbell
+from ringfeed.errors import NotTrustedError
 from ringfeed.lane import LanePage
 from ringfeed.layout import (
     DAEMON_LOCK_BYTE,
@@ -63,6 +64,8 @@ class SingletonLock:
                     fd = segment.open_lock(self._name)
                 except FileNotFoundError:
                     continue
+                except NotTrustedError as error:
+                    raise StartError(str(error)) from error
                 except PermissionError as error:
                     raise StartError(
                         f"{path} belongs to another user (uid {path.stat().st_uid}), who serves or served the ring "
@@ -107,7 +110,7 @@ def clear_leavings(ring: str) -> list[str]:
         leavings.append(layout.descriptor_name(ring))
     for name in leavings:
         if name.endswith(".ctl"):
-            with contextlib.suppress(PermissionError, FileNotFoundError):
+            with contextlib.suppress(PermissionError, FileNotFoundError, NotTrustedError):
                 fd = segment.open_lock(name)
                 lives = segment.is_locked(fd, DAEMON_LOCK_BYTE)
                 os.close(fd)
