@@ -25,9 +25,11 @@ class Descriptor:
         root: what is served, e.g. ``gs://bucket/prefix``.
         split: ``"train"`` or ``"test"``.
         test_ratio: fraction of the pairs that are in the test split.
-        fingerprint: hash of the ids of the split, in order.
+        fingerprint: hash of the ids of the whole split, in order; the same on all machines that share it.
         fit, label_mode, order, seed: as configured.
-        epoch_length: pairs in an epoch.
+        epoch_length: pairs in an epoch of this ring: the machine's share of the split's, where it is one of several.
+        num_nodes: machines whose daemons share every epoch, 1 for this one alone.
+        node_rank: this machine's number among them, 0 .. num_nodes - 1.
     """
 
     ring: str
@@ -43,6 +45,8 @@ class Descriptor:
     fit: str
     label_mode: str
     epoch_length: int
+    num_nodes: int = 1
+    node_rank: int = 0
     layout_version: int = layout.LAYOUT_VERSION
 
     @property
@@ -85,6 +89,9 @@ class Descriptor:
             _whole("pid", descriptor.pid, 0)
             _whole("seed", descriptor.seed, 0)
             _whole("epoch_length", descriptor.epoch_length, 1)
+            _whole("num_nodes", descriptor.num_nodes, 1)
+            if _whole("node_rank", descriptor.node_rank, 0) >= descriptor.num_nodes:
+                raise ValueError(f"node_rank {descriptor.node_rank} is none of {descriptor.num_nodes} nodes")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise NotTrustedError(
                 f"{path} is not a ring's descriptor ({error}); remove it if no daemon runs"
