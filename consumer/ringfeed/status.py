@@ -43,6 +43,9 @@ class RingStatus:
     Attributes:
         state: ``"starting"``, ``"serving"``, ``"stopping"``, ``"failed"``, or ``"dead"`` when its daemon is.
         reason: why it failed.
+        fingerprint: of the whole split, so that it is the same on every machine that shares it.
+        epoch_length: pairs in an epoch of this machine.
+        num_nodes, node_rank: machines whose daemons share every epoch, and this one's number.
         epoch, position: of the first pair that is kept.
         filled_slots: slots that hold pairs which may be read.
         decoded_pairs, downloaded_bytes, failed_pairs, ...: since the daemon's start.
@@ -68,6 +71,8 @@ class RingStatus:
     memory_bytes: int
     mirrored: bool
     epoch_length: int
+    num_nodes: int
+    node_rank: int
     epoch: int
     position: int
     floor: int
@@ -99,8 +104,9 @@ class RingStatus:
         slot = f"{self.slot_height}x{self.slot_width}, {self.fit}, label {self.label_mode}"
         failed = f"{self.failed_pairs} failed, {self.fetch_retries} retries, {self.size_mismatches} of unequal size"
         readers = f"{self.lane_deaths} readers died, {self.skipped_pairs} pairs skipped"
+        node = f"node {self.node_rank}/{self.num_nodes}, " if self.num_nodes > 1 else ""
         rows = {
-            "source": f"{self.root} ({self.split}, {self.epoch_length:,} pairs, {self.order}, seed {self.seed})",
+            "source": f"{self.root} ({self.split}, {node}{self.epoch_length:,} pairs, {self.order}, seed {self.seed})",
             "slots": f"{self.filled_slots}/{self.slots} filled, {slot}, {memory}",
             "stream": f"epoch {self.epoch}, position {self.position}; pairs {self.floor} to {self.published} are kept",
             "decoded": f"{self.decoded_pairs:,} pairs, {self.downloaded_bytes / 1e6:,.1f} MB; {failed}",
@@ -167,6 +173,8 @@ def _read(control: Control) -> RingStatus:
         memory_bytes=geometry.total_bytes,
         mirrored=geometry.mirrored,
         epoch_length=descriptor.epoch_length,
+        num_nodes=descriptor.num_nodes,
+        node_rank=descriptor.node_rank,
         epoch=word(State.BASE_EPOCH) + epochs,
         position=position,
         floor=floor,

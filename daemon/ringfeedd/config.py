@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import grp
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -15,6 +17,7 @@ from ringfeed.layout import MAX_LANES, MAX_UINT64
 from ringfeedd.errors import ConfigError
 from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
 from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
+from ringfeedd.nodes import MAX_NODES, Nodes, choose_nodes
 from ringfeedd.order import Mode
 from ringfeedd.shm import Access
 from ringfeedd.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
@@ -42,6 +45,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         emulator: address of a GCS emulator to use instead of Google's service.
         images, labels: key templates.
         group: unix group whose members may attach; None: only this user.
+        num_nodes: machines whose daemons share every epoch; ``"auto"``: this and ``node_rank`` from the environment of
+            torchrun or SLURM. None: this machine alone.
+        node_rank: this machine's number, 0 .. num_nodes - 1; ``"auto"``: from the environment.
         linger_s: how long the place of a rank that went is kept.
         linger_blocking_s: the same while another group waits for its slots.
     """
@@ -65,6 +71,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     images: str = DEFAULT_IMAGES
     labels: str = DEFAULT_LABELS
     group: str | None = None
+    num_nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)] | Literal["auto"] | None = None
+    node_rank: Annotated[int, Meta(ge=0, lt=MAX_NODES)] | Literal["auto"] | None = None
     linger_s: Seconds = DEFAULT_LINGER_S
     linger_blocking_s: Seconds = DEFAULT_LINGER_BLOCKING_S
 
@@ -94,6 +102,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def templates(self) -> KeyTemplates:
         """The key templates. Raises: ConfigError."""
         return KeyTemplates.parse(self.images, self.labels)
+
+    def nodes(self, environ: Mapping[str, str] = os.environ) -> Nodes:
+        """Which machine this is among those that share every epoch.
+
+        Raises:
+            ConfigError: the two settings do not say it, or ``"auto"`` finds nothing in the environment.
+        """
+        return choose_nodes(self.num_nodes, self.node_rank, environ)
 
     def access(self) -> Access:
         """Who may attach.
@@ -143,6 +159,7 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
         )
     config = _convert(settings, "the command line")
     config.templates  # noqa: B018  # its sentence belongs here, before anything is started
+    config.nodes()  # so does this one, once file and flags are together: one may give the number, the other the rank
     return config
 
 

@@ -19,6 +19,7 @@ from ringfeed.cli import add_status
 from ringfeedd.config import Config, load_config
 from ringfeedd.errors import EXIT_COULD_NOT_START, EXIT_USAGE, DaemonError
 from ringfeedd.listing import Progress
+from ringfeedd.nodes import AUTO
 from ringfeedd.notify import Notifier
 from ringfeedd.order import Mode
 from ringfeedd.spec import Fit, LabelMode
@@ -106,6 +107,12 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--emulator", metavar="URL", help="of a GCS emulator to use instead of Google's service")
     parser.add_argument("--group", metavar="NAME", help="unix group whose members may attach (default: only this user)")
     parser.add_argument(
+        "--num-nodes", type=_number_or_auto, metavar="N", help="machines that share every epoch, or auto (default: 1)"
+    )
+    parser.add_argument(
+        "--node-rank", type=_number_or_auto, metavar="R", help="this machine's number from 0 to N-1, or auto"
+    )
+    parser.add_argument(
         "--linger-s", type=float, metavar="S", help="how long a lost rank's place is kept (default: 300)"
     )
     parser.add_argument("--linger-blocking-s", type=float, metavar="S", help="the same while others wait (default: 5)")
@@ -113,6 +120,15 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--stop-on-eof", action="store_true", help="stop when standard input ends: for a parent process"
     )
     parser.set_defaults(run=_serve)
+
+
+def _number_or_auto(text: str) -> int | str:
+    if text == AUTO:
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor {AUTO}") from error
 
 
 def _serve(arguments: argparse.Namespace) -> int:

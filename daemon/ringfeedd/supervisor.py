@@ -22,6 +22,7 @@ from ringfeedd.fetch import FetchPolicy
 from ringfeedd.groups import Groups
 from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.messages import Result, RingSpec
+from ringfeedd.nodes import NodeShare
 from ringfeedd.notify import Notifier
 from ringfeedd.order import make_order
 from ringfeedd.pool import Pool, WorkerSettings
@@ -59,9 +60,13 @@ class Supervisor:
         Args:
             say: told what a person at the terminal should know, a sentence at a time.
             on_progress, on_listed: told how far the listing has come, and that it is over.
+
+        Raises:
+            ConfigError: the settings do not say which of several machines this is.
         """
         self.services: list[RingService] = []
         self._config = config
+        self._nodes = config.nodes()
         self._say = say
         self._on_progress = on_progress
         self._on_listed = on_listed
@@ -112,6 +117,11 @@ class Supervisor:
                 raise StartError(
                     f"the {split} split of the {len(catalog)} pairs under {config.root} is empty with test_ratio = "
                     f"{config.test_ratio:g}; change it, or add pairs"
+                )
+            if len(part) < self._nodes.num_nodes:
+                raise StartError(
+                    f"the {split} split of {config.root} has {len(part)} pairs, fewer than num_nodes = "
+                    f"{self._nodes.num_nodes}: each machine must get one; serve it on fewer machines, or add pairs"
                 )
         shape = shares(
             workers=config.workers or os.cpu_count() or 1,
@@ -165,6 +175,7 @@ class Supervisor:
         names = [config.ring_names[split] for split in splits]
         laid_out = geometries(config, spec, names, free=free_bytes())
         for number, (split, name, geometry) in enumerate(zip(splits.values(), names, laid_out, strict=True)):
+            order = NodeShare(make_order(config.order, length=len(split), seed=config.seed), self._nodes)
             descriptor = Descriptor(
                 ring=name,
                 generation="",
@@ -178,13 +189,16 @@ class Supervisor:
                 seed=config.seed,
                 fit=config.fit,
                 label_mode=config.label_mode,
-                epoch_length=len(split),
+                epoch_length=order.length,
+                num_nodes=self._nodes.num_nodes,
+                node_rank=self._nodes.node_rank,
             )
             memory = RingMemory(descriptor, config.access())
-            order = make_order(config.order, length=len(split), seed=config.seed)
             service = RingService(
                 number,
-                ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, order=order, epoch_length=len(split)),
+                ring=Ring(
+                    name, slots=geometry.slots, readahead=shape.readahead, order=order, epoch_length=order.length
+                ),
                 groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
                 memory=memory,
                 catalog=catalog,
@@ -195,7 +209,9 @@ class Supervisor:
             self._undo.callback(service.end)
             self._undo.enter_context(self._watch(memory.space))
             self._say(
-                f"ring {name}: {len(split):,} pairs, {geometry.slots} slots of {spec.height}x{spec.width}, "
+                f"ring {name}: "
+                + (f"{self._nodes}, {order.length:,} of " if self._nodes.num_nodes > 1 else "")
+                + f"{len(split):,} pairs, {geometry.slots} slots of {spec.height}x{spec.width}, "
                 f"{geometry.total_bytes / 2**20:.0f} MiB"
                 + (
                     ""
