@@ -320,14 +320,23 @@ def test_two_torchrun_ranks_split_every_epoch(ring, ids, tmp_path):
 
 
 def test_ranks_come_from_the_arguments_then_from_torchruns_environment():
-    environ = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}
+    environ = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "1"}
     assert resolve_ranks(1, 2, environ) == Ranks(1, 2)
-    assert resolve_ranks(None, None, environ) == Ranks(3, 4)
+    assert resolve_ranks(None, None, environ) == Ranks(3, 4, num_nodes=1)
+    assert resolve_ranks(None, None, {"RANK": "3", "WORLD_SIZE": "4"}) == Ranks(3, 4)
     assert resolve_ranks(None, None, {}) == Ranks(0, 1)
     with pytest.raises(ValueError, match="give both"):
         resolve_ranks(1, None, environ)
-    with pytest.raises(ValueError, match="4 ranks, 2 of them on this machine"):
-        resolve_ranks(None, None, {**environ, "LOCAL_WORLD_SIZE": "2"})
+
+
+def test_the_ranks_of_several_machines_are_those_on_this_machine():
+    environ = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    assert resolve_ranks(None, None, environ) == Ranks(1, 2, num_nodes=2)
+    assert resolve_ranks(None, None, {**environ, "GROUP_WORLD_SIZE": "2"}) == Ranks(1, 2, num_nodes=2)
+    with pytest.raises(ValueError, match="4 ranks on 3 machines, 2 of them on this one"):
+        resolve_ranks(None, None, {**environ, "GROUP_WORLD_SIZE": "3"})
+    with pytest.raises(ValueError, match="4 ranks on 1 machine, 3 of them on this one"):
+        resolve_ranks(None, None, {**environ, "LOCAL_WORLD_SIZE": "3"})
 
 
 def test_the_ranks_of_a_job_come_to_the_same_group_and_other_jobs_to_others():

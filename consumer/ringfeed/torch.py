@@ -15,7 +15,7 @@ from ringfeed.descriptor import read_descriptor
 from ringfeed.guard import RingTensor, over_ring
 from ringfeed.loaders import get_async_dataloaders
 from ringfeed.plan import Plan
-from ringfeed.ranks import Ranks, default_group, resolve_ranks
+from ringfeed.ranks import Ranks, check_nodes, default_group, resolve_ranks
 from ringfeed.reader import Reader
 
 __all__ = ["RingDataset", "RingTensor", "get_async_dataloaders"]
@@ -58,7 +58,9 @@ class RingDataset(IterableDataset[Any]):
         Args:
             batch_size: pairs in one batch of this rank.
             group: by default a name that the ranks of one torchrun job share.
-            rank, world_size: by default those of torch.distributed, or of torchrun's environment, or 0 of 1.
+            rank, world_size: by default those of torch.distributed, or of torchrun's environment, or 0 of 1. In a
+                torchrun job over several machines those on this machine, whose daemon must serve its share of as many
+                (``ringfeed serve --num-nodes``); the first iteration insists on it.
             transform: called with (image, label) tensors of one pair; the results are collated.
             batch_transform: called with what would be yielded.
             fields: what to yield, of image, label, valid, ids, epoch, positions.
@@ -129,7 +131,7 @@ class RingDataset(IterableDataset[Any]):
             self._reader = None
 
     def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:
-        return ringfeed.attach(
+        reader = ringfeed.attach(
             self.ring,
             batch_size=self.batch_size,
             group=self.group if named else None,
@@ -140,6 +142,12 @@ class RingDataset(IterableDataset[Any]):
             copy=self.copy,
             wait_s=self.wait_s,
         )
+        try:
+            check_nodes(self.ranks, reader.descriptor)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
 
     def _iterate_in_worker(self, worker: int, workers: int) -> Iterator[Any]:
         # A DataLoader starts new workers for each epoch: they take the old ones' places, at the next epoch's start.
