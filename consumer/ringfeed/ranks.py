@@ -55,7 +55,7 @@ def resolve_ranks(rank: int | None, world_size: int | None, environ: Mapping[str
     if num_nodes * here != found.world_size:
         raise ValueError(
             f"this job has {found.world_size} ranks on {_machines(num_nodes)}, {here} of them on this one; every "
-            f"machine gets an equal share of the data, so start the same number of ranks on each (torchrun --nproc-per-node), "
+            f"machine gets an equal share of the data, so start as many ranks on each (torchrun --nproc-per-node), "
             f"or give rank and world_size"
         )
     return Ranks(int(environ["LOCAL_RANK"]), here, num_nodes)
