@@ -96,7 +96,7 @@ class ComingAndGoing(RuleBasedStateMachine):
     @initialize(length=st.integers(13, 40))
     def begin(self, length: int) -> None:
         self.ring = make_ring(length)
-        self.groups = Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S)
+        self.groups = Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S, gather_s=0.0)
         self.references: dict[str, Reference] = {}
         self.now = 0.0
         self.lanes = iter(range(10_000))
@@ -262,7 +262,7 @@ def ring() -> Ring:
 
 @pytest.fixture
 def groups() -> Groups:
-    return Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S)
+    return Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S, gather_s=0.0)
 
 
 @pytest.mark.parametrize(

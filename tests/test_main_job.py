@@ -204,6 +204,15 @@ def test_a_ring_whose_slots_are_no_pages_copies_the_wrapping_batch_only(store, r
         assert not all(in_place)
 
 
+def test_a_copy_keeps_its_pixels_and_its_ids_whatever_becomes_of_the_slots(store, ring, bucket):
+    with serve(store, ring), ringfeed.attach(f"{ring}-train", batch_size=4, copy=True) as reader:
+        batches = [batch for _ in range(4) for batch in reader]
+        assert len(batches) * 4 > reader.descriptor.geometry.slots
+        for batch in batches:
+            for image, pair_id in zip(batch.image, batch.ids, strict=True):
+                assert hashlib.sha256(image.tobytes()).hexdigest() == expected_pixels(bucket, pair_id)[0]
+
+
 def test_native_pairs_keep_their_own_sizes(store, ring, bucket):
     with (
         Daemon("gs://b/set", "--emulator", store.url, "--fit", "native", "--slots", "16", ring=ring),
@@ -254,9 +263,8 @@ def test_fifty_killed_consumers_stall_nobody_and_keep_no_lane(store, ring):
             going.kill()
             going.wait()
         assert int(said.split()[0]) >= PAIRS, said
-        status = ring_status(f"{ring}-train")
-        assert status.consumers == []
-        assert status.lane_deaths == 50
+        wait_until(lambda: ring_status(f"{ring}-train").lane_deaths == 50)
+        assert ring_status(f"{ring}-train").consumers == []
         with ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
             assert len(next(iter(reader))) == 4
 
@@ -280,7 +288,7 @@ def test_a_trainer_learns_that_its_daemon_died_and_keeps_what_it_holds(store, ri
     daemon = serve(store, ring).start()
     daemon.output.wait_for("ready")
     try:
-        reader = ringfeed.attach(f"{ring}-train", batch_size=4, drop_last=False)
+        reader = ringfeed.attach(f"{ring}-train", batch_size=4, drop_last=False, restart_s=0)
         batch = next(iter(reader))
         pixels = batch.image.copy()
         daemon.process.kill()
@@ -299,7 +307,7 @@ def test_a_stopped_daemon_says_so_to_a_waiting_trainer(store, ring):
     with serve(store, ring) as daemon:
         waiting = trainer(
             "import sys, ringfeed\n"
-            "r = ringfeed.attach(sys.argv[1], batch_size=4, group='g', rank=0, world_size=2)\n"
+            "r = ringfeed.attach(sys.argv[1], batch_size=4, group='g', rank=0, world_size=2, restart_s=0.1)\n"
             "print('in', flush=True)\n"
             "try:\n  while True:\n    for b in r: pass\n"
             "except ringfeed.DaemonGoneError as error: print(error)\n",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ringfeed.batch import Batch
+from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import (
     AttachRefusedError,
     DaemonGoneError,
@@ -18,10 +20,12 @@ from ringfeed.errors import (
     ReleasedError,
     RingfeedError,
     RingHeldError,
+    StateMismatchError,
 )
 from ringfeed.lane import Request
 from ringfeed.layout import GROUP_BYTES, MAX_UINT64, Start
-from ringfeed.reader import Reader
+from ringfeed.reader import RESTART_S, Reader
+from ringfeed.state import ResumeState
 
 __all__ = [
     "AttachRefusedError",
@@ -35,6 +39,7 @@ __all__ = [
     "ReleasedError",
     "RingHeldError",
     "RingfeedError",
+    "StateMismatchError",
     "attach",
 ]
 
@@ -51,9 +56,12 @@ def attach(
     rank: int = 0,
     world_size: int = 1,
     drop_last: bool = True,
-    start: str | tuple[int, int] = "auto",
+    start: str | tuple[int, int] | Mapping[str, Any] = "auto",
+    strict: bool = True,
+    wait: bool = False,
     copy: bool = False,
     wait_s: float = 0.0,
+    restart_s: float = RESTART_S,
 ) -> Reader:
     """Attach to a ring on this machine.
 
@@ -66,17 +74,22 @@ def attach(
         drop_last: drop what is left of an epoch below ``world_size * batch_size`` pairs; else spread it over the
             ranks.
         start: ``"auto"``: the first pair of epoch 0 on an idle ring, ``"now"`` on one that others read; ``"epoch"``:
-            the next whole epoch; ``"now"``: what is in the ring; or an (epoch, position).
+            the next whole epoch; ``"now"``: what is in the ring; or an (epoch, position); or what `Reader.state_dict`
+            returned, with whatever number of ranks.
+        strict: refuse a state of another catalog, seed or order; else go on at the same epoch and position anyhow.
+        wait: where other groups have gone beyond the place that is asked for, wait until they have left.
         copy: hand out copies that belong to the caller, at one memcpy a batch.
         wait_s: how many seconds to wait for a daemon that is not there yet.
+        restart_s: how many seconds to wait for a new daemon when this one stops or dies; the reader goes on at exactly
+            the next pair.
 
     Raises:
         ValueError: an argument is out of its range.
         DaemonNotRunningError: no daemon serves the ring.
         AttachRefusedError: the daemon refuses, e.g. because the batch is larger than the ring or the rank is taken.
+        StateMismatchError: the state is not of this ring.
         NotTrustedError: the ring's files belong to others, or to another release.
     """
-    kind, at = _parse_start(start)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     if world_size < 1 or not 0 <= rank < world_size:
@@ -86,30 +99,34 @@ def attach(
     name = group if group is not None else f"anonymous-{os.getpid()}-{next(_SERIAL)}"
     if not name or len(name.encode()) > GROUP_BYTES:
         raise ValueError(f"group {name!r} must have 1 to {GROUP_BYTES} bytes in UTF-8")
-    request = Request(
-        group=name,
-        rank=rank,
-        world_size=world_size,
-        batch_size=batch_size,
-        drop_last=drop_last,
-        start=kind,
-        at=at,
-        anonymous=group is None,
-        pid=os.getpid(),
-    )
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            return Reader(ring, request, copy=copy)
+            kind, at = _parse_start(start, ring, strict=strict)
+            request = Request(
+                group=name,
+                rank=rank,
+                world_size=world_size,
+                batch_size=batch_size,
+                drop_last=drop_last,
+                start=kind,
+                at=at,
+                anonymous=group is None,
+                pid=os.getpid(),
+                wait=wait,
+            )
+            return Reader(ring, request, copy=copy, restart_s=restart_s)
         except DaemonNotRunningError:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.05)
 
 
-def _parse_start(start: Any) -> tuple[Start, tuple[int, int]]:  # noqa: ANN401  # it comes from a user
+def _parse_start(start: Any, ring: str, *, strict: bool) -> tuple[Start, tuple[int, int]]:  # noqa: ANN401  # a user's
     if isinstance(start, str) and start in ("auto", "epoch", "now"):
         return Start[start.upper()], (0, 0)
-    if isinstance(start, tuple) and len(start) == 2 and all(isinstance(x, int) and 0 <= x <= MAX_UINT64 for x in start):
+    if isinstance(start, Mapping):
+        return Start.AT, ResumeState.from_dict(start).place(read_descriptor(ring), strict=strict)
+    if isinstance(start, tuple) and len(start) == 2 and all(type(x) is int and 0 <= x <= MAX_UINT64 for x in start):
         return Start.AT, start
-    raise ValueError(f'start is {start!r}; it must be "auto", "epoch", "now" or a tuple (epoch, position)')
+    raise ValueError(f'start is {start!r}; it must be "auto", "epoch", "now", a tuple (epoch, position), or a state')

@@ -19,6 +19,10 @@ class AttachRefusedError(RingfeedError):
     """The daemon refused the request; the message is the daemon's own sentence."""
 
 
+class StateMismatchError(RingfeedError, ValueError):
+    """A resume state is of another catalog, seed or order than the ring, or is no state at all."""
+
+
 class NotTrustedError(RingfeedError):
     """The ring's files belong to somebody else, or are not what they say."""
 

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ringfeed.layout import GROUP_BYTES, LANE_ANONYMOUS, LANE_DROP_LAST, REASON_BYTES, Answer, Lane, Leaving, Start
+from ringfeed.layout import (
+    GROUP_BYTES,
+    LANE_ANONYMOUS,
+    LANE_DROP_LAST,
+    LANE_RESUMING,
+    LANE_WAIT,
+    REASON_BYTES,
+    Answer,
+    Lane,
+    Leaving,
+    Start,
+)
 from ringfeed.plan import Place, Plan
 
 
@@ -20,6 +31,8 @@ class Request:
         group: the pass that its ranks share; other groups see every pair as well.
         start: where the group begins; ``at`` is the (epoch, position) of `Start.AT`.
         anonymous: the group's name dies with this process, so its place is kept for nobody.
+        wait: rather wait than be refused while other groups have gone beyond the place that is asked for.
+        resuming: goes on with a pass that a former daemon served; others that do so may come at the same time.
         pid: for people; it decides nothing.
     """
 
@@ -32,6 +45,8 @@ class Request:
     at: tuple[int, int]
     anonymous: bool
     pid: int
+    wait: bool = False
+    resuming: bool = False
 
     def plan(self, epoch_length: int) -> Plan:
         """The share of the stream that this rank reads."""
@@ -88,7 +103,12 @@ class LanePage:
         self[Lane.BATCH_SIZE] = request.batch_size
         self[Lane.START] = request.start
         self[Lane.START_EPOCH], self[Lane.START_POSITION] = request.at
-        self[Lane.FLAGS] = LANE_DROP_LAST * request.drop_last | LANE_ANONYMOUS * request.anonymous
+        self[Lane.FLAGS] = (
+            LANE_DROP_LAST * request.drop_last
+            | LANE_ANONYMOUS * request.anonymous
+            | LANE_WAIT * request.wait
+            | LANE_RESUMING * request.resuming
+        )
         self[Lane.PID] = request.pid
         self[Lane.NONCE] = nonce
 
@@ -113,6 +133,8 @@ class LanePage:
             at=(self[Lane.START_EPOCH], self[Lane.START_POSITION]),
             anonymous=bool(flags & LANE_ANONYMOUS),
             pid=self[Lane.PID],
+            wait=bool(flags & LANE_WAIT),
+            resuming=bool(flags & LANE_RESUMING),
         )
 
     @property

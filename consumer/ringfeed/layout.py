@@ -123,7 +123,10 @@ class Leaving(enum.IntEnum):
 
 LANE_DROP_LAST: Final = 1
 LANE_ANONYMOUS: Final = 2
-"""Flags of a lane's request. An anonymous group's name dies with its process, so its place is kept for nobody."""
+LANE_WAIT: Final = 4
+LANE_RESUMING: Final = 8
+"""Flags of a lane's request. An anonymous group's name dies with its process, so its place is kept for nobody; one that
+waits is not refused while others have gone on; one that resumes goes on with what a former daemon served."""
 
 
 class Answer(enum.IntEnum):

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from ringfeed.attachment import Attachment
-from ringfeed.batch import Batch, Pixels
-from ringfeed.descriptor import Descriptor
-from ringfeed.errors import ReaderClosedError, RingfeedError, RingHeldError
+from ringfeed.batch import Batch
+from ringfeed.descriptor import Descriptor, read_descriptor
+from ringfeed.errors import (
+    DaemonGoneError,
+    DaemonNotRunningError,
+    ReaderClosedError,
+    RingHeldError,
+    StateMismatchError,
+)
 from ringfeed.lane import Request
-from ringfeed.layout import SLOT_VALID, Field, Lane, Leaving, SlotRecord
-from ringfeed.lease import Lease, Leases
+from ringfeed.layout import Lane, Leaving, RingState, Start, State
+from ringfeed.lease import Leases
 from ringfeed.plan import Block, Place
+from ringfeed.rows import read_batch
+from ringfeed.state import ResumeState, state_at
 
 WARN_AFTER_S: Final = 10.0
 """A reader that has waited this long says on its log whom it waits for; and again after as long."""
 
-_IMAGE_SIZE: Final = slice(SlotRecord.IMAGE_HEIGHT, SlotRecord.IMAGE_WIDTH + 1)
-_LABEL_SIZE: Final = slice(SlotRecord.LABEL_HEIGHT, SlotRecord.LABEL_WIDTH + 1)
+RESTART_S: Final = 120.0
+"""How long a reader waits for a new daemon when its own is gone."""
+
+_RETRY_S: Final = 0.05
 
 _LOG: Final = logging.getLogger("ringfeed")
 
@@ -44,24 +53,17 @@ class Reader:
         joined_at: (epoch, position) at which the group's round stood when this reader joined it.
     """
 
-    def __init__(self, ring: str, request: Request, *, copy: bool) -> None:
+    def __init__(self, ring: str, request: Request, *, copy: bool, restart_s: float = RESTART_S) -> None:
         self.ring = ring
         self.group = request.group
         self.rank = request.rank
         self.world_size = request.world_size
         self.batch_size = request.batch_size
-        self._attachment = Attachment(ring, request)
-        self._control = self._attachment.control
-        self._page = self._attachment.page
-        self._plan = self._attachment.plan
-        self._place: Place = self._attachment.place
-        self.joined_at = (self._place.epoch, self._place.position)
+        self._request = request
+        self._restart_s = restart_s
         self._copy = copy
-        self._native = self.descriptor.fit == "native"
-        first = self._plan.block(self._place).seq
-        self._page[Lane.TAKEN] = self._page[Lane.RELEASED] = first
-        # Not a method of this reader's: leases outlive a reader that is forgotten, and keep the attachment alive.
-        self._leases = Leases(self._attachment.tell_released, seq=first)
+        self._take_attachment(Attachment(ring, request))
+        self.joined_at = (self._place.epoch, self._place.position)
         self._batches = 0
         self._waited_ns = 0
         self._iteration = 0
@@ -70,6 +72,17 @@ class Reader:
         self._pid = os.getpid()
         self._closed = False
         _OPEN.add(self)
+
+    def _take_attachment(self, attachment: Attachment) -> None:
+        self._attachment = attachment
+        self._control = attachment.control
+        self._page = attachment.page
+        self._plan = attachment.plan
+        self._place: Place = attachment.place
+        first = self._plan.block(self._place).seq
+        self._page[Lane.TAKEN] = self._page[Lane.RELEASED] = first
+        # Not a method of this reader's: leases outlive a reader that is forgotten, and keep the attachment alive.
+        self._leases = Leases(attachment.tell_released, seq=first)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"epoch {self.epoch}, position {self._place.position}"
@@ -121,7 +134,9 @@ class Reader:
             block = self._plan.block(self._place)
             if block.epoch != epoch or iteration != self._iteration:
                 return None
-            self._wait_for(block)
+            while (gone := self._wait_for(block)) is not None:
+                self._attach_to_the_next_daemon(gone)
+                block = self._plan.block(self._place)
             self._place = block.next
             following = self._plan.block(block.next)
             self._broken_off = following.epoch == epoch
@@ -129,7 +144,7 @@ class Reader:
             self._batches += 1
             self._page[Lane.BATCHES] = self._batches
             self._page[Lane.TAKEN] = following.seq
-            batch = self._read(block, lease)
+            batch = read_batch(self._attachment, block, lease, copy=self._copy)
         if self._copy:
             lease.release()
         return batch
@@ -141,53 +156,12 @@ class Reader:
         self._page[Lane.TAKEN] = seq
         self._leases.skip(seq)
 
-    def _read(self, block: Block, lease: Lease) -> Batch:
-        slots = np.arange(block.seq, block.end, dtype=np.uint64) % np.uint64(self._attachment.geometry.slots)
-        records = self._control.slot_table[slots]
-        if records[0, SlotRecord.SEQ] != block.seq or records[-1, SlotRecord.SEQ] != block.end - 1:
-            raise RingfeedError(
-                f"Slot {slots[0]} of ring {self.ring!r} holds pair {records[0, SlotRecord.SEQ]} where pair {block.seq} "
-                f"was promised: a defect of ringfeed, please report it; a restart of the trainer helps."
-            )
-        valid = (records[:, SlotRecord.FLAGS] & np.uint64(SLOT_VALID)).astype(np.bool_)
-        if block.repeated:
-            valid[:] = False
-        geometry = self._attachment.geometry
-        image, label = (self._field(field, block, lease) for field in (geometry.image, geometry.label))
-        control = self._control
-        return Batch(
-            image=_crop(image, records[:, _IMAGE_SIZE]) if self._native else image,
-            label=_crop(label, records[:, _LABEL_SIZE]) if self._native else label,
-            valid=valid,
-            seq=block.seq,
-            epoch=block.epoch,
-            position=block.position,
-            read_ids=lambda: [control.slot_id(int(slot)) for slot in slots],
-            lease=None if self._copy else lease,
-        )
-
-    def _field(self, field: Field, block: Block, lease: Lease) -> Pixels:
-        geometry = self._attachment.geometry
-        first = block.seq % geometry.slots
-        buffer = self._attachment.fields[field.name]
-        shape = (block.count, *field.row_shape)
-        wraps = first + block.count > geometry.slots
-        if wraps and not geometry.mirrored:
-            ring: Pixels = np.ndarray((geometry.slots, *field.row_shape), field.dtype, buffer=buffer)
-            array = np.concatenate((ring[first:], ring[: first + block.count - geometry.slots]))
-            array.setflags(write=self._copy)
-        else:
-            array = np.ndarray(shape, field.dtype, buffer=buffer, offset=first * field.row_bytes)
-            if self._copy:
-                array = array.copy()
-        lease.hold(field.name, array)
-        return array
-
-    def _wait_for(self, block: Block) -> None:
+    def _wait_for(self, block: Block) -> DaemonGoneError | None:
+        """Wait until the block is published. Returns why it never will be, if its daemon is gone."""
         control, bell = self._control, self._attachment.bell
         if control.published >= block.end:
             bell.take()  # one token a batch: on arm64 only a successful wait orders the reads that follow it
-            return
+            return None
         held_from = self._leases.oldest
         if block.end - held_from > self._attachment.geometry.slots:
             raise RingHeldError(
@@ -201,11 +175,11 @@ class Reader:
             while True:
                 took = bell.wait()
                 if control.published >= block.end:
-                    return
+                    return None
                 if took:
                     continue
                 if (gone := control.gone()) and control.published < block.end:
-                    raise gone
+                    return gone
                 if time.monotonic_ns() - warned > WARN_AFTER_S * 1e9:
                     warned = time.monotonic_ns()
                     _LOG.warning(
@@ -217,6 +191,96 @@ class Reader:
             self._waited_ns += time.monotonic_ns() - began
             self._page[Lane.WAITED_NS] = self._waited_ns
             self._page[Lane.WAITING_SINCE_NS] = 0
+
+    def _attach_to_the_next_daemon(self, gone: DaemonGoneError) -> None:
+        """Go on at exactly the next pair once a new daemon serves the ring. Batches that are held stay readable.
+
+        Raises:
+            DaemonGoneError: none came in time, or the ring was stopped for a reason that a restart does not mend.
+            StateMismatchError: the new one serves another order.
+        """
+        if self._control.word(State.STATE) == RingState.FAILED or not self._restart_s:
+            raise gone
+        _LOG.warning("%s This reader waits up to %.0f s for the next one.", gone, self._restart_s)
+        state, former = self._state(), self.descriptor
+        deadline = time.monotonic() + self._restart_s
+        while True:
+            with contextlib.suppress(DaemonNotRunningError, DaemonGoneError):
+                descriptor = read_descriptor(self.ring)
+                if descriptor.generation != former.generation:
+                    _check_node(descriptor, former)
+                    at = state.place(descriptor, strict=True)
+                    request = replace(self._request, start=Start.AT, at=at, resuming=True)
+                    self._take_attachment(Attachment(self.ring, request))
+                    _LOG.warning("%r goes on with the new daemon.", self)
+                    return
+            if time.monotonic() >= deadline:
+                raise gone
+            time.sleep(_RETRY_S)
+
+    # Where it stands.
+
+    def _state(self) -> ResumeState:
+        request = self._request
+        return state_at(
+            self.descriptor,
+            epoch=self._place.epoch,
+            position=self._place.position,
+            shape=(request.world_size, request.batch_size, request.drop_last),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the group stands once all of its ranks have taken what this one has; see `ringfeed.state`.
+
+        Counts the batches that were handed out, not what the daemon has prefetched. The same on every rank that has
+        taken as many steps.
+        """
+        with self._lock:
+            return self._state().to_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Go on where a state stands; the next iteration is the rest of that epoch.
+
+        Every rank of the group has to load the same state.
+
+        Raises:
+            StateMismatchError: the state is of another catalog, seed or order, and ``strict``.
+            AttachRefusedError: other groups have gone beyond it.
+        """
+        with self._lock:
+            self._check_open()
+            self._go_to(ResumeState.from_dict(state).place(self.descriptor, strict=strict))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be ``epoch``, as a DistributedSampler does; what it is anyhow needs no call.
+
+        Does nothing in the middle of an epoch that a state was loaded for.
+
+        Raises:
+            AttachRefusedError: other groups have gone beyond it.
+        """
+        with self._lock:
+            self._check_open()
+            following = self._plan.epoch_start(self._place) if self._broken_off else self._place
+            if self._plan.block(following).epoch != epoch:
+                self._go_to((epoch, 0))
+
+    def _go_to(self, at: tuple[int, int]) -> None:
+        """Stand at (epoch, position)."""
+        here = self._place
+        self._iteration += 1
+        if at == (here.epoch, here.position):
+            self._broken_off = False
+            return
+        pairs = (at[0] - here.epoch) * self._plan.epoch_length + at[1] - here.position
+        if pairs > 0 and at[1] == 0:
+            self._skip(Place(here.seq + pairs, *at))
+            return
+        self._leases.close()
+        self._attachment.detach(Leaving.LEAVE)
+        self._broken_off = False
+        request = replace(self._request, start=Start.AT, at=at)
+        self._take_attachment(Attachment(self.ring, request))
 
     def skip_rest_of_epoch(self) -> None:
         """Go to the next epoch's start, unless at one already."""
@@ -272,13 +336,14 @@ class _EpochIterator(Iterator[Batch]):
         return batch
 
 
-def _crop(rows: Pixels, sizes: npt.NDArray[np.uint64]) -> list[Pixels]:
-    """The pairs of a native batch at their own sizes; each lies densely at its row's start."""
-    views = []
-    for row, (height, width) in zip(rows, sizes.tolist(), strict=True):
-        channels = row.shape[2:]
-        views.append(row.reshape(-1)[: height * width * int(np.prod(channels))].reshape(height, width, *channels))
-    return views
+def _check_node(descriptor: Descriptor, former: Descriptor) -> None:
+    """Raise unless a new daemon serves the same machine's share as the former one."""
+    node, before = ((d.node_rank, d.num_nodes) for d in (descriptor, former))
+    if node != before:
+        raise StateMismatchError(
+            f"The daemon of ring {former.ring!r} came back as node {node[0]} of {node[1]}, and this reader was "
+            f"reading the share of node {before[0]} of {before[1]}; start the trainers again from their checkpoint."
+        )
 
 
 _OPEN: weakref.WeakSet[Reader] = weakref.WeakSet()

@@ -6,13 +6,14 @@ rank that goes keeps its place for a while; what "a while" is depends on whom it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import GROUP_BYTES, MAX_SEQ, Leaving, Start
 from ringfeed.plan import Place, Plan
+from ringfeedd.gathering import GATHER_S, Gathering
 from ringfeedd.ring import Ring
 
 DEFAULT_LINGER_S: Final = 300.0
@@ -32,6 +33,21 @@ class Wait:
     """No answer yet: ask again later."""
 
 
+@dataclass(frozen=True, slots=True)
+class FormerPlace:
+    """Where a rank stood when its daemon went.
+
+    Attributes:
+        request: what it had asked for.
+        at: (epoch, position) of the next round that it had not taken.
+        lives: whether its process still does.
+    """
+
+    request: Request
+    at: tuple[int, int]
+    lives: Callable[[], bool]
+
+
 @dataclass(slots=True)
 class Member:
     """One rank of a group.
@@ -44,6 +60,7 @@ class Member:
         away_since: when it went, or when the group began without it, in seconds.
         came: it was attached once.
         given_up: nothing is kept for it.
+        former: whether the process that read as this rank from a former daemon still lives; None once that is settled.
     """
 
     plan: Plan
@@ -55,6 +72,12 @@ class Member:
     pid: int = 0
     came: bool = False
     given_up: bool = False
+    former: Callable[[], bool] | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether a process reads as this rank, or is about to."""
+        return self.lane is not None or self.former is not None
 
     def take_place(self, place: Place) -> None:
         """Stand at ``place``, holding nothing before it."""
@@ -77,8 +100,8 @@ class Group:
 
     @property
     def live(self) -> bool:
-        """Whether any of its ranks is attached."""
-        return any(member.lane is not None for member in self.members)
+        """Whether any of its ranks is attached, or about to be."""
+        return any(member.live for member in self.members)
 
     def has_round_at(self, epoch: int, position: int) -> bool:
         """Whether a round of this group can begin there; one that began elsewhere would deal pairs out twice."""
@@ -99,13 +122,18 @@ class Groups:
     """All groups of one ring."""
 
     def __init__(
-        self, *, linger_s: float = DEFAULT_LINGER_S, linger_blocking_s: float = DEFAULT_LINGER_BLOCKING_S
+        self,
+        *,
+        linger_s: float = DEFAULT_LINGER_S,
+        linger_blocking_s: float = DEFAULT_LINGER_BLOCKING_S,
+        gather_s: float = GATHER_S,
     ) -> None:
         """Start with none.
 
         Args:
             linger_s: how long the place of a rank that went is kept while that costs nobody but its own group.
             linger_blocking_s: how long it is kept while another group waits for its slots.
+            gather_s: see `Gathering`.
         """
         self.linger_s = linger_s
         self.linger_blocking_s = linger_blocking_s
@@ -113,6 +141,7 @@ class Groups:
         self._groups: dict[str, Group] = {}
         self._lanes: dict[int, tuple[Group, Member]] = {}
         self._waiting = False
+        self._gathering = Gathering(gather_s)
 
     def __repr__(self) -> str:
         return f"Groups({len(self._groups)} groups, {len(self._lanes)} lanes, {self.lingering} lingering)"
@@ -139,48 +168,73 @@ class Groups:
         if reason := _check(request, ring):
             return Refused(reason)
         group = self._groups.get(request.group)
-        if group is not None and not group.live and (not _same_shape(group, request) or request.start is Start.AT):
-            former = self._groups.pop(group.name)  # a new run of the job, dealt out anew
-            group = None
-        else:
-            former = None
-        if group is None:
-            place = self._starting_place(request, ring)
-            if isinstance(place, Refused) and former is not None:
-                self._groups[former.name] = former  # the new run did not come about
-            if not isinstance(place, Place):
-                return place
-            group = self._found(request, ring, place, now)
-        return self._join(lane, group, request, ring)
+        renewed = (
+            group is not None and not group.live and (not _same_shape(group, request) or request.start is Start.AT)
+        )
+        if group is not None and not renewed:
+            return self._join(lane, group, request, ring)
+        at: tuple[int, int] | None = request.at
+        if request.start is Start.AT:
+            at = self._gathering.place(request, now)
+        elif self._gathering.resuming:
+            at = None  # those who were here before come first
+        if at is None:
+            return Wait()
+        former = self._groups.pop(request.group, None)  # a new run of the job, dealt out anew
+        place = self._starting_place(request, ring, at)
+        if not isinstance(place, Place):
+            if former is not None and not isinstance(place, Seek):
+                self._groups[former.name] = former  # the new run does not come about, or not yet
+            return place
+        self._gathering.forget(request.group)
+        return self._join(lane, self._found(request, ring, place, now), request, ring)
 
-    def _starting_place(self, request: Request, ring: Ring) -> Place | Refused | Seek | Wait:
+    def inherit(self, places: Iterable[FormerPlace], ring: Ring, now: float) -> None:
+        """Keep the places of those who read from a former daemon, who may come back in any order.
+
+        The ring must stand at the earliest of them, and have no groups.
+        """
+        for former in sorted(places, key=lambda former: (former.at, former.request.rank)):
+            request = former.request
+            place = Place(ring.seq(*former.at), *former.at)
+            group = self._groups.get(request.group) or self._found(request, ring, place, now)
+            if not _same_shape(group, request) or not group.has_round_at(*former.at):
+                continue  # no consumer writes this; then it has no claim
+            member = group.members[request.rank]
+            member.take_place(place)
+            member.came, member.former = True, former.lives
+
+    def _starting_place(self, request: Request, ring: Ring, at: tuple[int, int]) -> Place | Refused | Seek | Wait:
         if not self._groups:
-            return _idle_place(request, ring)
+            return self._idle_place(request, ring, at)
         if not any(group.live for group in self) and request.start is not Start.NOW:
             self._waiting = True  # only kept places are in the way, and not for long
             return Wait()
         here = ring.place(ring.floor)
         if request.start is Start.AT:
-            seq = ring.seq(*request.at)
-            if seq < ring.floor:
-                return Refused(
-                    f"epoch {request.at[0]}, position {request.at[1]} lies behind ring {ring.name!r}, which other "
-                    f"groups read from epoch {here.epoch}, position {here.position} on; wait until they have left, or "
-                    f"start a daemon of your own with --ring"
-                )
-            return Place(seq, *request.at)
+            return _place_among_others(request, ring, at)
         if request.start is Start.EPOCH and here.position:
             return Place(here.seq + ring.epoch_length - here.position, here.epoch + 1, 0)
         return here
 
+    def _idle_place(self, request: Request, ring: Ring, at: tuple[int, int]) -> Place | Seek:
+        """Where the first group of an idle ring begins."""
+        if request.start is Start.NOW:
+            return ring.place(ring.floor)
+        # The words of a place are zero unless given: "auto" and "epoch" begin at the very beginning.
+        first = self._gathering.earliest() if request.resuming else at
+        if not ring.floor <= ring.seq(*first) <= ring.head:
+            return Seek(*first)
+        return Place(ring.seq(*at), *at)
+
     def _found(self, request: Request, ring: Ring, place: Place, now: float) -> Group:
         group = self._groups[request.group] = Group(request.group, request.anonymous, place)
         for rank in range(request.world_size):
-            plan = Plan(ring.epoch_length, request.world_size, rank, request.batch_size, request.drop_last)
+            plan = replace(request.plan(ring.epoch_length), rank=rank)
             group.members.append(Member(plan, place, place, plan.block(place).seq, now))
         return group
 
-    def _join(self, lane: int, group: Group, request: Request, ring: Ring) -> Accepted | Refused:
+    def _join(self, lane: int, group: Group, request: Request, ring: Ring) -> Accepted | Refused | Wait:
         if not _same_shape(group, request):
             plan = group.members[0].plan
             return Refused(
@@ -196,7 +250,10 @@ class Groups:
             )
         if request.start is Start.AT and (member.place.epoch, member.place.position) != request.at:
             seq = ring.seq(*request.at)
-            if seq < ring.floor or not group.has_round_at(*request.at):
+            known = group.has_round_at(*request.at)
+            if seq < ring.floor and (request.wait or len(self._groups) == 1):
+                return Wait()  # its own group's other ranks have to leave first, to start from the same state
+            if seq < ring.floor or not known:
                 return Refused(
                     f"rank {request.rank} asks for epoch {request.at[0]}, position {request.at[1]}, and its group "
                     f"{group.name!r} reads on from epoch {member.place.epoch}, position {member.place.position}; "
@@ -209,7 +266,7 @@ class Groups:
             member.place = place
         member.take_place(member.place)
         member.lane, member.pid = lane, request.pid
-        member.came, member.given_up = True, False
+        member.came, member.given_up, member.former = True, False, None
         self._lanes[lane] = (group, member)
         return Accepted(member.place, ring.epoch_length)
 
@@ -241,7 +298,9 @@ class Groups:
             others = (other for other in self if other is not group)
             blocking = self._waiting or (ring.full and any(other.starving(ring.published) for other in others))
             for member in group.members:
-                if member.lane is not None or member.given_up:
+                if member.former is not None and not member.former():
+                    member.former, member.away_since = None, now
+                if member.live or member.given_up:
                     continue
                 limit = self.linger_blocking_s if blocking and (member.came or not group.live) else self.linger_s
                 if group.anonymous:
@@ -276,13 +335,19 @@ class Groups:
         return list(self._lanes)
 
 
-def _idle_place(request: Request, ring: Ring) -> Place | Seek:
-    """Where the first group of an idle ring begins."""
-    if request.start is Start.NOW:
-        return ring.place(ring.floor)
-    # AT's words are zero unless given, so that "auto" and "epoch" begin at the very beginning.
-    seq = ring.seq(*request.at)
-    return Place(seq, *request.at) if ring.floor <= seq <= ring.head else Seek(*request.at)
+def _place_among_others(request: Request, ring: Ring, at: tuple[int, int]) -> Place | Refused | Wait:
+    """Where a group begins that names its place, while others read."""
+    seq = ring.seq(*at)
+    if seq >= ring.floor:
+        return Place(seq, *at)
+    if request.wait:
+        return Wait()
+    here = ring.place(ring.floor)
+    return Refused(
+        f"epoch {at[0]}, position {at[1]} lies behind ring {ring.name!r}, which other groups read from epoch "
+        f"{here.epoch}, position {here.position} on; pass wait=True to wait until they have left, or start a daemon "
+        f"of your own with --ring"
+    )
 
 
 def _same_shape(group: Group, request: Request) -> bool:

@@ -12,6 +12,7 @@ from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Lane, Leaving, RingState, State
 from ringfeedd.catalog import Catalog, Split
 from ringfeedd.failures import Failure, Failures
+from ringfeedd.former import Former
 from ringfeedd.groups import Groups, Seek, Wait
 from ringfeedd.messages import Decoded, Dropped, Failed, PairJob, Result
 from ringfeedd.pool import Pool
@@ -80,6 +81,22 @@ class RingService:
     def ready(self) -> bool:
         """Whether the first slots are published."""
         return self.ring.published > 0
+
+    def expect(self, former: Former) -> None:
+        """Begin where a dead daemon's consumers stood, and keep their places for them."""
+        if not former.serves_the_same(self.memory.descriptor):
+            _LOG.warning(
+                "ring %s: %d readers of the former daemon read another catalog, seed or order, and will be told so",
+                *(self.name, len(former.places)),
+            )
+            return
+        epoch, position = min(place.at for place in former.places)
+        self.ring.seek(epoch, position)
+        self.groups.inherit(former.places, self.ring, self._clock())
+        _LOG.info(
+            "ring %s: goes on for %d readers of the former daemon at epoch %d, position %d",
+            *(self.name, len(former.places), epoch, position),
+        )
 
     # What the workers say.
 

@@ -19,6 +19,7 @@ from ringfeedd.config import Config
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
 from ringfeedd.fetch import FetchPolicy
+from ringfeedd.former import Former, read_former
 from ringfeedd.groups import Groups
 from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.messages import Result, RingSpec
@@ -75,6 +76,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._undo = contextlib.AsyncExitStack()
         self._pool: Pool | None = None
+        self._former: dict[str, Former] = {}
 
     async def run(self) -> int:
         """Serve until SIGTERM, SIGINT or SIGHUP; returns the exit code.
@@ -108,6 +110,8 @@ class Supervisor:
         for name in names.values():
             lock = SingletonLock(name, access)
             self._undo.callback(lock.release)
+            if former := read_former(name):
+                self._former[name] = former
             if cleared := clear_leavings(name):
                 _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
         catalog, spec = await self._survey()
@@ -205,6 +209,8 @@ class Supervisor:
                 split=split,
                 failures=Failures(config.max_failed),
             )
+            if former := self._former.get(name):
+                service.expect(former)
             self.services.append(service)
             self._undo.callback(service.end)
             self._undo.enter_context(self._watch(memory.space))

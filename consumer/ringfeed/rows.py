@@ -1,0 +1,81 @@
+"""From slots to a batch: views of consecutive rows of the ring, and what their records say of them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ringfeed.attachment import Attachment
+from ringfeed.batch import Batch, Pixels
+from ringfeed.errors import RingfeedError
+from ringfeed.layout import SLOT_VALID, Field, SlotRecord
+from ringfeed.lease import Lease
+from ringfeed.plan import Block
+
+_IMAGE_SIZE: Final = slice(SlotRecord.IMAGE_HEIGHT, SlotRecord.IMAGE_WIDTH + 1)
+_LABEL_SIZE: Final = slice(SlotRecord.LABEL_HEIGHT, SlotRecord.LABEL_WIDTH + 1)
+
+
+def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool) -> Batch:
+    """The batch of a block that is published and leased; its arrays hold the lease.
+
+    Raises:
+        RingfeedError: the slots hold other pairs, which a daemon that keeps the protocol never lets happen.
+    """
+    control, geometry, descriptor = attachment.control, attachment.geometry, attachment.descriptor
+    slots = np.arange(block.seq, block.end, dtype=np.uint64) % np.uint64(geometry.slots)
+    records = control.slot_table[slots]
+    if records[0, SlotRecord.SEQ] != block.seq or records[-1, SlotRecord.SEQ] != block.end - 1:
+        raise RingfeedError(
+            f"Slot {slots[0]} of ring {descriptor.ring!r} holds pair {records[0, SlotRecord.SEQ]} where pair "
+            f"{block.seq} was promised: a defect of ringfeed, please report it; a restart of the trainer helps."
+        )
+    valid = (records[:, SlotRecord.FLAGS] & np.uint64(SLOT_VALID)).astype(np.bool_)
+    if block.repeated:
+        valid[:] = False
+    image, label = (_rows(attachment, field, block, lease, copy=copy) for field in (geometry.image, geometry.label))
+    native = descriptor.fit == "native"
+
+    def read_ids() -> list[str]:
+        return [control.slot_id(int(slot)) for slot in slots]
+
+    ids = read_ids() if copy else None  # a copy's slots are released before anybody can ask
+    return Batch(
+        image=_crop(image, records[:, _IMAGE_SIZE]) if native else image,
+        label=_crop(label, records[:, _LABEL_SIZE]) if native else label,
+        valid=valid,
+        seq=block.seq,
+        epoch=block.epoch,
+        position=block.position,
+        read_ids=read_ids if ids is None else lambda: ids,
+        lease=None if copy else lease,
+    )
+
+
+def _rows(attachment: Attachment, field: Field, block: Block, lease: Lease, *, copy: bool) -> Pixels:
+    """One field of a block as one C-contiguous array ``(count, *row_shape)``."""
+    geometry, buffer = attachment.geometry, attachment.fields[field.name]
+    first = block.seq % geometry.slots
+    wraps = first + block.count > geometry.slots
+    if wraps and not geometry.mirrored:
+        ring: Pixels = np.ndarray((geometry.slots, *field.row_shape), field.dtype, buffer=buffer)
+        array = np.concatenate((ring[first:], ring[: first + block.count - geometry.slots]))
+        array.setflags(write=copy)
+    else:
+        shape = (block.count, *field.row_shape)
+        array = np.ndarray(shape, field.dtype, buffer=buffer, offset=first * field.row_bytes)
+        if copy:
+            array = array.copy()
+    lease.hold(field.name, array)
+    return array
+
+
+def _crop(rows: Pixels, sizes: npt.NDArray[np.uint64]) -> list[Pixels]:
+    """The pairs of a native batch at their own sizes; each lies densely at its row's start."""
+    views = []
+    for row, (height, width) in zip(rows, sizes.tolist(), strict=True):
+        channels = row.shape[2:]
+        views.append(row.reshape(-1)[: height * width * int(np.prod(channels))].reshape(height, width, *channels))
+    return views

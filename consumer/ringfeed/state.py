@@ -1,0 +1,118 @@
+"""The resume state: where a group stands in the order, as a small plain dict that goes into a checkpoint. Pure.
+
+The order is a pure function of (ids of the split, seed, epoch, position), so nothing else is needed to go on at exactly
+the next pair: not the number of ranks, not the batch size, not what was prefetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+from ringfeed.descriptor import Descriptor
+from ringfeed.errors import StateMismatchError
+
+STATE_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeState:
+    """Where a group stands.
+
+    Attributes:
+        split: ``"train"`` or ``"test"``.
+        fingerprint: of the split's ids in order, 32 hexadecimal digits.
+        order, seed: as the daemon is configured.
+        epoch: counts from 0.
+        position: pairs of the epoch that its ranks have taken out, all nodes together.
+        world_size, batch_size, drop_last: of the job that made it, for people; a job may go on with others.
+    """
+
+    split: str
+    fingerprint: str
+    order: str
+    seed: int
+    epoch: int
+    position: int
+    world_size: int
+    batch_size: int
+    drop_last: bool
+    version: int = STATE_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict of strings, ints and bools; the same on every rank."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> ResumeState:
+        """Read a state.
+
+        Raises:
+            StateMismatchError: it is no state, or one of another version.
+        """
+        known = {field.name: field.type for field in fields(cls)}
+        version = state.get("version")
+        if version != STATE_VERSION:
+            raise StateMismatchError(
+                f"This is no resume state of version {STATE_VERSION} (its version is {version!r}): give what "
+                f"state_dict() returned."
+            )
+        types = {"str": str, "int": int, "bool": bool}
+        for name, kind in known.items():
+            if type(state.get(name)) is not types[str(kind)]:
+                raise StateMismatchError(f"The resume state's {name!r} is {state.get(name)!r}, not of type {kind}.")
+        loaded = cls(**{name: state[name] for name in known})
+        if loaded.epoch < 0 or loaded.position < 0:
+            raise StateMismatchError(f"The resume state names epoch {loaded.epoch}, position {loaded.position}.")
+        return loaded
+
+    def differences(self, descriptor: Descriptor) -> list[str]:
+        """In what a ring is not the one that this state is of; empty when it is."""
+        ours = (self.split, self.fingerprint, self.order, self.seed)
+        theirs = (descriptor.split, descriptor.fingerprint, descriptor.order, descriptor.seed)
+        names = ("split", "ids (fingerprint)", "order", "seed")
+        return [
+            f"{name}: {mine} in the state, {its} in the ring"
+            for name, mine, its in zip(names, ours, theirs, strict=True)
+            if mine != its
+        ]
+
+    def place(self, descriptor: Descriptor, *, strict: bool) -> tuple[int, int]:
+        """The (epoch, position) of one machine's ring at which to go on.
+
+        Args:
+            strict: insist on the very order that the state is of. Otherwise the same epoch and position are taken in
+                the ring's order, whatever that is; a position beyond its end is the next epoch's start.
+
+        Raises:
+            StateMismatchError: the ring's order is another one.
+        """
+        if strict and (differences := self.differences(descriptor)):
+            raise StateMismatchError(
+                f"The resume state is not of the ring {descriptor.ring!r}: {'; '.join(differences)}. Serve what it was "
+                f"made with, or pass strict=False to go on at the same epoch and position of the new order."
+            )
+        position = -(-self.position // descriptor.num_nodes)
+        return (self.epoch, position) if position < descriptor.epoch_length else (self.epoch + 1, 0)
+
+
+def state_at(descriptor: Descriptor, *, epoch: int, position: int, shape: tuple[int, int, bool]) -> ResumeState:
+    """The state of a group that stands at a place of a ring.
+
+    Args:
+        position: of this machine's ring, in pairs.
+        shape: world size, batch size and drop_last of the group.
+    """
+    world_size, batch_size, drop_last = shape
+    return ResumeState(
+        split=descriptor.split,
+        fingerprint=descriptor.fingerprint,
+        order=descriptor.order,
+        seed=descriptor.seed,
+        epoch=epoch,
+        position=position * descriptor.num_nodes,
+        world_size=world_size,
+        batch_size=batch_size,
+        drop_last=drop_last,
+    )
