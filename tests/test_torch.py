@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 import ringfeed
 from ringfeed.ranks import Ranks, default_group, resolve_ranks
-from ringfeed.torch import RingDataset, RingTensor, get_async_dataloaders
+from ringfeed.torch import RingDataset, RingLoader, RingTensor, get_async_dataloaders
 
 PAIRS = 24
 HEIGHT, WIDTH = 48, 64
@@ -407,3 +407,106 @@ def test_a_trainer_that_is_killed_takes_the_daemon_it_started_with_it(unserved):
     process.kill()
     process.wait()
     wait_until(lambda: not traces("auto-"))
+
+
+# States, through every kind of loader.
+
+
+def rows_of(items):
+    return [(epoch, position) for epoch, positions in items for position in positions.tolist()]
+
+
+def undisturbed(*epochs):
+    return [(epoch, position) for epoch in epochs for position in range(PAIRS)]
+
+
+def places(ring, **options):
+    return RingDataset(ring, fields=("epoch", "positions"), drop_last=False, **options)
+
+
+@pytest.mark.parametrize("resumed_workers", [0, 1, 3])
+@pytest.mark.parametrize(("workers", "taken"), [(0, 3), (2, 1), (2, 4), (3, 2)])
+def test_a_loader_goes_on_where_its_state_stands_with_any_number_of_workers(ring, workers, taken, resumed_workers):
+    loader = RingLoader(places(ring, batch_size=3), num_workers=workers)
+    batches = iter(loader)
+    seen = [next(batches) for _ in range(taken)]
+    state = json.loads(json.dumps(loader.state_dict()))
+    assert (state["epoch"], state["position"]) == (0, 3 * taken)
+    del batches
+    loader.dataset.close()
+    other = RingLoader(places(ring, batch_size=4), num_workers=resumed_workers)
+    other.load_state_dict(state)
+    assert other.state_dict() == state
+    seen += list(other) + list(other)
+    assert sorted(rows_of(seen)) == undisturbed(0, 1)
+    # the batches that workers yield in turn are the order itself
+    assert rows_of(seen) == undisturbed(0, 1)
+    assert (other.state_dict()["epoch"], other.state_dict()["position"]) == (2, 0)
+    other.dataset.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torchdatas_stateful_loader_goes_on_at_the_next_batch(ring, workers):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def loader():
+        return stateful.StatefulDataLoader(places(ring, batch_size=4), batch_size=None, num_workers=workers)
+
+    first = loader()
+    batches = iter(first)
+    seen = [next(batches) for _ in range(3)]
+    state = pickle.loads(pickle.dumps(first.state_dict()))
+    first.dataset.close()
+    del batches, first  # and its workers with it
+    second = loader()
+    second.load_state_dict(state)
+    seen += list(second)
+    assert rows_of(seen) == undisturbed(0)
+    seen = list(second)
+    assert rows_of(seen) == undisturbed(1)
+    second.dataset.close()
+
+
+def test_a_state_that_plain_loaders_workers_cannot_keep_is_refused_not_lost(ring):
+    dataset = places(ring, batch_size=4)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2)
+    next(iter(loader))
+    with pytest.raises(RuntimeError, match="RingLoader"):
+        dataset.state_dict()
+    with RingDatasetState(ring) as state:
+        dataset.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="RingLoader"):
+        next(iter(loader))
+
+
+class RingDatasetState:
+    """A state of a ring, taken by a reader of its own."""
+
+    def __init__(self, ring):
+        self.reader = ringfeed.attach(ring, batch_size=4)
+
+    def __enter__(self):
+        return self.reader.state_dict()
+
+    def __exit__(self, *_):
+        self.reader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_set_epoch_means_what_a_distributed_samplers_means(ring, workers):
+    dataset = places(ring, batch_size=4)
+    loader = RingLoader(dataset, num_workers=workers)
+    for epoch in (0, 1, 4):
+        loader.set_epoch(epoch)
+        assert rows_of(loader) == undisturbed(epoch)
+    dataset.close()
+
+
+def test_a_dataset_starts_from_a_state_and_refuses_a_foreign_one(ring):
+    with RingDatasetState(ring) as state:
+        later = {**state, "epoch": 2, "position": 20}
+    dataset = places(ring, batch_size=4, start=later)
+    assert rows_of(dataset) == [(2, position) for position in range(20, PAIRS)]
+    dataset.close()
+    with pytest.raises(ringfeed.StateMismatchError, match="seed"):
+        next(iter(places(ring, batch_size=4, start={**later, "seed": 1})))

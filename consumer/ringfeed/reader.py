@@ -238,6 +238,31 @@ class Reader:
         with self._lock:
             return self._state().to_dict()
 
+    def with_states(self, last_rank: int, world_size: int) -> Iterator[tuple[Batch, dict[str, Any]]]:
+        """One epoch, each batch with the state once all ranks up to ``last_rank`` have taken theirs of the round.
+
+        For ranks that take turns, as a DataLoader's workers do: what their batches, put in turn, have used up of the
+        order is a run of it, also in the middle of a round.
+
+        Args:
+            last_rank: the last of the ranks whose turn it is together with this one.
+            world_size: for the state; the ranks that do not take turns.
+        """
+        plan = replace(self._plan, rank=last_rank)
+        batches = iter(self)
+        while True:
+            before = self._place
+            batch = next(batches, None)
+            if batch is None:
+                return
+            block = plan.block(before)
+            place = block.next
+            if last_rank < plan.world_size - 1 and not block.repeated and block.end < place.seq:
+                place = Place(block.end, block.epoch, block.position + block.count)
+            shape = (world_size, plan.batch_size, plan.drop_last)
+            yield batch, state_at(self.descriptor, epoch=place.epoch, position=place.position, shape=shape).to_dict()
+            del batch
+
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Go on where a state stands; the next iteration is the rest of that epoch.
 

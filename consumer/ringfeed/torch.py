@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
-from torch.utils.data import IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 import ringfeed
 from ringfeed.batch import Batch, Pixels
@@ -16,9 +16,10 @@ from ringfeed.guard import RingTensor, over_ring
 from ringfeed.loaders import get_async_dataloaders
 from ringfeed.plan import Plan
 from ringfeed.ranks import Ranks, check_nodes, default_group, resolve_ranks
-from ringfeed.reader import Reader
+from ringfeed.reader import RESTART_S, Reader
+from ringfeed.state import ResumeState
 
-__all__ = ["RingDataset", "RingTensor", "get_async_dataloaders"]
+__all__ = ["RingDataset", "RingLoader", "RingTensor", "get_async_dataloaders"]
 
 _FIELDS: Final = ("image", "label", "valid", "ids", "epoch", "positions")
 
@@ -46,12 +47,13 @@ class RingDataset(IterableDataset[Any]):
         rank: int | None = None,
         world_size: int | None = None,
         drop_last: bool = True,
-        start: str | tuple[int, int] = "auto",
+        start: str | tuple[int, int] | Mapping[str, Any] = "auto",
         transform: Callable[[tuple[Any, Any]], Any] | None = None,
         batch_transform: Callable[[Any], Any] | None = None,
         fields: Sequence[str] = ("image", "label"),
         copy: bool = False,
         wait_s: float = 0.0,
+        restart_s: float = RESTART_S,
     ) -> None:
         """Say what to read; nothing is attached yet. Arguments not named here are those of `ringfeed.attach`.
 
@@ -84,10 +86,15 @@ class RingDataset(IterableDataset[Any]):
         self.fields = tuple(fields)
         self.copy = copy
         self.wait_s = wait_s
+        self.restart_s = restart_s
         self._named = group is not None or self.ranks.world_size > 1
         self.group = group if group is not None else default_group(ring, self.ranks)
         self._reader: Reader | None = None
         self._pid = os.getpid()
+        self._epoch: int | None = None
+        self._resume: tuple[dict[str, Any], bool] | None = None
+        self._loaded_by = 0
+        self.tells_places = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the reader: the process that this is sent to attaches by itself."""
@@ -114,7 +121,9 @@ class RingDataset(IterableDataset[Any]):
         worker = get_worker_info()
         if worker is not None:
             return self._iterate_in_worker(worker.id, worker.num_workers)
-        return map(self._present, self.reader)
+        reader = self.reader
+        self._resume = None
+        return map(self._present, reader)
 
     @property
     def reader(self) -> Reader:
@@ -122,6 +131,8 @@ class RingDataset(IterableDataset[Any]):
         if self._reader is None or self._pid != os.getpid():
             self._reader = self._attach(self.ranks.rank, self.ranks.world_size, named=self._named)
             self._pid = os.getpid()
+            if self._epoch is not None and self._resume is None:
+                self._reader.set_epoch(self._epoch)
         return self._reader
 
     def close(self) -> None:
@@ -130,7 +141,49 @@ class RingDataset(IterableDataset[Any]):
             self._reader.close()
             self._reader = None
 
+    # Where it stands.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the group stands, as a small plain dict for a checkpoint; the same on every rank.
+
+        Raises:
+            RuntimeError: this process has read nothing; with DataLoader workers, they have, and `RingLoader` knows.
+        """
+        if self._reader is not None and self._pid == os.getpid():
+            return self._reader.state_dict()
+        if self._resume is not None:
+            return dict(self._resume[0])
+        raise RuntimeError(
+            "This process has read nothing from the ring yet, so there is no state. Where DataLoader workers read, use "
+            "ringfeed.torch.RingLoader or torchdata's StatefulDataLoader, and ask the loader for its state."
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Go on where a state stands, with whatever number of ranks; the next iteration is the rest of that epoch.
+
+        Raises:
+            StateMismatchError: the state is no state; or, where the ring is attached already, of another one. Else
+                that is raised by the next iteration.
+            AttachRefusedError: other groups have gone beyond it.
+        """
+        ResumeState.from_dict(state)
+        if self._reader is not None and self._pid == os.getpid():
+            self._reader.load_state_dict(state, strict=strict)
+        else:
+            self._resume, self._loaded_by = (dict(state), strict), os.getpid()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be ``epoch``, as a DistributedSampler does; not needed to count upwards."""
+        self._epoch = epoch
+        if self._reader is not None and self._pid == os.getpid():
+            self._reader.set_epoch(epoch)
+
+    def forget_resume(self) -> None:
+        """The loaded state was handed to the workers of one iteration; later ones go on by themselves."""
+        self._resume = None
+
     def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:
+        start, strict = self._resume or (self.start, True)
         reader = ringfeed.attach(
             self.ring,
             batch_size=self.batch_size,
@@ -138,9 +191,11 @@ class RingDataset(IterableDataset[Any]):
             rank=rank,
             world_size=world_size,
             drop_last=self.drop_last,
-            start=self.start,
+            start=start,
+            strict=strict,
             copy=self.copy,
             wait_s=self.wait_s,
+            restart_s=self.restart_s,
         )
         try:
             check_nodes(self.ranks, reader.descriptor)
@@ -150,12 +205,32 @@ class RingDataset(IterableDataset[Any]):
         return reader
 
     def _iterate_in_worker(self, worker: int, workers: int) -> Iterator[Any]:
-        # A DataLoader starts new workers for each epoch: they take the old ones' places, at the next epoch's start.
-        rank = self.ranks.rank * workers + worker
-        reader = self._attach(rank, self.ranks.world_size * workers, named=True)
+        """One epoch of a sub-rank; attached at once, so that the worker's state is known before its first batch."""
+        if self._resume is not None and self._loaded_by != os.getpid() and not self.tells_places:
+            raise RuntimeError(
+                "A state was loaded into this dataset before a DataLoader started its workers, which would begin at it "
+                "in every epoch. Load it into ringfeed.torch.RingLoader or torchdata's StatefulDataLoader instead."
+            )
+        # Workers count before ranks: then the batches that a loader yields, worker by worker, are the order's own.
+        world_size = self.ranks.world_size
+        reader = self._attach(worker * world_size + self.ranks.rank, world_size * workers, named=True)
+        if self._resume is None:
+            # A DataLoader starts new workers for each epoch: they take the old ones' places, at an epoch's start.
+            if self._epoch is not None:
+                reader.set_epoch(self._epoch)
+            else:
+                reader.skip_rest_of_epoch()
+        self._resume = self._epoch = None
+        self._reader, self._pid = reader, os.getpid()
+        return self._pass_in_worker(reader, (worker + 1) * world_size - 1)
+
+    def _pass_in_worker(self, reader: Reader, last_rank: int) -> Iterator[Any]:
         try:
-            reader.skip_rest_of_epoch()
-            yield from map(self._present, reader)
+            if self.tells_places:
+                for batch, state in reader.with_states(last_rank, self.ranks.world_size):
+                    yield self._present(batch), state
+            else:
+                yield from map(self._present, reader)
         finally:
             reader.close(keep_place=True)
 
@@ -185,3 +260,46 @@ class RingDataset(IterableDataset[Any]):
     def _one_tensor(self, pixels: Pixels, *, channels: bool) -> torch.Tensor:
         tensor = torch.from_numpy(pixels) if self.copy else over_ring(pixels)
         return tensor.movedim(-1, -3) if channels else tensor
+
+
+class RingLoader(DataLoader[Any]):
+    """A DataLoader over a `RingDataset` that knows where it stands, whatever number of workers it has.
+
+    ``state_dict()`` counts the batches that it has yielded, not those that its workers have prefetched. It is the same
+    plain dict as a dataset's or a reader's: a job may go on with another number of workers, or none.
+    """
+
+    def __init__(self, dataset: RingDataset, *, num_workers: int = 0, **options: Any) -> None:  # noqa: ANN401
+        """Wrap a dataset; ``options`` are a DataLoader's, without ``batch_size``, which is the dataset's."""
+        super().__init__(dataset, batch_size=None, num_workers=num_workers, **options)
+        self._ring_dataset = dataset
+        self._state: dict[str, Any] | None = None
+        dataset.tells_places = num_workers > 0
+
+    def __iter__(self) -> Any:  # noqa: ANN401  # a DataLoader calls it an iterator of its own kind
+        """One epoch."""
+        if not self.num_workers:
+            yield from super().__iter__()
+            return
+        batches = super().__iter__()
+        self._ring_dataset.forget_resume()
+        for item, state in batches:
+            self._state = state
+            yield item
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the group stands after the batch that was yielded last.
+
+        Raises:
+            RuntimeError: nothing was yielded and no state was loaded.
+        """
+        return self._ring_dataset.state_dict() if self._state is None else dict(self._state)
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Go on where a state stands; the next iteration is the rest of that epoch. As the dataset's."""
+        self._ring_dataset.load_state_dict(state, strict=strict)
+        self._state = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be ``epoch``, as a DistributedSampler does."""
+        self._ring_dataset.set_epoch(epoch)
