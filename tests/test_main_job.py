@@ -336,3 +336,17 @@ def test_a_worker_that_is_killed_costs_nothing_but_its_restart(store, ring, buck
                     seen.append((batch.epoch, pair_id))
         assert len(seen) == len(set(seen)) == 4 * PAIRS
     assert "died with signal 9" in daemon.output.rest()
+
+
+def test_a_worker_that_is_stopped_for_long_is_replaced_and_the_stream_goes_on(store, ring):
+    arguments = ("--workers", "1", "--worker-timeout-s", "2")
+    with serve(store, ring, *arguments) as daemon, ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
+        (worker,) = subprocess.run(
+            ["pgrep", "-P", str(daemon.process.pid)], capture_output=True, text=True, check=True
+        ).stdout.split()
+        subprocess.run(["kill", "-STOP", worker], check=True)
+        for _ in range(6):
+            for batch in reader:
+                assert batch.valid.all()
+        wait_until(lambda: ring_status(f"{ring}-train").worker_deaths == 1)
+    assert "has not turned its loop for 2 s; it is killed" in daemon.output.rest()

@@ -36,8 +36,6 @@ def run_status(arguments: argparse.Namespace) -> int:
     for name in names:
         try:
             found.append(ring_status(name))
-        except FileNotFoundError:  # it stopped between our two looks
-            missing.append(f"The ring {name!r} has just stopped.")
         except (RingfeedError, ValueError) as error:
             missing.append(str(error))
     if not names:

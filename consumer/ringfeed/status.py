@@ -8,6 +8,7 @@ from typing import Any
 
 from ringfeed.attachment import Control
 from ringfeed.descriptor import read_descriptor
+from ringfeed.errors import DaemonNotRunningError
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, RingState, State
 
@@ -138,8 +139,10 @@ def ring_status(ring: str) -> RingStatus:
         DaemonNotRunningError: there is no such ring.
         NotTrustedError: its files cannot be believed.
     """
-    descriptor = read_descriptor(ring)
-    control = Control(descriptor)
+    try:
+        control = Control(read_descriptor(ring))
+    except FileNotFoundError as error:
+        raise DaemonNotRunningError(f"The ring {ring!r} has just stopped; ask again.") from error
     try:
         return _read(control)
     finally:

@@ -48,6 +48,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         num_nodes: machines whose daemons share every epoch; ``"auto"``: this and ``node_rank`` from the environment of
             torchrun or SLURM. None: this machine alone.
         node_rank: this machine's number, 0 .. num_nodes - 1; ``"auto"``: from the environment.
+        worker_timeout_s: a worker that decodes one pair for longer, or does not turn its loop, is killed and replaced.
         linger_s: how long the place of a rank that went is kept.
         linger_blocking_s: the same while another group waits for its slots.
     """
@@ -73,6 +74,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     group: str | None = None
     num_nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)] | Literal["auto"] | None = None
     node_rank: Annotated[int, Meta(ge=0, lt=MAX_NODES)] | Literal["auto"] | None = None
+    worker_timeout_s: Annotated[float, Meta(gt=0.0, le=86400.0)] = 60.0
     linger_s: Seconds = DEFAULT_LINGER_S
     linger_blocking_s: Seconds = DEFAULT_LINGER_BLOCKING_S
 

@@ -113,6 +113,9 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--node-rank", type=_number_or_auto, metavar="R", help="this machine's number from 0 to N-1, or auto"
     )
     parser.add_argument(
+        "--worker-timeout-s", type=float, metavar="S", help="of one decode; then its worker is killed (default: 60)"
+    )
+    parser.add_argument(
         "--linger-s", type=float, metavar="S", help="how long a lost rank's place is kept (default: 300)"
     )
     parser.add_argument("--linger-blocking-s", type=float, metavar="S", help="the same while others wait (default: 5)")

@@ -35,14 +35,14 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
 
     Attributes:
         concurrency: objects that this worker downloads at a time.
-        suspects_fd: an inherited memory file of one word for each decoding thread: what it decodes at this moment.
+        vitals_fd: an inherited memory file of words that tell, without a message, that it lives and what it decodes.
     """
 
     root: str
     emulator: str | None
     concurrency: int
     threads: int
-    suspects_fd: int
+    vitals_fd: int
     policy: FetchPolicy
     rings: list[RingSpec]
 

@@ -18,7 +18,7 @@ from typing import Final
 from ringfeedd import messages
 from ringfeedd.fetch import FetchPolicy
 from ringfeedd.messages import Cancel, Hello, Jobs, Limit, PairJob, Result, RingSpec, Stop, ToWorker
-from ringfeedd.worker import SUSPECT_RING_SHIFT
+from ringfeedd.worker import FIRST_SUSPECT_WORD, HEARTBEAT_WORD, SUSPECT_RING_SHIFT, vital_words
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
 
@@ -48,9 +48,10 @@ class _Worker:
     process: asyncio.subprocess.Process
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    suspects: memoryview
+    vitals: memoryview
     pairs: dict[tuple[int, int], None] = field(default_factory=dict)
     finished: int = 0
+    seen: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     def send(self, message: ToWorker) -> None:
         self.writer.write(messages.frame(message))
@@ -58,7 +59,20 @@ class _Worker:
     def decoding(self) -> set[tuple[int, int]]:
         """The pairs, as (ring, seq), that were being decoded when the process was last alive."""
         mask = (1 << SUSPECT_RING_SHIFT) - 1
-        return {(word >> SUSPECT_RING_SHIFT, (word & mask) - 1) for word in self.suspects if word}
+        words = self.vitals[FIRST_SUSPECT_WORD:]
+        return {(word >> SUSPECT_RING_SHIFT, (word & mask) - 1) for word in words if word}
+
+    def hangs(self, now: float, timeout_s: float) -> str | None:
+        """What it has been at for too long: a decode, or not turning its loop. None while all goes on."""
+        for number, word in enumerate(self.vitals):
+            before = self.seen.get(number)
+            if before is None or before[0] != word:
+                self.seen[number] = (word, now)
+            elif now - before[1] > timeout_s and number == HEARTBEAT_WORD:
+                return "has not turned its loop"
+            elif now - before[1] > timeout_s and word:
+                return f"has been decoding pair {(word & (1 << SUSPECT_RING_SHIFT) - 1) - 1}"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +137,21 @@ class Pool:
         ended = (task for task in self._keepers if task.done() and not task.cancelled())
         return next((error for task in ended if (error := task.exception())), None)
 
+    def kill_hung(self, now: float, timeout_s: float) -> None:
+        """Kill the workers that hang, stopped by a signal or in a codec; each is replaced as any that dies.
+
+        Args:
+            now: seconds, monotonic.
+        """
+        for worker in self._workers.values():
+            if (why := worker.hangs(now, timeout_s)) is not None:
+                _LOG.warning(
+                    "worker %d (pid %d) %s for %.0f s; it is killed", worker.number, worker.process.pid, why, timeout_s
+                )
+                worker.seen.clear()
+                with contextlib.suppress(ProcessLookupError):
+                    worker.process.kill()
+
     # Work.
 
     @property
@@ -181,22 +210,23 @@ class Pool:
 
     async def _spawn(self, number: int) -> _Worker:
         ours, theirs = socket.socketpair()
-        suspects_fd = os.memfd_create(f"ringfeed-worker-{number}")
+        vitals_fd = os.memfd_create(f"ringfeed-worker-{number}")
         threads = self._settings.threads
-        os.ftruncate(suspects_fd, threads * _WORD_BYTES)
-        fds = [theirs.fileno(), suspects_fd, *(ring.data_fd for ring in self._settings.rings)]
+        vitals_bytes = vital_words(threads) * _WORD_BYTES
+        os.ftruncate(vitals_fd, vitals_bytes)
+        fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in self._settings.rings)]
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "ringfeedd.worker", str(theirs.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=fds,
             )
-            suspects = memoryview(mmap.mmap(suspects_fd, threads * _WORD_BYTES)).cast("Q")
+            vitals = memoryview(mmap.mmap(vitals_fd, vitals_bytes)).cast("Q")
             reader, writer = await asyncio.open_connection(sock=ours)
         finally:
             theirs.close()
-            os.close(suspects_fd)
-        worker = _Worker(number, process, reader, writer, suspects)
+            os.close(vitals_fd)
+        worker = _Worker(number, process, reader, writer, vitals)
         settings = self._settings
         worker.send(
             Hello(
@@ -204,7 +234,7 @@ class Pool:
                 emulator=settings.emulator,
                 concurrency=settings.concurrency,
                 threads=threads,
-                suspects_fd=suspects_fd,
+                vitals_fd=vitals_fd,
                 policy=settings.policy,
                 rings=settings.rings,
             )

@@ -270,6 +270,7 @@ class Supervisor:
             now = time.monotonic()
             if now - reported >= TICK_S:
                 reported = now
+                pool.kill_hung(now, self._config.worker_timeout_s)
                 for service in self.services:
                     service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths)
             if not announced and all(service.ready or service.failed for service in self.services):

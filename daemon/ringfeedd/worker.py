@@ -36,6 +36,17 @@ _M_MMAP_THRESHOLD: Final = -3
 SUSPECT_RING_SHIFT: Final = 56
 """A suspect word is ``ring << 56 | seq + 1``; 0 when the thread decodes nothing."""
 
+HEARTBEAT_WORD: Final = 0
+FIRST_SUSPECT_WORD: Final = 1
+"""The words by which the pool sees what a worker does: a count of its loop's turns, then a suspect word a thread."""
+
+HEARTBEAT_S: Final = 0.5
+
+
+def vital_words(threads: int) -> int:
+    """How many words a worker with this many decoding threads has."""
+    return FIRST_SUSPECT_WORD + threads
+
 
 def keep_freed_memory() -> None:
     """Have malloc keep big buffers for the next pair: each return trip to the kernel costs a fault for every page."""
@@ -89,15 +100,15 @@ class Worker:
         self._rings = [SlotRows(spec) for spec in hello.rings]
         self._downloads = asyncio.Semaphore(max(1, hello.concurrency // 2))  # a pair is two objects
         self._threads = ThreadPoolExecutor(hello.threads, thread_name_prefix="decode")
-        suspects = mmap.mmap(hello.suspects_fd, hello.threads * 8)
-        self._suspects = memoryview(suspects).cast("Q")
+        self._vitals = memoryview(mmap.mmap(hello.vitals_fd, vital_words(hello.threads) * 8)).cast("Q")
         self._thread = threading.local()
-        self._thread_numbers = iter(range(hello.threads))
+        self._thread_numbers = iter(range(FIRST_SUSPECT_WORD, vital_words(hello.threads)))
         self._waiting: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._results: list[Result] = []
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Work until told to stop."""
+        self._beat()
         while (order := await messages.read_order(reader)) is not None:
             match order:
                 case Jobs(ring, jobs):
@@ -112,6 +123,10 @@ class Worker:
                             task.cancel()
                 case _:
                     return
+
+    def _beat(self) -> None:
+        self._vitals[HEARTBEAT_WORD] += 1
+        asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
 
     async def _pair(self, ring: int, job: PairJob) -> None:
         key = (ring, job.seq)
@@ -139,13 +154,13 @@ class Worker:
         number = getattr(self._thread, "number", None)
         if number is None:
             number = self._thread.number = next(self._thread_numbers)
-        self._suspects[number] = ring << SUSPECT_RING_SHIFT | seq + 1
+        self._vitals[number] = ring << SUSPECT_RING_SHIFT | seq + 1
         rows = self._rings[ring]
         image, label = rows.rows(seq)
         try:
             decoded = decode_pair(fetched.image, fetched.label, rows.spec.decode, image, label)
         finally:
-            self._suspects[number] = 0
+            self._vitals[number] = 0
         return Decoded(
             ring,
             seq,
