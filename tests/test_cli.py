@@ -128,6 +128,26 @@ def test_a_second_daemon_of_the_ring_is_refused_and_the_first_goes_on(folder, ri
             assert len(next(iter(reader))) == 4
 
 
+def test_clean_removes_what_a_dead_daemon_left_and_nothing_that_lives(folder, ring):
+    with Daemon(str(folder), "--slots", "16", ring=ring) as daemon:
+        served = run("clean", f"{ring}-train")
+        assert (served.returncode, served.stdout) == (0, f"{ring}-train: is served; left alone\n")
+        with ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
+            assert len(next(iter(reader))) == 4
+            daemon.process.kill()
+            daemon.process.wait()
+            waiting = run("clean", f"{ring}-train")
+            assert waiting.returncode == 3
+            assert "1 trainers wait for its next daemon" in waiting.stdout
+        assert re.fullmatch(
+            rf"{ring}-train: removed \d+ files of a dead daemon\n", run("clean", f"{ring}-train").stdout
+        )
+        assert traces(ring) == []
+        assert run("clean", f"{ring}-train").returncode == 0
+        assert traces(ring) == []
+    assert run("clean", "no/name").returncode == 2
+
+
 def test_bad_flags_and_configuration_get_a_sentence_each(folder, ring, tmp_path):
     assert "size '9' is not HEIGHTxWIDTH" in refusal(78, "serve", folder, "--size", "9")
     assert "no root" in refusal(78, "serve")

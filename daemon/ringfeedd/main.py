@@ -1,4 +1,4 @@
-"""The command line: `ringfeed serve`, `ringfeed status`, `ringfeed demo`."""
+"""The command line: `ringfeed serve`, `ringfeed status`, `ringfeed clean`, `ringfeed demo`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 import ringfeed
 from ringfeed.cli import add_status
+from ringfeed.descriptor import check_ring_name
+from ringfeedd.clean import clean, rings_with_files
 from ringfeedd.config import Config, load_config
-from ringfeedd.errors import EXIT_COULD_NOT_START, EXIT_USAGE, DaemonError
+from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_USAGE, DaemonError
 from ringfeedd.listing import Progress
 from ringfeedd.nodes import AUTO
 from ringfeedd.notify import Notifier
@@ -57,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands)
     add_status(commands)
+    _add_clean(commands)
     _add_demo(commands)
     return parser
 
@@ -167,6 +170,31 @@ def _stop_on_eof(pid: int) -> None:
     while os.read(0, 4096):
         pass
     os.kill(pid, signal.SIGTERM)
+
+
+def _add_clean(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "clean",
+        help="remove what dead daemons left in /dev/shm",
+        description="Removes the files of rings whose daemon is dead. A daemon does so by itself for its own rings
+        when " "it starts; what is served, or another user's, is left alone.",
+        epilog="Exit codes: 0 nothing of a dead daemon is left; 3 something is.",
+    )
+    parser.add_argument("rings", nargs="*", metavar="RING", help="rings to look at (default: all)")
+    parser.add_argument("--force", action="store_true", help="also where trainers still wait for the next daemon")
+    parser.set_defaults(run=_clean)
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    try:
+        for ring in arguments.rings:
+            check_ring_name(ring)
+    except ValueError as error:
+        print(f"ringfeed: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    said, well = clean(arguments.rings or rings_with_files(), force=arguments.force)
+    print("\n".join(said) or "nothing of any ring is in /dev/shm")
+    return EXIT_CLEAN if well else EXIT_COULD_NOT_START
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

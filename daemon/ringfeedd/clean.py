@@ -1,0 +1,57 @@
+"""`ringfeed clean`: remove what dead daemons left in /dev/shm, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+from ringfeed import layout
+from ringfeedd.errors import AlreadyRunningError, StartError
+from ringfeedd.former import read_former
+from ringfeedd.shm import Access, SingletonLock, clear_leavings
+
+_RING_OF_A_FILE = re.compile(rf"(?:sem\.)?{re.escape(layout.PREFIX)}({layout.RING_NAME_PATTERN})(?:\..+)?")
+
+
+def rings_with_files() -> list[str]:
+    """The names of all rings that have any file in /dev/shm, sorted."""
+    names = os.listdir(layout.SHM_DIR)  # noqa: PTH208  # names are what is matched
+    return sorted({match[1] for name in names if (match := _RING_OF_A_FILE.fullmatch(name))})
+
+
+def clean(rings: Iterable[str], *, force: bool) -> tuple[list[str], bool]:
+    """Remove the files of these rings where their daemon is dead.
+
+    Args:
+        force: also where trainers still wait for the next daemon, which would then not know their places.
+
+    Returns:
+        A sentence for each ring, and whether all of them are clean now or served.
+    """
+    said, well = [], True
+    for ring in rings:
+        try:
+            lock = SingletonLock(ring, Access())
+        except AlreadyRunningError:
+            said.append(f"{ring}: is served; left alone")
+            continue
+        except StartError as error:
+            said.append(f"{ring}: {error}")
+            well = False
+            continue
+        try:
+            former = read_former(ring)
+            if former is not None and not force:
+                said.append(
+                    f"{ring}: {len(former.places)} trainers wait for its next daemon; left alone (--force removes it)"
+                )
+                well = False
+                continue
+            said.append(f"{ring}: removed {len(clear_leavings(ring))} files of a dead daemon")
+        except (AlreadyRunningError, StartError) as error:
+            said.append(f"{ring}: {error}")
+            well = isinstance(error, AlreadyRunningError) and well
+        finally:
+            lock.release()
+    return said, well
