@@ -176,8 +176,8 @@ def _add_clean(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "clean",
         help="remove what dead daemons left in /dev/shm",
-        description="Removes the files of rings whose daemon is dead. A daemon does so by itself for its own rings
-        when " "it starts; what is served, or another user's, is left alone.",
+        description="Removes the files of rings whose daemon is dead. A daemon does so by itself for its own rings "
+        "when it starts; what is served, or another user's, is left alone.",
         epilog="Exit codes: 0 nothing of a dead daemon is left; 3 something is.",
     )
     parser.add_argument("rings", nargs="*", metavar="RING", help="rings to look at (default: all)")
