@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-import ringfeed.torch
 from ringfeed.batch import Pixels
+from ringfeed.dataset import RingDataset
 from ringfeed.descriptor import Descriptor, read_descriptor, ring_names
 from ringfeed.errors import DaemonNotRunningError, RingfeedError
 from ringfeed.status import ring_status
@@ -74,7 +74,7 @@ def get_async_dataloaders(
     )
     return {
         split: DataLoader(
-            ringfeed.torch.RingDataset(
+            RingDataset(
                 descriptor.ring,
                 batch_size=batch_size,
                 drop_last=drop_last,

@@ -1,0 +1,259 @@
+"""The dataset: the batches of a ring as tensors, in one process, in DDP ranks, and in a DataLoader's workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
+
+import ringfeed
+from ringfeed.batch import Batch, Pixels
+from ringfeed.descriptor import read_descriptor
+from ringfeed.guard import over_ring
+from ringfeed.plan import Plan
+from ringfeed.ranks import Ranks, check_nodes, default_group, resolve_ranks
+from ringfeed.reader import RESTART_S, Reader
+from ringfeed.state import ResumeState
+
+_FIELDS: Final = ("image", "label", "valid", "ids", "epoch", "positions")
+
+
+class RingDataset(IterableDataset[Any]):
+    """The batches of a ring as tensors that lie in the ring.
+
+    Use it with ``DataLoader(dataset, batch_size=None)``, or iterate over it directly; each iteration is one epoch. It
+    attaches in the process that iterates, at its first iteration, so it may be made before a fork or sent to a spawned
+    process. In a DataLoader's worker processes it works too, each worker being a sub-rank of its rank; batches are then
+    copied between processes, which costs more than it saves unless the transform is heavy.
+
+    Yields ``(image, label)``: image ``(B, 3, H, W)`` uint8, a channels-last view; label ``(B, 3, H, W)`` uint8 with
+    label mode rgb, else ``(B, H, W)`` uint8 or uint16. With ``fit="native"`` two lists of B such tensors, ``(3, h,
+    w)`` each. Tensors cannot be written into (see `RingTensor`); their slots are kept until the last tensor over
+    them is gone.
+    """
+
+    def __init__(
+        self,
+        ring: str = "train",
+        *,
+        batch_size: int,
+        group: str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        drop_last: bool = True,
+        start: str | tuple[int, int] | Mapping[str, Any] = "auto",
+        transform: Callable[[tuple[Any, Any]], Any] | None = None,
+        batch_transform: Callable[[Any], Any] | None = None,
+        fields: Sequence[str] = ("image", "label"),
+        copy: bool = False,
+        wait_s: float = 0.0,
+        restart_s: float = RESTART_S,
+    ) -> None:
+        """Say what to read; nothing is attached yet. Arguments not named here are those of `ringfeed.attach`.
+
+        Args:
+            batch_size: pairs in one batch of this rank.
+            group: by default a name that the ranks of one torchrun job share.
+            rank, world_size: by default those of torch.distributed, or of torchrun's environment, or 0 of 1. In a
+                torchrun job over several machines those on this machine, whose daemon must serve its share of as many
+                (``ringfeed serve --num-nodes``); the first iteration insists on it.
+            transform: called with (image, label) tensors of one pair; the results are collated.
+            batch_transform: called with what would be yielded.
+            fields: what to yield, of image, label, valid, ids, epoch, positions.
+            copy: yield plain tensors that may be written into, at one memcpy a batch.
+
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        super().__init__()
+        if unknown := [name for name in fields if name not in _FIELDS]:
+            raise ValueError(f"fields has {unknown[0]!r}; known are {', '.join(_FIELDS)}")
+        if transform is not None and tuple(fields[:2]) != ("image", "label"):
+            raise ValueError("transform takes (image, label), so fields must begin with these two")
+        self.ring = ring
+        self.batch_size = batch_size
+        self.ranks: Ranks = resolve_ranks(rank, world_size)
+        self.drop_last = drop_last
+        self.start = start
+        self.transform = transform
+        self.batch_transform = batch_transform
+        self.fields = tuple(fields)
+        self.copy = copy
+        self.wait_s = wait_s
+        self.restart_s = restart_s
+        self._named = group is not None or self.ranks.world_size > 1
+        self.group = group if group is not None else default_group(ring, self.ranks)
+        self._reader: Reader | None = None
+        self._pid = os.getpid()
+        self._epoch: int | None = None
+        self._resume: tuple[dict[str, Any], bool] | None = None
+        self._loaded_by = 0
+        self.tells_places = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the reader: the process that this is sent to attaches by itself."""
+        return {**self.__dict__, "_reader": None}
+
+    def __repr__(self) -> str:
+        return (
+            f"RingDataset({self.ring!r}, batch_size={self.batch_size}, group={self.group!r}, "
+            f"rank {self.ranks.rank}/{self.ranks.world_size})"
+        )
+
+    def __len__(self) -> int:
+        """Batches that this rank gets in a whole epoch.
+
+        Raises:
+            DaemonNotRunningError: no daemon serves the ring.
+        """
+        length = read_descriptor(self.ring).epoch_length
+        ranks = self.ranks
+        return Plan(length, ranks.world_size, ranks.rank, self.batch_size, self.drop_last).steps_left(0)
+
+    def __iter__(self) -> Iterator[Any]:
+        """One epoch. Raises what `ringfeed.attach` and `ringfeed.Reader` raise."""
+        worker = get_worker_info()
+        if worker is not None:
+            return self._iterate_in_worker(worker.id, worker.num_workers)
+        reader = self.reader
+        self._resume = None
+        return map(self._present, reader)
+
+    @property
+    def reader(self) -> Reader:
+        """This process's reader; attaches if it has none yet."""
+        if self._reader is None or self._pid != os.getpid():
+            self._reader = self._attach(self.ranks.rank, self.ranks.world_size, named=self._named)
+            self._pid = os.getpid()
+            if self._epoch is not None and self._resume is None:
+                self._reader.set_epoch(self._epoch)
+        return self._reader
+
+    def close(self) -> None:
+        """Detach; the next iteration attaches anew."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    # Where it stands.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the group stands, as a small plain dict for a checkpoint; the same on every rank.
+
+        Raises:
+            RuntimeError: this process has read nothing; with DataLoader workers, they have, and `RingLoader` knows.
+        """
+        if self._reader is not None and self._pid == os.getpid():
+            return self._reader.state_dict()
+        if self._resume is not None:
+            return dict(self._resume[0])
+        raise RuntimeError(
+            "This process has read nothing from the ring yet, so there is no state. Where DataLoader workers read, use "
+            "ringfeed.torch.RingLoader or torchdata's StatefulDataLoader, and ask the loader for its state."
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Go on where a state stands, with whatever number of ranks; the next iteration is the rest of that epoch.
+
+        Raises:
+            StateMismatchError: the state is no state; or, where the ring is attached already, of another one. Else
+                that is raised by the next iteration.
+            AttachRefusedError: other groups have gone beyond it.
+        """
+        ResumeState.from_dict(state)
+        if self._reader is not None and self._pid == os.getpid():
+            self._reader.load_state_dict(state, strict=strict)
+        else:
+            self._resume, self._loaded_by = (dict(state), strict), os.getpid()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be ``epoch``, as a DistributedSampler does; not needed to count upwards."""
+        self._epoch = epoch
+        if self._reader is not None and self._pid == os.getpid():
+            self._reader.set_epoch(epoch)
+
+    def forget_resume(self) -> None:
+        """The loaded state was handed to the workers of one iteration; later ones go on by themselves."""
+        self._resume = None
+
+    def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:
+        start, strict = self._resume or (self.start, True)
+        reader = ringfeed.attach(
+            self.ring,
+            batch_size=self.batch_size,
+            group=self.group if named else None,
+            rank=rank,
+            world_size=world_size,
+            drop_last=self.drop_last,
+            start=start,
+            strict=strict,
+            copy=self.copy,
+            wait_s=self.wait_s,
+            restart_s=self.restart_s,
+        )
+        try:
+            check_nodes(self.ranks, reader.descriptor)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def _iterate_in_worker(self, worker: int, workers: int) -> Iterator[Any]:
+        """One epoch of a sub-rank; attached at once, so that the worker's state is known before its first batch."""
+        if self._resume is not None and self._loaded_by != os.getpid() and not self.tells_places:
+            raise RuntimeError(
+                "A state was loaded into this dataset before a DataLoader started its workers, which would begin at it "
+                "in every epoch. Load it into ringfeed.torch.RingLoader or torchdata's StatefulDataLoader instead."
+            )
+        # Workers count before ranks: then the batches that a loader yields, worker by worker, are the order's own.
+        world_size = self.ranks.world_size
+        reader = self._attach(worker * world_size + self.ranks.rank, world_size * workers, named=True)
+        if self._resume is None:
+            # A DataLoader starts new workers for each epoch: they take the old ones' places, at an epoch's start.
+            if self._epoch is not None:
+                reader.set_epoch(self._epoch)
+            else:
+                reader.skip_rest_of_epoch()
+        self._resume = self._epoch = None
+        self._reader, self._pid = reader, os.getpid()
+        return self._pass_in_worker(reader, (worker + 1) * world_size - 1)
+
+    def _pass_in_worker(self, reader: Reader, last_rank: int) -> Iterator[Any]:
+        try:
+            if self.tells_places:
+                for batch, state in reader.with_states(last_rank, self.ranks.world_size):
+                    yield self._present(batch), state
+            else:
+                yield from map(self._present, reader)
+        finally:
+            reader.close(keep_place=True)
+
+    def _present(self, batch: Batch) -> Any:  # noqa: ANN401  # what transforms return
+        values = {name: getattr(batch, name) for name in self.fields}
+        if "valid" in values:
+            values["valid"] = torch.from_numpy(values["valid"])
+        if "positions" in values:
+            values["positions"] = torch.from_numpy(values["positions"])
+        for name in ("image", "label"):
+            if name in values:
+                values[name] = self._tensor(values[name])
+        if self.transform is None:
+            item = tuple(values.values()) if len(values) > 1 else next(iter(values.values()))
+        else:
+            pairs = [self.transform((values["image"][i], values["label"][i])) for i in range(len(batch))]
+            collated = default_collate(pairs)
+            rest = [values[name] for name in self.fields[2:]]
+            item = (*collated, *rest) if rest else collated
+        return item if self.batch_transform is None else self.batch_transform(item)
+
+    def _tensor(self, pixels: Pixels | list[Pixels]) -> Any:  # noqa: ANN401  # a tensor or a list of them
+        if isinstance(pixels, list):
+            return [self._one_tensor(array, channels=array.ndim == 3) for array in pixels]
+        return self._one_tensor(pixels, channels=pixels.ndim == 4)
+
+    def _one_tensor(self, pixels: Pixels, *, channels: bool) -> torch.Tensor:
+        tensor = torch.from_numpy(pixels) if self.copy else over_ring(pixels)
+        return tensor.movedim(-1, -3) if channels else tensor
