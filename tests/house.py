@@ -48,7 +48,7 @@ class Output:
             self._queue.put(line)
         self._queue.put(None)
 
-    def wait_for(self, start: str, timeout_s: float = 30.0) -> str:
+    def wait_for(self, start: str, timeout_s: float = 60.0) -> str:
         deadline = time.monotonic() + timeout_s
         while True:
             line = self._queue.get(timeout=max(0.01, deadline - time.monotonic()))
@@ -131,14 +131,14 @@ def trainer(script: str, *arguments: object, **environ: str) -> subprocess.Popen
     )
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 60.0) -> str:
+def finish(process: subprocess.Popen[str], timeout_s: float = 100.0) -> str:
     """Wait for a trainer; its output. It must have ended well."""
     said, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, said
     return said
 
 
-def wait_until(condition, timeout_s=20.0):
+def wait_until(condition, timeout_s=60.0):
     """Wait for another process; fails when it takes too long."""
     deadline = time.monotonic() + timeout_s
     while not condition():
