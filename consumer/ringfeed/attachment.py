@@ -224,14 +224,26 @@ class Attachment:
             if gone := self.control.gone():
                 raise gone
             if time.monotonic() > deadline:
-                raise DaemonGoneError(
-                    f"The daemon of ring {self.descriptor.ring!r} (pid {self.descriptor.pid}) lives but has not "
-                    f"answered for {ANSWER_TIMEOUT_S:.0f} s; is it stopped (SIGSTOP) or swapping? Restart it if it "
-                    f"does not recover."
-                )
+                self._give_up_waiting(request)
         if isinstance(answer, Refused):
             raise AttachRefusedError(answer.reason)
         return answer
+
+    def _give_up_waiting(self, request: Request) -> None:
+        """Raise the error that tells why there is no answer, unless it is worth to wait on."""
+        asked = f"The daemon of ring {self.descriptor.ring!r} (pid {self.descriptor.pid})"
+        silent_s = (time.monotonic_ns() - self.control.word(State.HEARTBEAT_NS)) / 1e9
+        if silent_s > ANSWER_TIMEOUT_S / 2:
+            raise DaemonGoneError(
+                f"{asked} lives but has not turned its loop for {silent_s:.0f} s; is it stopped (SIGSTOP) or swapping? "
+                f"Restart it if it does not recover."
+            )
+        if not request.wait:
+            raise AttachRefusedError(
+                f"{asked} has kept rank {request.rank} of group {request.group!r} waiting for "
+                f"{ANSWER_TIMEOUT_S:.0f} s: it asks for a place behind the one that others still hold (`ringfeed status` "
+                f"lists them). Start all ranks from the same state, or pass wait=True."
+            )
 
     def tell_released(self, seq: int) -> None:
         """Say that this consumer reads nothing below ``seq`` any more."""

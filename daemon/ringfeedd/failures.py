@@ -51,6 +51,9 @@ class Failures:
     def __iter__(self) -> Iterator[Failure]:
         return iter(self._listed.values())
 
+    def __contains__(self, pair_id: str) -> bool:
+        return pair_id in self._listed
+
     def __len__(self) -> int:
         return len(self._listed)
 

@@ -131,6 +131,12 @@ class Ring:
         return cached[2][offset : offset + count]
 
     @property
+    def at_the_beginning(self) -> bool:
+        """Whether the first pair that is kept is the order's very first."""
+        place = self.place(self.floor)
+        return place.epoch == place.position == 0
+
+    @property
     def full(self) -> bool:
         """Whether every slot holds a pair that may still be read."""
         return self.published >= self.limit

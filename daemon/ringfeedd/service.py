@@ -148,7 +148,8 @@ class RingService:
             self.ring.forget(seq)
             return
         pair_id = self._catalog.id(int(self._split.indices[job.index]))
-        _LOG.warning("ring %s: the pair %r could not be had: %s", self.name, pair_id, failed.reason)
+        if pair_id not in self.failures:  # once, not every epoch
+            _LOG.warning("ring %s: the pair %r could not be had: %s", self.name, pair_id, failed.reason)
         stop = self.failures.fail(Failure(pair_id, failed.reason, failed.cause, failed.attempts))
         try:
             self.ring.replace(seq)
@@ -182,11 +183,7 @@ class RingService:
             self.ring.release(floor)
             if jumped:
                 self._cancel_stale(pool)
-        elif not self.groups and (self.ring.base.epoch, self.ring.base.position, self.ring.base.seq) != (
-            0,
-            0,
-            self.ring.floor,
-        ):
+        elif not self.groups and not self.ring.at_the_beginning:
             self._seek(pool, 0, 0)  # warm for the next job, and in the same order for it
         self._give(pool)
         self._publish()
