@@ -240,9 +240,9 @@ class Attachment:
             )
         if not request.wait:
             raise AttachRefusedError(
-                f"{asked} has kept rank {request.rank} of group {request.group!r} waiting for "
-                f"{ANSWER_TIMEOUT_S:.0f} s: it asks for a place behind the one that others still hold (`ringfeed status` "
-                f"lists them). Start all ranks from the same state, or pass wait=True."
+                f"{asked} has kept rank {request.rank} of group {request.group!r} waiting for {ANSWER_TIMEOUT_S:.0f} s: "
+                f"it asks for a place behind one that others hold (`ringfeed status` lists them). Start all ranks from "
+                f"the same state, or pass wait=True."
             )
 
     def tell_released(self, seq: int) -> None:
