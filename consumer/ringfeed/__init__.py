@@ -59,6 +59,7 @@ def attach(
     start: str | tuple[int, int] | Mapping[str, Any] = "auto",
     strict: bool = True,
     wait: bool = False,
+    on_lag: str = "block",
     copy: bool = False,
     wait_s: float = 0.0,
     restart_s: float = RESTART_S,
@@ -78,6 +79,9 @@ def attach(
             returned, with whatever number of ranks.
         strict: refuse a state of another catalog, seed or order; else go on at the same epoch and position anyhow.
         wait: where other groups have gone beyond the place that is asked for, wait until they have left.
+        on_lag: ``"block"``: the others wait for this reader, and nothing is lost. ``"skip"``: they never do, as long as
+            one of them blocks; what is overwritten before this group has read it is passed over and counted in
+            ``batch.missed``, and its batches are copies. For monitors and live evaluators.
         copy: hand out copies that belong to the caller, at one memcpy a batch.
         wait_s: how many seconds to wait for a daemon that is not there yet.
         restart_s: how many seconds to wait for a new daemon when this one stops or dies; the reader goes on at exactly
@@ -96,6 +100,8 @@ def attach(
         raise ValueError(f"rank {rank} is out of range: with world_size={world_size} it must be 0 to {world_size - 1}")
     if world_size > 1 and group is None:
         raise ValueError(f"world_size={world_size} needs group=NAME, the same name for all of its ranks")
+    if on_lag not in ("block", "skip"):
+        raise ValueError(f'on_lag is {on_lag!r}; it must be "block" or "skip"')
     name = group if group is not None else f"anonymous-{os.getpid()}-{next(_SERIAL)}"
     if not name or len(name.encode()) > GROUP_BYTES:
         raise ValueError(f"group {name!r} must have 1 to {GROUP_BYTES} bytes in UTF-8")
@@ -114,6 +120,7 @@ def attach(
                 anonymous=group is None,
                 pid=os.getpid(),
                 wait=wait,
+                skips=on_lag == "skip",
             )
             return Reader(ring, request, copy=copy, restart_s=restart_s)
         except DaemonNotRunningError:

@@ -239,10 +239,10 @@ class Attachment:
                 f"Restart it if it does not recover."
             )
         if not request.wait:
+            whose = f"rank {request.rank} of group {request.group!r}"
             raise AttachRefusedError(
-                f"{asked} has kept rank {request.rank} of group {request.group!r} waiting for {ANSWER_TIMEOUT_S:.0f} s: "
-                f"it asks for a place behind one that others hold (`ringfeed status` lists them). Start all ranks from "
-                f"the same state, or pass wait=True."
+                f"{asked} has kept {whose} waiting for {ANSWER_TIMEOUT_S:.0f} s: it asks for a place behind one that "
+                f"others hold (`ringfeed status` lists them). Start all ranks from the same state, or pass wait=True."
             )
 
     def tell_released(self, seq: int) -> None:

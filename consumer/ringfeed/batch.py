@@ -25,6 +25,8 @@ class Batch:
         epoch: the pairs' epoch.
         valid: ``(B,)`` bool; False where a replacement stands for a pair that could not be had, and where a rank
             without a pair of its own at an epoch's end got another rank's.
+        missed: pairs of this reader's that were overwritten before it could read them, since its last batch; 0 unless
+            it reads with ``on_lag="skip"``.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Batch:
         self._position = position
         self._read_ids = read_ids
         self._lease = lease
+        self.missed = 0
 
     def __len__(self) -> int:
         return len(self.valid)

@@ -48,6 +48,7 @@ class RingDataset(IterableDataset[Any]):
         transform: Callable[[tuple[Any, Any]], Any] | None = None,
         batch_transform: Callable[[Any], Any] | None = None,
         fields: Sequence[str] = ("image", "label"),
+        on_lag: str = "block",
         copy: bool = False,
         wait_s: float = 0.0,
         restart_s: float = RESTART_S,
@@ -81,7 +82,8 @@ class RingDataset(IterableDataset[Any]):
         self.transform = transform
         self.batch_transform = batch_transform
         self.fields = tuple(fields)
-        self.copy = copy
+        self.on_lag = on_lag
+        self.copy = copy or on_lag == "skip"
         self.wait_s = wait_s
         self.restart_s = restart_s
         self._named = group is not None or self.ranks.world_size > 1
@@ -190,6 +192,7 @@ class RingDataset(IterableDataset[Any]):
             drop_last=self.drop_last,
             start=start,
             strict=strict,
+            on_lag=self.on_lag,
             copy=self.copy,
             wait_s=self.wait_s,
             restart_s=self.restart_s,

@@ -39,5 +39,9 @@ class ReaderClosedError(RingfeedError):
     """The reader was closed, or belongs to the process that forked this one."""
 
 
+class SlotOverwrittenError(RingfeedError):
+    """A slot holds another pair than the one that was promised."""
+
+
 class InPlaceWriteError(RingfeedError, RuntimeError):
     """A trainer tried to write into a batch that other trainers read."""

@@ -13,6 +13,7 @@ from ringfeed.layout import (
     LANE_ANONYMOUS,
     LANE_DROP_LAST,
     LANE_RESUMING,
+    LANE_SKIPS,
     LANE_WAIT,
     REASON_BYTES,
     Answer,
@@ -32,6 +33,7 @@ class Request:
         start: where the group begins; ``at`` is the (epoch, position) of `Start.AT`.
         anonymous: the group's name dies with this process, so its place is kept for nobody.
         wait: rather wait than be refused while other groups have gone beyond the place that is asked for.
+        skips: never holds other groups up; it misses what is overwritten before it has read it.
         resuming: goes on with a pass that a former daemon served; others that do so may come at the same time.
         pid: for people; it decides nothing.
     """
@@ -47,6 +49,7 @@ class Request:
     pid: int
     wait: bool = False
     resuming: bool = False
+    skips: bool = False
 
     def plan(self, epoch_length: int) -> Plan:
         """The share of the stream that this rank reads."""
@@ -93,6 +96,7 @@ class LanePage:
             Lane.BATCHES,
             Lane.WAITED_NS,
             Lane.WAITING_SINCE_NS,
+            Lane.MISSED_PAIRS,
         ):
             self[offset] = 0
         name = request.group.encode()
@@ -108,6 +112,7 @@ class LanePage:
             | LANE_ANONYMOUS * request.anonymous
             | LANE_WAIT * request.wait
             | LANE_RESUMING * request.resuming
+            | LANE_SKIPS * request.skips
         )
         self[Lane.PID] = request.pid
         self[Lane.NONCE] = nonce
@@ -135,6 +140,7 @@ class LanePage:
             pid=self[Lane.PID],
             wait=bool(flags & LANE_WAIT),
             resuming=bool(flags & LANE_RESUMING),
+            skips=bool(flags & LANE_SKIPS),
         )
 
     @property

@@ -125,8 +125,11 @@ LANE_DROP_LAST: Final = 1
 LANE_ANONYMOUS: Final = 2
 LANE_WAIT: Final = 4
 LANE_RESUMING: Final = 8
-"""Flags of a lane's request. An anonymous group's name dies with its process, so its place is kept for nobody; one that
-waits is not refused while others have gone on; one that resumes goes on with what a former daemon served."""
+LANE_SKIPS: Final = 16
+"""Flags of a lane's request. An anonymous group's name dies with its process: its place is kept for nobody. One that
+waits is not refused while others have gone on; one that resumes goes on with what a former daemon served; one that
+skips never holds others up.
+"""
 
 
 class Answer(enum.IntEnum):
@@ -159,6 +162,7 @@ class Lane:
     BATCHES: Final = 576
     WAITED_NS: Final = 584
     WAITING_SINCE_NS: Final = 592
+    MISSED_PAIRS: Final = 600
     # Writer: the daemon. Its answer; ANSWER_NONCE is written last.
     ANSWER_NONCE: Final = 2048
     ANSWER: Final = 2056

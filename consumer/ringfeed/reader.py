@@ -22,6 +22,7 @@ from ringfeed.errors import (
     DaemonNotRunningError,
     ReaderClosedError,
     RingHeldError,
+    SlotOverwrittenError,
     StateMismatchError,
 )
 from ringfeed.lane import Request
@@ -61,7 +62,8 @@ class Reader:
         self.batch_size = request.batch_size
         self._request = request
         self._restart_s = restart_s
-        self._copy = copy
+        self._copy = copy or request.skips  # what may be overwritten at any moment cannot be lent
+        self._missed = self._missed_before = 0
         self._take_attachment(Attachment(ring, request))
         self.joined_at = (self._place.epoch, self._place.position)
         self._batches = 0
@@ -131,23 +133,56 @@ class Reader:
         """The next batch of ``epoch``; None at its end, or when a later iteration has begun."""
         with self._lock:
             self._check_open()
-            block = self._plan.block(self._place)
-            if block.epoch != epoch or iteration != self._iteration:
-                return None
-            while (gone := self._wait_for(block)) is not None:
-                self._attach_to_the_next_daemon(gone)
+            while True:
                 block = self._plan.block(self._place)
-            self._place = block.next
-            following = self._plan.block(block.next)
-            self._broken_off = following.epoch == epoch
-            lease = self._leases.take(block.seq, following.seq)
-            self._batches += 1
-            self._page[Lane.BATCHES] = self._batches
-            self._page[Lane.TAKEN] = following.seq
+                if block.epoch != epoch or iteration != self._iteration:
+                    return None
+                if (gone := self._wait_for(block)) is not None:
+                    self._attach_to_the_next_daemon(gone)
+                elif self._lost(block):
+                    self._miss()
+                elif (batch := self._take(block)) is not None:
+                    return batch
+
+    def _take(self, block: Block) -> Batch | None:
+        """The batch of a block that is published. None where it was overwritten while it was copied."""
+        self._place = block.next
+        following = self._plan.block(block.next)
+        self._broken_off = following.epoch == block.epoch
+        lease = self._leases.take(block.seq, following.seq)
+        self._page[Lane.TAKEN] = following.seq
+        try:
             batch = read_batch(self._attachment, block, lease, copy=self._copy)
+        except SlotOverwrittenError:
+            if not self._request.skips:
+                raise
+            batch = None
+        lost = batch is None or self._lost(block)  # before the lease ends: from then on the loss may be our own doing
         if self._copy:
             lease.release()
+        if batch is None or lost:
+            self._note_missed(block.count)
+            return None
+        self._batches += 1
+        self._page[Lane.BATCHES] = self._batches
+        batch.missed, self._missed_before = self._missed - self._missed_before, self._missed
         return batch
+
+    def _lost(self, block: Block) -> bool:
+        """Whether the block's slots may be overwritten by now; never for a reader that is waited for."""
+        return self._request.skips and self._control.word(State.FLOOR) > block.seq
+
+    def _miss(self) -> None:
+        """Pass over what is lost."""
+        before, broken_off = self._place, self._broken_off
+        self._skip(self._plan.skip_to(before, self._control.word(State.FLOOR)))
+        # an iteration goes on within its epoch; one that ends here is not broken off by its user
+        self._broken_off = broken_off and self._place.epoch == before.epoch
+        self._note_missed((self._place.seq - before.seq) // self.world_size)
+
+    def _note_missed(self, pairs: int) -> None:
+        self._missed += pairs
+        self._page[Lane.MISSED_PAIRS] = self._missed
 
     def _skip(self, place: Place) -> None:
         self._place = place
@@ -315,11 +350,12 @@ class Reader:
                 self._skip(self._plan.epoch_start(self._place))
 
     def statistics(self) -> dict[str, Any]:
-        """Batches taken, seconds waited for them, batches held now."""
+        """Batches taken, seconds waited for them, batches held now, pairs missed by a reader that skips."""
         return {
             "batches": self._batches,
             "waited_s": self._waited_ns / 1e9,
             "held_batches": self._leases.count,
+            "missed_pairs": self._missed,
         }
 
     def close(self, *, keep_place: bool = False) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ringfeed.attachment import Attachment
 from ringfeed.batch import Batch, Pixels
-from ringfeed.errors import RingfeedError
+from ringfeed.errors import SlotOverwrittenError
 from ringfeed.layout import SLOT_VALID, Field, SlotRecord
 from ringfeed.lease import Lease
 from ringfeed.plan import Block
@@ -22,13 +22,14 @@ def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool
     """The batch of a block that is published and leased; its arrays hold the lease.
 
     Raises:
-        RingfeedError: the slots hold other pairs, which a daemon that keeps the protocol never lets happen.
+        SlotOverwrittenError: the slots hold other pairs, which a daemon that keeps the protocol lets happen to none but
+            readers that skip.
     """
     control, geometry, descriptor = attachment.control, attachment.geometry, attachment.descriptor
     slots = np.arange(block.seq, block.end, dtype=np.uint64) % np.uint64(geometry.slots)
     records = control.slot_table[slots]
     if records[0, SlotRecord.SEQ] != block.seq or records[-1, SlotRecord.SEQ] != block.end - 1:
-        raise RingfeedError(
+        raise SlotOverwrittenError(
             f"Slot {slots[0]} of ring {descriptor.ring!r} holds pair {records[0, SlotRecord.SEQ]} where pair "
             f"{block.seq} was promised: a defect of ringfeed, please report it; a restart of the trainer helps."
         )

@@ -22,6 +22,8 @@ class LaneStatus:
         held_pairs: from the first pair that it may still read to ``taken``, other ranks' pairs included.
         waited_s: seconds that it has waited for batches, in all.
         waiting_s: seconds that it has been waiting now; 0 when it does not.
+        on_lag: ``"block"`` or ``"skip"``.
+        missed_pairs: that were overwritten before it could read them; only where it skips.
     """
 
     lane: int
@@ -35,6 +37,8 @@ class LaneStatus:
     held_pairs: int
     waited_s: float
     waiting_s: float
+    on_lag: str
+    missed_pairs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +123,11 @@ class RingStatus:
         lines = [f"{self.ring}: {self.state}" + (f", {self.reason}" if self.reason else "")]
         lines += [f"  {name:<9} {text}" for name, text in rows.items()]
         for lane in sorted(self.consumers, key=lambda lane: (lane.group, lane.rank)):
+            missed = f", skips, missed {lane.missed_pairs} pairs" if lane.on_lag == "skip" else ""
             waiting = f", waiting for {lane.waiting_s:.1f} s" if lane.waiting_s else ""
             lines.append(
                 f"    {lane.group} rank {lane.rank}/{lane.world_size} (pid {lane.pid}): {lane.batches} batches of "
-                f"{lane.batch_size}, holds {lane.held_pairs} pairs, waited {lane.waited_s:.1f} s{waiting}"
+                f"{lane.batch_size}, holds {lane.held_pairs} pairs, waited {lane.waited_s:.1f} s{waiting}{missed}"
             )
         for group in sorted({lane.group for lane in self.consumers}):
             ranks = {lane.rank for lane in self.consumers if lane.group == group}
@@ -223,4 +228,6 @@ def _read_lane(control: Control, number: int, now: int) -> LaneStatus | None:
         held_pairs=max(0, page[Lane.TAKEN] - page[Lane.RELEASED]),
         waited_s=(page[Lane.WAITED_NS] + waiting_ns) / 1e9,
         waiting_s=waiting_ns / 1e9,
+        on_lag="skip" if request.skips else "block",
+        missed_pairs=page[Lane.MISSED_PAIRS],
     )

@@ -91,11 +91,13 @@ class Group:
 
     Attributes:
         start: where its first round begins.
+        skips: it holds nobody up while others read, and misses what is overwritten before it has read it.
     """
 
     name: str
     anonymous: bool
     start: Place
+    skips: bool = False
     members: list[Member] = field(default_factory=list)
 
     @property
@@ -159,7 +161,10 @@ class Groups:
 
     def floor(self) -> int | None:
         """Number of the first pair that any group may still read; None where there is no group."""
-        return min((floor for group in self if (floor := group.floor) is not None), default=None)
+        held = [(group.skips, floor) for group in self if (floor := group.floor) is not None]
+        if any(not skips for skips, _ in held):
+            held = [(skips, floor) for skips, floor in held if not skips]
+        return min((floor for _, floor in held), default=None)
 
     # Coming and going.
 
@@ -228,7 +233,7 @@ class Groups:
         return Place(ring.seq(*at), *at)
 
     def _found(self, request: Request, ring: Ring, place: Place, now: float) -> Group:
-        group = self._groups[request.group] = Group(request.group, request.anonymous, place)
+        group = self._groups[request.group] = Group(request.group, request.anonymous, place, request.skips)
         for rank in range(request.world_size):
             plan = replace(request.plan(ring.epoch_length), rank=rank)
             group.members.append(Member(plan, place, place, plan.block(place).seq, now))
@@ -239,8 +244,9 @@ class Groups:
             plan = group.members[0].plan
             return Refused(
                 f"group {group.name!r} is attached with world_size={plan.world_size}, batch_size={plan.batch_size}, "
-                f"drop_last={plan.drop_last}, and this rank asks for {request.world_size}, {request.batch_size}, "
-                f"{request.drop_last}; use the same in every rank, or another group's name"
+                f"drop_last={plan.drop_last}, on_lag={_on_lag(group.skips)}, and this rank asks for "
+                f"{request.world_size}, {request.batch_size}, {request.drop_last}, {_on_lag(request.skips)}; use the "
+                f"same in every rank, or another group's name"
             )
         member = group.members[request.rank]
         if member.lane is not None:
@@ -248,7 +254,7 @@ class Groups:
                 f"rank {request.rank} of group {group.name!r} is attached already, by process {member.pid} on lane "
                 f"{member.lane}; give every process a rank of its own, or another group's name"
             )
-        if request.start is Start.AT and (member.place.epoch, member.place.position) != request.at:
+        if request.start is Start.AT and not group.skips and (member.place.epoch, member.place.position) != request.at:
             seq = ring.seq(*request.at)
             known = group.has_round_at(*request.at)
             if seq < ring.floor and (request.wait or len(self._groups) == 1):
@@ -260,7 +266,7 @@ class Groups:
                     f"start all of its ranks from the same state"
                 )
             member.take_place(Place(seq, *request.at))
-        if member.given_up and member.plan.block(member.place).seq < ring.floor:
+        if (member.given_up or group.skips) and member.plan.block(member.place).seq < ring.floor:
             place = member.plan.skip_to(member.place, ring.floor)
             self.skipped_pairs += max(0, place.seq - member.place.seq) // member.plan.world_size
             member.place = place
@@ -295,7 +301,7 @@ class Groups:
         """Give up the places that were kept long enough; returns a sentence for each."""
         told = []
         for group in list(self):
-            others = (other for other in self if other is not group)
+            others = (other for other in self if other is not group and not other.skips)
             blocking = self._waiting or (ring.full and any(other.starving(ring.published) for other in others))
             for member in group.members:
                 if member.former is not None and not member.former():
@@ -340,9 +346,11 @@ def _place_among_others(request: Request, ring: Ring, at: tuple[int, int]) -> Pl
     seq = ring.seq(*at)
     if seq >= ring.floor:
         return Place(seq, *at)
+    here = ring.place(ring.floor)
+    if request.skips:
+        return here
     if request.wait:
         return Wait()
-    here = ring.place(ring.floor)
     return Refused(
         f"epoch {at[0]}, position {at[1]} lies behind ring {ring.name!r}, which other groups read from epoch "
         f"{here.epoch}, position {here.position} on; pass wait=True to wait until they have left, or start a daemon "
@@ -350,13 +358,14 @@ def _place_among_others(request: Request, ring: Ring, at: tuple[int, int]) -> Pl
     )
 
 
+def _on_lag(skips: bool) -> str:
+    return "skip" if skips else "block"
+
+
 def _same_shape(group: Group, request: Request) -> bool:
     plan = group.members[0].plan
-    return (plan.world_size, plan.batch_size, plan.drop_last) == (
-        request.world_size,
-        request.batch_size,
-        request.drop_last,
-    )
+    ours = (plan.world_size, plan.batch_size, plan.drop_last, group.skips)
+    return ours == (request.world_size, request.batch_size, request.drop_last, request.skips)
 
 
 def _check(request: Request, ring: Ring) -> str | None:

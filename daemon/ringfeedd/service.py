@@ -180,7 +180,9 @@ class RingService:
         floor = self.groups.floor()
         if floor is not None:
             jumped = floor > self.ring.published
-            self.ring.release(floor)
+            if self.ring.release(floor):
+                # before any worker may write there: a reader that skips looks at this word to see what it lost
+                self.memory.set(State.FLOOR, self.ring.floor)
             if jumped:
                 self._cancel_stale(pool)
         elif not self.groups and not self.ring.at_the_beginning:

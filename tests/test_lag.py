@@ -1,0 +1,122 @@
+"""Readers that skip: they hold nobody up, are told what they missed, and never see a torn picture."""
+
+import json
+import uuid
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from decode_reference import reference_image
+from house import Daemon, photographs, trainer, wait_until
+
+import ringfeed
+from ringfeed.status import ring_status
+from ringfeed.torch import RingDataset
+
+PAIRS = 24
+SIZE = (48, 64)
+
+MONITOR = """
+import json, sys, ringfeed
+with ringfeed.attach(sys.argv[1], batch_size=4, group="monitor", on_lag="skip", drop_last=False) as reader:
+    print("in", flush=True)
+    for _ in range(400):
+        for b in reader:
+            print(json.dumps([b.ids, int(b.image.sum()), b.missed, int(b.seqs[0])]), flush=True)
+"""
+
+
+@pytest.fixture
+def ring():
+    return f"t{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("set")
+    for name, data in photographs(PAIRS, prefix="").items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def serve(folder, ring):
+    return Daemon(str(folder), "--size", f"{SIZE[0]}x{SIZE[1]}", "--slots", "16", ring=ring)
+
+
+def endless(reader):
+    while True:
+        yield from reader
+
+
+def test_a_reader_that_skips_holds_nobody_up_and_counts_what_it_missed(folder, ring):
+    name = f"{ring}-train"
+    with (
+        serve(folder, ring),
+        ringfeed.attach(name, batch_size=4, group="trainer", drop_last=False) as trainer_reader,
+        ringfeed.attach(name, batch_size=4, group="monitor", on_lag="skip", drop_last=False) as monitor,
+    ):
+        batches = endless(monitor)
+        assert next(batches).missed == 0
+        for _ in range(5):  # the monitor does not read on, and still holds its batch: the ring has 16 slots
+            assert sum(len(batch) for batch in trainer_reader) == PAIRS
+        late = next(batches)
+        assert late.missed >= 4 * PAIRS
+        assert int(late.seqs[0]) == 4 + late.missed
+        wait_until(lambda: any(lane.missed_pairs for lane in ring_status(name).consumers))
+        by_group = {lane.group: lane for lane in ring_status(name).consumers}
+        assert by_group["monitor"].missed_pairs == monitor.statistics()["missed_pairs"] > 0
+        assert by_group["trainer"].missed_pairs == 0
+
+
+def test_no_picture_is_torn_however_the_reader_that_skips_is_outrun(folder, ring):
+    def reference(pair_id):
+        return reference_image((folder / "images" / f"{pair_id}.jpg").read_bytes(), "resize", *SIZE)
+
+    ids = [str(path.relative_to(folder / "images").with_suffix("")) for path in folder.glob("images/**/*.jpg")]
+    sums = {pair_id: int(reference(pair_id).sum()) for pair_id in ids}
+    with serve(folder, ring), ringfeed.attach(f"{ring}-train", batch_size=4, group="t", drop_last=False) as reader:
+        monitor = trainer(MONITOR, f"{ring}-train")
+        assert monitor.stdout.readline() == "in\n"
+        for _ in range(40):
+            for batch in reader:
+                del batch
+        monitor.kill()
+        rows = [json.loads(line) for line in monitor.stdout if line.startswith("[[") and line.endswith("]\n")]
+        monitor.wait()
+    assert len(rows) > 10
+    for pair_ids, total, _, _ in rows:
+        assert total == sum(sums[pair_id] for pair_id in pair_ids)
+    # what it got and what it missed are, together, the stream
+    for (pair_ids, _, _, seq), (_, _, missed, following) in pairwise(rows):
+        assert following == seq + len(pair_ids) + missed
+
+
+def test_a_group_that_skips_is_waited_for_when_it_is_alone(folder, ring):
+    name = f"{ring}-train"
+    with serve(folder, ring), ringfeed.attach(name, batch_size=4, on_lag="skip", drop_last=False) as reader:
+        positions = [int(position) for _ in range(3) for batch in reader for position in batch.positions]
+        assert positions == 3 * list(range(PAIRS))
+        assert reader.statistics()["missed_pairs"] == 0
+
+
+def test_the_ranks_of_a_group_agree_on_skipping(folder, ring):
+    name = f"{ring}-train"
+    with (
+        serve(folder, ring),
+        ringfeed.attach(name, batch_size=2, group="g", rank=0, world_size=2, on_lag="skip"),
+        pytest.raises(ringfeed.AttachRefusedError, match=r"on_lag=skip, and this rank asks for .* block"),
+    ):
+        ringfeed.attach(name, batch_size=2, group="g", rank=1, world_size=2)
+    with pytest.raises(ValueError, match="on_lag is 'drop'"):
+        ringfeed.attach(name, batch_size=2, on_lag="drop")
+
+
+def test_a_dataset_that_skips_yields_tensors_of_its_own(folder, ring):
+    with serve(folder, ring):
+        dataset = RingDataset(f"{ring}-train", batch_size=4, on_lag="skip", fields=("image", "ids"))
+        image, pair_ids = next(iter(dataset))
+        expected = reference_image((folder / "images" / f"{pair_ids[0]}.jpg").read_bytes(), "resize", *SIZE)
+        assert (np.asarray(image[0].permute(1, 2, 0)) == expected).all()
+        image.zero_()
+        dataset.close()
