@@ -68,7 +68,8 @@ class Daemon:
 
     def __init__(self, root: str, *arguments: str, ring: str) -> None:
         self.ring = ring
-        self.command = [*RINGFEED, "serve", root, "--ring", ring, *map(str, arguments)]
+        # one ring with all pairs, unless a test wants two
+        self.command = [*RINGFEED, "serve", root, "--ring", ring, "--test-ratio", "0", *map(str, arguments)]
 
     def start(self) -> Daemon:
         self.process = subprocess.Popen(

@@ -67,6 +67,14 @@ def test_serve_says_what_it_found_and_stops_cleanly_on_sigterm(folder, ring):
     assert traces(ring) == []
 
 
+def test_a_test_split_without_pairs_is_not_served_and_that_is_said(folder, ring):
+    with Daemon(str(folder), "--slots", "16", "--test-ratio", "0.001", ring=ring) as daemon:
+        said = "".join(daemon.output.lines)
+        assert f"ring {ring}-test: not served, since test_ratio = 0.001 gives it none of the pairs" in said
+        assert f"ready: attach to {ring}-train\n" in said
+        assert ring_status(f"{ring}-train").epoch_length == 24
+
+
 def test_ctrl_c_stops_it_within_five_seconds_and_leaves_nothing(folder, ring):
     with Daemon(str(folder), "--slots", "16", ring=ring) as daemon:
         daemon.process.send_signal(signal.SIGINT)

@@ -153,9 +153,16 @@ def _start(root: str, settings: dict[str, object]) -> dict[str, Descriptor]:
     deadline = None
     while True:
         said = os.pread(log.fileno(), 1 << 20, 0).decode(errors="replace")
-        if re.search(r"^ready", said, re.MULTILINE) or deadline is not None:
-            with contextlib.suppress(DaemonNotRunningError):
+        ready = re.search(r"^ready", said, re.MULTILINE) is not None
+        if ready or deadline is not None:
+            try:
                 return {split: read_descriptor(f"{ring}-{split}") for split in expected}
+            except DaemonNotRunningError as error:
+                if ready:
+                    raise RingfeedError(
+                        f"test_ratio = {settings['test_ratio']:g} gives the test split none of the pairs under {root}; "
+                        f"raise it, or pass 0 for no test loader."
+                    ) from error
         if deadline is None and daemon.poll() is not None:
             if daemon.returncode != EXIT_ALREADY_RUNNING:
                 raise RingfeedError(f"No daemon runs for {root}, and none could be started: {_complaint(said)}")

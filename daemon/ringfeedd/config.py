@@ -62,7 +62,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     concurrency: Annotated[int, Meta(ge=1, le=4096)] = 128
     seed: Annotated[int, Meta(ge=0)] = 0
     order: Mode = Mode.SHUFFLE
-    test_ratio: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    test_ratio: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.1
     fit: Fit = Fit.RESIZE
     label_mode: LabelMode = LabelMode.RGB
     exif_orientation: bool = False

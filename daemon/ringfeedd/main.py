@@ -92,7 +92,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--seed", type=int, metavar="N", help="of the order (default: 0)")
     parser.add_argument("--order", choices=[mode.value for mode in Mode], help="of an epoch (default: shuffle)")
     parser.add_argument(
-        "--test-ratio", type=float, metavar="R", help="fraction of the pairs in the test ring (default: 0)"
+        "--test-ratio", type=float, metavar="R", help="fraction of the pairs in the test ring (default: 0.1)"
     )
     parser.add_argument(
         "--fit", choices=[fit.value for fit in Fit], help="how a picture comes into a slot (default: resize)"

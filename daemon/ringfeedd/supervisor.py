@@ -14,7 +14,7 @@ from typing import Final
 
 from ringfeed.descriptor import Descriptor
 from ringfeed.doorbell import Doorbell
-from ringfeedd.catalog import Catalog, Split
+from ringfeedd.catalog import TEST, Catalog, Split
 from ringfeedd.config import Config
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
@@ -116,11 +116,16 @@ class Supervisor:
                 _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
         catalog, spec = await self._survey()
         splits = {split: part for split, part in catalog.split(config.test_ratio).items() if split in names}
+        if TEST in splits and not len(splits[TEST]):
+            del splits[TEST]  # a handful of pairs may well have none
+            self._say(
+                f"ring {names[TEST]}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs"
+            )
         for split, part in splits.items():
             if not len(part):
                 raise StartError(
                     f"the {split} split of the {len(catalog)} pairs under {config.root} is empty with test_ratio = "
-                    f"{config.test_ratio:g}; change it, or add pairs"
+                    f"{config.test_ratio:g}; lower it, or add pairs"
                 )
             if len(part) < self._nodes.num_nodes:
                 raise StartError(
