@@ -88,7 +88,7 @@ class Soak:
             (kind,) = self._random.choices(list(KINDS), weights=list(KINDS.values()))
             self._do(kind)
             self._recover()
-        self._end()
+        self._end(minutes)
 
     def _do(self, kind: str) -> None:
         self.done[kind] += 1
@@ -188,8 +188,10 @@ class Soak:
             for entries, count in zip(job.run.ranks, before.get(id(job.run), [0] * job.run.world_size), strict=True)
         )
 
-    def _end(self) -> None:
+    def _end(self, minutes: float) -> None:
         """Every job reads to the end of an epoch that none has begun, and leaves."""
+        self.say("nothing is done for a while, to see whether the daemon grows")
+        self._go_on(max(6.0, 6 * minutes))
         last = 1 + max(entry.place[0] for job in self.jobs for entries in job.run.ranks for entry in entries[-1:])
         self.say(f"the jobs read on to epoch {last} and end")
         for job in self.jobs:
@@ -213,10 +215,10 @@ class Soak:
     def table(self, verdicts: dict[str, Verdict], left: list[str]) -> list[tuple[str, str, bool]]:
         """The invariants: name, what was found, whether it holds."""
         rows = []
-        for group, verdict in verdicts.items():
-            runs = sum(job.group == group for job in self.jobs) and len(
-                next(job for job in self.jobs if job.group == group).runs
-            )
+        for job in self.jobs:
+            if (verdict := verdicts.get(job.group)) is None:
+                continue
+            group, runs = job.group, len(job.runs)
             found = f"{verdict.delivered} pairs in {runs} runs, {verdict.rolled_back} rolled back"
             rows += [
                 (f"job {group}: no pair lost", f"{found}; {_few(verdict.lost)}", not verdict.lost),
@@ -231,7 +233,11 @@ class Soak:
             *rows,
             ("everybody goes on after a fault", f"{self.longest_s:.1f} s at most of {BOUND_S:.0f}", True),
             ("nothing left in /dev/shm", _few(left), not left),
-            ("the daemon's fds are flat", f"+{fds} at most in {len(growth)} lives", fds <= MOST_FD_GROWTH),
+            (
+                "the daemon's fds are flat",
+                f"{fds:+} at most in {len(growth)} lives",
+                bool(growth) and fds <= MOST_FD_GROWTH,
+            ),
             ("its memory is flat", f"{memory:+.1f} MiB at most", memory <= MOST_MEMORY_GROWTH_MIB),
             ("a trainer's fds are bounded", f"{self.trainer_fds} at most", self.trainer_fds <= MOST_TRAINER_FDS),
         ]
