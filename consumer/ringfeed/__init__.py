@@ -123,7 +123,7 @@ def attach(
                 skips=on_lag == "skip",
             )
             return Reader(ring, request, copy=copy, restart_s=restart_s)
-        except DaemonNotRunningError:
+        except (DaemonNotRunningError, DaemonGoneError):  # not there yet, or it went just now and may come back
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.05)
