@@ -479,6 +479,16 @@ def test_a_state_that_plain_loaders_workers_cannot_keep_is_refused_not_lost(ring
         next(iter(loader))
 
 
+def test_a_place_to_start_at_is_one_for_the_first_epoch_only(ring):
+    with pytest.raises(RuntimeError, match="RingLoader"):
+        next(iter(DataLoader(places(ring, batch_size=4, start=(1, 8)), batch_size=None, num_workers=2)))
+    for workers in (0, 2):
+        loader = RingLoader(places(ring, batch_size=4, start=(1, 8)), num_workers=workers)
+        assert rows_of(loader) == undisturbed(1)[8:]
+        assert rows_of(loader) == undisturbed(2)
+        loader.dataset.close()
+
+
 class RingDatasetState:
     """A state of a ring, taken by a reader of its own."""
 

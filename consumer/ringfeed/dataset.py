@@ -78,7 +78,7 @@ class RingDataset(IterableDataset[Any]):
         self.batch_size = batch_size
         self.ranks: Ranks = resolve_ranks(rank, world_size)
         self.drop_last = drop_last
-        self.start = start
+        self.start = start if isinstance(start, str) else "auto"
         self.transform = transform
         self.batch_transform = batch_transform
         self.fields = tuple(fields)
@@ -91,8 +91,11 @@ class RingDataset(IterableDataset[Any]):
         self._reader: Reader | None = None
         self._pid = os.getpid()
         self._epoch: int | None = None
-        self._resume: tuple[dict[str, Any], bool] | None = None
-        self._loaded_by = 0
+        # Where to begin once, and whether strictly; what is iterated later goes on by itself.
+        self._resume: tuple[tuple[int, int] | Mapping[str, Any], bool] | None = None
+        self._loaded_by = os.getpid()
+        if not isinstance(start, str):
+            self._resume = (start, True)
         self.tells_places = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -150,7 +153,7 @@ class RingDataset(IterableDataset[Any]):
         """
         if self._reader is not None and self._pid == os.getpid():
             return self._reader.state_dict()
-        if self._resume is not None:
+        if self._resume is not None and isinstance(self._resume[0], Mapping):
             return dict(self._resume[0])
         raise RuntimeError(
             "This process has read nothing from the ring yet, so there is no state. Where DataLoader workers read, use "
@@ -208,8 +211,9 @@ class RingDataset(IterableDataset[Any]):
         """One epoch of a sub-rank; attached at once, so that the worker's state is known before its first batch."""
         if self._resume is not None and self._loaded_by != os.getpid() and not self.tells_places:
             raise RuntimeError(
-                "A state was loaded into this dataset before a DataLoader started its workers, which would begin at it "
-                "in every epoch. Load it into ringfeed.torch.RingLoader or torchdata's StatefulDataLoader instead."
+                "This dataset was given a state or a place to start at before a DataLoader started its workers, which "
+                "would begin there in every epoch. Use ringfeed.torch.RingLoader, or load the state into torchdata's "
+                "StatefulDataLoader."
             )
         # Workers count before ranks: then the batches that a loader yields, worker by worker, are the order's own.
         world_size = self.ranks.world_size
