@@ -412,6 +412,10 @@ def test_a_trainer_that_is_killed_takes_the_daemon_it_started_with_it(unserved):
 # States, through every kind of loader.
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def rows_of(items):
     return [(epoch, position) for epoch, positions in items for position in positions.tolist()]
 
@@ -424,8 +428,8 @@ def places(ring, **options):
     return RingDataset(ring, fields=("epoch", "positions"), drop_last=False, **options)
 
 
-@pytest.mark.parametrize("resumed_workers", [0, 1, 3])
-@pytest.mark.parametrize(("workers", "taken"), [(0, 3), (2, 1), (2, 4), (3, 2)])
+@pytest.mark.parametrize("resumed_workers", [0, 2, slow(1), slow(3)])
+@pytest.mark.parametrize(("workers", "taken"), [(0, 3), (2, 1), slow(2, 4), slow(3, 2)])
 def test_a_loader_goes_on_where_its_state_stands_with_any_number_of_workers(ring, workers, taken, resumed_workers):
     loader = RingLoader(places(ring, batch_size=3), num_workers=workers)
     batches = iter(loader)
