@@ -35,6 +35,14 @@ def photographs(pairs: int, *, prefix: str = "set/", mode: str = "index") -> dic
     return objects
 
 
+def write_folder(root: Path, pairs: int) -> Path:
+    """A root on the local disk: the same objects as files."""
+    for name, data in photographs(pairs, prefix="").items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
 class Output:
     """The lines that a process prints, as they come."""
 
@@ -158,4 +166,5 @@ __all__ = [
     "trainer",
     "wait_until",
     "wipe",
+    "write_folder",
 ]

@@ -9,7 +9,7 @@ import time
 import uuid
 
 import pytest
-from house import RINGFEED, Daemon, finish, photographs, traces, trainer, wait_until
+from house import RINGFEED, Daemon, finish, photographs, traces, trainer, wait_until, write_folder
 
 import ringfeed
 from ringfeed.status import ring_status
@@ -23,11 +23,7 @@ def ring():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("set")
-    for name, data in photographs(24, prefix="").items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
+    return write_folder(tmp_path_factory.mktemp("set"), 24)
 
 
 def run(*arguments, **environ):

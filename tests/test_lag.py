@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from decode_reference import reference_image
-from house import Daemon, photographs, trainer, wait_until
+from house import Daemon, trainer, wait_until, write_folder
 
 import ringfeed
 from ringfeed.status import ring_status
@@ -33,11 +33,7 @@ def ring():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("set")
-    for name, data in photographs(PAIRS, prefix="").items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
+    return write_folder(tmp_path_factory.mktemp("set"), PAIRS)
 
 
 def serve(folder, ring):

@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from house import Daemon, finish, photographs, traces, trainer
+from house import Daemon, finish, traces, trainer, write_folder
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
@@ -13,11 +13,7 @@ BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```", README, re
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("readme")
-    for name, data in photographs(24, prefix="").items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
+    return write_folder(tmp_path_factory.mktemp("readme"), 24)
 
 
 def test_every_python_block_is_run_here():

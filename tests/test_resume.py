@@ -5,7 +5,7 @@ import time
 import uuid
 
 import pytest
-from house import Daemon, finish, photographs, trainer, wait_until
+from house import Daemon, finish, trainer, wait_until, write_folder
 
 import ringfeed
 from ringfeed.status import ring_status
@@ -37,11 +37,7 @@ def ring():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("set")
-    for name, data in photographs(PAIRS, prefix="").items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
+    return write_folder(tmp_path_factory.mktemp("set"), PAIRS)
 
 
 def serve(folder, ring, *arguments, slots=32):

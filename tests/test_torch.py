@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from decode_reference import reference_image
-from house import Daemon, finish, photographs, traces, trainer, wait_until
+from house import Daemon, finish, traces, trainer, wait_until, write_folder
 from torch.utils.data import DataLoader
 
 import ringfeed
@@ -27,22 +27,15 @@ PAIRS = 24
 HEIGHT, WIDTH = 48, 64
 
 
-def fill(root):
-    for name, data in photographs(PAIRS, prefix="").items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("set"))
+    return write_folder(tmp_path_factory.mktemp("set"), PAIRS)
 
 
 @pytest.fixture(scope="module")
 def unserved(tmp_path_factory):
     """Another folder, which no daemon serves unless a test starts one."""
-    return fill(tmp_path_factory.mktemp("unserved"))
+    return write_folder(tmp_path_factory.mktemp("unserved"), PAIRS)
 
 
 @pytest.fixture(scope="module")

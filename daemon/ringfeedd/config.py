@@ -22,7 +22,6 @@ from ringfeedd.order import Mode
 from ringfeedd.shm import Access
 from ringfeedd.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
 
-Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
 

@@ -123,10 +123,6 @@ class Pool:
         """The numbers that status, metrics and tests read."""
         return PoolStatistics(len(self._workers), self.deaths, sum(len(w.pairs) for w in self._workers.values()))
 
-    def pids(self) -> list[int]:
-        """The workers' process ids, for people and tests."""
-        return [worker.process.pid for worker in self._workers.values()]
-
     def start(self) -> None:
         """Start all workers."""
         self._keepers = [asyncio.create_task(self._keep(number)) for number in range(self.size)]

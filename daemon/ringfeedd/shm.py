@@ -15,7 +15,7 @@ import numpy as np
 
 from ringfeed import layout, segment
 from ringfeed.descriptor import Descriptor, check_ring_name, remove_descriptor, write_descriptor
-from ringfeed.doorbell import Doorbell, semaphore_path, unlink_doorbell
+from ringfeed.doorbell import Doorbell, unlink_doorbell
 from ringfeed.errors import NotTrustedError
 from ringfeed.lane import LanePage
 from ringfeed.layout import (
@@ -144,7 +144,6 @@ class RingMemory:
         self.descriptor = replace(descriptor, generation=secrets.token_hex(8))
         self.geometry: Geometry = geometry
         self._access = access
-        self._bells: dict[int, Doorbell] = {}
         self._made = contextlib.ExitStack()
         try:
             self._create()
@@ -273,14 +272,3 @@ def not_enough_memory(wanted: int, free: int, what: str) -> StartError:
         f"({free / 2**20:.0f} MiB) are free; use fewer --slots or a smaller --size, or enlarge it: `docker run "
         f"--shm-size={-(-wanted // 2**30) + 1}g`, or `mount -o remount,size={-(-wanted // 2**30) + 1}g /dev/shm`"
     )
-
-
-__all__ = [
-    "Access",
-    "RingMemory",
-    "SingletonLock",
-    "clear_leavings",
-    "free_bytes",
-    "not_enough_memory",
-    "semaphore_path",
-]
