@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ringfeed.descriptor import Descriptor
+from ringfeed.descriptor import Descriptor, ServedCatalog
 from ringfeed.layout import Geometry, plan_geometry
+from ringfeedd.edition import Edition
 from ringfeedd.failures import Failures
 from ringfeedd.groups import Groups
 from ringfeedd.messages import Decoded, PairJob
@@ -42,12 +43,11 @@ def make_descriptor(ring: str, geometry: Geometry, epoch_length: int = 50) -> De
         root="gs://bucket/prefix",
         split="train",
         test_ratio=0.0,
-        fingerprint="f" * 32,
+        catalogs=(ServedCatalog(0, epoch_length, "f" * 32),),
         order="sequential",
         seed=0,
         fit="resize",
         label_mode="gray16",
-        epoch_length=epoch_length,
     )
 
 
@@ -67,8 +67,16 @@ class FakeCatalog:
 
 
 class FakeSplit:
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, fingerprint: str) -> None:
         self.indices = np.arange(length) + 1000
+        self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def fake_edition(length: int, fingerprint: str = "f" * 32) -> Edition:
+    return Edition(make_order("sequential", length=length, seed=0), FakeCatalog(), FakeSplit(length, fingerprint))
 
 
 class PaintingPool:
@@ -136,15 +144,14 @@ def served_ring(*, slots: int = 16, lanes: int = 4, epoch_length: int = 50) -> I
     name = unique_ring_name()
     memory = RingMemory(make_descriptor(name, small_geometry(slots, lanes), epoch_length), Access())
     geometry = memory.geometry
-    order = make_order("sequential", length=epoch_length, seed=0)
+    edition = fake_edition(epoch_length)
     served: Served
     service = RingService(
         0,
-        ring=Ring(name, slots=geometry.slots, readahead=0, order=order, epoch_length=epoch_length),
+        ring=Ring(name, slots=geometry.slots, readahead=0, order=edition.order),
         groups=Groups(),
         memory=memory,
-        catalog=FakeCatalog(),
-        split=FakeSplit(epoch_length),
+        edition=edition,
         failures=Failures(0.01),
         clock=lambda: served.seconds,
     )

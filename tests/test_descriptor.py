@@ -139,8 +139,8 @@ def test_a_geometry_that_would_reach_beyond_its_segments_is_not_believed(path, v
 
 
 def test_another_layout_version_is_told_apart_from_garbage_whatever_else_it_holds():
-    with pytest.raises(NotTrustedError, match="speaks layout version 2, this process 1"):
-        Descriptor.from_json("train", b'{"layout_version": 2, "unheard": "of"}')
+    with pytest.raises(NotTrustedError, match="speaks layout version 3, this process 2"):
+        Descriptor.from_json("train", b'{"layout_version": 3, "unheard": "of"}')
 
 
 def test_a_key_that_this_version_does_not_know_is_not_believed():

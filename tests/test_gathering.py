@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ringfeed.epochs import Epochs
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Leaving, Start
 from ringfeed.plan import Place, Plan
@@ -24,7 +25,7 @@ LENGTH = 31
 
 def make_ring(length: int = LENGTH, slots: int = 24) -> Ring:
     order = make_order("sequential", length=length, seed=0)
-    return Ring("train", slots=slots, readahead=0, order=order, epoch_length=length)
+    return Ring("train", slots=slots, readahead=0, order=order)
 
 
 def fill(ring: Ring) -> None:
@@ -171,7 +172,7 @@ class Restarting(RuleBasedStateMachine):
         self.now, self.lanes = 0.0, count()
         self.serve()
         self.readers = [
-            Reader(f"g{number}", Plan(LENGTH, world, rank, batch, drop_last=False), (0, 0))
+            Reader(f"g{number}", Plan(Epochs.all(LENGTH), world, rank, batch, drop_last=False), (0, 0))
             for number, (world, batch) in enumerate(shapes)
             for rank in range(world)
         ]

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from ring_fixtures import fake_edition
 
+from ringfeed.epochs import Epochs
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import MAX_SEQ, Leaving, Start
-from ringfeed.plan import Place, Plan
+from ringfeed.plan import Block, Place, Plan
+from ringfeedd.edition import Editions
 from ringfeedd.groups import Groups, Seek, Wait
 from ringfeedd.order import make_order
 from ringfeedd.ring import Ring
@@ -27,7 +30,7 @@ SHAPES = {"solo": (1, 3, True), "pair": (2, 2, False), "trio": (3, 4, True)}
 
 def make_ring(length: int = 31, slots: int = SLOTS) -> Ring:
     order = make_order("sequential", length=length, seed=0)
-    return Ring("train", slots=slots, readahead=0, order=order, epoch_length=length)
+    return Ring("train", slots=slots, readahead=0, order=order)
 
 
 def make_request(
@@ -65,13 +68,17 @@ class Rank:
     def released(self) -> int:
         return self.held[0] if self.held else self.next_seq
 
-    def read(self, published: int) -> range | None:
+    def read(self, published: int, epochs: Epochs) -> Block | None:
+        """Like a consumer: it looks for a changed catalog once the block that it knows is published."""
+        if self.plan.block(self.place).end > published:
+            return None
+        self.plan = replace(self.plan, epochs=epochs)
         block = self.plan.block(self.place)
         if block.end > published:
             return None
         self.held.append(block.seq)
         self.place = block.next
-        return range(0) if block.repeated else range(block.seq, block.end)
+        return block
 
     def go(self, now: float, *, left: bool) -> None:
         self.lane, self.away_since, self.left = None, now, left
@@ -85,17 +92,30 @@ class Rank:
 
 
 class Reference:
-    def __init__(self, group: object, place: Place, request: Request, length: int, now: float) -> None:
+    def __init__(self, group: object, place: Place, request: Request, epochs: Epochs, now: float) -> None:
         self.group = group
         self.delivered: set[int] = set()
-        plans = (replace(request, rank=rank).plan(length) for rank in range(request.world_size))
+        plans = (replace(request, rank=rank).plan(epochs) for rank in range(request.world_size))
         self.ranks = [Rank(plan, place, away_since=now) for plan in plans]
+        self.start = place
+
+    def first_round(self, rank: Rank, ring: Ring) -> Place:
+        """Round by round from the group's start, or the floor's epoch's, to the first that is not passed over."""
+        floor = ring.place(ring.floor)
+        here = self.start
+        if floor.epoch > here.epoch:
+            here = Place(floor.seq - floor.position, floor.epoch, 0)
+        while rank.plan.block(here).seq < ring.floor:
+            here = rank.plan.block(here).next
+        return here
 
 
 class ComingAndGoing(RuleBasedStateMachine):
     @initialize(length=st.integers(13, 40))
     def begin(self, length: int) -> None:
         self.ring = make_ring(length)
+        self.editions = Editions(self.ring, fake_edition(length))
+        self.announced = self.ring.epochs
         self.groups = Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S, gather_s=0.0)
         self.references: dict[str, Reference] = {}
         self.now = 0.0
@@ -111,6 +131,7 @@ class ComingAndGoing(RuleBasedStateMachine):
             self.groups.progress(rank.lane, taken=rank.next_seq, released=rank.released)
         self.groups.expire(self.now, self.ring)
         self.forget_the_gone()
+        self.change_catalog()
         floor = self.groups.floor()
         ranks = [rank for reference in self.references.values() for rank in reference.ranks]
         assert len(self.groups) == len(self.references)
@@ -121,6 +142,19 @@ class ComingAndGoing(RuleBasedStateMachine):
             self.ring.seek(0, 0)
         fill(self.ring)
         list(self.groups.offers(self.ring.published))
+
+    def change_catalog(self) -> None:
+        if (epoch := self.editions.due(self.groups)) is not None:
+            self.announced = Epochs(tuple((c.since_epoch, c.epoch_length) for c in self.editions.after(epoch)))
+            self.editions.begin(epoch)
+            self.groups.change(self.ring)
+        if not len(self.groups) and len(self.announced.spans) > 1:
+            self.announced = Epochs.all(self.editions.newest.order.length)
+            self.editions.settle()
+
+    @rule(length=st.integers(13, 40))
+    def refresh(self, length: int) -> None:
+        self.editions.offer(fake_edition(length, fingerprint=f"{length}"), self.groups)
 
     def forget_the_gone(self) -> None:
         there = {group.name: group for group in self.groups}
@@ -133,7 +167,7 @@ class ComingAndGoing(RuleBasedStateMachine):
         alive = reference is not None and any(r.lane is not None for r in reference.ranks)
         starts = [Start.AUTO, Start.EPOCH, Start.NOW] + [Start.AT] * (not alive)
         start = data.draw(st.sampled_from(starts))
-        at = (data.draw(st.integers(0, 4)), data.draw(st.integers(0, self.ring.epoch_length - 1)))
+        at = (data.draw(st.integers(0, 4)), data.draw(st.integers(0, self.ring.epochs.length(0) - 1)))
         request = make_request(name, rank, start, at if start is Start.AT else (0, 0))
         lane = next(self.lanes)
         answer = self.groups.attach(lane, request, self.ring, self.now)
@@ -162,19 +196,21 @@ class ComingAndGoing(RuleBasedStateMachine):
         name = request.group
         if name not in self.references:
             group = next(group for group in self.groups if group.name == name)
-            self.references[name] = Reference(group, answer.place, request, self.ring.epoch_length, self.now)
+            self.references[name] = Reference(group, answer.place, request, self.announced, self.now)
             assert answer.place.seq >= self.ring.floor
             if request.start is Start.AT:
                 assert (answer.place.epoch, answer.place.position) == request.at
             if request.start is Start.EPOCH:
                 assert answer.place.position == 0
         rank = self.references[name].ranks[request.rank]
+        rank.plan = replace(rank.plan, epochs=self.announced)
         expected = rank.place
-        while rank.plan.block(expected).seq < self.ring.floor:
+        if rank.plan.block(expected).seq < self.ring.floor:
             assert not rank.surely_kept(self.now), "a place that is kept was passed over"
-            expected = rank.plan.block(expected).next
+            expected = self.references[name].first_round(rank, self.ring)
         assert answer.place == expected, "a rank goes on at the next pair that it has not taken"
         rank.place, rank.lane, rank.left = answer.place, lane, False
+        rank.plan = replace(rank.plan, epochs=self.announced)
 
     @rule(data=st.data(), batches=st.integers(1, 4))
     def read(self, data, batches: int) -> None:
@@ -182,12 +218,18 @@ class ComingAndGoing(RuleBasedStateMachine):
             return
         name, rank = data.draw(st.sampled_from(self.live()))
         for _ in range(batches):
-            pairs = rank.read(self.ring.published)
-            if pairs is None:
+            block = rank.read(self.ring.published, self.announced)
+            if block is None:
                 return
             assert rank.held[-1] >= self.ring.floor, "a pair was read that may be overwritten"
-            assert not self.references[name].delivered & set(pairs), "a pair was given to a group twice"
-            self.references[name].delivered |= set(pairs)
+            self.note_delivered(name, block)
+
+    def note_delivered(self, name: str, block: Block) -> None:
+        assert self.ring.place(block.seq) == Place(block.seq, block.epoch, block.position), "the two sides differ"
+        assert block.position + block.count <= self.ring.epochs.length(block.epoch)
+        pairs = set() if block.repeated else set(range(block.seq, block.end))
+        assert not self.references[name].delivered & pairs, "a pair was given to a group twice"
+        self.references[name].delivered |= pairs
 
     @rule(data=st.data(), keep=st.integers(0, 2))
     def release(self, data, keep: int) -> None:
@@ -200,7 +242,8 @@ class ComingAndGoing(RuleBasedStateMachine):
     def break_the_epoch_off(self, data) -> None:
         if self.live():
             _, rank = data.draw(st.sampled_from(self.live()))
-            rank.place = rank.plan.epoch_start(rank.place)
+            if rank.place.position:  # it has read something of it
+                rank.place = rank.plan.epoch_start(rank.place)
 
     @rule(data=st.data(), leaving=st.sampled_from(Leaving))
     def go(self, data, leaving: Leaving) -> None:
@@ -224,10 +267,9 @@ class ComingAndGoing(RuleBasedStateMachine):
             self.step()
             for name, rank in self.live():
                 rank.held.clear()
-                while (pairs := rank.read(self.ring.published)) is not None:
+                while (block := rank.read(self.ring.published, self.announced)) is not None:
                     read[rank.lane] += 1
-                    assert not self.references[name].delivered & set(pairs), "a pair was given to a group twice"
-                    self.references[name].delivered |= set(pairs)
+                    self.note_delivered(name, block)
                     rank.held.clear()
         assert all(count >= 3 for count in read.values())
 
@@ -313,7 +355,7 @@ def test_a_rank_out_of_step_with_its_live_group_is_refused(groups, ring):
     assert isinstance(out_of_step, Refused)
     assert "start all of its ranks from the same state" in out_of_step.reason
     in_step = groups.attach(1, make_request("pair", 1, Start.AT, (0, 8)), ring, 0.0)
-    assert in_step == Accepted(Place(8, 0, 8), ring.epoch_length)
+    assert in_step == Accepted(Place(8, 0, 8))
 
 
 def test_a_killed_ranks_place_is_kept_and_it_goes_on_at_the_next_pair_not_taken(groups, ring):

@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_fixtures import Served, served_ring, small_geometry
+from ring_fixtures import Served, fake_edition, served_ring, small_geometry
 
 import ringfeed
 from ringfeed import layout, segment
-from ringfeed.descriptor import Descriptor
+from ringfeed.descriptor import Descriptor, ServedCatalog
 from ringfeed.layout import Answer, Field, Geometry, Header, Lane, Leaving, RingState, SlotRecord, Start, State
 
 DOCUMENT = (Path(__file__).parent.parent / "shm_layout.md").read_text()
@@ -85,10 +85,11 @@ def test_every_enumeration_in_the_document_has_the_codes_members():
 
 
 def test_the_descriptors_keys_are_the_documented_ones():
-    descriptor, geometry, field = ({row[0] for row in table} for table in tables("Descriptor"))
+    descriptor, geometry, field, catalog = ({row[0] for row in table} for table in tables("Descriptor"))
     assert descriptor == {field.name for field in dataclasses.fields(Descriptor)}
     assert geometry == {field.name for field in dataclasses.fields(Geometry)}
     assert field == {field.name for field in dataclasses.fields(Field)}
+    assert catalog == {field.name for field in dataclasses.fields(ServedCatalog)}
 
 
 def sizes(area: str) -> list[tuple[int, int, str]]:
@@ -180,7 +181,8 @@ class DocumentReader:
         self.record_words = words("Slot record")
         areas = {row[0]: row[1] for row in tables("Control segment")[0]}
         self.state_page, self.slot_table = int(areas["state page"]), int(areas["slot table"])
-        self.facts = json.loads(Path(f"/dev/shm/ringfeed.{ring}").read_text())
+        self.descriptor = Path(f"/dev/shm/ringfeed.{ring}")
+        self.facts = json.loads(self.descriptor.read_text())
         self.slots, self.lanes = (self.facts["geometry"][key] for key in ("slots", "lanes"))
         self.id_table = self.slot_table + self.pages(64 * self.slots)
         self.lane_pages = self.id_table + self.pages(self.constants["ID_BYTES"] * self.slots)
@@ -261,12 +263,12 @@ def test_a_reader_written_from_the_document_alone_attaches_reads_and_detaches(se
     reader.ask("größe".encode(), batch_size=4)
     served.turn()
     assert (reader.lane_word("ANSWER_NONCE"), reader.lane_word("ANSWER")) == (4711, Answer.ACCEPTED)
-    assert reader.lane_word("EPOCH_LENGTH") == reader.facts["epoch_length"]
+    (catalog,) = reader.facts["catalogs"]
     seq = reader.lane_word("SEQ")
     for _ in range(3 * reader.slots // 4):
         reader.set_lane_word("TAKEN", seq + 4)
         for pair in range(seq, seq + 4):
-            index = 1000 + pair % reader.facts["epoch_length"]
+            index = 1000 + pair % catalog["epoch_length"]
             pair_id, image, label = reader.read(pair)
             assert pair_id == f"größe/{index}"
             assert set(image) == {index % 251}
@@ -274,13 +276,36 @@ def test_a_reader_written_from_the_document_alone_attaches_reads_and_detaches(se
         seq += 4
         reader.set_lane_word("RELEASED", seq)
         served.turn()
-        if (seq % reader.facts["epoch_length"]) == 48:  # without LANE_DROP_LAST, a last block of two pairs
+        if (seq % catalog["epoch_length"]) == 48:  # without LANE_DROP_LAST, a last block of two pairs
             seq += 2
     reader.set_lane_word("LEAVING", Leaving.LEAVE)
     os.close(reader.lock_fd)
     served.turn()
     assert reader.lane_word("ANSWER_NONCE") == 0
     assert len(served.service.groups) == 0
+
+
+def test_a_reader_written_from_the_document_alone_reads_on_through_a_refresh(served: Served):
+    reader = DocumentReader(served.name)
+    reader.ask(b"growing", batch_size=5)
+    served.turn()
+    served.service.refresh(fake_edition(60, fingerprint="a" * 32))
+    served.turn()
+    seq, epoch, position = (reader.lane_word(name) for name in ("SEQ", "EPOCH", "POSITION"))
+    read = []
+    while epoch < 2:
+        if reader.word(reader.state_page + reader.state_words["CATALOG_CHANGES"]) > reader.facts["catalog_changes"]:
+            reader.facts = json.loads(reader.descriptor.read_text())
+        (length,) = [c["epoch_length"] for c in reader.facts["catalogs"] if c["since_epoch"] <= epoch][-1:]
+        assert length % 5 == 0, "every block is a whole one here"
+        read += [(epoch, position + i, reader.read(seq + i)[0]) for i in range(5)]
+        seq, epoch, position = (seq + 5, epoch, position + 5) if position + 5 < length else (seq + 5, epoch + 1, 0)
+        reader.set_lane_word("TAKEN", seq)
+        reader.set_lane_word("RELEASED", seq)
+        served.turn()
+    expected = [(0, i, f"größe/{1000 + i}") for i in range(50)] + [(1, i, f"größe/{1000 + i}") for i in range(60)]
+    assert read == expected
+    os.close(reader.lock_fd)
 
 
 def test_a_reader_written_from_the_document_alone_reads_why_it_was_refused(served: Served):

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from ring_fixtures import make_descriptor, small_geometry
 
 import ringfeed
+from ringfeed.descriptor import ServedCatalog
 from ringfeed.ranks import Ranks, check_nodes
 from ringfeed.state import state_at
 from ringfeed.status import ring_status
@@ -119,7 +120,11 @@ def test_a_job_that_goes_on_with_other_numbers_of_machines_sees_no_pair_twice_an
             continue
         shares = shares_of(whole, num_nodes)
         each = shares[0].length
-        here = replace(make_descriptor("train", small_geometry()), num_nodes=num_nodes, epoch_length=each)
+        here = replace(
+            make_descriptor("train", small_geometry()),
+            num_nodes=num_nodes,
+            catalogs=(ServedCatalog(0, each, "f" * 32),),
+        )
         epoch, start = (0, 0) if state is None else state.place(here, strict=True)
         if epoch:
             assert (epoch, start) == (1, 0)
@@ -136,8 +141,8 @@ def test_a_job_that_goes_on_with_other_numbers_of_machines_sees_no_pair_twice_an
 def test_two_machines_then_three_go_on_at_the_very_pair_or_at_the_next_round():
     whole = make_order("shuffle", length=100, seed=9)
     order = whole.indices(0, 0, 100).tolist()
-    two = replace(make_descriptor("train", small_geometry()), num_nodes=2, epoch_length=50)
-    three = replace(two, num_nodes=3, epoch_length=33)
+    two = replace(make_descriptor("train", small_geometry()), num_nodes=2)
+    three = replace(two, num_nodes=3, catalogs=(ServedCatalog(0, 33, "f" * 32),))
 
     def rest(position):
         _, start = state_at(two, epoch=0, position=position, shape=(2, 4, True)).place(three, strict=True)

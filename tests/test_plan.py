@@ -7,6 +7,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringfeed.epochs import Epochs
 from ringfeed.plan import Block, Place, Plan
 
 A_LONG_ABSENCE = 10**12
@@ -16,17 +17,20 @@ A_LONG_ABSENCE = 10**12
 def shares(draw) -> tuple[Plan, Place]:
     """The plan of rank 0 of some group, and a place at which the group may begin."""
     length = draw(st.integers(1, 60))
-    plan = Plan(length, draw(st.integers(1, 5)), 0, draw(st.integers(1, 6)), draw(st.booleans()))
+    epochs = Epochs.all(length)
+    for _ in range(draw(st.integers(0, 2))):
+        epochs = epochs.change(epochs.spans[-1][0] + draw(st.integers(1, 3)), draw(st.integers(1, 60)))
+    plan = Plan(epochs, draw(st.integers(1, 5)), 0, draw(st.integers(1, 6)), draw(st.booleans()))
     if plan.empty:
-        plan = Plan(length, plan.world_size, 0, plan.batch_size, drop_last=False)
-    place = Place(draw(st.integers(0, 1000)), draw(st.integers(0, 3)), draw(st.integers(0, length - 1)))
+        plan = Plan(epochs, plan.world_size, 0, plan.batch_size, drop_last=False)
+    epoch = draw(st.integers(0, 5))
+    place = Place(draw(st.integers(0, 1000)), epoch, draw(st.integers(0, epochs.length(epoch) - 1)))
     return plan, place
 
 
 def ranks(plan: Plan) -> list[Plan]:
     return [
-        Plan(plan.epoch_length, plan.world_size, rank, plan.batch_size, plan.drop_last)
-        for rank in range(plan.world_size)
+        Plan(plan.epochs, plan.world_size, rank, plan.batch_size, plan.drop_last) for rank in range(plan.world_size)
     ]
 
 
@@ -53,7 +57,7 @@ def test_the_ranks_blocks_partition_an_epoch_or_all_of_it_but_the_dropped_tail(s
         for rank in ranks(plan):
             blocks, after = blocks_of_epoch(rank, place, epoch)
             read += [b.position + i for b in blocks if not b.repeated for i in range(b.count)]
-        left = plan.epoch_length - start
+        left = plan.epochs.length(epoch) - start
         expected = left - left % plan.round_pairs if plan.drop_last else left
         assert sorted(read) == list(range(start, start + expected))
         place = after
@@ -65,20 +69,25 @@ def test_every_rank_takes_the_same_number_of_steps_and_steps_left_tells_it_befor
     epoch = first_epoch(plan, place)
     position = place.position if place.epoch == epoch else 0
     taken = [len(blocks_of_epoch(rank, place, epoch)[0]) for rank in ranks(plan)]
-    assert set(taken) == {plan.steps_left(position)}
+    assert set(taken) == {plan.steps_left(epoch, position)}
 
 
 @given(shares())
 def test_seq_epoch_and_position_of_every_block_agree_with_the_place_it_was_computed_from(share):
     plan, place = share
-    origin = place.seq - place.epoch * plan.epoch_length - place.position
+
+    def seq(epoch: int, position: int) -> int:
+        """Counted one epoch after the other."""
+        lengths = [plan.epochs.length(n) for n in range(max(epoch, place.epoch))]
+        return place.seq - sum(lengths[: place.epoch]) - place.position + sum(lengths[:epoch]) + position
+
     for rank in ranks(plan):
         here = place
         for _ in range(8):
             block = rank.block(here)
-            assert block.seq == origin + block.epoch * plan.epoch_length + block.position
-            assert block.position + block.count <= plan.epoch_length
-            assert block.next.seq == origin + block.next.epoch * plan.epoch_length + block.next.position
+            assert block.seq == seq(block.epoch, block.position)
+            assert block.position + block.count <= plan.epochs.length(block.epoch)
+            assert block.next.seq == seq(block.next.epoch, block.next.position)
             here = block.next
 
 
@@ -101,14 +110,15 @@ def test_only_a_last_partial_round_with_fewer_pairs_than_ranks_repeats_one(share
     plan, place = share
     epoch = first_epoch(plan, place)
     position = place.position if place.epoch == epoch else 0
-    in_last = (plan.epoch_length - position) % plan.round_pairs
+    length = plan.epochs.length(epoch)
+    in_last = (length - position) % plan.round_pairs
     for rank in ranks(plan):
         blocks, _ = blocks_of_epoch(rank, place, epoch)
         assert not any(block.repeated for block in blocks[:-1])
         too_few = not plan.drop_last and 0 < in_last < plan.world_size
         assert blocks[-1].repeated == (too_few and rank.rank >= in_last)
         if blocks[-1].repeated:
-            assert (blocks[-1].count, blocks[-1].position) == (1, plan.epoch_length - 1)
+            assert (blocks[-1].count, blocks[-1].position) == (1, length - 1)
 
 
 @given(shares())
@@ -135,7 +145,7 @@ def test_skip_to_ends_where_reading_round_by_round_would(share, data):
 
 
 def test_skip_to_takes_no_longer_over_a_trillion_pairs_than_over_ten():
-    plan = Plan(1000, 2, 1, 4, drop_last=True)
+    plan = Plan(Epochs.all(1000), 2, 1, 4, drop_last=True)
     began = time.process_time()
     place = plan.skip_to(Place(3, 0, 3), A_LONG_ABSENCE)
     assert time.process_time() - began < 0.05
@@ -145,6 +155,20 @@ def test_skip_to_takes_no_longer_over_a_trillion_pairs_than_over_ten():
 
 
 def test_a_plan_that_would_drop_every_epoch_says_that_it_is_empty():
-    assert Plan(7, 2, 0, 4, drop_last=True).empty
-    assert not Plan(8, 2, 0, 4, drop_last=True).empty
-    assert not Plan(7, 2, 0, 4, drop_last=False).empty
+    assert Plan(Epochs.all(7), 2, 0, 4, drop_last=True).empty
+    assert not Plan(Epochs.all(8), 2, 0, 4, drop_last=True).empty
+    assert not Plan(Epochs.all(7), 2, 0, 4, drop_last=False).empty
+
+
+@given(shares(), st.integers(0, 400))
+def test_going_forward_and_the_distance_between_two_places_are_each_others_inverse(share, pairs):
+    plan, place = share
+    start = (place.epoch, place.position)
+    end = plan.epochs.forward(start, pairs)
+    assert plan.epochs.distance(start, end) == pairs
+    assert plan.epochs.distance(end, start) == -pairs
+    assert end[1] < plan.epochs.length(end[0])
+
+
+def test_a_plan_that_would_drop_the_epochs_of_a_later_catalog_says_so_too():
+    assert Plan(Epochs.all(8).change(3, 7), 2, 0, 4, drop_last=True).empty

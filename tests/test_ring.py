@@ -15,7 +15,7 @@ SEED = 7
 
 def make_ring(*, slots: int = 8, readahead: int = 4, length: int = 20, mode: str = "shuffle") -> Ring:
     order = make_order(mode, length=length, seed=SEED)
-    return Ring("train", slots=slots, readahead=readahead, order=order, epoch_length=length)
+    return Ring("train", slots=slots, readahead=readahead, order=order)
 
 
 class AnyOrderOfEvents(RuleBasedStateMachine):

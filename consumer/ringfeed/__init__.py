@@ -108,7 +108,7 @@ def attach(
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            kind, at = _parse_start(start, ring, strict=strict)
+            kind, at, state = _parse_start(start, ring, strict=strict)
             request = Request(
                 group=name,
                 rank=rank,
@@ -122,18 +122,24 @@ def attach(
                 wait=wait,
                 skips=on_lag == "skip",
             )
-            return Reader(ring, request, copy=copy, restart_s=restart_s)
+            return Reader(ring, request, copy=copy, restart_s=restart_s, state=state)
         except (DaemonNotRunningError, DaemonGoneError):  # not there yet, or it went just now and may come back
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.05)
 
 
-def _parse_start(start: Any, ring: str, *, strict: bool) -> tuple[Start, tuple[int, int]]:  # noqa: ANN401  # a user's
+def _parse_start(
+    start: Any,  # noqa: ANN401  # a user's
+    ring: str,
+    *,
+    strict: bool,
+) -> tuple[Start, tuple[int, int], ResumeState | None]:
     if isinstance(start, str) and start in ("auto", "epoch", "now"):
-        return Start[start.upper()], (0, 0)
+        return Start[start.upper()], (0, 0), None
     if isinstance(start, Mapping):
-        return Start.AT, ResumeState.from_dict(start).place(read_descriptor(ring), strict=strict)
+        state = ResumeState.from_dict(start)
+        return Start.AT, state.place(read_descriptor(ring), strict=strict), state if strict else None
     if isinstance(start, tuple) and len(start) == 2 and all(type(x) is int and 0 <= x <= MAX_UINT64 for x in start):
-        return Start.AT, start
+        return Start.AT, start, None
     raise ValueError(f'start is {start!r}; it must be "auto", "epoch", "now", a tuple (epoch, position), or a state')

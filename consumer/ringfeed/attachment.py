@@ -34,6 +34,7 @@ from ringfeed.layout import (
     SlotRecord,
     State,
 )
+from ringfeed.state import ResumeState
 
 ANSWER_TIMEOUT_S: Final = 60.0
 """A daemon that lives and does not answer within this is stuck; a seek or a place that is waited for takes seconds."""
@@ -110,6 +111,11 @@ class Control:
         length = min(self.word(State.REASON_LENGTH), layout.REASON_BYTES)
         return bytes(self._bytes[State.REASON : State.REASON + length]).decode(errors="replace")
 
+    def refresh_outcome(self) -> str:
+        """What came of the latest refresh, in the daemon's words; empty where there was none."""
+        length = min(self.word(State.REFRESH_LENGTH), layout.REASON_BYTES)
+        return bytes(self._bytes[State.REFRESH : State.REFRESH + length]).decode(errors="replace")
+
     def gone(self) -> DaemonGoneError | None:
         """The error that tells why no more pairs will come; None while the daemon serves."""
         ring, state = self.descriptor.ring, self.word(State.STATE)
@@ -138,10 +144,14 @@ class Control:
 class Attachment:
     """One consumer on one lane of a ring, accepted by the daemon."""
 
-    def __init__(self, ring: str, request: Request) -> None:
+    def __init__(self, ring: str, request: Request, *, state: ResumeState | None = None) -> None:
         """Attach.
 
+        Args:
+            state: that the request's place comes from, and that the ring must still be of once it is granted.
+
         Raises:
+            StateMismatchError: it is not, e.g. since a refresh came in between.
             DaemonNotRunningError, DaemonGoneError: there is no daemon, or it went meanwhile.
             AttachRefusedError: the daemon refused, or all lanes are taken.
             NotTrustedError: the ring's files are not a daemon's, or not for this user.
@@ -167,7 +177,15 @@ class Attachment:
         )
         self._detach.atexit = False  # the reader decides at the interpreter's end whether its place is kept
         self.place = accepted.place
-        self.plan = request.plan(accepted.epoch_length)
+        self._request = request
+        self.plan = request.plan(self.descriptor.epochs)
+        try:
+            self.new_catalogs()  # since the descriptor was read, before the daemon answered
+            if state is not None:
+                state.place(self.descriptor, strict=True)
+        except BaseException:
+            self.detach(Leaving.LEAVE)
+            raise
 
     def _claim_lane(self) -> int:
         deadline = time.monotonic() + FREE_LANE_TIMEOUT_S
@@ -244,6 +262,25 @@ class Attachment:
                 f"{asked} has kept {whose} waiting for {ANSWER_TIMEOUT_S:.0f} s: it asks for a place behind one that "
                 f"others hold (`ringfeed status` lists them). Start all ranks from the same state, or pass wait=True."
             )
+
+    def new_catalogs(self) -> int:
+        """How many refreshes changed the catalog since the last look; ``descriptor`` and ``plan`` are the new ones.
+
+        Raises:
+            DaemonGoneError: the descriptor is another daemon's already, or gone.
+        """
+        known = self.descriptor.catalog_changes
+        if self.control.word(State.CATALOG_CHANGES) <= known:
+            return 0
+        try:
+            descriptor = read_descriptor(self.descriptor.ring)
+        except DaemonNotRunningError as error:
+            raise DaemonGoneError(str(error)) from error
+        if descriptor.generation != self.descriptor.generation:
+            raise DaemonGoneError(f"The daemon of ring {descriptor.ring!r} was restarted; attach anew.")
+        self.descriptor = descriptor
+        self.plan = self._request.plan(descriptor.epochs)
+        return descriptor.catalog_changes - known
 
     def tell_released(self, seq: int) -> None:
         """Say that this consumer reads nothing below ``seq`` any more."""

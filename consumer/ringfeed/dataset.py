@@ -114,9 +114,11 @@ class RingDataset(IterableDataset[Any]):
         Raises:
             DaemonNotRunningError: no daemon serves the ring.
         """
-        length = read_descriptor(self.ring).epoch_length
-        ranks = self.ranks
-        return Plan(length, ranks.world_size, ranks.rank, self.batch_size, self.drop_last).steps_left(0)
+        if self._reader is not None and self._pid == os.getpid():
+            return len(self._reader)
+        descriptor, ranks = read_descriptor(self.ring), self.ranks
+        plan = Plan(descriptor.epochs, ranks.world_size, ranks.rank, self.batch_size, self.drop_last)
+        return plan.steps_left(descriptor.newest.since_epoch)
 
     def __iter__(self) -> Iterator[Any]:
         """One epoch. Raises what `ringfeed.attach` and `ringfeed.Reader` raise."""

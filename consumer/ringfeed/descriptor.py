@@ -11,8 +11,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from ringfeed import layout, segment
+from ringfeed.epochs import Epochs
 from ringfeed.errors import DaemonNotRunningError, NotTrustedError
 from ringfeed.layout import Field, Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class ServedCatalog:
+    """A listing of the root, and from which epoch on it is what the ring serves.
+
+    Attributes:
+        since_epoch: the first epoch of its pairs.
+        epoch_length: pairs in each epoch of this ring: the machine's share of the split's, where it is one of several.
+        fingerprint: hash of the ids of the whole split, in order; the same on all machines that share it.
+    """
+
+    since_epoch: int
+    epoch_length: int
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +41,9 @@ class Descriptor:
         root: what is served, e.g. ``gs://bucket/prefix``.
         split: ``"train"`` or ``"test"``.
         test_ratio: fraction of the pairs that are in the test split.
-        fingerprint: hash of the ids of the whole split, in order; the same on all machines that share it.
+        catalogs: what is served from which epoch on, ascending, the first from epoch 0; a refresh adds one.
+        catalog_changes: refreshes since the daemon's start that changed ``catalogs``.
         fit, label_mode, order, seed: as configured.
-        epoch_length: pairs in an epoch of this ring: the machine's share of the split's, where it is one of several.
         num_nodes: machines whose daemons share every epoch, 1 for this one alone.
         node_rank: this machine's number among them, 0 .. num_nodes - 1.
     """
@@ -39,12 +55,12 @@ class Descriptor:
     root: str
     split: str
     test_ratio: float
-    fingerprint: str
+    catalogs: tuple[ServedCatalog, ...]
     order: str
     seed: int
     fit: str
     label_mode: str
-    epoch_length: int
+    catalog_changes: int = 0
     num_nodes: int = 1
     node_rank: int = 0
     layout_version: int = layout.LAYOUT_VERSION
@@ -58,6 +74,20 @@ class Descriptor:
     def data(self) -> str:
         """File name of the data segment."""
         return layout.data_name(self.ring, self.generation)
+
+    @property
+    def epochs(self) -> Epochs:
+        """How long each epoch is."""
+        return Epochs(tuple((catalog.since_epoch, catalog.epoch_length) for catalog in self.catalogs))
+
+    def catalog(self, epoch: int) -> ServedCatalog:
+        """The catalog that is served in ``epoch``."""
+        return next(catalog for catalog in reversed(self.catalogs) if epoch >= catalog.since_epoch)
+
+    @property
+    def newest(self) -> ServedCatalog:
+        """The catalog that is served from some epoch on for good."""
+        return self.catalogs[-1]
 
     def to_json(self) -> bytes:
         """The descriptor as one line of JSON."""
@@ -80,15 +110,17 @@ class Descriptor:
                     f"{layout.LAYOUT_VERSION}; install the same release of ringfeed in both, and restart the daemon"
                 )
             facts["geometry"] = _read_geometry(facts["geometry"])
+            facts["catalogs"] = tuple(_read_catalog(catalog) for catalog in facts["catalogs"])
             descriptor = cls(**facts)
-            for name in ("ring", "generation", "root", "split", "fingerprint", "order", "fit", "label_mode"):
+            for name in ("ring", "generation", "root", "split", "order", "fit", "label_mode"):
                 if not isinstance(facts[name], str):
                     raise TypeError(f"{name} is no text")
             if type(facts["test_ratio"]) not in (int, float):
                 raise TypeError("test_ratio is no number")
             _whole("pid", descriptor.pid, 0)
             _whole("seed", descriptor.seed, 0)
-            _whole("epoch_length", descriptor.epoch_length, 1)
+            _whole("catalog_changes", descriptor.catalog_changes, 0)
+            descriptor.epochs  # noqa: B018  # raises where they are none
             _whole("num_nodes", descriptor.num_nodes, 1)
             if _whole("node_rank", descriptor.node_rank, 0) >= descriptor.num_nodes:
                 raise ValueError(f"node_rank {descriptor.node_rank} is none of {descriptor.num_nodes} nodes")
@@ -125,6 +157,15 @@ def _read_geometry(facts: dict[str, Any]) -> Geometry:
     ):
         raise ValueError("its geometry is none that a daemon lays out")
     return geometry
+
+
+def _read_catalog(facts: dict[str, Any]) -> ServedCatalog:
+    catalog = ServedCatalog(**facts)
+    _whole("since_epoch", catalog.since_epoch, 0)
+    _whole("epoch_length", catalog.epoch_length, 1)
+    if not isinstance(catalog.fingerprint, str):
+        raise TypeError("fingerprint is no text")
+    return catalog
 
 
 def _whole(name: str, value: object, least: int) -> int:

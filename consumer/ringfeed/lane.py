@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ringfeed.epochs import Epochs
 from ringfeed.layout import (
     GROUP_BYTES,
     LANE_ANONYMOUS,
@@ -15,6 +16,7 @@ from ringfeed.layout import (
     LANE_RESUMING,
     LANE_SKIPS,
     LANE_WAIT,
+    LAYOUT_VERSION,
     REASON_BYTES,
     Answer,
     Lane,
@@ -51,9 +53,9 @@ class Request:
     resuming: bool = False
     skips: bool = False
 
-    def plan(self, epoch_length: int) -> Plan:
+    def plan(self, epochs: Epochs) -> Plan:
         """The share of the stream that this rank reads."""
-        return Plan(epoch_length, self.world_size, self.rank, self.batch_size, self.drop_last)
+        return Plan(epochs, self.world_size, self.rank, self.batch_size, self.drop_last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,6 @@ class Accepted:
     """The daemon's yes: the rank reads on from the round that begins at ``place``."""
 
     place: Place
-    epoch_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,8 @@ class LanePage:
             start = Start(self[Lane.START])
         except ValueError as error:
             return Refused(
-                f"the request is not one that layout version 1 knows ({error}); is this a ringfeed consumer?"
+                f"the request is not one that layout version {LAYOUT_VERSION} knows ({error}); is this a ringfeed "
+                f"consumer?"
             )
         flags = self[Lane.FLAGS]
         return Request(
@@ -159,7 +161,6 @@ class LanePage:
             self[Lane.SEQ] = answer.place.seq
             self[Lane.EPOCH] = answer.place.epoch
             self[Lane.POSITION] = answer.place.position
-            self[Lane.EPOCH_LENGTH] = answer.epoch_length
             self[Lane.ANSWER] = Answer.ACCEPTED
         else:
             reason = answer.reason.encode()[:REASON_BYTES]
@@ -174,8 +175,7 @@ class LanePage:
         if self[Lane.ANSWER_NONCE] != nonce:
             return None
         if self[Lane.ANSWER] == Answer.ACCEPTED:
-            place = Place(self[Lane.SEQ], self[Lane.EPOCH], self[Lane.POSITION])
-            return Accepted(place, self[Lane.EPOCH_LENGTH])
+            return Accepted(Place(self[Lane.SEQ], self[Lane.EPOCH], self[Lane.POSITION]))
         length = min(self[Lane.REASON_LENGTH], REASON_BYTES)
         return Refused(bytes(self._bytes[Lane.REASON : Lane.REASON + length]).decode(errors="replace"))
 

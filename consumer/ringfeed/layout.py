@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 MAGIC: Final = 0x6465_6566_676E_6972  # the bytes b"ringfeed", read as a little-endian word
 PAGE_BYTES: Final = 4096
 WORD_BYTES: Final = 8
@@ -66,7 +66,7 @@ class State:
     BASE_SEQ: Final = OFFSET + 32
     BASE_EPOCH: Final = OFFSET + 40
     BASE_POSITION: Final = OFFSET + 48
-    EPOCH_LENGTH: Final = OFFSET + 56
+    CATALOG_CHANGES: Final = OFFSET + 56
     HEARTBEAT_NS: Final = OFFSET + 64
     STARTED_NS: Final = OFFSET + 72
     DECODED_PAIRS: Final = OFFSET + 128
@@ -81,8 +81,12 @@ class State:
     GROUPS: Final = OFFSET + 200
     LINGERING_GROUPS: Final = OFFSET + 208
     WORKERS: Final = OFFSET + 216
+    REFRESHES: Final = OFFSET + 224
+    REFRESHES_TAKEN: Final = OFFSET + 232
     REASON_LENGTH: Final = OFFSET + 1024
     REASON: Final = OFFSET + 1032
+    REFRESH_LENGTH: Final = OFFSET + 2048
+    REFRESH: Final = OFFSET + 2056
 
 
 class SlotRecord:
@@ -169,7 +173,6 @@ class Lane:
     SEQ: Final = 2064
     EPOCH: Final = 2072
     POSITION: Final = 2080
-    EPOCH_LENGTH: Final = 2088
     POSTED: Final = 2112
     REASON_LENGTH: Final = 3072
     REASON: Final = 3080

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from ringfeed.epochs import Epochs
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -50,11 +52,10 @@ class Plan:
     """The share of one rank.
 
     Attributes:
-        epoch_length: pairs in an epoch.
         drop_last: drop what is left of an epoch below one full round; else spread it over the ranks.
     """
 
-    epoch_length: int
+    epochs: Epochs
     world_size: int
     rank: int
     batch_size: int
@@ -67,28 +68,28 @@ class Plan:
 
     @property
     def empty(self) -> bool:
-        """Whether every epoch is shorter than one round and all of it would be dropped."""
-        return self.drop_last and self.epoch_length < self.round_pairs
+        """Whether some epoch is shorter than one round and all of it would be dropped."""
+        return self.drop_last and min(length for _, length in self.epochs.spans) < self.round_pairs
 
     def epoch_start(self, place: Place) -> Place:
         """The start of the epoch after ``place``'s."""
-        return Place(place.seq + self.epoch_length - place.position, place.epoch + 1, 0)
+        return Place(place.seq + self._left(place), place.epoch + 1, 0)
 
     def at_epoch_end(self, place: Place) -> bool:
         """Whether no round is left of ``place``'s epoch."""
-        left = self.epoch_length - place.position
+        left = self._left(place)
         return left == 0 or (self.drop_last and left < self.round_pairs)
 
-    def steps_left(self, position: int) -> int:
+    def steps_left(self, epoch: int, position: int = 0) -> int:
         """Rounds from ``position`` to the epoch's end."""
-        left = self.epoch_length - position
+        left = self.epochs.length(epoch) - position
         return left // self.round_pairs if self.drop_last else -(-left // self.round_pairs)
 
     def block(self, place: Place) -> Block:
         """This rank's block in the round at ``place``, or in the next epoch's first where none is left there."""
         if self.at_epoch_end(place):
             place = self.epoch_start(place)
-        left = self.epoch_length - place.position
+        left = self._left(place)
         if left >= self.round_pairs:
             size = self.round_pairs
             offset, count = self.rank * self.batch_size, self.batch_size
@@ -113,13 +114,17 @@ class Plan:
         # A round that begins a whole round or more before seq cannot hold it: the last such round is computed.
         target = seq - self.round_pairs
         if target > place.seq:
-            epochs = (place.position + target - place.seq) // self.epoch_length
-            if epochs:
-                start = place.seq - place.position + epochs * self.epoch_length
-                place = Place(start, place.epoch + epochs, 0)
-            rounds = min((target - place.seq) // self.round_pairs, max(0, self.steps_left(place.position) - 1))
+            epoch, position = self.epochs.forward((place.epoch, place.position), target - place.seq)
+            if epoch > place.epoch:
+                place = Place(target - position, epoch, 0)
+            steps_left = self.steps_left(place.epoch, place.position)
+            rounds = min((target - place.seq) // self.round_pairs, max(0, steps_left - 1))
             pairs = rounds * self.round_pairs
             place = Place(place.seq + pairs, place.epoch, place.position + pairs)
         while (block := self.block(place)).seq < seq:
             place = block.next
         return place
+
+    def _left(self, place: Place) -> int:
+        """Pairs from a place to its epoch's end."""
+        return self.epochs.length(place.epoch) - place.position

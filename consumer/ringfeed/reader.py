@@ -54,7 +54,15 @@ class Reader:
         joined_at: (epoch, position) at which the group's round stood when this reader joined it.
     """
 
-    def __init__(self, ring: str, request: Request, *, copy: bool, restart_s: float = RESTART_S) -> None:
+    def __init__(
+        self,
+        ring: str,
+        request: Request,
+        *,
+        copy: bool,
+        restart_s: float = RESTART_S,
+        state: ResumeState | None = None,
+    ) -> None:
         self.ring = ring
         self.group = request.group
         self.rank = request.rank
@@ -64,7 +72,7 @@ class Reader:
         self._restart_s = restart_s
         self._copy = copy or request.skips  # what may be overwritten at any moment cannot be lent
         self._missed = self._missed_before = 0
-        self._take_attachment(Attachment(ring, request))
+        self._take_attachment(Attachment(ring, request, state=state))
         self.joined_at = (self._place.epoch, self._place.position)
         self._batches = 0
         self._waited_ns = 0
@@ -110,8 +118,8 @@ class Reader:
         return self._plan.block(self._place).epoch
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
-        return self._plan.steps_left(0)
+        """Batches in the whole of the next batch's epoch; another number once a refresh has brought new pairs."""
+        return self._plan.steps_left(self.epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch; after an iteration that was broken off, the next one.
@@ -139,6 +147,8 @@ class Reader:
                     return None
                 if (gone := self._wait_for(block)) is not None:
                     self._attach_to_the_next_daemon(gone)
+                elif self._refreshed():
+                    continue  # the epoch may be longer than it was when its first block was laid out
                 elif self._lost(block):
                     self._miss()
                 elif (batch := self._take(block)) is not None:
@@ -168,14 +178,31 @@ class Reader:
         batch.missed, self._missed_before = self._missed - self._missed_before, self._missed
         return batch
 
+    def _refreshed(self) -> bool:
+        """Whether the catalog has changed, and the plan with it; to be asked before anything of a block is believed."""
+        try:
+            changes = self._attachment.new_catalogs()
+        except DaemonGoneError as gone:
+            self._attach_to_the_next_daemon(gone)
+            return True
+        self._plan = self._attachment.plan
+        if changes > 1:
+            # Only a reader that nobody waits for can have slept over a whole change: where it stood is not known.
+            before = self._place.seq
+            self._reattach(replace(self._request, start=Start.NOW, at=(0, 0)))
+            self._note_missed((self._place.seq - before) // self.world_size)
+        return changes > 0
+
     def _lost(self, block: Block) -> bool:
         """Whether the block's slots may be overwritten by now; never for a reader that is waited for."""
         return self._request.skips and self._control.word(State.FLOOR) > block.seq
 
     def _miss(self) -> None:
         """Pass over what is lost."""
-        before, broken_off = self._place, self._broken_off
-        self._skip(self._plan.skip_to(before, self._control.word(State.FLOOR)))
+        before, broken_off, floor = self._place, self._broken_off, self._control.word(State.FLOOR)
+        if self._refreshed():
+            return  # the floor may lie in epochs of which only the new plan knows the length
+        self._skip(self._plan.skip_to(before, floor))
         # an iteration goes on within its epoch; one that ends here is not broken off by its user
         self._broken_off = broken_off and self._place.epoch == before.epoch
         self._note_missed((self._place.seq - before.seq) // self.world_size)
@@ -246,7 +273,7 @@ class Reader:
                     _check_node(descriptor, former)
                     at = state.place(descriptor, strict=True)
                     request = replace(self._request, start=Start.AT, at=at, resuming=True)
-                    self._take_attachment(Attachment(self.ring, request))
+                    self._take_attachment(Attachment(self.ring, request, state=state))
                     _LOG.warning("%r goes on with the new daemon.", self)
                     return
             if time.monotonic() >= deadline:
@@ -309,7 +336,8 @@ class Reader:
         """
         with self._lock:
             self._check_open()
-            self._go_to(ResumeState.from_dict(state).place(self.descriptor, strict=strict))
+            loaded = ResumeState.from_dict(state)
+            self._go_to(loaded.place(self.descriptor, strict=strict), loaded if strict else None)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be ``epoch``, as a DistributedSampler does; what it is anyhow needs no call.
@@ -325,22 +353,23 @@ class Reader:
             if self._plan.block(following).epoch != epoch:
                 self._go_to((epoch, 0))
 
-    def _go_to(self, at: tuple[int, int]) -> None:
-        """Stand at (epoch, position)."""
+    def _go_to(self, at: tuple[int, int], state: ResumeState | None = None) -> None:
+        """Stand at (epoch, position), which a state may tell the catalog of."""
         here = self._place
         self._iteration += 1
         if at == (here.epoch, here.position):
             self._broken_off = False
-            return
-        pairs = (at[0] - here.epoch) * self._plan.epoch_length + at[1] - here.position
-        if pairs > 0 and at[1] == 0:
-            self._skip(Place(here.seq + pairs, *at))
-            return
+        elif at == (here.epoch + 1, 0):
+            self._skip(self._plan.epoch_start(here))
+        else:
+            # Where a later epoch begins only the daemon knows: a refresh may be changing the epochs before it.
+            self._reattach(replace(self._request, start=Start.AT, at=at), state)
+
+    def _reattach(self, request: Request, state: ResumeState | None = None) -> None:
         self._leases.close()
         self._attachment.detach(Leaving.LEAVE)
         self._broken_off = False
-        request = replace(self._request, start=Start.AT, at=at)
-        self._take_attachment(Attachment(self.ring, request))
+        self._take_attachment(Attachment(self.ring, request, state=state))
 
     def skip_rest_of_epoch(self) -> None:
         """Go to the next epoch's start, unless at one already."""

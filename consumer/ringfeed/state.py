@@ -70,7 +70,8 @@ class ResumeState:
     def differences(self, descriptor: Descriptor) -> list[str]:
         """In what a ring is not the one that this state is of; empty when it is."""
         ours = (self.split, self.fingerprint, self.order, self.seed)
-        theirs = (descriptor.split, descriptor.fingerprint, descriptor.order, descriptor.seed)
+        fingerprint = descriptor.catalog(self.epoch).fingerprint
+        theirs = (descriptor.split, fingerprint, descriptor.order, descriptor.seed)
         names = ("split", "ids (fingerprint)", "order", "seed")
         return [
             f"{name}: {mine} in the state, {its} in the ring"
@@ -94,7 +95,8 @@ class ResumeState:
                 f"made with, or pass strict=False to go on at the same epoch and position of the new order."
             )
         position = -(-self.position // descriptor.num_nodes)
-        return (self.epoch, position) if position < descriptor.epoch_length else (self.epoch + 1, 0)
+        length = descriptor.catalog(self.epoch).epoch_length
+        return (self.epoch, position) if position < length else (self.epoch + 1, 0)
 
 
 def state_at(descriptor: Descriptor, *, epoch: int, position: int, shape: tuple[int, int, bool]) -> ResumeState:
@@ -107,7 +109,7 @@ def state_at(descriptor: Descriptor, *, epoch: int, position: int, shape: tuple[
     world_size, batch_size, drop_last = shape
     return ResumeState(
         split=descriptor.split,
-        fingerprint=descriptor.fingerprint,
+        fingerprint=descriptor.catalog(epoch).fingerprint,
         order=descriptor.order,
         seed=descriptor.seed,
         epoch=epoch,

@@ -48,6 +48,7 @@ class RingStatus:
     Attributes:
         state: ``"starting"``, ``"serving"``, ``"stopping"``, ``"failed"``, or ``"dead"`` when its daemon is.
         reason: why it failed.
+        refresh: what came of the latest refresh, or will; empty where there was none since the daemon's start.
         fingerprint: of the whole split, so that it is the same on every machine that shares it.
         epoch_length: pairs in an epoch of this machine.
         num_nodes, node_rank: machines whose daemons share every epoch, and this one's number.
@@ -60,6 +61,7 @@ class RingStatus:
     ring: str
     state: str
     reason: str
+    refresh: str
     root: str
     split: str
     fingerprint: str
@@ -121,6 +123,8 @@ class RingStatus:
             f"({self.lingering_groups} lingering; {readers})",
         }
         lines = [f"{self.ring}: {self.state}" + (f", {self.reason}" if self.reason else "")]
+        if self.refresh:
+            rows["refresh"] = self.refresh
         lines += [f"  {name:<9} {text}" for name, text in rows.items()]
         for lane in sorted(self.consumers, key=lambda lane: (lane.group, lane.rank)):
             missed = f", skips, missed {lane.missed_pairs} pairs" if lane.on_lag == "skip" else ""
@@ -159,15 +163,17 @@ def _read(control: Control) -> RingStatus:
     lives = control.daemon_lives()
     now = time.monotonic_ns()
     floor, published = word(State.FLOOR), control.published
-    epochs, position = divmod(word(State.BASE_POSITION) + floor - word(State.BASE_SEQ), descriptor.epoch_length)
+    base = (word(State.BASE_EPOCH), word(State.BASE_POSITION))
+    epoch, position = descriptor.epochs.forward(base, max(0, floor - word(State.BASE_SEQ)))
     height, width = geometry.image.row_shape[:2]
     return RingStatus(
         ring=descriptor.ring,
         state=RingState(word(State.STATE)).name.lower() if lives else "dead",
         reason=control.reason(),
+        refresh=control.refresh_outcome(),
         root=descriptor.root,
         split=descriptor.split,
-        fingerprint=descriptor.fingerprint,
+        fingerprint=descriptor.catalog(epoch).fingerprint,
         daemon_pid=descriptor.pid,
         uptime_s=(now - word(State.STARTED_NS)) / 1e9,
         heartbeat_age_s=(now - word(State.HEARTBEAT_NS)) / 1e9,
@@ -180,10 +186,10 @@ def _read(control: Control) -> RingStatus:
         slot_width=width,
         memory_bytes=geometry.total_bytes,
         mirrored=geometry.mirrored,
-        epoch_length=descriptor.epoch_length,
+        epoch_length=descriptor.catalog(epoch).epoch_length,
         num_nodes=descriptor.num_nodes,
         node_rank=descriptor.node_rank,
-        epoch=word(State.BASE_EPOCH) + epochs,
+        epoch=epoch,
         position=position,
         floor=floor,
         published=published,

@@ -32,8 +32,9 @@ class Former:
 
     def serves_the_same(self, descriptor: Descriptor) -> bool:
         """Whether a place in its stream means the same in another generation's."""
+        epoch = min(place.at for place in self.places)[0]
         ours, theirs = (
-            (d.fingerprint, d.order, d.seed, d.epoch_length, d.num_nodes, d.node_rank)
+            (d.order, d.seed, d.num_nodes, d.node_rank, d.catalog(epoch).fingerprint, d.epochs.since(epoch))
             for d in (self.descriptor, descriptor)
         )
         return ours == theirs
@@ -58,5 +59,5 @@ def _former_place(control: Control, lane: int) -> FormerPlace | None:
     taken = page[Lane.TAKEN]
     if not isinstance(request, Request) or not isinstance(answer, Accepted) or taken >= MAX_SEQ:
         return None
-    place = request.plan(answer.epoch_length).skip_to(answer.place, taken)
+    place = request.plan(control.descriptor.epochs).skip_to(answer.place, taken)
     return FormerPlace(request, (place.epoch, place.position), partial(control.lane_lives, lane))

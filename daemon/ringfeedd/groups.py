@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from ringfeed.epochs import Epochs
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import GROUP_BYTES, MAX_SEQ, Leaving, Start
 from ringfeed.plan import Place, Plan
@@ -109,6 +110,15 @@ class Group:
         """Whether a round of this group can begin there; one that began elsewhere would deal pairs out twice."""
         origin = self.start.position if epoch == self.start.epoch else 0
         return position >= origin and (position - origin) % self.members[0].plan.round_pairs == 0
+
+    def round_from_floor(self, member: Member, ring: Ring) -> Place:
+        """The first of the group's rounds of which ``member`` can still have its block; see `Ring.floor`.
+
+        Not counted from where it stood: the lengths of epochs that nobody reads any more are forgotten.
+        """
+        floor = ring.place(ring.floor)
+        epoch = Place(floor.seq - floor.position, floor.epoch, 0)
+        return member.plan.skip_to(self.start if self.start.epoch == floor.epoch else epoch, ring.floor)
 
     def starving(self, published: int) -> bool:
         """Whether one of its ranks waits for pairs that are not published."""
@@ -219,7 +229,7 @@ class Groups:
         if request.start is Start.AT:
             return _place_among_others(request, ring, at)
         if request.start is Start.EPOCH and here.position:
-            return Place(here.seq + ring.epoch_length - here.position, here.epoch + 1, 0)
+            return Place(here.seq + ring.epochs.length(here.epoch) - here.position, here.epoch + 1, 0)
         return here
 
     def _idle_place(self, request: Request, ring: Ring, at: tuple[int, int]) -> Place | Seek:
@@ -235,7 +245,7 @@ class Groups:
     def _found(self, request: Request, ring: Ring, place: Place, now: float) -> Group:
         group = self._groups[request.group] = Group(request.group, request.anonymous, place, request.skips)
         for rank in range(request.world_size):
-            plan = replace(request.plan(ring.epoch_length), rank=rank)
+            plan = replace(request.plan(ring.epochs), rank=rank)
             group.members.append(Member(plan, place, place, plan.block(place).seq, now))
         return group
 
@@ -267,14 +277,14 @@ class Groups:
                 )
             member.take_place(Place(seq, *request.at))
         if (member.given_up or group.skips) and member.plan.block(member.place).seq < ring.floor:
-            place = member.plan.skip_to(member.place, ring.floor)
+            place = group.round_from_floor(member, ring)
             self.skipped_pairs += max(0, place.seq - member.place.seq) // member.plan.world_size
             member.place = place
         member.take_place(member.place)
         member.lane, member.pid = lane, request.pid
         member.came, member.given_up, member.former = True, False, None
         self._lanes[lane] = (group, member)
-        return Accepted(member.place, ring.epoch_length)
+        return Accepted(member.place)
 
     def progress(self, lane: int, *, taken: int, released: int) -> None:
         """Take note of how far the consumer on ``lane`` says it has read.
@@ -323,6 +333,30 @@ class Groups:
                 del self._groups[group.name]
         self._waiting = False
         return told
+
+    # Another catalog.
+
+    def earliest_change(self, ring: Ring, length: int) -> int:
+        """The first epoch that may get another length, ``length``, without a reader having laid out anything of it."""
+        members = [member for group in self for member in group.members]
+        epoch = max([ring.changeable_epoch, *(m.place.epoch + (m.place.position > 0) for m in members)])
+        # A reader may have come to the epoch's start already, and know its first block. That is the same in an epoch
+        # of any length, as long as that is a round at least.
+        shortest = min(length, *(span for _, span in ring.epochs.spans))
+        return epoch + any(member.plan.round_pairs > shortest for member in members)
+
+    def left_empty(self, length: int) -> Group | None:
+        """A group to which epochs of ``length`` pairs would give no batch at all."""
+        epochs = Epochs.all(length)
+        return next((group for group in self if replace(group.members[0].plan, epochs=epochs).empty), None)
+
+    def change(self, ring: Ring) -> None:
+        """Let every rank read by the lengths of the ring's epochs."""
+        for group in self:
+            for member in group.members:
+                member.plan = replace(member.plan, epochs=ring.epochs)
+                if member.plan.block(member.place).seq < ring.floor:  # for whom nothing is kept
+                    member.take_place(group.round_from_floor(member, ring))
 
     # Reading.
 
@@ -381,15 +415,16 @@ def _check(request: Request, ring: Ring) -> str | None:
             f"slots (two rounds: one is read while the next comes in), and ring {ring.name!r} has {ring.slots}; use a "
             f"smaller batch, or start the daemon with --slots {needed}"
         )
-    if request.plan(ring.epoch_length).empty:
+    shortest = min(length for _, length in ring.epochs.spans)
+    if request.plan(ring.epochs).empty:
         return (
-            f"an epoch of ring {ring.name!r} has {ring.epoch_length} pairs, fewer than one round of world_size="
+            f"an epoch of ring {ring.name!r} has {shortest} pairs, fewer than one round of world_size="
             f"{request.world_size} times batch_size={request.batch_size}, and drop_last=True would drop them all; use "
             f"drop_last=False or a smaller batch"
         )
-    if request.at[1] >= ring.epoch_length or ring.seq(*request.at) >= MAX_SEQ:
+    if request.at[1] >= ring.epochs.length(request.at[0]) or ring.seq(*request.at) >= MAX_SEQ:
         return (
             f"epoch {request.at[0]}, position {request.at[1]} does not exist: an epoch of ring {ring.name!r} has "
-            f"{ring.epoch_length} pairs, and its stream ends before pair 2**48"
+            f"{ring.epochs.length(request.at[0])} pairs, and its stream ends before pair 2**48"
         )
     return None

@@ -1,4 +1,4 @@
-"""The command line: `ringfeed serve`, `ringfeed status`, `ringfeed clean`, `ringfeed demo`."""
+"""The command line: `ringfeed serve`, `status`, `refresh`, `clean`, `demo`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 from tqdm import tqdm
 
 import ringfeed
-from ringfeed.cli import add_status
+from ringfeed.cli import add_refresh, add_status
 from ringfeed.descriptor import check_ring_name
 from ringfeedd.clean import clean, rings_with_files
 from ringfeedd.config import Config, load_config
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands)
     add_status(commands)
+    add_refresh(commands)
     _add_clean(commands)
     _add_demo(commands)
     return parser

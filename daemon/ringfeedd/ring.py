@@ -3,6 +3,8 @@
 Three numbers move upwards: ``floor <= published <= head``. Pairs from ``floor`` on may still be read; pairs below
 ``published`` may be read now; pairs below ``head`` were handed out to be fetched. A pair may be decoded into its slot
 when its number is below ``limit``: the slot's last pair is neither read nor written by anybody any more.
+
+The order may change with an epoch of which nothing was handed out: that is how new pairs come in.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from ringfeed.epochs import Epochs
 from ringfeed.plan import Place
 from ringfeedd.order import Order
 
@@ -52,21 +55,20 @@ class Statistics:
 class Ring:
     """The stream of one split through a number of slots."""
 
-    def __init__(self, name: str, *, slots: int, readahead: int, order: Order, epoch_length: int) -> None:
+    def __init__(self, name: str, *, slots: int, readahead: int, order: Order) -> None:
         """Start at epoch 0, position 0.
 
         Args:
             readahead: pairs beyond the slots that may be downloaded before there is room to decode them.
-            epoch_length: pairs in an epoch.
         """
         self.name = name
         self.slots = slots
         self.readahead = readahead
-        self.epoch_length = epoch_length
+        self.epochs = Epochs.all(order.length)
         self.base = Place(0, 0, 0)
         self.floor = self.published = self.head = 0
         self.seeks = 0
-        self._order = order
+        self._orders = {0: order}
         self._in_flight: dict[int, Job] = {}
         self._stale: set[int] = set()
         self._ready: set[int] = set()
@@ -86,12 +88,18 @@ class Ring:
 
     def place(self, seq: int) -> Place:
         """Where ``seq``, not before the last seek, stands in the order."""
-        epochs, position = divmod(self.base.position + seq - self.base.seq, self.epoch_length)
-        return Place(seq, self.base.epoch + epochs, position)
+        return Place(seq, *self.epochs.forward((self.base.epoch, self.base.position), seq - self.base.seq))
 
     def seq(self, epoch: int, position: int) -> int:
         """The number of a place in the order since the last seek; negative or below the floor where it is behind."""
-        return self.base.seq + (epoch - self.base.epoch) * self.epoch_length + position - self.base.position
+        return self.base.seq + self.epochs.distance((self.base.epoch, self.base.position), (epoch, position))
+
+    def since(self, seq: int) -> int:
+        """The epoch with which the order began that gives the pair number ``seq``."""
+        return self._since(self.place(seq).epoch)
+
+    def _since(self, epoch: int) -> int:
+        return max(first for first in self._orders if first <= epoch)
 
     @property
     def limit(self) -> int:
@@ -116,7 +124,7 @@ class Ring:
     def _draw(self, seq: int, end: int) -> Iterator[Job]:
         while seq < end:
             place = self.place(seq)
-            count = min(end - seq, self.epoch_length - place.position)
+            count = min(end - seq, self.epochs.length(place.epoch) - place.position)
             for index in self._block(place.epoch, place.position, count):
                 yield Job(seq, int(index), 0)
                 seq += 1
@@ -125,8 +133,9 @@ class Ring:
         """Indices of the order, at most ``count`` of them from ``position`` on; computed some hundreds at a time."""
         cached = self._indices
         if cached is None or cached[0] != epoch or not cached[1] <= position < cached[1] + len(cached[2]):
-            size = min(_ORDER_BLOCK, self.epoch_length - position)
-            cached = self._indices = (epoch, position, self._order.indices(epoch, position, size))
+            order = self._orders[self._since(epoch)]
+            size = min(_ORDER_BLOCK, order.length - position)
+            cached = self._indices = (epoch, position, order.indices(epoch, position, size))
         offset = position - cached[1]
         return cached[2][offset : offset + count]
 
@@ -171,7 +180,8 @@ class Ring:
         if attempt >= MAX_DRAWS:
             raise RuntimeError(f"{MAX_DRAWS} pairs drawn for one place could not be had")
         place = self.place(seq)
-        job = Job(seq, self._order.index(place.epoch, place.position, attempt), attempt)
+        order = self._orders[self._since(place.epoch)]
+        job = Job(seq, order.index(place.epoch, place.position, attempt), attempt)
         self._in_flight[seq] = job
         self._retry.append(job)
         return job
@@ -211,6 +221,49 @@ class Ring:
         self.floor = self.published
         self.base = Place(self.published, epoch, position)
         self.seeks += 1
+
+    @property
+    def changeable_epoch(self) -> int:
+        """The first epoch of which nothing was handed out to be fetched."""
+        place = self.place(self.head)
+        return place.epoch + (place.position > 0)
+
+    @property
+    def changing(self) -> bool:
+        """Whether pairs of an earlier order may still be read."""
+        return len(self._orders) > 1 and self.place(self.floor).epoch < max(self._orders)
+
+    def change(self, epoch: int, order: Order) -> None:
+        """Give the pairs of ``order`` from ``epoch`` on, which is not before `changeable_epoch`.
+
+        Raises:
+            ValueError: the epoch is too early, or the last change is still under way.
+        """
+        if epoch < self.changeable_epoch or self.changing:
+            raise ValueError(f"the order of {self!r} cannot change with epoch {epoch}")
+        self.forget_former_orders()
+        self._orders[epoch] = order
+        self.epochs = self.epochs.change(epoch, order.length)
+        self._indices = None
+
+    def forget_former_orders(self) -> bool:
+        """Forget the orders of which nothing can be read any more. Whether there was one."""
+        if len(self._orders) == 1 or self.changing:
+            return False
+        self.base = self.place(self.floor)  # what lies before is not counted from any more
+        self._keep_newest_order()
+        return True
+
+    def settle(self) -> None:
+        """Give the newest order's pairs in all epochs, from the beginning; nobody may be reading."""
+        self._keep_newest_order()
+        self.seek(0, 0)
+
+    def _keep_newest_order(self) -> None:
+        order = self._orders[max(self._orders)]
+        self._orders = {0: order}
+        self.epochs = Epochs.all(order.length)
+        self._indices = None
 
     def _jump(self, seq: int) -> None:
         """Forget every pair below ``seq`` that is not published."""

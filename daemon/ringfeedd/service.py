@@ -10,7 +10,7 @@ from typing import Final
 
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Lane, Leaving, RingState, State
-from ringfeedd.catalog import Catalog, Split
+from ringfeedd.edition import Edition, Editions
 from ringfeedd.failures import Failure, Failures
 from ringfeedd.former import Former
 from ringfeedd.groups import Groups, Seek, Wait
@@ -47,8 +47,7 @@ class RingService:
         ring: Ring,
         groups: Groups,
         memory: RingMemory,
-        catalog: Catalog,
-        split: Split,
+        edition: Edition,
         failures: Failures,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -65,14 +64,15 @@ class RingService:
         self.memory = memory
         self.failures = failures
         self.failed: str | None = None
-        self._catalog = catalog
-        self._split = split
+        self._editions = Editions(ring, edition)
         self._clock = clock
         self._counters = _Counters()
         self._nonces = [0] * memory.geometry.lanes
         self._pending: dict[int, Request] = {}
         self._refused: set[int] = set()
         self._looked = 0.0
+        self._outcome = self._told = ""
+        self._listed = False
 
     def __repr__(self) -> str:
         return f"RingService({self.ring!r}, {self.groups!r})"
@@ -98,6 +98,46 @@ class RingService:
             *(self.name, len(former.places), epoch, position),
         )
 
+    # Another listing.
+
+    def refresh(self, edition: Edition) -> None:
+        """Take a new listing of the root; its pairs come in with the first epoch that nobody has begun."""
+        try:
+            self._outcome = self._editions.offer(edition, self.groups)
+        except ValueError as error:
+            self.refuse_refresh(str(error))
+        else:
+            self._listed = True
+
+    def refuse_refresh(self, reason: str) -> None:
+        """Say that a refresh came to nothing."""
+        _LOG.error("ring %s: refresh: %s", self.name, reason)
+        self.memory.end_refresh(reason, taken=False)
+
+    def _change_edition(self, pool: Pool) -> None:
+        editions = self._editions
+        try:
+            if (epoch := editions.due(self.groups)) is not None:
+                self.memory.announce_catalogs(editions.after(epoch))
+                self._outcome = editions.begin(epoch)
+                self.groups.change(self.ring)
+            if not self.groups and len(self.memory.descriptor.catalogs) > 1:
+                self.memory.announce_catalogs((editions.newest.served(0),))
+                self._outcome += "; nobody reads, so from the beginning"
+                editions.settle()
+                self._cancel_stale(pool)
+        except OSError as error:  # nothing has changed yet, and the next turn tries again
+            self._outcome = f"the descriptor in /dev/shm could not be written: {error.strerror}; tried again"
+        if not self._listed and self._outcome == self._told:
+            return
+        _LOG.info("ring %s: refresh: %s", self.name, self._outcome)
+        self._told = self._outcome
+        if self._listed:
+            self._listed = False
+            self.memory.end_refresh(self._outcome, taken=True)
+        else:
+            self.memory.tell_refresh(self._outcome)
+
     # What the workers say.
 
     def result(self, result: Result, pool: Pool) -> None:
@@ -112,8 +152,8 @@ class RingService:
                 self._counters.downloaded_bytes += result.downloaded
                 self._counters.retries += result.retries
                 self.failures.succeed()
-                index = int(self._split.indices[job.index])
-                pair_id = self._catalog.id(index).encode()
+                edition = self._editions.of(seq)
+                index, pair_id = edition.catalog_index(job.index), edition.pair_id(job.index).encode()
                 if result.size_mismatch:
                     self._note_mismatch(pair_id, result)
                 self.memory.write_record(seq, index=index, valid=job.attempt == 0, sizes=result.sizes, pair_id=pair_id)
@@ -147,7 +187,7 @@ class RingService:
         if job is None:
             self.ring.forget(seq)
             return
-        pair_id = self._catalog.id(int(self._split.indices[job.index]))
+        pair_id = self._editions.of(seq).pair_id(job.index)
         if pair_id not in self.failures:  # once, not every epoch
             _LOG.warning("ring %s: the pair %r could not be had: %s", self.name, pair_id, failed.reason)
         stop = self.failures.fail(Failure(pair_id, failed.reason, failed.cause, failed.attempts))
@@ -176,6 +216,7 @@ class RingService:
         self._hear(now)
         for sentence in self.groups.expire(now, self.ring):
             _LOG.warning("ring %s: %s", self.name, sentence)
+        self._change_edition(pool)
         self._answer(pool, now)
         floor = self.groups.floor()
         if floor is not None:
@@ -288,8 +329,8 @@ class RingService:
         pool.set_limit(self.number, self.ring.limit)
         jobs = self.ring.jobs(min(JOBS_PER_STEP, pool.room))
         if jobs:
-            indices = self._split.indices
-            pool.give(self.number, (PairJob(job.seq, self._catalog.pair(int(indices[job.index]))) for job in jobs))
+            edition = self._editions.of
+            pool.give(self.number, (PairJob(job.seq, edition(job.seq).pair(job.index)) for job in jobs))
 
     def _publish(self) -> None:
         ring, memory = self.ring, self.memory

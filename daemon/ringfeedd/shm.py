@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from ringfeed import layout, segment
-from ringfeed.descriptor import Descriptor, check_ring_name, remove_descriptor, write_descriptor
+from ringfeed.descriptor import Descriptor, ServedCatalog, check_ring_name, remove_descriptor, write_descriptor
 from ringfeed.doorbell import Doorbell, unlink_doorbell
 from ringfeed.errors import NotTrustedError
 from ringfeed.lane import LanePage
@@ -197,7 +197,6 @@ class RingMemory:
         }
         for offset, value in header.items():
             self._words[offset >> 3] = value
-        self.set(State.EPOCH_LENGTH, descriptor.epoch_length)
         self.set(State.STARTED_NS, time.monotonic_ns())
         self.set(State.STATE, RingState.STARTING)
 
@@ -205,6 +204,25 @@ class RingMemory:
         """Let consumers find the ring."""
         self._made.callback(remove_descriptor, self.descriptor)
         write_descriptor(self.descriptor, mode=self._access.mode & 0o640, gid=self._access.gid)
+
+    def announce_catalogs(self, catalogs: tuple[ServedCatalog, ...]) -> None:
+        """Tell consumers what is served from which epoch on; before anything of a changed epoch is published."""
+        changes = self.descriptor.catalog_changes + 1
+        self.descriptor = replace(self.descriptor, catalogs=catalogs, catalog_changes=changes)
+        write_descriptor(self.descriptor, mode=self._access.mode & 0o640, gid=self._access.gid)
+        self.set(State.CATALOG_CHANGES, changes)
+
+    def tell_refresh(self, outcome: str) -> None:
+        """Say what came, or will come, of the latest refresh."""
+        text = outcome.encode()[: layout.REASON_BYTES]
+        self._bytes[State.REFRESH : State.REFRESH + len(text)] = text
+        self.set(State.REFRESH_LENGTH, len(text))
+
+    def end_refresh(self, outcome: str, *, taken: bool) -> None:
+        """Say that a refresh's listing came to its end, and whether it is served, or will be."""
+        self.tell_refresh(outcome)
+        self.set(State.REFRESHES_TAKEN, self.get(State.REFRESHES_TAKEN) + taken)
+        self.set(State.REFRESHES, self.get(State.REFRESHES) + 1)
 
     def set(self, offset: int, value: int) -> None:
         """Write one of the words of `State`."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from typing import Final
 
 from ringfeed.descriptor import Descriptor
 from ringfeed.doorbell import Doorbell
-from ringfeedd.catalog import TEST, Catalog, Split
+from ringfeedd.catalog import TEST, Catalog
 from ringfeedd.config import Config
+from ringfeedd.edition import Edition, make_editions
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
 from ringfeedd.fetch import FetchPolicy
@@ -23,11 +25,10 @@ from ringfeedd.former import Former, read_former
 from ringfeedd.groups import Groups
 from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.messages import Result, RingSpec
-from ringfeedd.nodes import NodeShare
 from ringfeedd.notify import Notifier
-from ringfeedd.order import make_order
 from ringfeedd.pool import Pool, WorkerSettings
 from ringfeedd.probe import choose_size, probe_sizes
+from ringfeedd.refresh import list_root
 from ringfeedd.ring import Ring
 from ringfeedd.service import RingService
 from ringfeedd.shm import RingMemory, SingletonLock, clear_leavings, free_bytes
@@ -77,9 +78,14 @@ class Supervisor:
         self._undo = contextlib.AsyncExitStack()
         self._pool: Pool | None = None
         self._former: dict[str, Former] = {}
+        self._had_terminal = os.isatty(sys.stdin.fileno()) if sys.stdin else False
+        self._refresh_wanted = False
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
-        """Serve until SIGTERM, SIGINT or SIGHUP; returns the exit code.
+        """Serve until SIGTERM or SIGINT, or until its terminal is closed; returns the exit code.
+
+        SIGHUP lists the root again.
 
         Raises:
             DaemonError: it could not start.
@@ -115,30 +121,18 @@ class Supervisor:
             if cleared := clear_leavings(name):
                 _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
         catalog, spec = await self._survey()
-        splits = {split: part for split, part in catalog.split(config.test_ratio).items() if split in names}
-        if TEST in splits and not len(splits[TEST]):
-            del splits[TEST]  # a handful of pairs may well have none
+        editions = make_editions(catalog, config, self._nodes)
+        if config.test_ratio and TEST not in editions:
             self._say(
                 f"ring {names[TEST]}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs"
             )
-        for split, part in splits.items():
-            if not len(part):
-                raise StartError(
-                    f"the {split} split of the {len(catalog)} pairs under {config.root} is empty with test_ratio = "
-                    f"{config.test_ratio:g}; lower it, or add pairs"
-                )
-            if len(part) < self._nodes.num_nodes:
-                raise StartError(
-                    f"the {split} split of {config.root} has {len(part)} pairs, fewer than num_nodes = "
-                    f"{self._nodes.num_nodes}: each machine must get one; serve it on fewer machines, or add pairs"
-                )
         shape = shares(
             workers=config.workers or os.cpu_count() or 1,
             concurrency=config.concurrency,
-            rings=len(splits),
+            rings=len(editions),
             mean_pair_bytes=catalog.mean_pair_bytes,
         )
-        self._open_rings(catalog, splits, spec, shape)
+        self._open_rings(editions, spec, shape)
         pool = self._open_pool(spec, shape)
         for service in self.services:
             service.begin()
@@ -179,12 +173,12 @@ class Supervisor:
             START_NOTICE_S, f"listing: {progress.images:,} images, {progress.labels:,} labels"
         )
 
-    def _open_rings(self, catalog: Catalog, splits: dict[str, Split], spec: DecodeSpec, shape: Shares) -> None:
+    def _open_rings(self, editions: dict[str, Edition], spec: DecodeSpec, shape: Shares) -> None:
         config = self._config
-        names = [config.ring_names[split] for split in splits]
+        names = [config.ring_names[split] for split in editions]
         laid_out = geometries(config, spec, names, free=free_bytes())
-        for number, (split, name, geometry) in enumerate(zip(splits.values(), names, laid_out, strict=True)):
-            order = NodeShare(make_order(config.order, length=len(split), seed=config.seed), self._nodes)
+        for number, (edition, name, geometry) in enumerate(zip(editions.values(), names, laid_out, strict=True)):
+            order, split = edition.order, edition.split
             descriptor = Descriptor(
                 ring=name,
                 generation="",
@@ -193,25 +187,21 @@ class Supervisor:
                 root=config.root,
                 split=split.name,
                 test_ratio=config.test_ratio,
-                fingerprint=split.fingerprint,
+                catalogs=(edition.served(0),),
                 order=config.order,
                 seed=config.seed,
                 fit=config.fit,
                 label_mode=config.label_mode,
-                epoch_length=order.length,
                 num_nodes=self._nodes.num_nodes,
                 node_rank=self._nodes.node_rank,
             )
             memory = RingMemory(descriptor, config.access())
             service = RingService(
                 number,
-                ring=Ring(
-                    name, slots=geometry.slots, readahead=shape.readahead, order=order, epoch_length=order.length
-                ),
+                ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, order=order),
                 groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
                 memory=memory,
-                catalog=catalog,
-                split=split,
+                edition=edition,
                 failures=Failures(config.max_failed),
             )
             if former := self._former.get(name):
@@ -266,6 +256,7 @@ class Supervisor:
         watched = 0.0
         while not self._stop.is_set():
             self._wake.clear()
+            self._refresh_if_wanted()
             for service in self.services:
                 service.step(pool)
             if pool.failed is not None:
@@ -289,6 +280,38 @@ class Supervisor:
                 async with asyncio.timeout(TICK_S):
                     await self._wake.wait()
         return EXIT_CLEAN
+
+    def _refresh_if_wanted(self) -> None:
+        if self._refresh_wanted and (self._refreshing is None or self._refreshing.done()):
+            self._refresh_wanted = False
+            self._refreshing = asyncio.create_task(self._refresh())
+            self._undo.push_async_callback(_end, self._refreshing)
+
+    async def _refresh(self) -> None:
+        """List the root again, and hand each ring its new listing."""
+        if self._nodes.num_nodes > 1:
+            for service in self.services:
+                service.refuse_refresh(
+                    f"not done: {self._nodes.num_nodes} machines share every epoch, and each would change its share "
+                    f"with an epoch of its own; stop the job and restart all daemons"
+                )
+            return
+        _LOG.info("refresh: listing %s again", self._config.root)
+        try:
+            catalog = await list_root(self._config)
+            editions = make_editions(catalog, self._config, self._nodes)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
+            reason = str(error) if isinstance(error, DaemonError) else f"{type(error).__name__}: {error}"
+            for service in self.services:
+                service.refuse_refresh(f"failed, and what was listed before is served on: {reason}")
+            return
+        for service in self.services:
+            split = service.memory.descriptor.split
+            if split in editions:
+                service.refresh(editions[split])
+            else:
+                service.refuse_refresh("not taken: the listing gives this ring none of the pairs")
+        self._wake.set()
 
     def _all_failed(self, *, ready: bool) -> int | None:
         reasons = [f"ring {service.name}: {service.failed}" for service in self.services if service.failed]
@@ -336,18 +359,29 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM, Ctrl-C and a closed terminal only set a flag."""
+        """Signals only set a flag."""
         loop = asyncio.get_running_loop()
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
         def stop() -> None:
             self._stop.set()
             self._wake.set()
 
-        for number in numbers:
-            loop.add_signal_handler(number, stop)
+        def refresh() -> None:
+            if self._had_terminal and not os.isatty(sys.stdin.fileno()):
+                stop()  # the terminal was closed
+            self._refresh_wanted = True
+            self._wake.set()
+
+        numbers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: refresh}
+        for number, handler in numbers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))

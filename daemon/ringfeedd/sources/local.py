@@ -117,7 +117,9 @@ class LocalSource:
                 if not stat.S_ISREG(status.st_mode):
                     raise SourceError(f"{name} under {self._root} is no regular file.", cause="missing")
                 if generation and max(0, status.st_mtime_ns) != generation:
-                    sentence = f"{name} under {self._root} was changed since it was listed; restart to list it anew."
+                    sentence = (
+                        f"{name} under {self._root} was changed since it was listed; `ringfeed refresh` lists it anew."
+                    )
                     raise SourceError(sentence, cause="changed")
                 return file.read()
         except OSError as error:
