@@ -139,7 +139,6 @@ def test_ten_kills_of_the_daemon_under_two_groups_of_two_ranks_lose_and_repeat_n
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(raises=RefusedError, reason="a daemon does not hand on whom it still expects itself")
 def test_a_rank_that_was_busy_while_two_daemons_died_goes_on_at_its_next_pair(ring, daemons, jobs, pixels, undisturbed):
     busy, quick = jobs
     for job in jobs:

@@ -45,8 +45,11 @@ FREE_LANE_TIMEOUT_S: Final = 2.0
 class Control:
     """The control segment as a consumer sees it: read-only, with the kernel's word on whether the daemon lives."""
 
-    def __init__(self, descriptor: Descriptor) -> None:
+    def __init__(self, descriptor: Descriptor, lock_fd: int | None = None) -> None:
         """Map it.
+
+        Args:
+            lock_fd: an open file description of it without locks, where it has no name any more; becomes this one's.
 
         Raises:
             FileNotFoundError: this generation is gone already.
@@ -54,12 +57,13 @@ class Control:
         """
         self.descriptor = descriptor
         self.geometry: Geometry = descriptor.geometry
-        self.lock_fd = segment.open_lock(descriptor.control)
+        self.lock_fd = segment.open_lock(descriptor.control) if lock_fd is None else lock_fd
         segment.close_in_children(self.lock_fd)
         try:
             if os.fstat(self.lock_fd).st_size != self.geometry.control_bytes:
                 raise NotTrustedError(self._distrust("its size differs from the descriptor's"))
-            fd = segment.open_existing(descriptor.control, writable=False)
+            # A mapping holds a duplicate of its descriptor: of one that never carries a lock.
+            fd = os.open(f"/proc/self/fd/{self.lock_fd}", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 self._bytes = segment.map_bytes(fd, 0, self.geometry.control_bytes, writable=False)
             finally:

@@ -288,6 +288,11 @@ def descriptor_name(ring: str) -> str:
     return f"{PREFIX}{ring}"
 
 
+def former_name(ring: str, generation: str) -> str:
+    """File name in ``/dev/shm`` of the descriptor of a dead daemon that some consumers have yet to come from."""
+    return f"{PREFIX}{ring}.{generation}.former"
+
+
 def lock_name(ring: str) -> str:
     """File name of the ring's singleton lock in ``/dev/shm``."""
     return f"{PREFIX}{ring}.lock"

@@ -273,7 +273,11 @@ class Reader:
                     _check_node(descriptor, former)
                     at = state.place(descriptor, strict=True)
                     request = replace(self._request, start=Start.AT, at=at, resuming=True)
-                    self._take_attachment(Attachment(self.ring, request, state=state))
+                    attachment, before = Attachment(self.ring, request, state=state), self._attachment
+                    # Until here its lane with the former daemon said where it stands, to this one and the next.
+                    self._leases.close()
+                    before.detach(Leaving.LEAVE)
+                    self._take_attachment(attachment)
                     _LOG.warning("%r goes on with the new daemon.", self)
                     return
             if time.monotonic() >= deadline:

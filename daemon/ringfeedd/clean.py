@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ringfeed import layout
 from ringfeedd.errors import AlreadyRunningError, StartError
-from ringfeedd.former import read_former
+from ringfeedd.former import read_formers
 from ringfeedd.shm import Access, SingletonLock, clear_leavings
 
 _RING_OF_A_FILE = re.compile(rf"(?:sem\.)?{re.escape(layout.PREFIX)}({layout.RING_NAME_PATTERN})(?:\..+)?")
@@ -41,11 +41,9 @@ def clean(rings: Iterable[str], *, force: bool) -> tuple[list[str], bool]:
             well = False
             continue
         try:
-            former = read_former(ring)
-            if former is not None and not force:
-                said.append(
-                    f"{ring}: {len(former.places)} trainers wait for its next daemon; left alone (--force removes it)"
-                )
+            waiting = sum(len(former.places) for former in read_formers(ring))
+            if waiting and not force:
+                said.append(f"{ring}: {waiting} trainers wait for its next daemon; left alone (--force removes it)")
                 well = False
                 continue
             said.append(f"{ring}: removed {len(clear_leavings(ring))} files of a dead daemon")

@@ -1,37 +1,52 @@
-"""The former daemon's readers: where they stood when it died, read off the words that it left behind.
+"""Former daemons' readers: where they stood when their daemon went, read off the words that it left behind.
 
 A daemon that was killed leaves its control segment, and its consumers, who wait for the next one, still hold their
-lanes there. So the next one knows whom to expect and from where, before any of them has come back.
+lanes there. So the next one knows whom to expect and from where, before any of them has come back. It keeps that
+segment for as long as some have not: it may be killed itself meanwhile, and then the one after it must find them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from ringfeed import layout, segment
 from ringfeed.attachment import Control
 from ringfeed.descriptor import Descriptor, read_descriptor
 from ringfeed.errors import RingfeedError
 from ringfeed.lane import Accepted, Request
-from ringfeed.layout import MAX_SEQ, Lane
+from ringfeed.layout import MAX_SEQ, Lane, State
 from ringfeedd.groups import FormerPlace
 
 
 @dataclass(frozen=True)
 class Former:
-    """What a dead daemon of a ring left.
+    """What a daemon of a ring left that is no more.
 
     Attributes:
-        descriptor: how it described the ring.
-        places: of its consumers that live.
+        control: its control segment.
+        places: of its consumers that live and have not gone on with a later daemon.
     """
 
-    descriptor: Descriptor
+    control: Control
     places: list[FormerPlace]
 
+    @property
+    def descriptor(self) -> Descriptor:
+        """How it described the ring."""
+        return self.control.descriptor
+
+    @property
+    def lives(self) -> bool:
+        """Whether any of its consumers still lives, and has not gone on."""
+        return any(place.lives() for place in self.places)
+
     def serves_the_same(self, descriptor: Descriptor) -> bool:
-        """Whether a place in its stream means the same in another generation's."""
+        """Whether its consumers' places mean the same in another generation's stream."""
         epoch = min(place.at for place in self.places)[0]
         ours, theirs = (
             (d.order, d.seed, d.num_nodes, d.node_rank, d.catalog(epoch).fingerprint, d.epochs.since(epoch))
@@ -39,15 +54,62 @@ class Former:
         )
         return ours == theirs
 
+    def keep(self) -> None:
+        """Let later daemons find it, too: its descriptor gets a name of its own."""
+        kept = segment.shm_path(layout.former_name(self.descriptor.ring, self.descriptor.generation))
+        if kept.exists() or not segment.shm_path(self.descriptor.control).exists():
+            return  # handed over by the service manager, which would do so again
+        with contextlib.suppress(FileNotFoundError):
+            segment.shm_path(layout.descriptor_name(self.descriptor.ring)).rename(kept)
 
-def read_former(ring: str) -> Former | None:
-    """Look for a dead daemon's consumers; to be called before its files are cleared. None where there are none."""
-    with contextlib.suppress(RingfeedError, OSError):
-        control = Control(read_descriptor(ring))
+    def forget(self) -> None:
+        """Remove what is left of it."""
+        descriptor = self.descriptor
+        for name in (descriptor.control, layout.former_name(descriptor.ring, descriptor.generation)):
+            segment.shm_path(name).unlink(missing_ok=True)
+        self.control.close()
+
+
+def read_formers(ring: str, handed_over: Iterable[Control] = ()) -> list[Former]:
+    """Look for the consumers of all former daemons of a ring; to be called before its files are cleared.
+
+    Args:
+        handed_over: control segments that a former daemon gave into the service manager's keeping at its clean stop.
+
+    Returns:
+        The daemons of which some consumers are still to come, the latest first. A rank stands in one of them only.
+    """
+    controls = [control for control in handed_over if control.descriptor.ring == ring]
+    controls += (control for descriptor in _descriptors(ring) if (control := _open(descriptor)) is not None)
+    controls.sort(key=lambda control: control.word(State.STARTED_NS), reverse=True)
+    seen: set[tuple[str, int]] = set()
+    formers = []
+    for control in controls:
         places = [place for lane in range(control.geometry.lanes) if (place := _former_place(control, lane))]
+        places = [place for place in places if (place.request.group, place.request.rank) not in seen]
+        seen |= {(place.request.group, place.request.rank) for place in places}
         if places:
-            return Former(control.descriptor, places)
-        control.close()
+            formers.append(Former(control, places))
+        else:
+            control.close()
+    return formers
+
+
+def _descriptors(ring: str) -> Iterable[Descriptor]:
+    with contextlib.suppress(RingfeedError, OSError):
+        yield read_descriptor(ring)
+    kept = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.former")
+    for name in os.listdir(layout.SHM_DIR):  # noqa: PTH208  # names are what is matched
+        if kept.fullmatch(name):
+            with contextlib.suppress(RingfeedError, OSError):
+                fd = segment.open_existing(name, writable=False)
+                with os.fdopen(fd, "rb") as file:
+                    yield Descriptor.from_json(ring, file.read())
+
+
+def _open(descriptor: Descriptor) -> Control | None:
+    with contextlib.suppress(RingfeedError, OSError):
+        return Control(descriptor)
     return None
 
 

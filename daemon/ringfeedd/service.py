@@ -67,6 +67,7 @@ class RingService:
         self._editions = Editions(ring, edition)
         self._clock = clock
         self._counters = _Counters()
+        self.formers: list[Former] = []
         self._nonces = [0] * memory.geometry.lanes
         self._pending: dict[int, Request] = {}
         self._refused: set[int] = set()
@@ -82,21 +83,33 @@ class RingService:
         """Whether the first slots are published."""
         return self.ring.published > 0
 
-    def expect(self, former: Former) -> None:
-        """Begin where a dead daemon's consumers stood, and keep their places for them."""
-        if not former.serves_the_same(self.memory.descriptor):
-            _LOG.warning(
-                "ring %s: %d readers of the former daemon read another catalog, seed or order, and will be told so",
-                *(self.name, len(former.places)),
-            )
+    def expect(self, formers: list[Former]) -> None:
+        """Begin where former daemons' consumers stood, and keep their places for them."""
+        for former in formers:
+            if former.serves_the_same(self.memory.descriptor):
+                self.formers.append(former)
+            else:
+                _LOG.warning(
+                    "ring %s: %d readers of a former daemon read another catalog, seed or order, and will be told so",
+                    *(self.name, len(former.places)),
+                )
+                former.forget()
+        places = [place for former in self.formers for place in former.places]
+        if not places:
             return
-        epoch, position = min(place.at for place in former.places)
+        epoch, position = min(place.at for place in places)
         self.ring.seek(epoch, position)
-        self.groups.inherit(former.places, self.ring, self._clock())
+        self.groups.inherit(places, self.ring, self._clock())
         _LOG.info(
-            "ring %s: goes on for %d readers of the former daemon at epoch %d, position %d",
-            *(self.name, len(former.places), epoch, position),
+            "ring %s: goes on for %d readers of a former daemon at epoch %d, position %d",
+            *(self.name, len(places), epoch, position),
         )
+
+    def _forget_formers(self) -> None:
+        """Remove what is left of former daemons whose consumers have all come, or gone."""
+        for former in [former for former in self.formers if not former.lives]:
+            former.forget()
+            self.formers.remove(former)
 
     # Another listing.
 
@@ -237,6 +250,7 @@ class RingService:
         look = bool(fresh) or now - self._looked >= LIVENESS_INTERVAL_S
         if look:
             self._looked = now
+            self._forget_formers()
         for lane in fresh:
             self._forget_former(lane, now)
         for lane in self.groups.lanes():
@@ -376,3 +390,5 @@ class RingService:
             self.memory.set(State.STATE, RingState.STOPPING)
         self.memory.ring_all()
         self.memory.unlink()
+        for former in self.formers:
+            former.forget()

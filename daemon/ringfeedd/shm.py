@@ -29,6 +29,8 @@ from ringfeed.layout import (
     RingState,
     SlotRecord,
     State,
+    control_name,
+    former_name,
 )
 from ringfeedd.errors import AlreadyRunningError, StartError
 
@@ -95,14 +97,17 @@ class SingletonLock:
         os.close(self._fd)
 
 
-def clear_leavings(ring: str) -> list[str]:
+def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
     """Unlink what a dead daemon left under this ring's name; only its singleton lock's holder may call this.
+
+    Args:
+        keep: generations whose control segment and descriptor stay, since their consumers are still to come.
 
     Raises:
         AlreadyRunningError: a daemon lives whose lock file somebody removed.
         StartError: the leavings are another user's.
     """
-    files = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"([0-9a-f]{16})\.(ctl|data|draft)")
+    files = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"([0-9a-f]{16})\.(ctl|data|draft|former)")
     bells = re.compile(re.escape(f"sem.{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.(space|lane\.\d+)")
     there = sorted(os.listdir(layout.SHM_DIR))  # noqa: PTH208  # names are what is matched
     leavings = [name for name in there if files.fullmatch(name) or bells.fullmatch(name)]
@@ -119,6 +124,8 @@ def clear_leavings(ring: str) -> list[str]:
                         f"a daemon still serves the ring {ring!r} although its lock file was removed; stop "
                         f"that daemon first"
                     )
+    kept = {name for generation in keep for name in (control_name(ring, generation), former_name(ring, generation))}
+    leavings = [name for name in leavings if name not in kept]
     for name in leavings:
         path = segment.shm_path(name)
         try:

@@ -21,7 +21,7 @@ from ringfeedd.edition import Edition, make_editions
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
 from ringfeedd.fetch import FetchPolicy
-from ringfeedd.former import Former, read_former
+from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
 from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.messages import Result, RingSpec
@@ -77,7 +77,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._undo = contextlib.AsyncExitStack()
         self._pool: Pool | None = None
-        self._former: dict[str, Former] = {}
+        self._formers: dict[str, list[Former]] = {}
         self._had_terminal = os.isatty(sys.stdin.fileno()) if sys.stdin else False
         self._refresh_wanted = False
         self._refreshing: asyncio.Task[None] | None = None
@@ -116,9 +116,10 @@ class Supervisor:
         for name in names.values():
             lock = SingletonLock(name, access)
             self._undo.callback(lock.release)
-            if former := read_former(name):
-                self._former[name] = former
-            if cleared := clear_leavings(name):
+            formers = self._formers[name] = read_formers(name)
+            for former in formers:
+                former.keep()
+            if cleared := clear_leavings(name, frozenset(former.descriptor.generation for former in formers)):
                 _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
         catalog, spec = await self._survey()
         editions = make_editions(catalog, config, self._nodes)
@@ -204,8 +205,7 @@ class Supervisor:
                 edition=edition,
                 failures=Failures(config.max_failed),
             )
-            if former := self._former.get(name):
-                service.expect(former)
+            service.expect(self._formers[name])
             self.services.append(service)
             self._undo.callback(service.end)
             self._undo.enter_context(self._watch(memory.space))
