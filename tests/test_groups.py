@@ -80,9 +80,10 @@ class Rank:
         self.place = block.next
         return block
 
-    def go(self, now: float, *, left: bool) -> None:
-        self.lane, self.away_since, self.left = None, now, left
-        self.held.clear()
+    def go(self, now: float, leaving: Leaving) -> None:
+        self.lane, self.away_since, self.left = None, now, leaving is Leaving.LEAVE
+        if leaving is not Leaving.NO:
+            self.held.clear()  # a killed one's are kept, for its job to go on from a state before them
 
     def surely_kept(self, now: float) -> bool:
         return self.lane is not None or (not self.left and now - self.away_since < LINGER_BLOCKING_S)
@@ -210,6 +211,7 @@ class ComingAndGoing(RuleBasedStateMachine):
             expected = self.references[name].first_round(rank, self.ring)
         assert answer.place == expected, "a rank goes on at the next pair that it has not taken"
         rank.place, rank.lane, rank.left = answer.place, lane, False
+        rank.held.clear()
         rank.plan = replace(rank.plan, epochs=self.announced)
 
     @rule(data=st.data(), batches=st.integers(1, 4))
@@ -251,7 +253,7 @@ class ComingAndGoing(RuleBasedStateMachine):
             _, rank = data.draw(st.sampled_from(self.live()))
             self.groups.progress(rank.lane, taken=rank.next_seq, released=rank.released)
             assert str(1000 + rank.plan.rank) in self.groups.gone(rank.lane, leaving, self.now)
-            rank.go(self.now, left=leaving is Leaving.LEAVE)
+            rank.go(self.now, leaving)
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 9.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
@@ -305,6 +307,22 @@ def ring() -> Ring:
 @pytest.fixture
 def groups() -> Groups:
     return Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S, gather_s=0.0)
+
+
+def test_a_killed_jobs_batch_in_hand_is_kept_for_one_that_goes_on_from_the_state_before_it(groups, ring):
+    plan = make_request("solo", 0).plan(ring.epochs)
+    attached(groups, ring, "solo", 0, 0)
+    attached(groups, ring, "other", 0, 1)
+    in_hand = plan.block(Place(0, 0, 0)).next
+    groups.progress(0, taken=plan.block(in_hand).next.seq, released=in_hand.seq)
+    groups.gone(0, Leaving.NO, 0.0)
+    groups.progress(1, taken=20, released=20)
+    ring.release(groups.floor())
+    answer = groups.attach(2, make_request("solo", 0, Start.AT, (0, in_hand.position)), ring, 1.0)
+    assert answer == Accepted(in_hand)
+    groups.gone(2, Leaving.KEEP_PLACE, 2.0)
+    ring.release(groups.floor())
+    assert ring.floor == in_hand.seq, "it took nothing, and still stands there"
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,9 @@ class Groups:
         member.lane = None
         member.away_since = now
         member.given_up = leaving is Leaving.LEAVE
-        member.released = member.plan.block(member.place).seq
+        if leaving is not Leaving.NO:
+            member.released = member.plan.block(member.place).seq
+        # Else it was killed, maybe with a batch in hand: that is kept as well, for a job that goes on from its state.
         return f"rank {member.plan.rank} of group {group.name!r} (pid {member.pid})"
 
     def expire(self, now: float, ring: Ring) -> list[str]:
