@@ -14,7 +14,9 @@ from ringfeedd.edition import Edition, Editions
 from ringfeedd.failures import Failure, Failures
 from ringfeedd.former import Former
 from ringfeedd.groups import Groups, Seek, Wait
+from ringfeedd.handover import drop, hand_over
 from ringfeedd.messages import Decoded, Dropped, Failed, PairJob, Result
+from ringfeedd.notify import Notifier
 from ringfeedd.pool import Pool
 from ringfeedd.ring import Ring
 from ringfeedd.shm import RingMemory
@@ -49,12 +51,14 @@ class RingService:
         memory: RingMemory,
         edition: Edition,
         failures: Failures,
+        notifier: Notifier | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Put the parts together.
 
         Args:
             number: the ring's number among the daemon's rings, as workers know it.
+            notifier: keeps, over a restart, where consumers stand that live through it.
             clock: seconds, monotonic.
         """
         self.number = number
@@ -66,6 +70,7 @@ class RingService:
         self.failed: str | None = None
         self._editions = Editions(ring, edition)
         self._clock = clock
+        self._notifier = notifier or Notifier()
         self._counters = _Counters()
         self.formers: list[Former] = []
         self._nonces = [0] * memory.geometry.lanes
@@ -94,6 +99,7 @@ class RingService:
                     *(self.name, len(former.places)),
                 )
                 former.forget()
+                drop(former.descriptor, self._notifier)
         places = [place for former in self.formers for place in former.places]
         if not places:
             return
@@ -109,6 +115,7 @@ class RingService:
         """Remove what is left of former daemons whose consumers have all come, or gone."""
         for former in [former for former in self.formers if not former.lives]:
             former.forget()
+            drop(former.descriptor, self._notifier)
             self.formers.remove(former)
 
     # Another listing.
@@ -388,6 +395,10 @@ class RingService:
         """Tell every consumer that no more will come, and remove every name."""
         if self.failed is None:
             self.memory.set(State.STATE, RingState.STOPPING)
+            if any(self.memory.lane_lives(lane) for lane in self.groups.lanes()):
+                hand_over(self.memory.descriptor, self._notifier)
+            for former in self.formers:
+                hand_over(former.descriptor, self._notifier)  # those that still have names
         self.memory.ring_all()
         self.memory.unlink()
         for former in self.formers:

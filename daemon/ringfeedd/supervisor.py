@@ -23,6 +23,7 @@ from ringfeedd.failures import Failures
 from ringfeedd.fetch import FetchPolicy
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
+from ringfeedd.handover import take_over
 from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.messages import Result, RingSpec
 from ringfeedd.notify import Notifier
@@ -113,10 +114,11 @@ class Supervisor:
         if not config.test_ratio:
             names = {"train": names["train"]}
         access = config.access()
+        handed_over = take_over(self._notifier)
         for name in names.values():
             lock = SingletonLock(name, access)
             self._undo.callback(lock.release)
-            formers = self._formers[name] = read_formers(name)
+            formers = self._formers[name] = read_formers(name, handed_over)
             for former in formers:
                 former.keep()
             if cleared := clear_leavings(name, frozenset(former.descriptor.generation for former in formers)):
@@ -204,6 +206,7 @@ class Supervisor:
                 memory=memory,
                 edition=edition,
                 failures=Failures(config.max_failed),
+                notifier=self._notifier,
             )
             service.expect(self._formers[name])
             self.services.append(service)
