@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from ringfeed.descriptor import check_ring_name
 from ringfeed.layout import MAX_LANES, MAX_UINT64
+from ringfeedd.catalog_cache import CatalogCache, default_folder
 from ringfeedd.errors import ConfigError
 from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
 from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
@@ -43,6 +44,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         max_failed: fraction of pairs that may fail before the ring stops.
         emulator: address of a GCS emulator to use instead of Google's service.
         images, labels: key templates.
+        catalog: ``"list"``: list the root at the start. ``"cached"``: start with the latest cached listing, where one
+            is, and list again beside it: new pairs come in with an epoch, as with `ringfeed refresh`.
+        catalog_cache: the folder in which listings are kept, ``"auto"`` (systemd's or the user's cache), or ``"off"``.
         group: unix group whose members may attach; None: only this user.
         num_nodes: machines whose daemons share every epoch; ``"auto"``: this and ``node_rank`` from the environment of
             torchrun or SLURM. None: this machine alone.
@@ -70,6 +74,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     emulator: str | None = None
     images: str = DEFAULT_IMAGES
     labels: str = DEFAULT_LABELS
+    catalog: Literal["list", "cached"] = "list"
+    catalog_cache: str = "auto"
     group: str | None = None
     num_nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)] | Literal["auto"] | None = None
     node_rank: Annotated[int, Meta(ge=0, lt=MAX_NODES)] | Literal["auto"] | None = None
@@ -103,6 +109,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def templates(self) -> KeyTemplates:
         """The key templates. Raises: ConfigError."""
         return KeyTemplates.parse(self.images, self.labels)
+
+    def cache(self) -> CatalogCache:
+        """The cached listings of the root."""
+        folder = {"auto": default_folder(), "off": None}.get(self.catalog_cache, Path(self.catalog_cache))
+        return CatalogCache(folder, root=self.root, emulator=self.emulator, templates=self.templates)
 
     def nodes(self, environ: Mapping[str, str] = os.environ) -> Nodes:
         """Which machine this is among those that share every epoch.

@@ -121,5 +121,7 @@ def _former_place(control: Control, lane: int) -> FormerPlace | None:
     taken = page[Lane.TAKEN]
     if not isinstance(request, Request) or not isinstance(answer, Accepted) or taken >= MAX_SEQ:
         return None
-    place = request.plan(control.descriptor.epochs).skip_to(answer.place, taken)
-    return FormerPlace(request, (place.epoch, place.position), partial(control.lane_lives, lane))
+    plan = request.plan(control.descriptor.epochs)
+    place, reached = (plan.skip_to(answer.place, seq) for seq in (taken, max(taken, control.published)))
+    lives = partial(control.lane_lives, lane)
+    return FormerPlace(request, (place.epoch, place.position), (reached.epoch, reached.position), lives)

@@ -108,6 +108,12 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--max-failed", type=float, metavar="FRACTION", help="of pairs that may fail (default: 0.01)")
     parser.add_argument("--images", metavar="TEMPLATE", help="of the images' names (default: images/{id}.jpg,jpeg)")
     parser.add_argument("--labels", metavar="TEMPLATE", help="of the labels' names (default: labels/{id}.png)")
+    parser.add_argument(
+        "--catalog", choices=["list", "cached"], help="start with a listing, or with the latest one (default: list)"
+    )
+    parser.add_argument(
+        "--catalog-cache", metavar="DIR", help="folder in which listings are kept, auto or off (default: auto)"
+    )
     parser.add_argument("--emulator", metavar="URL", help="of a GCS emulator to use instead of Google's service")
     parser.add_argument("--group", metavar="NAME", help="unix group whose members may attach (default: only this user)")
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ringfeed.lane import Accepted, Refused, Request
@@ -128,6 +128,12 @@ class RingService:
             self.refuse_refresh(str(error))
         else:
             self._listed = True
+
+    def begin_later(self, epoch: int, edition: Edition) -> None:
+        """Let ``edition`` begin with ``epoch``, as a former daemon had promised; before anybody can find the ring."""
+        self._editions.offer(edition, self.groups)
+        self.memory.descriptor = replace(self.memory.descriptor, catalogs=self._editions.after(epoch))
+        self._editions.begin(epoch)
 
     def refuse_refresh(self, reason: str) -> None:
         """Say that a refresh came to nothing."""

@@ -17,7 +17,7 @@ from ringfeed.descriptor import Descriptor
 from ringfeed.doorbell import Doorbell
 from ringfeedd.catalog import TEST, Catalog
 from ringfeedd.config import Config
-from ringfeedd.edition import Edition, make_editions
+from ringfeedd.edition import make_editions
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
 from ringfeedd.fetch import FetchPolicy
@@ -29,6 +29,7 @@ from ringfeedd.messages import Result, RingSpec
 from ringfeedd.notify import Notifier
 from ringfeedd.pool import Pool, WorkerSettings
 from ringfeedd.probe import choose_size, probe_sizes
+from ringfeedd.promised import Start, find_promised
 from ringfeedd.refresh import list_root
 from ringfeedd.ring import Ring
 from ringfeedd.service import RingService
@@ -123,8 +124,8 @@ class Supervisor:
                 former.keep()
             if cleared := clear_leavings(name, frozenset(former.descriptor.generation for former in formers)):
                 _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
-        catalog, spec = await self._survey()
-        editions = make_editions(catalog, config, self._nodes)
+        start, spec = await self._survey({split: self._formers[name] for split, name in names.items()})
+        editions = start.editions
         if config.test_ratio and TEST not in editions:
             self._say(
                 f"ring {names[TEST]}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs"
@@ -133,36 +134,40 @@ class Supervisor:
             workers=config.workers or os.cpu_count() or 1,
             concurrency=config.concurrency,
             rings=len(editions),
-            mean_pair_bytes=catalog.mean_pair_bytes,
+            mean_pair_bytes=start.catalog.mean_pair_bytes,
         )
-        self._open_rings(editions, spec, shape)
+        self._open_rings(start, spec, shape)
         pool = self._open_pool(spec, shape)
         for service in self.services:
             service.begin()
         return pool
 
-    async def _survey(self) -> tuple[Catalog, DecodeSpec]:
-        """List the root, and settle how its pairs are decoded."""
+    async def _survey(self, formers: dict[str, list[Former]]) -> tuple[Start, DecodeSpec]:
+        """Find out what to serve, and settle how its pairs are decoded."""
         config = self._config
+        start = self._cached_start({split: of_split for split, of_split in formers.items() if of_split})
         source = await open_source(config.root, emulator=config.emulator, concurrency=config.concurrency)
         try:
-            self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
-            catalog = await build_catalog(source, config.templates, self._listed_more)
+            if start is None:
+                self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
+                catalog = await build_catalog(source, config.templates, self._listed_more)
+                self._say(f"found {len(catalog):,} pairs under {config.root}")
+                for sentence in catalog.incomplete.sentences():
+                    self._say(f"  {sentence}")
+                start = Start(catalog, make_editions(catalog, config, self._nodes))
+                self._save(catalog)
             self._on_listed()
-            self._say(f"found {len(catalog):,} pairs under {config.root}")
-            for sentence in catalog.incomplete.sentences():
-                self._say(f"  {sentence}")
             size = config.pixels
             if size is None:
                 sizes = await probe_sizes(
-                    source, catalog, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation
+                    source, start.catalog, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation
                 )
                 size = choose_size(sizes, config.fit)
                 spread = f"{'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
                 self._say(f"looked at {len(sizes)} images of {spread}: slots of {size[0]}x{size[1]}, fit {config.fit}")
         finally:
             await source.close()
-        return catalog, DecodeSpec(
+        return start, DecodeSpec(
             *size,
             fit=config.fit,
             label_mode=config.label_mode,
@@ -170,14 +175,32 @@ class Supervisor:
             max_pixels=config.max_pixels,
         )
 
+    def _cached_start(self, formers: dict[str, list[Former]]) -> Start | None:
+        """A start without a listing: with what living trainers were promised, or as configured; None where none is."""
+        config, start = self._config, None
+        if formers:
+            start = find_promised(formers, config.cache(), config, self._nodes)
+        elif config.catalog == "cached" and (latest := next(iter(config.cache()), None)) is not None:
+            with contextlib.suppress(StartError):
+                start = Start(latest, make_editions(latest, config, self._nodes))
+        if start is not None:
+            self._say(f"begins with the {len(start.catalog):,} pairs of an earlier listing of {config.root}")
+            self._refresh_wanted = self._nodes.num_nodes == 1
+        return start
+
+    def _save(self, catalog: Catalog) -> None:
+        """Keep a listing for the next start, beside what goes on."""
+        saving = asyncio.create_task(asyncio.to_thread(self._config.cache().save, catalog))
+        self._undo.push_async_callback(asyncio.wait, (saving,))
+
     def _listed_more(self, progress: Progress) -> None:
         self._on_progress(progress)
         self._notifier.extend_timeout(
             START_NOTICE_S, f"listing: {progress.images:,} images, {progress.labels:,} labels"
         )
 
-    def _open_rings(self, editions: dict[str, Edition], spec: DecodeSpec, shape: Shares) -> None:
-        config = self._config
+    def _open_rings(self, start: Start, spec: DecodeSpec, shape: Shares) -> None:
+        config, editions = self._config, start.editions
         names = [config.ring_names[split] for split in editions]
         laid_out = geometries(config, spec, names, free=free_bytes())
         for number, (edition, name, geometry) in enumerate(zip(editions.values(), names, laid_out, strict=True)):
@@ -208,6 +231,8 @@ class Supervisor:
                 failures=Failures(config.max_failed),
                 notifier=self._notifier,
             )
+            if later := start.later.get(split.name):
+                service.begin_later(*later)
             service.expect(self._formers[name])
             self.services.append(service)
             self._undo.callback(service.end)
@@ -303,6 +328,7 @@ class Supervisor:
         try:
             catalog = await list_root(self._config)
             editions = make_editions(catalog, self._config, self._nodes)
+            self._save(catalog)
         except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
             reason = str(error) if isinstance(error, DaemonError) else f"{type(error).__name__}: {error}"
             for service in self.services:
