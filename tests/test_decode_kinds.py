@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from decode_reference import classes, encode, image_bytes, label_bytes, photograph, reference_image
+from decode_reference import classes, encode, image_bytes, label_bytes, photograph, png, reference_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -38,17 +38,6 @@ def refused(image: bytes, label: bytes, mode: str = "rgb", **options) -> BadPair
         decoded(image, label, mode, **options)
     assert re.match(r"the (image|label) .*", str(caught.value)), "a sentence that says which of the two"
     return caught.value
-
-
-def png(width: int, height: int, bits: int, colour: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of any kind, also of those that Pillow does not write."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, body) for name, body in parts)
 
 
 def interlaced(values: np.ndarray) -> bytes:

@@ -83,6 +83,12 @@ class Picture:
         return isinstance(self.file, JpegImageFile)
 
     @property
+    def packing(self) -> str:
+        """Pillow's name for how a PNG's values are packed, e.g. "L;2"; empty for a JPEG, and once it is loaded."""
+        args = self.file.tile[0][3] if self.file.tile else None
+        return args if isinstance(args, str) else ""
+
+    @property
     def width(self) -> int:
         """Pixels across, once turned."""
         return self.file.height if self.turn and self.turn.swaps else self.file.width
