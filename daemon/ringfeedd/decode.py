@@ -99,7 +99,7 @@ def _write_image(picture: Picture, framing: Framing, spec: DecodeSpec, row: NDAr
     as_stored = framing.keeps_every_pixel and picture.turn is None
     if as_stored and target.flags.c_contiguous and any(fast(picture, target) for fast in fast_codecs.FOR_IMAGES):
         return
-    scale = framing.draft_scale if picture.is_jpeg else 1
+    scale = framing.draft_scale if picture.may_be_drafted else 1
     box = _shrunk(framing.box, scale, picture)
     rgb = _to_rgb(_loaded(picture, scale), picture.role)
     if picture.turn:
