@@ -69,6 +69,25 @@ def create(name: str, size: int, *, mode: int, gid: int) -> int:
     return fd
 
 
+def replace_file(name: str, data: bytes, *, draft: str, mode: int, gid: int) -> None:
+    """Put ``data`` in the place of the file ``name``, whole, by a rename; nothing is left behind where that fails.
+
+    Args:
+        draft: its name before the rename.
+
+    Raises:
+        OSError: there is no room, or the name is another user's.
+    """
+    fd = create(draft, 0, mode=mode, gid=gid)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        shm_path(draft).rename(shm_path(name))
+    except BaseException:
+        shm_path(draft).unlink(missing_ok=True)
+        raise
+
+
 def open_existing(name: str, *, writable: bool) -> int:
     """Open a shared-memory file that exists, and check that nobody else can have planted it.
 

@@ -11,6 +11,7 @@ from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import DaemonNotRunningError
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, RingState, State
+from ringfeed.printable import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ class RingStatus:
             world = next(lane.world_size for lane in self.consumers if lane.group == group)
             if away := sorted(set(range(world)) - ranks):
                 lines.append(f"    {group} misses rank {', '.join(map(str, away))}")
-        return lines
+        return [one_line(line) for line in lines]
 
 
 def ring_status(ring: str) -> RingStatus:

@@ -15,6 +15,7 @@ from msgspec import Meta
 from ringfeed.descriptor import check_ring_name
 from ringfeed.layout import MAX_LANES, MAX_UINT64
 from ringfeedd.errors import ConfigError
+from ringfeedd.failures import OnError
 from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
 from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
 from ringfeedd.nodes import MAX_NODES, Nodes, choose_nodes
@@ -41,6 +42,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         exif_orientation: turn images as their EXIF data asks.
         test_ratio: fraction of the pairs that the test ring gets, by a hash of the id; 0: no test ring.
         max_failed: fraction of pairs that may fail before the ring stops.
+        on_error: ``"replace"`` a pair that cannot be had by another draw, or ``"stop"`` the ring at the first.
         emulator: address of a GCS emulator to use instead of Google's service.
         images, labels: key templates.
         group: unix group whose members may attach; None: only this user.
@@ -67,6 +69,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     exif_orientation: bool = False
     max_pixels: Annotated[int, Meta(ge=1)] = DEFAULT_MAX_PIXELS
     max_failed: Fraction = 0.01
+    on_error: OnError = OnError.REPLACE
     emulator: str | None = None
     images: str = DEFAULT_IMAGES
     labels: str = DEFAULT_LABELS

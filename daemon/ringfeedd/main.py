@@ -1,10 +1,9 @@
-"""The command line: `ringfeed serve`, `status`, `refresh`, `clean`, `demo`."""
+"""The command line: one function that adds each of its commands."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -15,12 +14,15 @@ from typing import Any, Final
 from tqdm import tqdm
 
 import ringfeed
-from ringfeed.cli import add_refresh, add_status
+from ringfeed.cli import add_errors, add_refresh, add_status
 from ringfeed.descriptor import check_ring_name
+from ringfeed.printable import one_line
 from ringfeedd.clean import clean, rings_with_files
 from ringfeedd.config import Config, load_config
 from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_USAGE, DaemonError
+from ringfeedd.failures import OnError
 from ringfeedd.listing import Progress
+from ringfeedd.log import log_to_stderr
 from ringfeedd.nodes import AUTO
 from ringfeedd.notify import Notifier
 from ringfeedd.order import Mode
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except DaemonError as error:
-        print(f"ringfeed: {error}", file=sys.stderr)
+        print(one_line(f"ringfeed: {error}"), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         return EXIT_USAGE
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     add_status(commands)
     add_refresh(commands)
+    add_errors(commands)
     _add_clean(commands)
     _add_demo(commands)
     return parser
@@ -106,6 +109,11 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--max-pixels", type=int, metavar="N", help="refuse pictures with more pixels (default: 64000000)"
     )
     parser.add_argument("--max-failed", type=float, metavar="FRACTION", help="of pairs that may fail (default: 0.01)")
+    parser.add_argument(
+        "--on-error",
+        choices=[choice.value for choice in OnError],
+        help="replace a pair that cannot be had, or stop at the first (default: replace)",
+    )
     parser.add_argument("--images", metavar="TEMPLATE", help="of the images' names (default: images/{id}.jpg,jpeg)")
     parser.add_argument("--labels", metavar="TEMPLATE", help="of the labels' names (default: labels/{id}.png)")
     parser.add_argument("--emulator", metavar="URL", help="of a GCS emulator to use instead of Google's service")
@@ -141,7 +149,7 @@ def _number_or_auto(text: str) -> int | str:
 def _serve(arguments: argparse.Namespace) -> int:
     flags: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name not in _NO_SETTINGS}
     config = load_config(getattr(arguments, "config", None), flags)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    log_to_stderr()
     return asyncio.run(_supervise(config, Notifier.from_environ(), stop_on_eof=hasattr(arguments, "stop_on_eof")))
 
 
@@ -154,7 +162,7 @@ async def _supervise(config: Config, notifier: Notifier, *, stop_on_eof: bool) -
 
     supervisor = Supervisor(
         config,
-        say=lambda sentence: print(sentence, flush=True),
+        say=lambda sentence: print(one_line(sentence), flush=True),
         on_progress=show,
         on_listed=bar.close,
         notifier=notifier,

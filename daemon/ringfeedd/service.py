@@ -11,6 +11,7 @@ from typing import Final
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Lane, Leaving, RingState, State
 from ringfeedd.edition import Edition, Editions
+from ringfeedd.errors_file import ErrorsFile
 from ringfeedd.failures import Failure, Failures
 from ringfeedd.former import Former
 from ringfeedd.groups import Groups, Seek, Wait
@@ -68,6 +69,7 @@ class RingService:
         self.memory = memory
         self.failures = failures
         self.failed: str | None = None
+        self._errors_file = ErrorsFile(memory.descriptor, memory.access)
         self._editions = Editions(ring, edition)
         self._clock = clock
         self._notifier = notifier or Notifier()
@@ -223,6 +225,7 @@ class RingService:
         if self.failed is None:
             self.failed = reason
             _LOG.error("ring %s stops: %s", self.name, reason)
+            self._errors_file.write(self.failures, stopped=reason)
             self.memory.fail(reason)
             self.memory.ring_all()
 
@@ -361,7 +364,9 @@ class RingService:
             memory.ring_lane(lane, count)
 
     def report(self, *, workers: int, worker_deaths: int) -> None:
-        """Write the words that only people and metrics read."""
+        """Write the words, and the list, that only people and metrics read."""
+        if self.failed is None:
+            self._errors_file.write_if_due(self.failures, self._clock())
         ring, counters = self.ring, self._counters
         words = {
             State.FLOOR: ring.floor,
@@ -395,6 +400,7 @@ class RingService:
         """Tell every consumer that no more will come, and remove every name."""
         if self.failed is None:
             self.memory.set(State.STATE, RingState.STOPPING)
+            self._errors_file.remove()
             if any(self.memory.lane_lives(lane) for lane in self.groups.lanes()):
                 hand_over(self.memory.descriptor, self._notifier)
             for former in self.formers:

@@ -205,7 +205,7 @@ class Supervisor:
                 groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
                 memory=memory,
                 edition=edition,
-                failures=Failures(config.max_failed),
+                failures=Failures(config.max_failed, on_error=config.on_error),
                 notifier=self._notifier,
             )
             service.expect(self._formers[name])
