@@ -9,6 +9,7 @@ from typing import Any
 from ringfeed.attachment import Control
 from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import DaemonNotRunningError
+from ringfeed.holdups import Standing, hold_up
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, RingState, State
 from ringfeed.printable import one_line
@@ -40,6 +41,15 @@ class LaneStatus:
     waiting_s: float
     on_lag: str
     missed_pairs: int
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands among the others."""
+        released = self.taken - self.held_pairs
+        return Standing(
+            *(self.group, self.rank, self.world_size, self.pid, released, self.held_pairs, self.waiting_s),
+            skips=self.on_lag == "skip",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +112,16 @@ class RingStatus:
     lanes: int
     consumers: list[LaneStatus]
 
+    @property
+    def held_up(self) -> str:
+        """Who holds the ring up at this moment, as a sentence; empty where nobody waits for another reader."""
+        standings = (lane.standing for lane in self.consumers)
+        found = hold_up(standings, floor=self.floor, published=self.published, slots=self.slots)
+        return found.sentence() if found else ""
+
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        return asdict(self) | {"held_up": self.held_up}
 
     def lines(self) -> list[str]:
         """The same for people."""
@@ -134,6 +151,8 @@ class RingStatus:
                 f"    {lane.group} rank {lane.rank}/{lane.world_size} (pid {lane.pid}): {lane.batches} batches of "
                 f"{lane.batch_size}, holds {lane.held_pairs} pairs, waited {lane.waited_s:.1f} s{waiting}{missed}"
             )
+        if self.held_up:
+            lines.append(f"    {self.held_up}")
         for group in sorted({lane.group for lane in self.consumers}):
             ranks = {lane.rank for lane in self.consumers if lane.group == group}
             world = next(lane.world_size for lane in self.consumers if lane.group == group)

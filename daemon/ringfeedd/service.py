@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from ringfeed.holdups import Standing, hold_up
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Lane, Leaving, RingState, State
 from ringfeedd.edition import Edition, Editions
@@ -16,6 +17,7 @@ from ringfeedd.failures import Failure, Failures
 from ringfeedd.former import Former
 from ringfeedd.groups import Groups, Seek, Wait
 from ringfeedd.handover import drop, hand_over
+from ringfeedd.holdup_watch import HoldUpWatch
 from ringfeedd.messages import Decoded, Dropped, Failed, PairJob, Result
 from ringfeedd.notify import Notifier
 from ringfeedd.pool import Pool
@@ -69,6 +71,7 @@ class RingService:
         self.memory = memory
         self.failures = failures
         self.failed: str | None = None
+        self._hold_ups = HoldUpWatch()
         self._errors_file = ErrorsFile(memory.descriptor, memory.access)
         self._editions = Editions(ring, edition)
         self._clock = clock
@@ -390,6 +393,19 @@ class RingService:
         }
         for offset, value in words.items():
             self.memory.set(offset, value)
+
+        self._look_for_hold_ups()
+
+    def _look_for_hold_ups(self) -> None:
+        """Name in the log whoever makes others wait for long."""
+        now = self._clock()
+        pages = [self.memory.lanes[lane] for lane in self.groups.lanes()]
+        asked = [(page, request) for page in pages if isinstance(request := page.read_request(), Request)]
+        standings = [Standing.read(page, request, int(now * 1e9)) for page, request in asked]
+        ring = self.ring
+        found = hold_up(standings, floor=ring.floor, published=ring.published, slots=ring.slots)
+        if sentence := self._hold_ups.look(found, now):
+            _LOG.warning("ring %s: %s", self.name, sentence)
 
     def begin(self) -> None:
         """Let consumers find the ring."""
