@@ -123,8 +123,8 @@ class RingStatus:
         """Plain data."""
         return asdict(self) | {"held_up": self.held_up}
 
-    def lines(self) -> list[str]:
-        """The same for people."""
+    def rows(self) -> dict[str, str]:
+        """The ring for people: by a word, a line."""
         memory = f"{self.memory_bytes / 2**20:.0f} MiB" + ("" if self.mirrored else ", not mirrored")
         slot = f"{self.slot_height}x{self.slot_width}, {self.fit}, label {self.label_mode}"
         failed = f"{self.failed_pairs} failed, {self.fetch_retries} retries, {self.size_mismatches} of unequal size"
@@ -140,10 +140,14 @@ class RingStatus:
             "readers": f"{len(self.consumers)}/{self.lanes} lanes in {self.groups} groups "
             f"({self.lingering_groups} lingering; {readers})",
         }
-        lines = [f"{self.ring}: {self.state}" + (f", {self.reason}" if self.reason else "")]
         if self.refresh:
             rows["refresh"] = self.refresh
-        lines += [f"  {name:<9} {text}" for name, text in rows.items()]
+        return rows
+
+    def lines(self) -> list[str]:
+        """The ring and its readers for people."""
+        lines = [f"{self.ring}: {self.state}" + (f", {self.reason}" if self.reason else "")]
+        lines += [f"  {name:<9} {text}" for name, text in self.rows().items()]
         for lane in sorted(self.consumers, key=lambda lane: (lane.group, lane.rank)):
             missed = f", skips, missed {lane.missed_pairs} pairs" if lane.on_lag == "skip" else ""
             waiting = f", waiting for {lane.waiting_s:.1f} s" if lane.waiting_s else ""

@@ -17,6 +17,7 @@ from ringfeed.layout import MAX_LANES, MAX_UINT64
 from ringfeedd.errors import ConfigError
 from ringfeedd.failures import OnError
 from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
+from ringfeedd.http_guard import OFF, Listen
 from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
 from ringfeedd.nodes import MAX_NODES, Nodes, choose_nodes
 from ringfeedd.order import Mode
@@ -50,6 +51,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             torchrun or SLURM. None: this machine alone.
         node_rank: this machine's number, 0 .. num_nodes - 1; ``"auto"``: from the environment.
         worker_timeout_s: a worker that decodes one pair for longer, or does not turn its loop, is killed and replaced.
+        http: ``HOST:PORT`` of the status page and the metrics; ``"off"``: none, since what a ring's files keep from
+            other users of this machine, a port does not.
+        http_token_file: a file with a token that every request to it has to bring; wanted where ``http`` is not this
+            machine's own (loopback).
         linger_s: how long the place of a rank that went is kept.
         linger_blocking_s: the same while another group waits for its slots.
     """
@@ -77,6 +82,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     num_nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)] | Literal["auto"] | None = None
     node_rank: Annotated[int, Meta(ge=0, lt=MAX_NODES)] | Literal["auto"] | None = None
     worker_timeout_s: Annotated[float, Meta(gt=0.0, le=86400.0)] = 60.0
+    http: str = OFF
+    http_token_file: str | None = None
     linger_s: Seconds = DEFAULT_LINGER_S
     linger_blocking_s: Seconds = DEFAULT_LINGER_BLOCKING_S
 
@@ -90,6 +97,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         for name in self.ring_names.values():
             check_ring_name(name)
         _parse_size(self.size)
+        listen = Listen.parse(self.http)
+        if listen is not None and not listen.loopback and self.http_token_file is None:
+            raise ValueError(
+                f"http {self.http!r} can be reached from other machines; give http_token_file, a file with a token "
+                f"that requests must bring, or listen on 127.0.0.1"
+            )
 
     @property
     def ring_names(self) -> dict[str, str]:

@@ -132,6 +132,12 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--linger-blocking-s", type=float, metavar="S", help="the same while others wait (default: 5)")
     parser.add_argument(
+        "--http", metavar="HOST:PORT", help="serve a status page and metrics, e.g. 127.0.0.1:9753 (default: off)"
+    )
+    parser.add_argument(
+        "--http-token-file", metavar="FILE", help="with the token that its requests must bring, e.g. from elsewhere"
+    )
+    parser.add_argument(
         "--stop-on-eof", action="store_true", help="stop when standard input ends: for a parent process"
     )
     parser.set_defaults(run=_serve)

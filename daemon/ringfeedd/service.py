@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from ringfeed.failed_pairs import FailedPairs
 from ringfeed.holdups import Standing, hold_up
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Lane, Leaving, RingState, State
@@ -406,6 +407,10 @@ class RingService:
         found = hold_up(standings, floor=ring.floor, published=ring.published, slots=ring.slots)
         if sentence := self._hold_ups.look(found, now):
             _LOG.warning("ring %s: %s", self.name, sentence)
+
+    def failed_pairs(self) -> FailedPairs:
+        """The pairs that could not be had, and why the ring was stopped if it was."""
+        return self.failures.listing(self.name, self.memory.descriptor.generation, self.failed or "")
 
     def begin(self) -> None:
         """Let consumers find the ring."""
