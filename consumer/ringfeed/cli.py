@@ -18,6 +18,7 @@ from ringfeed.failed_pairs import FailedPairs, read_failed_pairs, rings_with_lis
 from ringfeed.layout import State
 from ringfeed.printable import one_line
 from ringfeed.status import RingStatus, ring_status
+from ringfeed.top import watch
 
 EXIT_CLEAN = 0
 EXIT_USAGE = 2
@@ -166,6 +167,35 @@ def run_errors(arguments: argparse.Namespace) -> int:
     for sentence in missing:
         print(sentence, file=sys.stderr)
     return EXIT_NOT_RUNNING if missing else EXIT_CLEAN
+
+
+def add_top(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `top` to a parser's commands."""
+    parser = commands.add_parser(
+        "top",
+        help="watch the rings: rates, readers, who waits for whom",
+        description="Shows the rings of this machine again and again, with rates between two looks, until Ctrl-C.",
+    )
+    parser.add_argument("rings", nargs="*", metavar="RING", help="rings to show (default: all)")
+    parser.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="between two looks (default: 1)")
+    parser.add_argument("--count", type=int, metavar="N", help="stop after N looks (default: at Ctrl-C)")
+    parser.set_defaults(run=run_top)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.05 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.05 to 3600")
+    return seconds
+
+
+def run_top(arguments: argparse.Namespace) -> int:
+    """Carry out `ringfeed top`."""
+    watch(arguments.rings, interval_s=arguments.interval, count=arguments.count)
+    return EXIT_CLEAN
 
 
 def error_lines(listed: FailedPairs) -> list[str]:

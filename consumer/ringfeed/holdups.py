@@ -76,7 +76,7 @@ class HoldUp:
         more = f", and {len(rest)} more," if rest else ""
         return (
             f"{first.who}{more} holds up the ring: it has {first.held_pairs} pairs in hand and asks for no others, and "
-            f"{others} for its slots; is it in a long step, stopped, or in a debugger?"
+            f"{others} for its slots (a long step, a stopped process, a debugger?)"
         )
 
 

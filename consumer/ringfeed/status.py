@@ -200,7 +200,7 @@ def _read(control: Control) -> RingStatus:
         fingerprint=descriptor.catalog(epoch).fingerprint,
         daemon_pid=descriptor.pid,
         uptime_s=(now - word(State.STARTED_NS)) / 1e9,
-        heartbeat_age_s=(now - word(State.HEARTBEAT_NS)) / 1e9,
+        heartbeat_age_s=(now - max(word(State.HEARTBEAT_NS), word(State.STARTED_NS))) / 1e9,
         order=descriptor.order,
         seed=descriptor.seed,
         fit=descriptor.fit,

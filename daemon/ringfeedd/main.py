@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from tqdm import tqdm
 
 import ringfeed
-from ringfeed.cli import add_errors, add_refresh, add_status
+from ringfeed.cli import add_errors, add_refresh, add_status, add_top
 from ringfeed.descriptor import check_ring_name
 from ringfeed.printable import one_line
+from ringfeedd.checks import Level
 from ringfeedd.clean import clean, rings_with_files
 from ringfeedd.config import Config, load_config
-from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_USAGE, DaemonError
+from ringfeedd.doctor import examine
+from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_CRASH, EXIT_USAGE, DaemonError
 from ringfeedd.failures import OnError
 from ringfeedd.listing import Progress
 from ringfeedd.log import log_to_stderr
@@ -62,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     add_status(commands)
     add_refresh(commands)
+    add_top(commands)
     add_errors(commands)
+    _add_doctor(commands)
     _add_clean(commands)
     _add_demo(commands)
     return parser
@@ -210,6 +216,26 @@ def _clean(arguments: argparse.Namespace) -> int:
     said, well = clean(arguments.rings or rings_with_files(), force=arguments.force)
     print("\n".join(said) or "nothing of any ring is in /dev/shm")
     return EXIT_CLEAN if well else EXIT_COULD_NOT_START
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="look for what ails this machine and its rings, and say what to do",
+        description="Looks at shared memory, limits, environment, packages, leftovers and every ring. Changes nothing.",
+        epilog="Exit codes: 0 nothing is bad; 1 something is.",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON array of findings")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    found = examine()
+    if arguments.json:
+        print(json.dumps([asdict(check) for check in found], indent=2))
+    else:
+        print("\n".join(one_line(check.line()) for check in found))
+    return EXIT_CRASH if any(check.level is Level.BAD for check in found) else EXIT_CLEAN
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
