@@ -96,7 +96,7 @@ def test_packages_are_told_with_what_a_missing_one_costs():
         ({"state": "failed", "reason": "each of the first 20"}, "S", Level.BAD, "was stopped: each of the first 20"),
         ({"heartbeat_age_s": 9.0}, "T", Level.BAD, "kill -CONT"),
         ({"heartbeat_age_s": 9.0}, "D", Level.BAD, "swap"),
-        ({"heartbeat_age_s": 9.0}, None, Level.BAD, "has not turned its loop for 9 s"),
+        ({"heartbeat_age_s": 9.0}, None, Level.BAD, "its loop has not turned for 9 s"),
         ({"consumers": [reader()], "lanes": 1}, "S", Level.WARN, "all 1 lanes are taken"),
         (
             {"consumers": [reader(pid=7), reader(taken=16, waiting_s=30.0)], "floor": 0, "published": 16, "slots": 16},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
+import sys
 from collections import deque
 
 import pytest
@@ -17,8 +19,10 @@ from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import DaemonNotRunningError, NotTrustedError
 from ringfeed.failed_pairs import FailedPairs, read_failed_pairs, rings_with_lists
 from ringfeed.layout import REASON_BYTES, errors_name
+from ringfeed.printable import one_line
 from ringfeedd.errors_file import ErrorsFile
 from ringfeedd.failures import FIRST_PAIRS, MOST_LISTED, WINDOW_PAIRS, Failure, Failures, OnError
+from ringfeedd.log import OneLineFormatter
 from ringfeedd.shm import Access, clear_leavings
 
 
@@ -123,6 +127,26 @@ def test_a_reason_is_one_line_of_bounded_length_whatever_a_server_sent():
     (pair,) = failures
     assert pair.reason.startswith("the server said\\r\\n\\x1b[2J<html>\\u202exxx")
     assert len(pair.reason) == REASON_BYTES
+
+
+def test_a_log_record_is_one_line_whatever_it_quotes_and_a_traceback_keeps_its_lines():
+    formatter = OneLineFormatter("%(levelname)s %(name)s: %(message)s")
+    record = logging.LogRecord("r", logging.WARNING, "", 0, "the pair %s: %s", ("a\nERROR r: b", "\x1b[2J\u2028"), None)
+    assert formatter.format(record) == "WARNING r: the pair a\\nERROR r: b: \\x1b[2J\\u2028"
+    try:
+        raise ValueError("größe")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    assert formatter.format(record).splitlines()[1] == "Traceback (most recent call last):"
+    assert "größe" in formatter.format(record)
+
+
+@given(text=st.text())
+def test_what_is_made_one_line_prints_and_what_prints_is_left_as_it_is(text):
+    made = one_line(text)
+    assert made.isprintable()
+    assert one_line(made) == made
+    made.encode()
 
 
 # The list that other processes read.

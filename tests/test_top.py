@@ -7,6 +7,7 @@ import io
 import os
 import pty
 import re
+import select
 from contextlib import contextmanager
 
 import pytest
@@ -97,8 +98,16 @@ def test_on_a_terminal_it_draws_over_itself_and_gives_the_screen_back():
 @contextmanager
 def terminal():
     leader, follower = pty.openpty()
+
+    def read() -> str:
+        """All that was written, which a terminal hands over in pieces."""
+        said = b""
+        while select.select([leader], [], [], 0.5)[0]:
+            said += os.read(leader, 1 << 16)
+        return said.decode()
+
     with os.fdopen(follower, "w") as out:
-        yield out, lambda: os.read(leader, 1 << 16).decode()
+        yield out, read
     os.close(leader)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from ringfeed.attachment import Control
 from ringfeed.descriptor import read_descriptor
@@ -13,6 +13,9 @@ from ringfeed.holdups import Standing, hold_up
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, RingState, State
 from ringfeed.printable import one_line
+
+HEARTBEAT_LATE_S: Final = 5.0
+"""The daemon's loop turns four times a second: after this long without a turn it hangs, or is stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,18 @@ class RingStatus:
     consumers: list[LaneStatus]
 
     @property
+    def hangs(self) -> str:
+        """Since when the daemon does nothing though it lives, as a phrase; empty where it does its work."""
+        if self.state == "dead" or self.heartbeat_age_s <= HEARTBEAT_LATE_S:
+            return ""
+        return f"its loop has not turned for {self.heartbeat_age_s:.0f} s"
+
+    @property
+    def headline(self) -> str:
+        """The ring's name and state, and what is wrong with it."""
+        return ", ".join(part for part in (f"{self.ring}: {self.state}", self.reason, self.hangs) if part)
+
+    @property
     def held_up(self) -> str:
         """Who holds the ring up at this moment, as a sentence; empty where nobody waits for another reader."""
         standings = (lane.standing for lane in self.consumers)
@@ -146,7 +161,7 @@ class RingStatus:
 
     def lines(self) -> list[str]:
         """The ring and its readers for people."""
-        lines = [f"{self.ring}: {self.state}" + (f", {self.reason}" if self.reason else "")]
+        lines = [self.headline]
         lines += [f"  {name:<9} {text}" for name, text in self.rows().items()]
         for lane in sorted(self.consumers, key=lambda lane: (lane.group, lane.rank)):
             missed = f", skips, missed {lane.missed_pairs} pairs" if lane.on_lag == "skip" else ""

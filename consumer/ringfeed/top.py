@@ -66,7 +66,7 @@ def _ring(former: RingStatus | None, status: RingStatus, seconds: float) -> Iter
             return f"- {unit}/s"
         return f"{(count(status) - count(former)) / seconds:,.{digits}f} {unit}/s"
 
-    yield f"{status.ring}: {status.state}" + (f", {status.reason}" if status.reason else f"   {status.root}")
+    yield f"{status.headline}   {status.root}"
     cells = _BAR_CELLS * min(status.filled_slots, status.slots) // status.slots
     bar = "#" * cells + "." * (_BAR_CELLS - cells)
     place = f"epoch {status.epoch}, position {status.position:,} of {status.epoch_length:,}"

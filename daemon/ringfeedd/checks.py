@@ -9,8 +9,7 @@ from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from ringfeed.layout import SHM_DIR
-from ringfeed.status import RingStatus
-from ringfeedd.view import HEARTBEAT_LATE_S
+from ringfeed.status import HEARTBEAT_LATE_S, RingStatus
 
 SMALL_SHM_BYTES: Final = 1 << 30
 """A container's default is 64 MB, which holds no ring worth having."""
@@ -190,10 +189,10 @@ def _gone(status: RingStatus) -> _Finding | None:
 
 def _hangs(status: RingStatus, process: str | None) -> _Finding | None:
     """The daemon lives and does nothing."""
-    if status.heartbeat_age_s <= HEARTBEAT_LATE_S:
+    if not status.hangs:
         return None
     pid = status.daemon_pid
-    found = f"its daemon (pid {pid}) lives, and has not turned its loop for {status.heartbeat_age_s:.0f} s"
+    found = f"its daemon (pid {pid}) lives, and {status.hangs}"
     if process in ("T", "t"):
         return Level.BAD, f"{found}: it is stopped", f"Let it go on: `kill -CONT {pid}`"
     if process == "D":

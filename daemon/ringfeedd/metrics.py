@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -14,7 +13,8 @@ from ringfeed.layout import RingState
 from ringfeed.status import LaneStatus, RingStatus
 from ringfeedd.view import RingView
 
-CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""What every Prometheus reads; our names are plain, so the text is the same in later versions of the format."""
 
 # By the names of `RingStatus`: the metric's name, which has its unit, and what it is.
 GAUGES: Final = {

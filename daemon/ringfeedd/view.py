@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from ringfeed.errors import RingfeedError
 from ringfeed.failed_pairs import FailedPairs
 from ringfeed.status import RingStatus, ring_status
-
-HEARTBEAT_LATE_S: Final = 5.0
-"""The loop turns four times a second: after this long without a turn it hangs."""
 
 
 class Watched(Protocol):
@@ -44,9 +41,7 @@ class RingView:
             return f"ring {self.name} cannot be read"
         if self.status.state in ("failed", "dead"):
             return f"ring {self.name} is {self.status.state}"
-        if self.status.heartbeat_age_s > HEARTBEAT_LATE_S:
-            return f"ring {self.name}: the loop has not turned for {self.status.heartbeat_age_s:.0f} s"
-        return ""
+        return f"ring {self.name}: {self.status.hangs}" if self.status.hangs else ""
 
 
 def look(ring: Watched) -> RingView:
