@@ -8,13 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ringfeed.failed_pairs import FailedPairs
+from ringfeed.holdups import Standing, hold_up
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Lane, Leaving, RingState, State
 from ringfeedd.edition import Edition, Editions
+from ringfeedd.errors_file import ErrorsFile
 from ringfeedd.failures import Failure, Failures
 from ringfeedd.former import Former
 from ringfeedd.groups import Groups, Seek, Wait
 from ringfeedd.handover import drop, hand_over
+from ringfeedd.holdup_watch import HoldUpWatch
 from ringfeedd.messages import Decoded, Dropped, Failed, PairJob, Result
 from ringfeedd.notify import Notifier
 from ringfeedd.pool import Pool
@@ -68,6 +72,8 @@ class RingService:
         self.memory = memory
         self.failures = failures
         self.failed: str | None = None
+        self._hold_ups = HoldUpWatch()
+        self._errors_file = ErrorsFile(memory.descriptor, memory.access)
         self._editions = Editions(ring, edition)
         self._clock = clock
         self._notifier = notifier or Notifier()
@@ -229,6 +235,7 @@ class RingService:
         if self.failed is None:
             self.failed = reason
             _LOG.error("ring %s stops: %s", self.name, reason)
+            self._errors_file.write(self.failures, stopped=reason)
             self.memory.fail(reason)
             self.memory.ring_all()
 
@@ -367,7 +374,9 @@ class RingService:
             memory.ring_lane(lane, count)
 
     def report(self, *, workers: int, worker_deaths: int) -> None:
-        """Write the words that only people and metrics read."""
+        """Write the words, and the list, that only people and metrics read."""
+        if self.failed is None:
+            self._errors_file.write_if_due(self.failures, self._clock())
         ring, counters = self.ring, self._counters
         words = {
             State.FLOOR: ring.floor,
@@ -392,6 +401,23 @@ class RingService:
         for offset, value in words.items():
             self.memory.set(offset, value)
 
+        self._look_for_hold_ups()
+
+    def _look_for_hold_ups(self) -> None:
+        """Name in the log whoever makes others wait for long."""
+        now = self._clock()
+        pages = [self.memory.lanes[lane] for lane in self.groups.lanes()]
+        asked = [(page, request) for page in pages if isinstance(request := page.read_request(), Request)]
+        standings = [Standing.read(page, request, int(now * 1e9)) for page, request in asked]
+        ring = self.ring
+        found = hold_up(standings, floor=ring.floor, published=ring.published, slots=ring.slots)
+        if sentence := self._hold_ups.look(found, now):
+            _LOG.warning("ring %s: %s", self.name, sentence)
+
+    def failed_pairs(self) -> FailedPairs:
+        """The pairs that could not be had, and why the ring was stopped if it was."""
+        return self.failures.listing(self.name, self.memory.descriptor.generation, self.failed or "")
+
     def begin(self) -> None:
         """Let consumers find the ring."""
         self.memory.set(State.STATE, RingState.SERVING)
@@ -401,6 +427,7 @@ class RingService:
         """Tell every consumer that no more will come, and remove every name."""
         if self.failed is None:
             self.memory.set(State.STATE, RingState.STOPPING)
+            self._errors_file.remove()
             if any(self.memory.lane_lives(lane) for lane in self.groups.lanes()):
                 hand_over(self.memory.descriptor, self._notifier)
             for former in self.formers:

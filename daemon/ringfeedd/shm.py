@@ -111,8 +111,7 @@ def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
     bells = re.compile(re.escape(f"sem.{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.(space|lane\.\d+)")
     there = sorted(os.listdir(layout.SHM_DIR))  # noqa: PTH208  # names are what is matched
     leavings = [name for name in there if files.fullmatch(name) or bells.fullmatch(name)]
-    if layout.descriptor_name(ring) in there:
-        leavings.append(layout.descriptor_name(ring))
+    leavings += [name for name in (layout.descriptor_name(ring), layout.errors_name(ring)) if name in there]
     for name in leavings:
         if name.endswith(".ctl"):
             with contextlib.suppress(PermissionError, FileNotFoundError, NotTrustedError):
@@ -150,7 +149,7 @@ class RingMemory:
         geometry = descriptor.geometry
         self.descriptor = replace(descriptor, generation=secrets.token_hex(8))
         self.geometry: Geometry = geometry
-        self._access = access
+        self.access = access
         self._made = contextlib.ExitStack()
         try:
             self._create()
@@ -165,7 +164,7 @@ class RingMemory:
             ) from error
 
     def _create(self) -> None:
-        descriptor, geometry, access = self.descriptor, self.geometry, self._access
+        descriptor, geometry, access = self.descriptor, self.geometry, self.access
         ring, generation = descriptor.ring, descriptor.generation
         self.data_fd = segment.create(descriptor.data, geometry.data_bytes, mode=access.mode, gid=access.gid)
         self._made.callback(segment.shm_path(descriptor.data).unlink, missing_ok=True)
@@ -210,13 +209,13 @@ class RingMemory:
     def announce(self) -> None:
         """Let consumers find the ring."""
         self._made.callback(remove_descriptor, self.descriptor)
-        write_descriptor(self.descriptor, mode=self._access.mode & 0o640, gid=self._access.gid)
+        write_descriptor(self.descriptor, mode=self.access.mode & 0o640, gid=self.access.gid)
 
     def announce_catalogs(self, catalogs: tuple[ServedCatalog, ...]) -> None:
         """Tell consumers what is served from which epoch on; before anything of a changed epoch is published."""
         changes = self.descriptor.catalog_changes + 1
         self.descriptor = replace(self.descriptor, catalogs=catalogs, catalog_changes=changes)
-        write_descriptor(self.descriptor, mode=self._access.mode & 0o640, gid=self._access.gid)
+        write_descriptor(self.descriptor, mode=self.access.mode & 0o640, gid=self.access.gid)
         self.set(State.CATALOG_CHANGES, changes)
 
     def tell_refresh(self, outcome: str) -> None:

@@ -24,6 +24,8 @@ from ringfeedd.fetch import FetchPolicy
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
 from ringfeedd.handover import take_over
+from ringfeedd.http import HttpServer, read_token
+from ringfeedd.http_guard import Listen
 from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.messages import Result, RingSpec
 from ringfeedd.notify import Notifier
@@ -124,6 +126,7 @@ class Supervisor:
                 former.keep()
             if cleared := clear_leavings(name, frozenset(former.descriptor.generation for former in formers)):
                 _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
+        await self._open_page()
         start, spec = await self._survey({split: self._formers[name] for split, name in names.items()})
         editions = start.editions
         if config.test_ratio and TEST not in editions:
@@ -141,6 +144,16 @@ class Supervisor:
         for service in self.services:
             service.begin()
         return pool
+
+    async def _open_page(self) -> None:
+        """Serve the status page, from before the listing: a probe may ask how far it is."""
+        listen, token_file = Listen.parse(self._config.http), self._config.http_token_file
+        if listen is None:
+            return
+        server = HttpServer(lambda: self.services, listen, read_token(token_file) if token_file else None)
+        address = await server.start()
+        self._undo.push_async_callback(server.stop)
+        self._say(f"status page: {address}")
 
     async def _survey(self, formers: dict[str, list[Former]]) -> tuple[Start, DecodeSpec]:
         """Find out what to serve, and settle how its pairs are decoded."""
@@ -228,7 +241,7 @@ class Supervisor:
                 groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
                 memory=memory,
                 edition=edition,
-                failures=Failures(config.max_failed),
+                failures=Failures(config.max_failed, on_error=config.on_error),
                 notifier=self._notifier,
             )
             if later := start.later.get(split.name):
