@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import signal
+import sys
+from collections.abc import Generator
 
 import grain
 import numpy as np
@@ -14,7 +16,7 @@ THREADS = 8
 """In each worker process; they wait for the network most of the time."""
 
 
-class Pairs(grain.sources.RandomAccessDataSource if hasattr(grain.sources, "RandomAccessDataSource") else object):
+class Pairs:
     """Pairs by their number in the manifest."""
 
     def __init__(self, task: Task) -> None:
@@ -29,7 +31,7 @@ class Pairs(grain.sources.RandomAccessDataSource if hasattr(grain.sources, "Rand
         return (*decode_pair(self._task, *fetch(self._task, self._entries[number])), number)
 
 
-def batches(task: Task) -> Iterable[Delivered]:
+def batches(task: Task) -> Generator[Delivered, None, None]:
     """What its iterator gives."""
     ids = [entry["id"] for entry in task.entries()]
     dataset = (
@@ -40,11 +42,15 @@ def batches(task: Task) -> Iterable[Delivered]:
         .batch(task.batch_size)
         .mp_prefetch(grain.MultiprocessingOptions(num_workers=max(2, os.cpu_count() or 1), per_worker_buffer_size=2))
     )
-    for image, label, numbers in dataset:
-        yield Delivered(image, label, lambda numbers=numbers: [ids[number] for number in numbers])
+    iterator = iter(dataset)
+    try:
+        for image, label, numbers in iterator:
+            yield Delivered(image, label, lambda numbers=numbers: [ids[number] for number in numbers])
+    finally:
+        iterator.close()  # or its worker processes leave their shared memory behind
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that an interrupted run is closed, too
     the_task = Task.from_argument()
     deliver(the_task, batches(the_task))
-    os._exit(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -51,7 +51,7 @@ class Pairs(StreamingRawDataset):
         return [files[at : at + 2] for at in range(0, len(files), 2)]
 
 
-def batches(task: Task) -> Iterable[Delivered]:
+def batches(task: Task) -> Generator[Delivered, None, None]:
     """What the threads give, in turn."""
     options = {
         "endpoint_url": task.url,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 
 import aiohttp
 import numpy as np
@@ -55,7 +55,7 @@ class BucketPairs(IterableDataset):
         self._queue.put((*decode_pair(self._task, image, label), entry["id"]))
 
 
-def batches(task: Task) -> Iterable[Delivered]:
+def batches(task: Task) -> Generator[Delivered, None, None]:
     """What the DataLoader gives."""
     for image, label, ids in DataLoader(BucketPairs(task), batch_size=task.batch_size):
         yield Delivered(image, label, lambda ids=ids: list(ids))

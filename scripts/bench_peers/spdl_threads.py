@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Generator
 
 import aiohttp
 from common import CONCURRENCY, Entry, decode_batch, urls
@@ -38,7 +38,7 @@ class Downloads:
             return await response.read()
 
 
-def batches(task: Task) -> Iterable[Delivered]:
+def batches(task: Task) -> Generator[Delivered, None, None]:
     """What the pipeline gives."""
 
     def decode(pairs: list[tuple[Entry, bytes, bytes]]) -> Delivered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class EndlessOrder(Sampler):
         return self._task.endless_order()
 
 
-def batches(task: Task) -> Iterable[Delivered]:
+def batches(task: Task) -> Generator[Delivered, None, None]:
     """What the DataLoader gives."""
     loader = DataLoader(
         Pairs(task),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -36,7 +36,7 @@ def shards(task: Task) -> list[str]:
     return [f"{task.url}/{task.bucket}/shards/{number:05d}.tar" for number in range(len(starts))]
 
 
-def batches(task: Task) -> Iterable[Delivered]:
+def batches(task: Task) -> Generator[Delivered, None, None]:
     """What its loader gives."""
 
     def decode(sample: dict) -> tuple:

@@ -5,13 +5,14 @@ Standard library and NumPy only, since the peers import it too.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,13 +103,15 @@ class Measured:
     cpu_s: dict[str, float]
 
 
-def deliver(task: Task, batches: Iterable[Delivered], *, own: bool = True) -> None:
+def deliver(task: Task, batches: Generator[Delivered, None, None], *, own: bool = True) -> None:
     """Take batches as a training loop would, and print what was measured as one line of JSON.
 
     Args:
+        batches: closed before the line is printed.
         own: this process counts by itself; False where one of the task's roots has it among its children.
     """
-    result = _check(task, batches) if task.check_pairs else asdict(_measure(task, batches, own=own))
+    with contextlib.closing(batches):  # what it has started shall end before anybody is told to kill the rest
+        result = _check(task, batches) if task.check_pairs else asdict(_measure(task, batches, own=own))
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
 
@@ -131,7 +134,9 @@ def _measure(task: Task, batches: Iterable[Delivered], *, own: bool) -> Measured
         raise RuntimeError("the loader ended before the measurement did")
     used = {name: tree_cpu(pid) - before[name] for name, pid in roots.items()}
     own_cpu_s = used.pop("").total if own else 0.0
-    cpu_s = {name: cpu.root for name, cpu in used.items()} | {f"{name}.children": cpu.children for name, cpu in used.items()}
+    cpu_s = {name: cpu.root for name, cpu in used.items()} | {
+        f"{name}.children": cpu.children for name, cpu in used.items()
+    }
     return Measured(pairs, now - began, own_cpu_s, cpu_s)
 
 
@@ -148,4 +153,6 @@ def _check(task: Task, batches: Iterable[Delivered]) -> dict[str, str]:
 
 def pixel_hash(image: np.ndarray[Any, Any], label: np.ndarray[Any, Any]) -> str:
     """Of an image and its label, both of any uint8 shape."""
-    return hashlib.sha256(np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(label).tobytes()).hexdigest()[:16]
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(label).tobytes()).hexdigest()[
+        :16
+    ]

@@ -59,6 +59,8 @@ class Ringfeed:
         serve: more flags for ``ringfeed serve``.
         groups, ranks: trainers are groups * ranks; every group gets every pair.
         without_fast: as where the extra ``fast`` is not installed.
+        module: that is run as the daemon.
+        ready_timeout_s: how long its listing and its first pairs may take.
     """
 
     name: str = "Ringfeed"
@@ -67,6 +69,7 @@ class Ringfeed:
     ranks: int = 1
     without_fast: bool = False
     module: str = "ringfeedd"
+    ready_timeout_s: float = READY_TIMEOUT_S
 
     def run(self, task: Task, log: Path) -> list[Measured]:
         """See `Contender.run`."""
@@ -110,7 +113,7 @@ class Ringfeed:
         ]
         daemon = Child(ring, command, log=log / "daemon.log", environ=environ)
         try:
-            daemon.wait_for_line("^ready", timeout_s=READY_TIMEOUT_S)
+            daemon.wait_for_line("^ready", timeout_s=self.ready_timeout_s)
         except BaseException:
             daemon.stop()
             raise
@@ -157,7 +160,11 @@ class Script:
                 for _ in range(self.copies)
             ]
             timeout_s = task.seconds + RESULT_TIMEOUT_S
-            return [line for child in children for line in child.wait_for_lines(_RESULT, self.consumers, timeout_s=timeout_s)]
+            return [
+                line
+                for child in children
+                for line in child.wait_for_lines(_RESULT, self.consumers, timeout_s=timeout_s)
+            ]
 
 
 _RESULT: Final = r"^\{"

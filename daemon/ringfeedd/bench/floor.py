@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -125,7 +125,7 @@ class Floor:
                 self.ready[consumer][worker].release()
             batch += self.workers
 
-    def batches(self, consumer: int) -> Iterator[Delivered]:
+    def batches(self, consumer: int) -> Generator[Delivered, None, None]:
         """What one consumer gets: everything."""
         order = (entry["id"] for entry in self.task.endless_order())
         batch = 0
@@ -167,7 +167,9 @@ def main() -> int:
     floor = Floor(task)
     task.roots["floor"] = os.getpid()
     workers = [_fork(floor.work, number) for number in range(floor.workers)]
-    consumers = {_fork(lambda n: deliver(task, floor.batches(n), own=False), number) for number in range(floor.consumers)}
+    consumers = {
+        _fork(lambda n: deliver(task, floor.batches(n), own=False), number) for number in range(floor.consumers)
+    }
     try:
         while consumers:
             pid, status = os.wait()

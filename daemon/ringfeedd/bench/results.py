@@ -103,7 +103,5 @@ def rate_rows(runs: dict[str, list[Rate]]) -> list[RateRow]:
         rate = Spread.of(one.pairs_per_s for one in rates)
         parts = {part: statistics.median(one.parts_ms[part] for one in rates) for part in rates[0].parts_ms}
         first = rows[0].pairs_per_s.median if rows else rate.median
-        rows.append(
-            RateRow(name, rate, Spread.of(one.cpu_ms for one in rates), parts, rate.median / first, len(rates))
-        )
+        rows.append(RateRow(name, rate, Spread.of(one.cpu_ms for one in rates), parts, rate.median / first, len(rates)))
     return rows

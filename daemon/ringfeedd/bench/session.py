@@ -63,9 +63,7 @@ class Session:
             seconds=self.seconds,
         )
 
-    def rates(
-        self, command: str, what: str, contenders: Sequence[Entrant], *, check: bool = False
-    ) -> Result:
+    def rates(self, command: str, what: str, contenders: Sequence[Entrant], *, check: bool = False) -> Result:
         """Run contenders in turn, so many rounds; one that fails is said in the notes and passed over.
 
         Args:

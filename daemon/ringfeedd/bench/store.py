@@ -29,7 +29,9 @@ ECHO_MODULES: Final = (
 """Where distributions put the module that lets an answer wait, without a thread and without a proxy in between."""
 
 
-def configuration(folder: Path, work: Path, *, port: int, delay_ms: float, echo: Path | None, root: bool) -> str:
+def configuration(
+    folder: Path, work: Path, *, port: int, delay_ms: float, echo: Path | None, root: bool, one_pair: bool = False
+) -> str:
     """The text of nginx's configuration.
 
     An object is found as ``/BUCKET/NAME``, ``/storage/v1/b/BUCKET/o/NAME`` and ``/download/...`` (the name's slashes
@@ -40,8 +42,14 @@ def configuration(folder: Path, work: Path, *, port: int, delay_ms: float, echo:
         work: for nginx's own files.
         delay_ms: how long every object's answer waits first; needs ``echo``.
         root: it is started by root: the folder may be open to nobody else.
+        one_pair: whatever is asked for is ``one.jpg`` or ``one.png``.
     """
-    read = f"echo_sleep {delay_ms / 1000:.4f}; echo_exec /objects/$name;" if delay_ms else "rewrite ^ /objects/$name last;"
+    read = (
+        f"echo_sleep {delay_ms / 1000:.4f}; echo_exec /objects/$name;" if delay_ms else "rewrite ^ /objects/$name last;"
+    )
+    objects = f"location /objects/ {{ internal; alias {folder}/; }}"
+    if one_pair:
+        objects = f"location ~ ^/objects/.*\\.(?<kind>jpg|png)$ {{ internal; alias {folder}/one.$kind; }}"
     return f"""
 {f"load_module {echo};" if echo else ""}
 {"user root;" if root else ""}
@@ -76,7 +84,7 @@ http {{
         location = /storage/v1/b/{BUCKET}/o {{ alias {folder}/listing/$page.json; }}
         location ~ ^/(?:download/)?storage/v1/b/{BUCKET}/o/(?<name>.+)$ {{ {read} }}
         location ~ ^/{BUCKET}/(?<name>.+)$ {{ {read} }}
-        location /objects/ {{ internal; alias {folder}/; }}
+        {objects}
     }}
 }}
 """
@@ -89,12 +97,13 @@ class Store:
         url: where it answers, without a trailing slash.
     """
 
-    def __init__(self, folder: Path, *, delay_ms: float = 0.0) -> None:
+    def __init__(self, folder: Path, *, delay_ms: float = 0.0, one_pair: bool = False) -> None:
         """Start it, and wait until it answers.
 
         Args:
             folder: the workload's.
             delay_ms: added to every object's answer, not to listings.
+            one_pair: answer every object with the folder's ``one.jpg`` or ``one.png``.
 
         Raises:
             StartError: there is no nginx, or not the module that a delay needs.
@@ -102,7 +111,9 @@ class Store:
         """
         nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         if nginx is None:
-            raise StartError("the benchmark's store is nginx, which is not installed; on Debian: apt-get install nginx-light")
+            raise StartError(
+                "the benchmark's store is nginx, which is not installed; on Debian: apt-get install nginx-light"
+            )
         echo = next((path for path in ECHO_MODULES if path.is_file()), None)
         if delay_ms and echo is None:
             raise StartError(
@@ -114,7 +125,15 @@ class Store:
         self.url = f"http://{HOST}:{port}"
         config = self._work / "nginx.conf"
         config.write_text(
-            configuration(folder, self._work, port=port, delay_ms=delay_ms, echo=echo, root=os.geteuid() == 0)
+            configuration(
+                folder,
+                self._work,
+                port=port,
+                delay_ms=delay_ms,
+                echo=echo,
+                root=os.geteuid() == 0,
+                one_pair=one_pair,
+            )
         )
         command = [nginx, "-p", str(self._work), "-c", str(config), "-e", str(self._work / "error.log")]
         self._child = Child("the store (nginx)", command, log=self._work / "output.log")

@@ -49,9 +49,7 @@ def _figures(rows: Iterable[FigureRow]) -> str:
     lines = ["| | median | least to most | target |", "|---|---:|---:|---|"]
     for row in rows:
         value = row.value
-        lines.append(
-            f"| {row.name} | {_number(value.median)} {row.unit} | {_range(value)} {row.unit} | {row.target} |"
-        )
+        lines.append(f"| {row.name} | {_number(value.median)} {row.unit} | {_range(value)} {row.unit} | {row.target} |")
     return "\n".join(lines)
 
 

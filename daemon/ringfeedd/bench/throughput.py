@@ -25,7 +25,11 @@ LARGE_SIZE: Final = 224
 
 def solo(session: Session) -> Result:
     """One trainer, and everybody who feeds it."""
-    contenders: list[Contender] = [Ringfeed(), Ringfeed("Ringfeed, Pillow only", without_fast=True), floor(session.python)]
+    contenders: list[Contender] = [
+        Ringfeed(),
+        Ringfeed("Ringfeed, Pillow only", without_fast=True),
+        floor(session.python),
+    ]
     if session.peers:
         contenders += [session.peers.get(name) for name in PEERS]
     result = _alike(session, "solo", contenders, "One trainer, batches of 32.", check=True)
@@ -45,7 +49,9 @@ def fanout(session: Session) -> Result:
     if session.peers:
         peers = session.peers
         contenders += [replace(peers.get(name, copies=4), name=f"{name}, 4 copies") for name in BEST_PEERS]
-    return _alike(session, "fanout", contenders, "Trainers that each want every pair; pairs/s are delivered to all together.")
+    return _alike(
+        session, "fanout", contenders, "Trainers that each want every pair; pairs/s are delivered to all together."
+    )
 
 
 def ranks(session: Session) -> Result:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import ringfeed
 from ringfeedd.bench.contender import Delivered, Task, deliver
 
 
-def batches(task: Task) -> Iterator[Delivered]:
+def batches(task: Task) -> Generator[Delivered, None, None]:
     """Epoch after epoch of the ring that the task's settings name."""
     settings = task.settings
     reader = ringfeed.attach(

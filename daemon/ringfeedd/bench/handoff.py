@@ -1,0 +1,102 @@
+"""What a trainer pays for a batch of a ring that is full: CPU by its own clock, and how often it is woken."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ringfeed.status import ring_status
+from ringfeedd.bench.contender import Task
+from ringfeedd.bench.contenders import Ringfeed
+from ringfeedd.bench.results import FigureRow, Result, Spread
+from ringfeedd.bench.session import Session
+from ringfeedd.bench.store import Store
+from ringfeedd.demo.children import Child
+
+SLOTS: Final = 1024
+"""32 batches of 32 that lie there before the trainer comes."""
+
+SMALL: Final = (64, 64)
+FULL_TIMEOUT_S: Final = 60.0
+
+
+class HandedOver(msgspec.Struct, frozen=True):
+    """What `ringfeedd.bench.handoff_trainer` prints.
+
+    Attributes:
+        batch_bytes: image and label of one batch.
+        ready_us: CPU of the trainer's thread for each batch that lay there, from asking for it to a tensor.
+        waited_us: the same for each batch that it had to wait for.
+        switches: voluntary context switches for each batch that it had to wait for.
+    """
+
+    batch_bytes: int
+    ready_us: list[float]
+    waited_us: list[float]
+    switches: float
+
+
+def handoff(session: Session) -> Result:
+    """Large slots and small ones, through the plain reader and through the torch dataset."""
+    workload = session.workload()
+    rows: list[FigureRow] = []
+    with Store(Path(workload.folder)) as store:
+        ordinary = session.task(store, workload)
+        small = replace(ordinary, height=SMALL[0], width=SMALL[1])
+        for through in ("reader", "dataset"):
+            for task in (ordinary, small):
+                runs = []
+                for _ in range(session.rounds):
+                    runs.append(_hand_over(session, task, through))
+                    session.say(
+                        f"handoff  {through} {task.height}x{task.width}: {runs[-1].batch_bytes / 1e6:.1f} MB a batch, "
+                        f"{Spread.of(runs[-1].ready_us).median:.0f} us of CPU"
+                    )
+                what = f"{'ringfeed.attach' if through == 'reader' else 'RingDataset'}, {runs[0].batch_bytes / 1e6:.1f} MB a batch"
+                ready = Spread.of(Spread.of(run.ready_us).median for run in runs)
+                waited = Spread.of(Spread.of(run.waited_us).median for run in runs)
+                rows += [
+                    FigureRow(f"{what}: a batch that lies there", "us of CPU", ready, "<= 50 us, whatever its bytes"),
+                    FigureRow(f"{what}: a batch waited for", "us of CPU", waited),
+                    FigureRow(
+                        f"{what}: switches for a batch waited for", "", Spread.of(run.switches for run in runs), "<= 2"
+                    ),
+                ]
+    what = (
+        "CPU of the trainer's thread for one batch, from asking for it to a tensor over the ring (median of a run's batches; "
+        "the spread is that of the runs). Switches are voluntary context switches: how often the trainer slept and was woken."
+    )
+    return Result("handoff", what, figures=rows)
+
+
+def _hand_over(session: Session, task: Task, through: str) -> HandedOver:
+    contender = Ringfeed(serve=("--slots", str(SLOTS)))
+    with contextlib.ExitStack() as started:
+        daemon = started.enter_context(contender.daemon(task, session.log, started))
+        ring = f"{daemon.name}-train"
+        wait_until_full(ring, SLOTS)
+        mine = replace(task, settings={"ring": ring, "through": through, "slots": SLOTS})
+        command = [sys.executable, "-m", "ringfeedd.bench.handoff_trainer", mine.as_argument()]
+        trainer = started.enter_context(Child("the trainer", command, log=session.log / "handoff.log"))
+        line = trainer.wait_for_line(r"^\{", timeout_s=FULL_TIMEOUT_S)
+    return msgspec.convert(json.loads(line), HandedOver)
+
+
+def wait_until_full(ring: str, slots: int) -> None:
+    """Wait until every slot is published.
+
+    Raises:
+        TimeoutError: it was not within a minute.
+    """
+    deadline = time.monotonic() + FULL_TIMEOUT_S
+    while ring_status(ring).published < slots:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the ring {ring} was not full after {FULL_TIMEOUT_S:.0f} s")
+        time.sleep(0.05)
