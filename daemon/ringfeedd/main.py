@@ -1,4 +1,4 @@
-"""The command line: `ringfeed serve`, `status`, `refresh`, `clean`, `demo`."""
+"""The command line: `ringfeed serve`, `status`, `refresh`, `clean`, `bench`, `demo`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 import ringfeed
 from ringfeed.cli import add_refresh, add_status
 from ringfeed.descriptor import check_ring_name
+from ringfeedd.bench.arguments import add_bench
 from ringfeedd.clean import clean, rings_with_files
 from ringfeedd.config import Config, load_config
 from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_USAGE, DaemonError
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add_status(commands)
     add_refresh(commands)
     _add_clean(commands)
-    _add_bench(commands)
+    add_bench(commands)
     _add_demo(commands)
     return parser
 
@@ -197,29 +198,6 @@ def _clean(arguments: argparse.Namespace) -> int:
     said, well = clean(arguments.rings or rings_with_files(), force=arguments.force)
     print("\n".join(said) or "nothing of any ring is in /dev/shm")
     return EXIT_CLEAN if well else EXIT_COULD_NOT_START
-
-
-def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "bench",
-        help="measure this machine: rates, CPU, hand-over, start, catalog",
-        description="Measures Ringfeed against the least work that its task needs, with a store (nginx) on this machine. "
-        "scripts/bench of the repository measures other loaders as well. Needs nginx and the extras `demo` and `fast`.",
-    )
-    try:
-        from ringfeedd.bench.cli import add_arguments, run_bench  # noqa: PLC0415  # its packages are extras
-    except ImportError as error:
-        missing = f"the benchmark needs a package more ({error}): pip install 'ringfeed[demo,fast]'"
-        parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
-        parser.set_defaults(run=lambda _arguments: _could_not_start(missing))
-        return
-    add_arguments(parser)
-    parser.set_defaults(run=run_bench)
-
-
-def _could_not_start(sentence: str) -> int:
-    print(f"ringfeed: {sentence}", file=sys.stderr)
-    return EXIT_COULD_NOT_START
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import urllib3
+
 from ringfeedd.bench.codecs import DECODERS
 from ringfeedd.bench.contender import Task
 

@@ -18,6 +18,7 @@ from common import decode_batch, names
 from litdata.raw import StreamingRawDataset
 from litdata.raw.indexer import BaseIndexer, FileMetadata
 from litdata.streaming import downloader
+
 from ringfeedd.bench.contender import Delivered, Task, deliver
 
 BATCHES_AHEAD = 4

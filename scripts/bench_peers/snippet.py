@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from common import CONCURRENCY, Entry, decode_pair, names
 from gcloud.aio.storage import Storage
-from ringfeedd.bench.contender import Delivered, Task, deliver
 from torch.utils.data import DataLoader, IterableDataset
+
+from ringfeedd.bench.contender import Delivered, Task, deliver
 
 QUEUED_PAIRS = 256
 

@@ -1,4 +1,4 @@
-"""PyTorch's DataLoader as most people write it: a map-style dataset, urllib3 and Pillow, a worker process for each core."""
+"""PyTorch's DataLoader as most people write it: a map-style dataset, urllib3 and Pillow, worker processes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from common import Entry, decode_pair, fetch
 from PIL import Image
-from ringfeedd.bench.contender import Delivered, Task, deliver
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ringfeedd.bench.contender import Delivered, Task, deliver
 
 
 class Pairs(Dataset):

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import webdataset
 from common import decode_pair, names
+
 from ringfeedd.bench.contender import Delivered, Task, deliver
 
 PAIRS_PER_SHARD = 100

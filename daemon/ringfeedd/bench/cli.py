@@ -1,4 +1,4 @@
-"""`ringfeed bench`: one command measured, or all of them; tables on stdout, JSON and a page on request."""
+"""What `ringfeed bench` does: one command measured, or all of them; tables on stdout, JSON and a page on request."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from ringfeedd.bench.arguments import MEASURED
 from ringfeedd.bench.contenders import Peers
 from ringfeedd.bench.errors import BenchError
 from ringfeedd.bench.handoff import handoff
@@ -35,27 +36,20 @@ EXIT_INTERRUPTED: Final = 130
 def gpu(_session: Session) -> Result:
     """Nothing yet: what it would take."""
     note = (
-        "Not measured: it needs an NVIDIA GPU and torch with CUDA. It would page-lock the ring (`cuMemHostRegister`), and "
-        "compare copies from its slots (`non_blocking`, one DMA a batch) with those from a DataLoader's pinned batches: "
-        "bytes/s, the trainer's CPU for each batch, and how long the GPU waits at an epoch's beginning."
+        "Not measured: it needs an NVIDIA GPU and torch with CUDA. It would page-lock the ring (`cuMemHostRegister`), "
+        "and compare copies from its slots (`non_blocking`, one DMA a batch) with those from a DataLoader's pinned "
+        "batches: bytes/s, the trainer's CPU for each batch, and how long the GPU waits at an epoch's beginning."
     )
     return Result("gpu", "Batches of the ring into a GPU's memory.", notes=[note])
 
 
-COMMANDS: Final[dict[str, Callable[[Session], Result]]] = {
-    "solo": solo,
-    "floor": least,
-    "latency": latency,
-    "fanout": fanout,
-    "ranks": ranks,
-    "handoff": handoff,
-    "start": start,
-    "catalog": catalog,
-    "workers": workers,
-    "supervisor": supervisor,
-    "large": large,
-    "gpu": gpu,
-}
+COMMANDS: Final[dict[str, Callable[[Session], Result]]] = dict(
+    zip(
+        MEASURED,
+        (solo, least, latency, fanout, ranks, handoff, start, catalog, workers, supervisor, large, gpu),
+        strict=True,
+    )
+)
 
 
 class Document(msgspec.Struct):
@@ -68,23 +62,6 @@ class Document(msgspec.Struct):
 def default_data() -> Path:
     """Where workloads are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ringfeed-bench"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command its arguments."""
-    parser.add_argument("what", choices=[*COMMANDS, "all"], help="what is measured")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each contender (default: 3)")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each run's window (default: 5)")
-    parser.add_argument("--pairs", type=int, default=1200, metavar="N", help="of the workload (default: 1200)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="keeps the pairs (default: ~/.cache/ringfeed-bench)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON; what it holds of other commands stays")
-    parser.add_argument(
-        "--page", type=Path, metavar="FILE", help="a Markdown page whose marked tables are written anew"
-    )
-    parser.add_argument("--peers", type=Path, metavar="DIR", help="the other loaders' scripts; scripts/bench gives it")
-    parser.add_argument(
-        "--peers-python", metavar="FILE", help="the Python of their environment; scripts/bench gives it"
-    )
 
 
 def run_bench(arguments: argparse.Namespace) -> int:

@@ -203,7 +203,7 @@ PEERS: Final[dict[str, tuple[str, dict[str, Any], dict[str, str]]]] = {
     "LitData raw, fast codecs": ("litdata_raw.py", {"codec": "fast"}, KEPT_MEMORY),
     "SPDL, Pillow": ("spdl_threads.py", {"codec": "pillow"}, KEPT_MEMORY),
     "WebDataset, fast codecs": ("webdataset_shards.py", {"codec": "fast"}, KEPT_MEMORY),
-    "Grain, fast codecs": ("grain_processes.py", {"codec": "fast"}, KEPT_MEMORY),
+    "Grain, fast codecs": ("grain_threads.py", {"codec": "fast"}, KEPT_MEMORY),
     "PyTorch DataLoader": ("torch_loader.py", {"codec": "pillow"}, {}),
     "the snippet's design": ("snippet.py", {"codec": "pillow"}, {}),
 }

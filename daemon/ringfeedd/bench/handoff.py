@@ -50,30 +50,28 @@ def handoff(session: Session) -> Result:
     with Store(Path(workload.folder)) as store:
         ordinary = session.task(store, workload)
         small = replace(ordinary, height=SMALL[0], width=SMALL[1])
-        for through in ("reader", "dataset"):
+        for through, name in (("reader", "ringfeed.attach"), ("dataset", "RingDataset")):
             for task in (ordinary, small):
-                runs = []
-                for _ in range(session.rounds):
-                    runs.append(_hand_over(session, task, through))
-                    session.say(
-                        f"handoff  {through} {task.height}x{task.width}: {runs[-1].batch_bytes / 1e6:.1f} MB a batch, "
-                        f"{Spread.of(runs[-1].ready_us).median:.0f} us of CPU"
-                    )
-                what = f"{'ringfeed.attach' if through == 'reader' else 'RingDataset'}, {runs[0].batch_bytes / 1e6:.1f} MB a batch"
-                ready = Spread.of(Spread.of(run.ready_us).median for run in runs)
-                waited = Spread.of(Spread.of(run.waited_us).median for run in runs)
-                rows += [
-                    FigureRow(f"{what}: a batch that lies there", "us of CPU", ready, "<= 50 us, whatever its bytes"),
-                    FigureRow(f"{what}: a batch waited for", "us of CPU", waited),
-                    FigureRow(
-                        f"{what}: switches for a batch waited for", "", Spread.of(run.switches for run in runs), "<= 2"
-                    ),
-                ]
+                runs = [_hand_over(session, task, through) for _ in range(session.rounds)]
+                rows += _rows(f"{name}, {runs[0].batch_bytes / 1e6:.1f} MB a batch", runs)
+                session.say(f"handoff  {rows[-3].name}: {rows[-3].value.median:.0f} us")
     what = (
-        "CPU of the trainer's thread for one batch, from asking for it to a tensor over the ring (median of a run's batches; "
-        "the spread is that of the runs). Switches are voluntary context switches: how often the trainer slept and was woken."
+        "CPU of the trainer's thread for one batch, from asking for it to a tensor over the ring (median of a run's "
+        "batches; the spread is that of the runs). Switches are voluntary context switches: how often the trainer "
+        "slept and was woken."
     )
     return Result("handoff", what, figures=rows)
+
+
+def _rows(what: str, runs: list[HandedOver]) -> list[FigureRow]:
+    ready = Spread.of(Spread.of(run.ready_us).median for run in runs)
+    waited = Spread.of(Spread.of(run.waited_us).median for run in runs)
+    switches = Spread.of(run.switches for run in runs)
+    return [
+        FigureRow(f"{what}: a batch that lies there", "us of CPU", ready, "<= 50 us, whatever its bytes"),
+        FigureRow(f"{what}: a batch waited for", "us of CPU", waited),
+        FigureRow(f"{what}: switches for a batch waited for", "", switches, "<= 2"),
+    ]
 
 
 def _hand_over(session: Session, task: Task, through: str) -> HandedOver:

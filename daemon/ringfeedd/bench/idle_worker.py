@@ -22,6 +22,5 @@ def _decode(*_: object) -> Decoded:
 
 
 if __name__ == "__main__":
-    worker.fetch_pair = _fetch  # type: ignore[assignment]
-    worker.decode_pair = _decode
+    vars(worker).update(fetch_pair=_fetch, decode_pair=_decode)  # its own names for what it would do
     worker.main(int(sys.argv[1]))

@@ -35,9 +35,10 @@ class Machine(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         packages = ", ".join(f"{name} {version}" for name, version in self.packages.items())
         return (
-            f"{self.cores} cores of {self.processor}, {self.memory_gb:.0f} GB, Linux {self.kernel}, Python {self.python}; "
-            f"{packages}; {self.nginx}. Load before the start {self.load:.1f}; {self.steal_percent:.0f} % of the machine's "
-            "time since its start went to other machines on its host."
+            f"{self.cores} cores of {self.processor}, {self.memory_gb:.0f} GB, Linux {self.kernel}, "
+            f"Python {self.python}; "
+            f"{packages}; {self.nginx}. Load before the start {self.load:.1f}; {self.steal_percent:.0f} % of the "
+            "machine's time since its start went to other machines on its host."
         )
 
 

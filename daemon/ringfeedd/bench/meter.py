@@ -1,4 +1,4 @@
-"""What processes have used: whole process trees from ``/proc``. Standard library only, since the peers import it too."""
+"""What processes have used: whole trees of them, from ``/proc``. Standard library only, since the peers import it."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias, TypeVar
 import numpy as np
 from PIL import Image
 
+from ringfeedd.bench.claims import Claim
 from ringfeedd.bench.contender import Task, pixel_hash
 from ringfeedd.bench.contenders import Contender, Peers
 from ringfeedd.bench.errors import BenchError
@@ -63,10 +64,19 @@ class Session:
             seconds=self.seconds,
         )
 
-    def rates(self, command: str, what: str, contenders: Sequence[Entrant], *, check: bool = False) -> Result:
+    def rates(
+        self,
+        command: str,
+        what: str,
+        contenders: Sequence[Entrant],
+        *,
+        claims: Sequence[Claim] = (),
+        check: bool = False,
+    ) -> Result:
         """Run contenders in turn, so many rounds; one that fails is said in the notes and passed over.
 
         Args:
+            claims: quotients to be shown beside the rates.
             check: first compare each one's pixels with Pillow's.
 
         Raises:
@@ -88,7 +98,8 @@ class Session:
                     f"{command} {number + 1}/{self.rounds}  {one[0].name:34} {rate.pairs_per_s:7.0f} pairs/s "
                     f"{rate.cpu_ms:6.2f} ms of CPU a pair"
                 )
-        return Result(command, what, rates=rate_rows(runs), notes=notes)
+        figures = [figure for claim in claims if (figure := claim.figure(runs)) is not None]
+        return Result(command, what, rates=rate_rows(runs), figures=figures, notes=notes)
 
     def _try(self, one: Entrant, notes: list[str], action: Callable[[Entrant], T]) -> T | None:
         try:

@@ -117,8 +117,8 @@ class Store:
         echo = next((path for path in ECHO_MODULES if path.is_file()), None)
         if delay_ms and echo is None:
             raise StartError(
-                "a store with added latency needs nginx's echo module, which is not installed; on Debian: apt-get install "
-                "libnginx-mod-http-echo"
+                "a store with added latency needs nginx's echo module, which is not installed; on Debian: "
+                "apt-get install libnginx-mod-http-echo"
             )
         self._work = Path(tempfile.mkdtemp(prefix="ringfeed-bench-nginx-"))
         port = _free_port()

@@ -25,9 +25,8 @@ def supervisor(session: Session) -> Result:
             rate = combine(contender.run(task, session.log))
             rates.append(rate.pairs_per_s)
             costs.append(1000 * rate.parts_ms["daemon"])
-            session.say(
-                f"supervisor {number + 1}/{session.rounds}  {costs[-1]:.1f} us of CPU a pair at {rates[-1]:,.0f} pairs/s"
-            )
+            said = f"{costs[-1]:.1f} us of CPU a pair at {rates[-1]:,.0f} pairs/s"
+            session.say(f"supervisor {number + 1}/{session.rounds}  {said}")
     rows = [
         FigureRow("supervisor, for each pair", "us of CPU", Spread.of(costs), "<= 25 us"),
         FigureRow("pairs that it dispatched and published", "pairs/s", Spread.of(rates)),

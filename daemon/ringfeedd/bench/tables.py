@@ -38,9 +38,10 @@ def _rates(rows: Iterable[RateRow]) -> str:
     ]
     for row in rows:
         parts = ", ".join(f"{_part(name)} {value:.2f}" for name, value in row.parts_ms.items() if value >= 0.005)
+        rate, cpu = row.pairs_per_s, row.cpu_ms
         lines.append(
-            f"| {row.name} | {row.pairs_per_s.median:,.0f} | {row.pairs_per_s.least:,.0f} to {row.pairs_per_s.most:,.0f} "
-            f"| {row.ratio:.2f} | {row.cpu_ms.median:.2f} | {row.cpu_ms.least:.2f} to {row.cpu_ms.most:.2f} | {parts} |"
+            f"| {row.name} | {rate.median:,.0f} | {rate.least:,.0f} to {rate.most:,.0f} | {row.ratio:.2f} "
+            f"| {cpu.median:.2f} | {cpu.least:.2f} to {cpu.most:.2f} | {parts} |"
         )
     return "\n".join(lines)
 
