@@ -21,6 +21,9 @@ import numpy as np
 
 from ringfeedd.bench.meter import TreeCpu, tree_cpu
 
+MOST_WARM_S = 15.0
+"""A warm-up is over by then, however slow: a benchmark ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -120,13 +123,14 @@ def _measure(task: Task, batches: Iterable[Delivered], *, own: bool) -> Measured
     roots = {**task.roots, **({"": os.getpid()} if own else {})}
     pairs = 0
     began = 0.0
+    started = time.monotonic()
     before: dict[str, TreeCpu] = {}
     for batch in batches:
         pairs += len(batch.image)
         if began:
             if (now := time.monotonic()) - began >= task.seconds:
                 break
-        elif pairs >= task.warm_pairs:
+        elif pairs >= task.warm_pairs or time.monotonic() - started >= MOST_WARM_S:
             pairs = 0
             before = {name: tree_cpu(pid) for name, pid in roots.items()}
             began = time.monotonic()

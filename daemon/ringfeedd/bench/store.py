@@ -45,7 +45,7 @@ def configuration(
         one_pair: whatever is asked for is ``one.jpg`` or ``one.png``.
     """
     read = (
-        f"echo_sleep {delay_ms / 1000:.4f}; echo_exec /objects/$name;" if delay_ms else "rewrite ^ /objects/$name last;"
+        f"echo_sleep {delay_ms / 1000:.3f}; echo_exec /objects/$name;" if delay_ms else "rewrite ^ /objects/$name last;"
     )
     objects = f"location /objects/ {{ internal; alias {folder}/; }}"
     if one_pair:
