@@ -58,6 +58,10 @@ class Document(msgspec.Struct):
     results: dict[str, Result] = {}
     machines: dict[str, Machine] = {}
 
+    def blocks(self) -> dict[str, str]:
+        """Every command's part of the page."""
+        return {name: f"{markdown(result)}\n\n{self.machines[name]}" for name, result in self.results.items()}
+
 
 def default_data() -> Path:
     """Where workloads are kept."""
@@ -101,10 +105,10 @@ def _run_one(session: Session, name: str, out: Path | None, page: Path | None) -
     machine = this_machine()
     result = COMMANDS[name](session)
     print(f"\n## {name}\n\n{markdown(result)}\n\n{machine}\nmeasured in {time.monotonic() - began:.0f} s\n", flush=True)
+    document = msgspec.json.decode(out.read_bytes(), type=Document) if out is not None and out.is_file() else Document()
+    document.results[name] = result
+    document.machines[name] = machine
     if out is not None:
-        document = msgspec.json.decode(out.read_bytes(), type=Document) if out.is_file() else Document()
-        document.results[name] = result
-        document.machines[name] = machine
         out.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
     if page is not None:
-        page.write_text(rewritten(page.read_text(), {name: f"{markdown(result)}\n\n{machine}"}))
+        page.write_text(rewritten(page.read_text(), document.blocks()))
