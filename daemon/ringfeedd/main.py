@@ -19,6 +19,7 @@ import ringfeed
 from ringfeed.cli import add_errors, add_refresh, add_status, add_top
 from ringfeed.descriptor import check_ring_name
 from ringfeed.printable import one_line
+from ringfeedd.bench.arguments import add_bench
 from ringfeedd.checks import Level
 from ringfeedd.clean import clean, rings_with_files
 from ringfeedd.config import Config, load_config
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add_errors(commands)
     _add_doctor(commands)
     _add_clean(commands)
+    add_bench(commands)
     _add_demo(commands)
     return parser
 

@@ -32,6 +32,9 @@ RESTART_DELAY_S: Final = 1.0
 
 _WORD_BYTES: Final = 8
 
+WORKER_MODULE = "ringfeedd.worker"
+"""What a worker process runs; the benchmark puts one that does nothing in its place."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
@@ -222,7 +225,7 @@ class Pool:
         fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in self._settings.rings)]
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "ringfeedd.worker", str(theirs.fileno())),
+                *(sys.executable, "-m", WORKER_MODULE, str(theirs.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=fds,
             )
