@@ -20,7 +20,6 @@ from ringfeedd.config import Config
 from ringfeedd.edition import Edition, make_editions
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
-from ringfeedd.fetch import FetchPolicy
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
 from ringfeedd.handover import take_over
@@ -238,7 +237,8 @@ class Supervisor:
             )
             for service in self.services
         ]
-        settings = WorkerSettings(config.root, config.emulator, shape.concurrency, DECODE_THREADS, FetchPolicy(), rings)
+        policy = config.fetch_policy(shape.workers)
+        settings = WorkerSettings(config.root, config.emulator, shape.concurrency, DECODE_THREADS, policy, rings)
         pool = Pool(
             shape.workers,
             settings,
@@ -270,8 +270,9 @@ class Supervisor:
             if now - reported >= TICK_S:
                 reported = now
                 pool.kill_hung(now, self._config.worker_timeout_s)
+                store = pool.store.statistics()
                 for service in self.services:
-                    service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths)
+                    service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths, store=store)
             if not announced and all(service.ready or service.failed for service in self.services):
                 announced = True
                 self._announce()
