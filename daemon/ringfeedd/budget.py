@@ -10,6 +10,8 @@ BURST_RETRIES: Final = 50.0
 LEAST_RETRIES_PER_S: Final = 1.0
 """Earned by time alone: with a budget of successes only, a store that fails for long would never be asked again."""
 
+LEAST_WAIT_S: Final = 0.01
+
 
 class RetryBudget:
     """A bucket of retries.
@@ -48,4 +50,4 @@ class RetryBudget:
 
     def wait_s(self) -> float:
         """Seconds after which, at the latest, there is one more; right after `spend` said no."""
-        return (1.0 - self._level) / LEAST_RETRIES_PER_S
+        return max(LEAST_WAIT_S, (1.0 - self._level) / LEAST_RETRIES_PER_S)

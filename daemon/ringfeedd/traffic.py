@@ -98,6 +98,7 @@ class Traffic:
         self._turns: deque[asyncio.Future[None]] = deque()
         self._in_flight = 0
         self._settled = asyncio.Event()
+        self._retry_queue = asyncio.Lock()
         self._prober: asyncio.Task[None] | None = None
         self._cause = ""
         self._requests = self._probes = self._hedges = self._hedges_won = 0
@@ -180,11 +181,21 @@ class Traffic:
             self._follow(lambda: self._circuit.failed(now, began=began, retry_after_s=error.retry_after_s))
 
     async def may_retry(self) -> None:
-        """Wait until the budget has a retry left."""
-        while not self._budget.spend(self.clock.monotonic()):
-            if not self._circuit.answered_since(self.clock.monotonic() - DOUBT_AFTER_S):
-                self._doubt()  # so many failures may well mean that nothing answers at all
-            await self.clock.sleep(self._budget.wait_s())
+        """Wait until the budget has a retry left, or until it turns out that the store is down.
+
+        Then it is the circuit that keeps requests back, and what failed because of the outage owes nothing afterwards.
+        """
+        openings = self._circuit.openings
+        async with self._retry_queue:
+            while not self._circuit.down and self._circuit.openings == openings:
+                if self._circuit.state is CircuitState.DOUBTED:
+                    await self._settled.wait()
+                elif self._budget.spend(self.clock.monotonic()):
+                    return
+                elif self._circuit.answered_since(self.clock.monotonic() - DOUBT_AFTER_S) or not self._known:
+                    await self.clock.sleep(self._budget.wait_s())
+                else:
+                    self._doubt()  # so many failures may well mean that nothing answers at all
 
     async def stands(self, since: float, openings: int) -> bool:
         """Whether a failure like the store's is the object's own: the store has answered somebody since.
