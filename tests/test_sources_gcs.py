@@ -135,6 +135,7 @@ def test_an_object_replaced_after_the_listing_is_missing_and_not_another_image()
         (Fault("reset"), "reset", True),
         (Fault("truncate"), "truncated", True),
         (Fault("redirect"), "redirect", True),
+        (Fault("moved"), "redirect", True),
         (Fault("stall"), "timeout", True),
         (Fault("silent"), "timeout", True),
     ],
@@ -218,7 +219,7 @@ def test_a_page_that_fails_for_a_while_is_tried_again_and_nothing_is_lost():
     run(story, {"b": {f"p/{n}": b"" for n in range(30)}}, faults, page_objects=10)
 
 
-@pytest.mark.parametrize("kind", ["html", "reset", "status", "redirect", "silent"])
+@pytest.mark.parametrize("kind", ["html", "reset", "status", "redirect", "moved", "silent"])
 def test_a_listing_that_never_comes_is_an_error_and_not_an_empty_bucket(kind):
     async def story(server, source):
         with pytest.raises(SourceError, match="gs://b/p cannot be listed"):

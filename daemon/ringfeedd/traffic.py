@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
 
 import msgspec
 
@@ -17,6 +17,7 @@ from ringfeedd.budget import RetryBudget
 from ringfeedd.circuit import Circuit, CircuitState
 from ringfeedd.hedging import Hedging
 from ringfeedd.integrity import verify
+from ringfeedd.race import race
 from ringfeedd.ramp import Ramp
 from ringfeedd.sources.backoff import SYSTEM_CLOCK, Clock
 from ringfeedd.sources.base import ObjectInfo, Source, SourceError
@@ -230,30 +231,26 @@ class Traffic:
         return data
 
     async def _read_hedged(self, info: ObjectInfo, hedging: Hedging) -> bytes:
-        delay_s = hedging.delay_s
-        if delay_s is None:
+        if hedging.delay_s is None:
             return await self._read(info)
-        first = asyncio.create_task(self._read(info))
-        racers = {first}
+        hedged = False
+
+        def hedge() -> Coroutine[Any, Any, bytes] | None:
+            nonlocal hedged
+            if not self._may_hedge(hedging):
+                return None
+            hedged = True
+            self._hedges += 1
+            self._in_flight += 1
+            return self._read(info)
+
         try:
-            done, _ = await asyncio.wait(racers, timeout=delay_s)
-            if not done and self._may_hedge(hedging):
-                self._hedges += 1
-                self._in_flight += 1
-                try:
-                    racers.add(asyncio.create_task(self._read(info)))
-                    while pending := {racer for racer in racers if not racer.done()}:
-                        done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                        if winner := next((racer for racer in done if racer.exception() is None), None):
-                            self._hedges_won += winner is not first
-                            return winner.result()
-                finally:
-                    self.done()
-            return await first
+            data, hedge_won = await race(self._read(info), hedging.delay_s, hedge)
         finally:
-            for racer in racers:
-                racer.cancel()
-            await asyncio.gather(*racers, return_exceptions=True)
+            if hedged:
+                self.done()
+        self._hedges_won += hedge_won
+        return data
 
     def _may_hedge(self, hedging: Hedging) -> bool:
         now = self.clock.monotonic()
@@ -277,6 +274,8 @@ class Traffic:
                 failure = SourceError("A probe was not answered.", cause="timeout", retryable=True)
             except SourceError as error:
                 failure = error if error.of_store else None
+            except Exception:  # noqa: BLE001  # a defect of ours must not pass for an outage; a pair will meet it, too
+                failure = None
             now = self.clock.monotonic()
             if failure is None:
                 self._answered(now)

@@ -11,7 +11,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Kind = Literal[
-    "status", "reset", "truncate", "cut", "short", "flip", "stall", "silent", "endless", "latency", "html", "redirect"
+    "status",
+    "reset",
+    "truncate",
+    "cut",
+    "short",
+    "flip",
+    "stall",
+    "silent",
+    "endless",
+    "latency",
+    "html",
+    "redirect",
+    "moved",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -28,7 +40,7 @@ class Fault:
             of the body that was announced; ``cut`` sends half of one whose length was not; ``short`` announces and
             sends half; ``flip`` inverts one bit; ``stall`` sends half and falls silent; ``silent`` does not even begin;
             ``endless`` goes on and on; ``latency`` waits `delay_s` first; ``html`` sends a page with 200;
-            ``redirect`` is a 302 without a Location.
+            ``redirect`` is a 302 without a Location, ``moved`` one to a place that answers 200 with something else.
         probability: of each request that it applies to.
         names: a glob over object names (``*`` crosses ``/``); a listing's name is its prefix.
         operation: which requests it applies to; ``any`` for all of them.

@@ -210,6 +210,8 @@ def _early_fault(request: web.Request, fault: Fault) -> web.Response | None:
         return web.Response(text="<!DOCTYPE html><title>Sign in</title>", content_type="text/html")
     if fault.kind == "redirect":
         return web.Response(status=302)
+    if fault.kind == "moved":
+        return web.Response(status=302, headers={"Location": "/_requests"})
     if fault.kind == "reset":
         if request.transport is not None:
             request.transport.abort()

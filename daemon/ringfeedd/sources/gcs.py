@@ -32,6 +32,7 @@ Headers = dict[str, str]
 
 GOOGLE_API = "https://www.googleapis.com"
 LISTED_FIELDS = "items(name,size,generation,crc32c),nextPageToken"
+LISTING_CONNECTIONS = 4
 LISTING_BACKOFF = Backoff(max_attempts=5, base_s=0.25, max_s=8.0)
 
 CONNECT_TIMEOUT_S = 10.0
@@ -80,12 +81,14 @@ class GcsSource:
         self._bucket, self._prefix, self._api_root = bucket, prefix, api_root
         self._bearer, self._backoff = bearer, backoff
         self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
-        self._page_timeout = _timeout(read_timeout_s, total_s=PAGE_TIMEOUT_S)
         # No total: it would include the wait for a free connection, and a long queue would look like a dead server.
         self._session = _session(api_root, concurrency, _timeout(read_timeout_s, total_s=None))
+        # Listings have a session of their own: they need not queue behind reads, and are the only ones to be traced.
+        self._page_timeout = _timeout(read_timeout_s, total_s=PAGE_TIMEOUT_S)
+        self._listing_session = _session(api_root, LISTING_CONNECTIONS, self._page_timeout, _refusing_redirects())
         # "dev" stands for: send no credentials of your own. We add them (see `Bearer`), and the library's other
         # meaning of it, no TLS checks, has no effect on a session that is ours.
-        self._storage = Storage(session=self._session, token=_NoToken(), api_root=api_root, api_is_dev=True)
+        self._storage = Storage(session=self._listing_session, token=_NoToken(), api_root=api_root, api_is_dev=True)
 
     def __repr__(self) -> str:
         return f"GcsSource({self.root!r}, {self._api_root})"
@@ -125,6 +128,7 @@ class GcsSource:
     async def close(self) -> None:
         """Close the connections and the token's session."""
         await self._session.close()
+        await self._listing_session.close()
         if self._bearer is not None:
             await self._bearer.close()
 
@@ -239,8 +243,10 @@ def _timeout(read_timeout_s: float, *, total_s: float | None) -> aiohttp.ClientT
     return aiohttp.ClientTimeout(total=total_s, connect=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s)
 
 
-def _session(api_root: str, concurrency: int, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
-    """The one session of a source.
+def _session(
+    api_root: str, concurrency: int, timeout: aiohttp.ClientTimeout, *traces: aiohttp.TraceConfig
+) -> aiohttp.ClientSession:
+    """A session of a source.
 
     Not with trust_env: aiohttp would look through netrc and the environment in two threads for every request. The proxy
     is looked up once.
@@ -255,7 +261,23 @@ def _session(api_root: str, concurrency: int, timeout: aiohttp.ClientTimeout) ->
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         proxy=proxy,
+        trace_configs=list(traces),
     )
+
+
+def _refusing_redirects() -> aiohttp.TraceConfig:
+    """The library follows redirects, and offers no way to tell it not to.
+
+    A portal's answer may be JSON, and would then pass for an empty bucket.
+    """
+
+    async def refuse(_session: object, _context: object, redirected: aiohttp.TraceRequestRedirectParams) -> None:
+        answer = redirected.response
+        raise aiohttp.ClientResponseError(answer.request_info, (), status=answer.status)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(refuse)
+    return trace
 
 
 def _text(body: bytes, encoding: str | None) -> str:
