@@ -7,7 +7,7 @@ from typing import Final
 BURST_RETRIES: Final = 50.0
 """Retries that can be saved up, and that a fresh budget holds."""
 
-LEAST_RETRIES_PER_S: Final = 1.0
+LEAST_RETRIES_PER_S: Final = 5.0
 """Earned by time alone: with a budget of successes only, a store that fails for long would never be asked again."""
 
 LEAST_WAIT_S: Final = 0.01
@@ -16,8 +16,9 @@ LEAST_WAIT_S: Final = 0.01
 class RetryBudget:
     """A bucket of retries.
 
-    With `per_success` = 0.2 a store of which many reads fail gets at most a fifth more requests than succeed, whatever
-    `max_attempts` says; where nothing is left, retries wait.
+    With `per_success` = 0.5 a store of which many reads fail gets at most half as many retries as reads succeed,
+    whatever `max_attempts` says; where nothing is left, retries wait. It binds where more than a third of all requests
+    fail: with much less, a store that is only a little sick would bring the ring to a stand.
     """
 
     def __init__(self, per_success: float, *, burst: float = BURST_RETRIES) -> None:

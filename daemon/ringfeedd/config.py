@@ -49,8 +49,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         max_attempts: for each object, the first included; what fails while the store is down does not count.
         deadline_s: for each object, all attempts together, waits for a store that is down not counted.
         read_timeout_s: silence of the store after which a download is cut and tried again.
-        retry_budget: retries that each successful download earns, for the whole worker: with 0.2 a sick store gets a
-            fifth more requests at most.
+        retry_budget: retries that each successful download earns, for the whole worker: with 0.5 a sick store gets half
+            as many retries as downloads succeed, at most.
         hedge: send a second request for an object that takes longer than 95 of 100, 5 % more requests at most.
         start_requests_per_s: of the whole daemon, at first; doubled every 20 minutes while it is used. 0: no limit.
         emulator: address of a GCS emulator to use instead of Google's service.

@@ -42,7 +42,7 @@ class FetchPolicy:
     deadline_s: float = 120.0
     max_object_bytes: int = 256 << 20
     read_timeout_s: float = 20.0
-    retry_budget: float = 0.2
+    retry_budget: float = 0.5
     hedge: bool = False
     start_requests_per_s: float = START_REQUESTS_PER_S
 

@@ -141,7 +141,7 @@ def _add_serve_store(parser: argparse.ArgumentParser) -> None:
         "--read-timeout-s", type=float, metavar="S", help="silence after which a download is cut (default: 20)"
     )
     parser.add_argument(
-        "--retry-budget", type=float, metavar="FRACTION", help="retries for each download that succeeds (default: 0.2)"
+        "--retry-budget", type=float, metavar="FRACTION", help="retries for each download that succeeds (default: 0.5)"
     )
     parser.add_argument(
         "--hedge",

@@ -70,7 +70,7 @@ class Traffic:
         source: Source,
         *,
         concurrency: int = 64,
-        retry_budget: float = 0.2,
+        retry_budget: float = 0.5,
         requests_per_s: float = 0.0,
         hedge: bool = False,
         known: Iterable[ObjectInfo] = (),
