@@ -14,7 +14,7 @@ from gcs_fixtures import ManualClock
 
 from ringfeedd.budget import LEAST_RETRIES_PER_S
 from ringfeedd.catalog import Pair
-from ringfeedd.circuit import CircuitState
+from ringfeedd.circuit import FULL_PERMITS, CircuitState
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch import FetchPolicy, fetch_pair
 from ringfeedd.sources import ObjectInfo, SourceError
@@ -136,21 +136,20 @@ def test_an_outage_of_twenty_minutes_loses_no_pair_and_costs_few_requests(cause,
 
 
 def test_a_store_that_comes_back_is_not_overrun():
-    async def use(traffic, source, clock):
-        tasks = [asyncio.create_task(fetch_pair(traffic, pair(n), POLICY)) for n in range(200)]
-        while traffic.statistics().circuit is not CircuitState.OPEN:
-            await clock.sleep(0.01)
-        source.busiest = 0
-        while traffic.statistics().circuit is CircuitState.OPEN:
-            assert source.busiest <= 1
-            await clock.sleep(0.5)
-        source.busiest = 0
-        while traffic.statistics().circuit is CircuitState.HALF_OPEN:
-            assert source.busiest <= 32
-            await asyncio.sleep(0)
-        await asyncio.gather(*tasks)
+    at_once = dict.fromkeys(CircuitState, 0)
 
-    story(storm(100, 160), use, concurrency=400)
+    async def use(traffic, source, clock):
+        def weather(now, _name, _number):
+            state = traffic.statistics().circuit
+            at_once[state] = max(at_once[state], source.reading + 1)  # what has just ended included
+            return down() if now < 160 else None
+
+        source.weather = weather
+        await asyncio.gather(*(fetch_pair(traffic, pair(n), POLICY) for n in range(200)))
+
+    story(storm(0, 0), use, concurrency=400)
+    assert at_once[CircuitState.CLOSED] > 300
+    assert at_once[CircuitState.HALF_OPEN] <= FULL_PERMITS
 
 
 def test_state_and_time_of_the_next_try_are_told_when_they_change():

@@ -143,7 +143,9 @@ class Supervisor:
     async def _survey(self) -> tuple[Catalog, DecodeSpec]:
         """List the root, and settle how its pairs are decoded."""
         config = self._config
-        source = await open_source(config.root, emulator=config.emulator, concurrency=config.concurrency)
+        source = await open_source(
+            config.root, emulator=config.emulator, concurrency=config.concurrency, read_timeout_s=config.read_timeout_s
+        )
         try:
             self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
             catalog = await build_catalog(source, config.templates, self._listed_more)
