@@ -20,7 +20,6 @@ from ringfeedd.config import Config
 from ringfeedd.edition import make_editions
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
-from ringfeedd.fetch import FetchPolicy
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
 from ringfeedd.handover import take_over
@@ -159,7 +158,9 @@ class Supervisor:
         """Find out what to serve, and settle how its pairs are decoded."""
         config = self._config
         start = self._cached_start({split: of_split for split, of_split in formers.items() if of_split})
-        source = await open_source(config.root, emulator=config.emulator, concurrency=config.concurrency)
+        source = await open_source(
+            config.root, emulator=config.emulator, concurrency=config.concurrency, read_timeout_s=config.read_timeout_s
+        )
         try:
             if start is None:
                 self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
@@ -276,7 +277,8 @@ class Supervisor:
             )
             for service in self.services
         ]
-        settings = WorkerSettings(config.root, config.emulator, shape.concurrency, DECODE_THREADS, FetchPolicy(), rings)
+        policy = config.fetch_policy(shape.workers)
+        settings = WorkerSettings(config.root, config.emulator, shape.concurrency, DECODE_THREADS, policy, rings)
         pool = Pool(
             shape.workers,
             settings,
@@ -308,8 +310,9 @@ class Supervisor:
             if now - reported >= TICK_S:
                 reported = now
                 pool.kill_hung(now, self._config.worker_timeout_s)
+                store = pool.store.statistics()
                 for service in self.services:
-                    service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths)
+                    service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths, store=store)
             if not announced and all(service.ready or service.failed for service in self.services):
                 announced = True
                 self._announce()
