@@ -223,7 +223,7 @@ def remove_descriptor(descriptor: Descriptor) -> None:
 def ring_names() -> list[str]:
     """The names of all rings that have a descriptor on this machine, sorted."""
     pattern = re.compile(re.escape(layout.PREFIX) + f"({layout.RING_NAME_PATTERN})")
-    return sorted(match[1] for name in os.listdir(layout.SHM_DIR) if (match := pattern.fullmatch(name)))  # noqa: PTH208
+    return [match[1] for name in segment.names() if (match := pattern.fullmatch(name))]
 
 
 def check_ring_name(ring: str) -> None:

@@ -75,23 +75,58 @@ def open_existing(name: str, *, writable: bool) -> int:
     Raises:
         FileNotFoundError: there is none.
         PermissionError: it may not be opened by this user.
-        NotTrustedError: it is no plain file, or anybody may write into it.
+        NotTrustedError: it is no plain file, anybody may write into it, or it belongs to somebody who is neither this
+            user nor root and shares no unix group with this process through it.
     """
-    flags = os.O_RDWR if writable else os.O_RDONLY
+    path, flags = shm_path(name), os.O_RDWR if writable else os.O_RDONLY
     try:
-        fd = os.open(shm_path(name), flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # O_NONBLOCK: opening a FIFO that somebody planted must not wait for its other end
+        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise NotTrustedError(f"{shm_path(name)} is a symbolic link, which no daemon makes; remove it") from error
+            raise NotTrustedError(f"{path} is a symbolic link, which no daemon makes; remove it") from error
+        if error.errno in (errno.EISDIR, errno.ENXIO):
+            raise NotTrustedError(f"{path} is no plain file, which no daemon makes; remove it") from error
         raise
     facts = os.fstat(fd)
     if not stat.S_ISREG(facts.st_mode) or facts.st_mode & stat.S_IWOTH:
         os.close(fd)
         raise NotTrustedError(
-            f"{shm_path(name)} is not a daemon's: it is no plain file or anybody may write into it (mode "
+            f"{path} is not a daemon's: it is no plain file or anybody may write into it (mode "
             f"{stat.S_IMODE(facts.st_mode):04o}, owner {facts.st_uid}); find out who made it, and remove it"
         )
+    if facts.st_uid not in (0, os.geteuid()) and facts.st_gid not in (os.getegid(), *os.getgroups()):
+        os.close(fd)
+        raise NotTrustedError(
+            f"{path} belongs to user {facts.st_uid} and unix group {facts.st_gid}, and this process, of user "
+            f"{os.geteuid()}, is neither that user nor in that group; run it as that user, or let the daemon run with "
+            f"`group = NAME`, a group that both are in"
+        )
     return fd
+
+
+def names() -> list[str]:
+    """The names of all files in /dev/shm, sorted.
+
+    Raises:
+        NotTrustedError: there is no such folder, or this user may not look into it.
+    """
+    try:
+        return sorted(os.listdir(SHM_DIR))  # noqa: PTH208  # names are what is matched
+    except OSError as error:
+        raise NotTrustedError(
+            f"{SHM_DIR} cannot be listed: {error.strerror}; mount it as a tmpfs with mode 1777"
+        ) from error
+
+
+def is_still(name: str, fd: int) -> bool:
+    """Whether the file of this name is the one that is open as ``fd``; not where it was removed or replaced."""
+    try:
+        there = shm_path(name).lstat()
+    except OSError:
+        return False
+    held = os.fstat(fd)
+    return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
 
 
 def map_bytes(fd: int, offset: int, length: int, *, writable: bool) -> memoryview:
@@ -174,9 +209,10 @@ def close_in_children(fd: int) -> None:
 
 
 def close_lock(fd: int) -> None:
-    """Close a descriptor that `close_in_children` was told of."""
-    _LOCKS_OF_THIS_PROCESS.discard(fd)
-    os.close(fd)
+    """Close a descriptor that `close_in_children` was told of; does nothing in a child, where it is closed already."""
+    if fd in _LOCKS_OF_THIS_PROCESS:  # else the number may be another file's by now
+        _LOCKS_OF_THIS_PROCESS.discard(fd)
+        os.close(fd)
 
 
 def _in_child() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import re
 import secrets
+import stat
 import time
 from dataclasses import dataclass, replace
 from typing import Final
@@ -84,17 +86,22 @@ class SingletonLock:
                     f"choose another name with --ring"
                 )
             # The holder before us may have unlinked the file between our open and our lock.
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_ino == os.fstat(fd).st_ino:
-                    self._fd = fd
-                    return
+            if segment.is_still(self._name, fd):
+                self._fd = fd
+                return
             os.close(fd)
         raise StartError(f"{path} changes hands all the time; is something starting daemons in a loop?")
 
     def release(self) -> None:
         """Unlink the file, then let the next one in."""
-        segment.shm_path(self._name).unlink(missing_ok=True)
+        if self.held:  # else it was removed, and what lies there now is another daemon's
+            segment.shm_path(self._name).unlink(missing_ok=True)
         os.close(self._fd)
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock's file is still where the next daemon looks for it."""
+        return segment.is_still(self._name, self._fd)
 
 
 def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
@@ -105,14 +112,16 @@ def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
 
     Raises:
         AlreadyRunningError: a daemon lives whose lock file somebody removed.
-        StartError: the leavings are another user's.
+        StartError: something there is another user's, or nothing that a daemon makes; then nothing is removed.
     """
     files = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"([0-9a-f]{16})\.(ctl|data|draft|former)")
     bells = re.compile(re.escape(f"sem.{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.(space|lane\.\d+)")
-    there = sorted(os.listdir(layout.SHM_DIR))  # noqa: PTH208  # names are what is matched
+    there = segment.names()
     leavings = [name for name in there if files.fullmatch(name) or bells.fullmatch(name)]
     if layout.descriptor_name(ring) in there:
         leavings.append(layout.descriptor_name(ring))
+    for name in leavings:
+        _insist_on_our_own(name, ring)
     for name in leavings:
         if name.endswith(".ctl"):
             with contextlib.suppress(PermissionError, FileNotFoundError, NotTrustedError):
@@ -127,15 +136,27 @@ def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
     kept = {name for generation in keep for name in (control_name(ring, generation), former_name(ring, generation))}
     leavings = [name for name in leavings if name not in kept]
     for name in leavings:
-        path = segment.shm_path(name)
-        try:
-            path.unlink(missing_ok=True)
-        except PermissionError as error:
-            raise StartError(
-                f"{path} was left by another user's daemon (uid {path.stat().st_uid}); remove it, or choose "
-                f"another name with --ring"
-            ) from error
+        segment.shm_path(name).unlink(missing_ok=True)
     return leavings
+
+
+def _insist_on_our_own(name: str, ring: str) -> None:
+    """Raise StartError unless a daemon of this user can have made the file."""
+    path = segment.shm_path(name)
+    try:
+        facts = path.lstat()
+    except FileNotFoundError:
+        return
+    if facts.st_uid != os.geteuid():
+        raise StartError(
+            f"{path} belongs to another user (uid {facts.st_uid}), whose daemon may have left it; have that user run "
+            f"`ringfeed clean {ring}`, or choose another name with --ring"
+        )
+    if not stat.S_ISREG(facts.st_mode):
+        raise StartError(
+            f"{path} is no plain file, so no daemon made it, and it is left alone; find out who did and remove it, or "
+            f"choose another name with --ring"
+        )
 
 
 class RingMemory:
@@ -152,6 +173,7 @@ class RingMemory:
         self.geometry: Geometry = geometry
         self._access = access
         self._made = contextlib.ExitStack()
+        free = free_bytes()
         try:
             self._create()
         except BaseException as error:
@@ -159,7 +181,7 @@ class RingMemory:
             if not isinstance(error, OSError):
                 raise
             if error.errno == errno.ENOSPC:
-                raise not_enough_memory(geometry.total_bytes, free_bytes(), descriptor.ring) from error
+                raise not_enough_memory(reserved_bytes(geometry), free, descriptor.ring) from error
             raise StartError(
                 f"could not create the ring {descriptor.ring!r} in /dev/shm: {error.strerror or error}"
             ) from error
@@ -208,9 +230,19 @@ class RingMemory:
         self.set(State.STATE, RingState.STARTING)
 
     def announce(self) -> None:
-        """Let consumers find the ring."""
+        """Let consumers find the ring.
+
+        Raises:
+            StartError: the descriptor could not be written.
+        """
         self._made.callback(remove_descriptor, self.descriptor)
-        write_descriptor(self.descriptor, mode=self._access.mode & 0o640, gid=self._access.gid)
+        try:
+            write_descriptor(self.descriptor, mode=self._access.mode & 0o640, gid=self._access.gid)
+        except OSError as error:
+            path = segment.shm_path(layout.descriptor_name(self.descriptor.ring))
+            raise StartError(
+                f"could not write {path}: {error.strerror or error}; make room in /dev/shm, and start again"
+            ) from error
 
     def announce_catalogs(self, catalogs: tuple[ServedCatalog, ...]) -> None:
         """Tell consumers what is served from which epoch on; before anything of a changed epoch is published."""
@@ -282,6 +314,11 @@ class RingMemory:
     def __repr__(self) -> str:
         descriptor = self.descriptor
         return f"RingMemory({descriptor.ring!r}, generation {descriptor.generation}, {self.geometry.slots} slots)"
+
+
+def reserved_bytes(geometry: Geometry) -> int:
+    """Bytes that a ring takes in /dev/shm: its segments, and a page each for its doorbells and its descriptor."""
+    return geometry.total_bytes + (geometry.lanes + 2) * mmap.PAGESIZE
 
 
 def free_bytes() -> int:
