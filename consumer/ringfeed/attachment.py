@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -148,11 +149,19 @@ class Control:
 class Attachment:
     """One consumer on one lane of a ring, accepted by the daemon."""
 
-    def __init__(self, ring: str, request: Request, *, state: ResumeState | None = None) -> None:
+    def __init__(
+        self,
+        ring: str,
+        request: Request,
+        *,
+        state: ResumeState | None = None,
+        still_wanted: Callable[[], None] = lambda: None,
+    ) -> None:
         """Attach.
 
         Args:
             state: that the request's place comes from, and that the ring must still be of once it is granted.
+            still_wanted: called again and again while the answer is waited for; raises to give up.
 
         Raises:
             StateMismatchError: it is not, e.g. since a refresh came in between.
@@ -166,7 +175,7 @@ class Attachment:
         try:
             self.lane = self._claim_lane()
             self._open()
-            accepted = self._ask(request)
+            accepted = self._ask(request, still_wanted)
         except FileNotFoundError as error:
             self.control.close()
             raise DaemonGoneError(
@@ -236,15 +245,19 @@ class Attachment:
             fd, field.offset, length if twice else layout.page_ceil(length), writable=False, twice=twice
         )
 
-    def _ask(self, request: Request) -> Accepted:
+    def _ask(self, request: Request, still_wanted: Callable[[], None]) -> Accepted:
         nonce = secrets.randbits(63) | 1
         self.page.write_request(request, nonce)
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         self.space.ring()
         while (answer := self.page.read_answer(nonce)) is None:
             self.bell.wait()
+            still_wanted()
             if gone := self.control.gone():
-                raise gone
+                try:
+                    raise gone
+                finally:
+                    del gone  # in a cycle with its own frame, it would keep the caller's batches until a collection
             if time.monotonic() > deadline:
                 self._give_up_waiting(request)
         if isinstance(answer, Refused):

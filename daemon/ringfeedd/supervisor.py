@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -35,6 +35,7 @@ from ringfeedd.shm import RingMemory, SingletonLock, clear_leavings, free_bytes
 from ringfeedd.sizing import DECODE_THREADS, Shares, geometries, shares, total
 from ringfeedd.sources import open_source
 from ringfeedd.spec import DecodeSpec
+from ringfeedd.turns import TurnClock
 
 _LOG: Final = logging.getLogger("ringfeedd")
 
@@ -81,6 +82,7 @@ class Supervisor:
         self._had_terminal = os.isatty(sys.stdin.fileno()) if sys.stdin else False
         self._refresh_wanted = False
         self._refreshing: asyncio.Task[None] | None = None
+        self._clock = TurnClock()
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until its terminal is closed; returns the exit code.
@@ -204,6 +206,7 @@ class Supervisor:
                 memory=memory,
                 edition=edition,
                 failures=Failures(config.max_failed),
+                clock=self._clock,
             )
             service.expect(self._formers[name])
             self.services.append(service)
@@ -252,8 +255,7 @@ class Supervisor:
 
     async def _main_loop(self, pool: Pool) -> int:
         announced = False
-        reported = 0.0
-        watched = 0.0
+        reported = watched = -math.inf
         while not self._stop.is_set():
             self._wake.clear()
             self._refresh_if_wanted()
@@ -263,7 +265,7 @@ class Supervisor:
                 raise DaemonError(f"the pool of workers failed: {pool.failed}") from pool.failed
             if failed := self._all_failed(ready=announced):
                 return failed
-            now = time.monotonic()
+            now = self._clock()
             if now - reported >= TICK_S:
                 reported = now
                 pool.kill_hung(now, self._config.worker_timeout_s)
