@@ -20,7 +20,9 @@ from ringfeed.lane import LanePage
 from ringfeedd import shm
 from ringfeedd.former import read_formers
 from ringfeedd.groups import Groups
-from ringfeedd.shm import Access, RingMemory, SingletonLock, clear_leavings
+from ringfeedd.leavings import clear_leavings
+from ringfeedd.shm import Access, RingMemory
+from ringfeedd.singleton import SingletonLock
 
 STEPS = (
     *((segment, name) for name in ("create", "open_existing", "map_bytes", "map_region", "try_lock", "unlock")),

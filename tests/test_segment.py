@@ -21,7 +21,9 @@ from ringfeed.doorbell import Doorbell, semaphore_path, unlink_doorbell
 from ringfeed.errors import NotTrustedError
 from ringfeed.layout import PAGE_BYTES
 from ringfeedd.errors import AlreadyRunningError, StartError
-from ringfeedd.shm import Access, RingMemory, SingletonLock, clear_leavings, free_bytes, reserved_bytes
+from ringfeedd.leavings import clear_leavings
+from ringfeedd.shm import Access, RingMemory, free_bytes, reserved_bytes
+from ringfeedd.singleton import SingletonLock
 
 
 @pytest.fixture

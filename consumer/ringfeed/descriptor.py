@@ -215,9 +215,15 @@ def write_descriptor(descriptor: Descriptor, *, mode: int, gid: int) -> None:
 
 def remove_descriptor(descriptor: Descriptor) -> None:
     """Remove the ring's descriptor if it still is this one."""
-    with contextlib.suppress(FileNotFoundError, DaemonNotRunningError, NotTrustedError):
-        if read_descriptor(descriptor.ring).generation == descriptor.generation:
-            segment.shm_path(layout.descriptor_name(descriptor.ring)).unlink()
+    if announces(descriptor):
+        segment.shm_path(layout.descriptor_name(descriptor.ring)).unlink(missing_ok=True)
+
+
+def announces(descriptor: Descriptor) -> bool:
+    """Whether the ring's descriptor in /dev/shm is of this generation still."""
+    with contextlib.suppress(DaemonNotRunningError, NotTrustedError, OSError):
+        return read_descriptor(descriptor.ring).generation == descriptor.generation
+    return False
 
 
 def ring_names() -> list[str]:

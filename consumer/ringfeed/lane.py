@@ -7,6 +7,7 @@ answer, valid as a whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ringfeed.epochs import Epochs
 from ringfeed.layout import (
@@ -24,6 +25,9 @@ from ringfeed.layout import (
     Start,
 )
 from ringfeed.plan import Place, Plan
+
+MAX_WORLD_SIZE: Final = 1 << 16
+MAX_BATCH_SIZE: Final = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,15 @@ class Request:
     wait: bool = False
     resuming: bool = False
     skips: bool = False
+
+    @property
+    def sensible(self) -> bool:
+        """Whether its numbers can be meant at all, whatever the ring."""
+        return (
+            1 <= self.world_size <= MAX_WORLD_SIZE
+            and 0 <= self.rank < self.world_size
+            and 1 <= self.batch_size <= MAX_BATCH_SIZE
+        )
 
     def plan(self, epochs: Epochs) -> Plan:
         """The share of the stream that this rank reads."""

@@ -200,6 +200,11 @@ def open_lock(name: str) -> int:
     return open_existing(name, writable=True)
 
 
+def reopen(fd: int) -> int:
+    """Another open file description, without locks, of a file that may have no name any more."""
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+
+
 _LOCKS_OF_THIS_PROCESS: set[int] = set()
 
 

@@ -9,7 +9,9 @@ from ringfeed import layout, segment
 from ringfeed.errors import NotTrustedError
 from ringfeedd.errors import AlreadyRunningError, StartError
 from ringfeedd.former import read_formers
-from ringfeedd.shm import Access, SingletonLock, clear_leavings
+from ringfeedd.leavings import clear_leavings
+from ringfeedd.shm import Access
+from ringfeedd.singleton import SingletonLock
 
 _RING_OF_A_FILE = re.compile(rf"(?:sem\.)?{re.escape(layout.PREFIX)}({layout.RING_NAME_PATTERN})(?:\..+)?")
 

@@ -99,7 +99,7 @@ def _descriptors(ring: str) -> Iterable[Descriptor]:
     with contextlib.suppress(RingfeedError, OSError):
         yield read_descriptor(ring)
     kept = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.former")
-    for name in os.listdir(layout.SHM_DIR):  # noqa: PTH208  # names are what is matched
+    for name in segment.names():
         if kept.fullmatch(name):
             with contextlib.suppress(RingfeedError, OSError):
                 fd = segment.open_existing(name, writable=False)
@@ -121,5 +121,7 @@ def _former_place(control: Control, lane: int) -> FormerPlace | None:
     taken = page[Lane.TAKEN]
     if not isinstance(request, Request) or not isinstance(answer, Accepted) or taken >= MAX_SEQ:
         return None
+    if not request.sensible:
+        return None  # it was when it was accepted: its consumer writes what it should not
     place = request.plan(control.descriptor.epochs).skip_to(answer.place, taken)
     return FormerPlace(request, (place.epoch, place.position), partial(control.lane_lives, lane))

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from ringfeed.attachment import Control
 from ringfeed.descriptor import Descriptor
 from ringfeed.doorbell import Doorbell
 from ringfeedd.catalog import TEST, Catalog
@@ -23,15 +24,18 @@ from ringfeedd.failures import Failures
 from ringfeedd.fetch import FetchPolicy
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
+from ringfeedd.leavings import clear_leavings
 from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.messages import Result, RingSpec
 from ringfeedd.notify import Notifier
 from ringfeedd.pool import Pool, WorkerSettings
 from ringfeedd.probe import choose_size, probe_sizes
 from ringfeedd.refresh import list_root
+from ringfeedd.renewal import LOOK_INTERVAL_S, hand_over, removed_files
 from ringfeedd.ring import Ring
 from ringfeedd.service import RingService
-from ringfeedd.shm import RingMemory, SingletonLock, clear_leavings, free_bytes
+from ringfeedd.shm import RingMemory, free_bytes
+from ringfeedd.singleton import SingletonLock
 from ringfeedd.sizing import DECODE_THREADS, Shares, geometries, shares, total
 from ringfeedd.sources import open_source
 from ringfeedd.spec import DecodeSpec
@@ -82,7 +86,11 @@ class Supervisor:
         self._had_terminal = os.isatty(sys.stdin.fileno()) if sys.stdin else False
         self._refresh_wanted = False
         self._refreshing: asyncio.Task[None] | None = None
+        self._listed: tuple[dict[str, Edition], DecodeSpec] | None = None
+        self._handed_over: list[Control] = []
+        self._locks: list[SingletonLock] = []
         self._clock = TurnClock()
+        self._looked = 0.0
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until its terminal is closed; returns the exit code.
@@ -92,20 +100,28 @@ class Supervisor:
         Raises:
             DaemonError: it could not start.
         """
-        async with self._undo:
-            with self._signals():
-                starting = asyncio.create_task(self._startup())
-                stopping = asyncio.create_task(self._stop.wait())
-                await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-                if not starting.done():
-                    starting.cancel()
-                    await asyncio.wait((starting,))
-                    return EXIT_CLEAN
-                stopping.cancel()
-                pool = starting.result()
-                code = await self._main_loop(pool)
-                self._notifier.stopping()
-                return code
+        with self._signals():
+            while True:
+                async with self._undo:
+                    code = await self._serve()
+                if code is not None:
+                    return code
+
+    async def _serve(self) -> int | None:
+        """One generation of the rings, from their making to their end; None: another one is to follow."""
+        starting = asyncio.create_task(self._startup())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait((starting,))
+            return EXIT_CLEAN
+        stopping.cancel()
+        pool = starting.result()
+        code = await self._main_loop(pool)
+        if code is not None:
+            self._notifier.stopping()
+        return code
 
     # Startup.
 
@@ -115,31 +131,39 @@ class Supervisor:
         if not config.test_ratio:
             names = {"train": names["train"]}
         access = config.access()
+        self.services.clear()
+        self._locks.clear()
         for name in names.values():
             lock = SingletonLock(name, access)
             self._undo.callback(lock.release)
-            formers = self._formers[name] = read_formers(name)
+            self._locks.append(lock)
+            formers = self._formers[name] = read_formers(name, self._handed_over)
             for former in formers:
                 former.keep()
             if cleared := clear_leavings(name, frozenset(former.descriptor.generation for former in formers)):
                 _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
-        catalog, spec = await self._survey()
-        editions = make_editions(catalog, config, self._nodes)
-        if config.test_ratio and TEST not in editions:
-            self._say(
-                f"ring {names[TEST]}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs"
-            )
+        editions, spec = self._listed = self._listed or await self._list()
         shape = shares(
             workers=config.workers or os.cpu_count() or 1,
             concurrency=config.concurrency,
             rings=len(editions),
-            mean_pair_bytes=catalog.mean_pair_bytes,
+            mean_pair_bytes=next(iter(editions.values())).catalog.mean_pair_bytes,
         )
         self._open_rings(editions, spec, shape)
         pool = self._open_pool(spec, shape)
         for service in self.services:
             service.begin()
         return pool
+
+    async def _list(self) -> tuple[dict[str, Edition], DecodeSpec]:
+        """What the rings serve, and how it is decoded."""
+        config = self._config
+        catalog, spec = await self._survey()
+        editions = make_editions(catalog, config, self._nodes)
+        if config.test_ratio and TEST not in editions:
+            name = config.ring_names[TEST]
+            self._say(f"ring {name}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs")
+        return editions, spec
 
     async def _survey(self) -> tuple[Catalog, DecodeSpec]:
         """List the root, and settle how its pairs are decoded."""
@@ -199,6 +223,7 @@ class Supervisor:
                 node_rank=self._nodes.node_rank,
             )
             memory = RingMemory(descriptor, config.access())
+            self._undo.callback(memory.give_back)
             service = RingService(
                 number,
                 ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, order=order),
@@ -253,7 +278,7 @@ class Supervisor:
 
     # Main loop.
 
-    async def _main_loop(self, pool: Pool) -> int:
+    async def _main_loop(self, pool: Pool) -> int | None:
         announced = False
         reported = watched = -math.inf
         while not self._stop.is_set():
@@ -271,6 +296,8 @@ class Supervisor:
                 pool.kill_hung(now, self._config.worker_timeout_s)
                 for service in self.services:
                     service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths)
+            if self._files_were_removed(now):
+                return None
             if not announced and all(service.ready or service.failed for service in self.services):
                 announced = True
                 self._announce()
@@ -314,6 +341,23 @@ class Supervisor:
             else:
                 service.refuse_refresh("not taken: the listing gives this ring none of the pairs")
         self._wake.set()
+
+    def _files_were_removed(self, now: float) -> bool:
+        """Whether the rings need a new generation; then it knows what to serve and whom to expect."""
+        if now - self._looked < LOOK_INTERVAL_S:
+            return False
+        self._looked = now
+        removed = removed_files([service.memory for service in self.services], self._locks)
+        if removed is None:
+            return False
+        _LOG.error("%s", removed)
+        self._handed_over = [control for service in self.services for control in hand_over(service)]
+        assert self._listed is not None
+        _, spec = self._listed
+        self._listed = {service.memory.descriptor.split: service.edition for service in self.services}, spec
+        if self._refreshing is not None and not self._refreshing.done():
+            self._refresh_wanted = True  # it ends with this generation
+        return True
 
     def _all_failed(self, *, ready: bool) -> int | None:
         reasons = [f"ring {service.name}: {service.failed}" for service in self.services if service.failed]

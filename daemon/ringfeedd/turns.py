@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 LONGEST_TURN_S: Final = 1.0
-"""What lies beyond it between two looks at the clock was a stop (SIGSTOP, Ctrl-Z, a debugger), and passed for nobody."""
+"""What lies beyond it between two looks was a stop (SIGSTOP, Ctrl-Z, a debugger), and passed for nobody."""
 
 
 class TurnClock:
