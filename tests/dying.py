@@ -82,7 +82,6 @@ def daemon_story(ring: str, epoch_length: str) -> None:
     service.begin()
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-    print("serving", flush=True)
     while not stop:
         service.step(pool)
         pool.work(service)

@@ -13,12 +13,14 @@ import contextlib
 import ctypes
 import os
 import signal
+import stat
 import time
 from pathlib import Path
 from typing import Final
 
 import posix_ipc
 
+from ringfeed.errors import NotTrustedError
 from ringfeed.layout import SHM_DIR
 
 WAIT_SLICE_S: Final = 0.2
@@ -26,6 +28,9 @@ WAIT_SLICE_S: Final = 0.2
 
 MAX_TOKENS: Final = 1 << 20
 """A doorbell that nobody answers is not rung beyond this; sem_post itself fails at 2**31 - 1."""
+
+_SEMAPHORE_BYTES: Final = 32
+"""Of libc's sem_t, glibc's and musl's, on 64-bit machines."""
 
 _ALL_SIGNALS: Final = signal.valid_signals()
 
@@ -78,15 +83,18 @@ class Doorbell:
         Raises:
             FileNotFoundError: it does not.
             PermissionError: it belongs to others.
-            OSError: it is no semaphore.
+            NotTrustedError: it is no semaphore.
         """
         try:
+            facts = semaphore_path(name).lstat()
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size < _SEMAPHORE_BYTES:  # libc would map it, and die
+                raise NotTrustedError(f"{semaphore_path(name)} is no semaphore; restart the daemon")
             return cls(posix_ipc.Semaphore(name))
         except posix_ipc.ExistentialError as error:
             raise FileNotFoundError(f"there is no semaphore {name}") from error
         except posix_ipc.PermissionsError as error:
             raise PermissionError(f"the semaphore {name} belongs to others") from error
-        except (posix_ipc.Error, ValueError) as error:
+        except posix_ipc.Error as error:
             raise OSError(f"could not open the semaphore {name}: {error}") from error
 
     def ring(self) -> None:

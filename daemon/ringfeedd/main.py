@@ -24,6 +24,7 @@ from ringfeedd.listing import Progress
 from ringfeedd.nodes import AUTO
 from ringfeedd.notify import Notifier
 from ringfeedd.order import Mode
+from ringfeedd.proxies import spare_local_hosts
 from ringfeedd.spec import Fit, LabelMode
 from ringfeedd.supervisor import Supervisor
 
@@ -140,6 +141,7 @@ def _number_or_auto(text: str) -> int | str:
 
 def _serve(arguments: argparse.Namespace) -> int:
     flags: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name not in _NO_SETTINGS}
+    spare_local_hosts(os.environ)
     config = load_config(getattr(arguments, "config", None), flags)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     return asyncio.run(_supervise(config, Notifier.from_environ(), stop_on_eof=hasattr(arguments, "stop_on_eof")))

@@ -60,10 +60,11 @@ class RingMemory:
             self.unlink()
             if not isinstance(error, OSError):
                 raise
-            if error.errno == errno.ENOSPC:
+            if error.errno == errno.ENOSPC and reserved_bytes(geometry) > free:
                 raise not_enough_memory(reserved_bytes(geometry), free, descriptor.ring) from error
             raise StartError(
-                f"could not create the ring {descriptor.ring!r} in /dev/shm: {error.strerror or error}"
+                f"could not create the ring {descriptor.ring!r} in /dev/shm: {error.strerror or error}; `df` and "
+                f"`df -i` of /dev/shm tell what is left of its bytes and of its files"
             ) from error
 
     def _create(self) -> None:

@@ -22,6 +22,7 @@ from ringfeedd.edition import Edition, make_editions
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
 from ringfeedd.fetch import FetchPolicy
+from ringfeedd.files import connections, raise_limit
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
 from ringfeedd.leavings import clear_leavings
@@ -91,6 +92,7 @@ class Supervisor:
         self._locks: list[SingletonLock] = []
         self._clock = TurnClock()
         self._looked = 0.0
+        self._connections = config.concurrency
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until its terminal is closed; returns the exit code.
@@ -130,6 +132,9 @@ class Supervisor:
         names = config.ring_names
         if not config.test_ratio:
             names = {"train": names["train"]}
+        self._connections = connections(
+            config.concurrency, files=raise_limit(), workers=config.workers or os.cpu_count() or 1, rings=len(names)
+        )
         access = config.access()
         self.services.clear()
         self._locks.clear()
@@ -168,7 +173,7 @@ class Supervisor:
     async def _survey(self) -> tuple[Catalog, DecodeSpec]:
         """List the root, and settle how its pairs are decoded."""
         config = self._config
-        source = await open_source(config.root, emulator=config.emulator, concurrency=config.concurrency)
+        source = await open_source(config.root, emulator=config.emulator, concurrency=self._connections)
         try:
             self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
             catalog = await build_catalog(source, config.templates, self._listed_more)
@@ -263,7 +268,13 @@ class Supervisor:
             )
             for service in self.services
         ]
-        settings = WorkerSettings(config.root, config.emulator, shape.concurrency, DECODE_THREADS, FetchPolicy(), rings)
+        each = min(shape.concurrency, self._connections)
+        if each < shape.concurrency:
+            self._say(
+                f"{each} instead of {shape.concurrency} downloads at a time in each worker: a process may have few "
+                f"files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
+            )
+        settings = WorkerSettings(config.root, config.emulator, each, DECODE_THREADS, FetchPolicy(), rings)
         pool = Pool(
             shape.workers,
             settings,
