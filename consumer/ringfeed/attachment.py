@@ -62,7 +62,7 @@ class Control:
         segment.close_in_children(self.lock_fd)
         try:
             if os.fstat(self.lock_fd).st_size != self.geometry.control_bytes:
-                raise NotTrustedError(self._distrust("its size differs from the descriptor's"))
+                raise NotTrustedError(self.distrust("its size differs from the descriptor's"))
             # A mapping holds a duplicate of its descriptor: of one that never carries a lock.
             fd = os.open(f"/proc/self/fd/{self.lock_fd}", os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -77,7 +77,7 @@ class Control:
                 Header.DATA_BYTES: self.geometry.data_bytes,
             }
             if any(self.words[offset >> 3] != value for offset, value in expected.items()):
-                raise NotTrustedError(self._distrust("its header differs from the descriptor"))
+                raise NotTrustedError(self.distrust("its header differs from the descriptor"))
         except BaseException:
             segment.close_lock(self.lock_fd)
             raise
@@ -85,7 +85,8 @@ class Control:
         table = np.frombuffer(self._bytes, np.uint64, slots * SlotRecord.WORDS, offset=self.geometry.slot_table_offset)
         self.slot_table: npt.NDArray[np.uint64] = table.reshape(slots, SlotRecord.WORDS)
 
-    def _distrust(self, why: str) -> str:
+    def distrust(self, why: str) -> str:
+        """The sentence for a segment that cannot be believed."""
         path = segment.shm_path(self.descriptor.control)
         return f"{path} is not the control segment of ring {self.descriptor.ring!r}: {why}; restart the daemon"
 
@@ -139,7 +140,7 @@ class Control:
         """The id of the pair whose pixels lie in ``slot``."""
         offset = self.geometry.id_table_offset + slot * layout.ID_BYTES
         length = min(int(self.slot_table[slot, SlotRecord.ID_LENGTH]), layout.ID_BYTES)
-        return bytes(self._bytes[offset : offset + length]).decode()
+        return bytes(self._bytes[offset : offset + length]).decode(errors="replace")
 
     def close(self) -> None:
         """Give the locks up; the mapping goes with the last view of it."""
@@ -194,6 +195,8 @@ class Attachment:
         self.plan = request.plan(self.descriptor.epochs)
         try:
             self.new_catalogs()  # since the descriptor was read, before the daemon answered
+            if not accepted.sensible(self.descriptor.epochs):
+                raise NotTrustedError(self.control.distrust(f"the answer on lane {self.lane} cannot be meant"))
             if state is not None:
                 state.place(self.descriptor, strict=True)
         except BaseException:

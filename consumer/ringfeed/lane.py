@@ -18,6 +18,7 @@ from ringfeed.layout import (
     LANE_SKIPS,
     LANE_WAIT,
     LAYOUT_VERSION,
+    MAX_SEQ,
     REASON_BYTES,
     Answer,
     Lane,
@@ -76,6 +77,11 @@ class Accepted:
     """The daemon's yes: the rank reads on from the round that begins at ``place``."""
 
     place: Place
+
+    def sensible(self, epochs: Epochs) -> bool:
+        """Whether a daemon can have said so."""
+        place = self.place
+        return max(place.seq, place.epoch) < MAX_SEQ and place.position <= epochs.length(place.epoch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,8 @@ def _former_place(control: Control, lane: int) -> FormerPlace | None:
     taken = page[Lane.TAKEN]
     if not isinstance(request, Request) or not isinstance(answer, Accepted) or taken >= MAX_SEQ:
         return None
-    if not request.sensible:
-        return None  # it was when it was accepted: its consumer writes what it should not
-    place = request.plan(control.descriptor.epochs).skip_to(answer.place, taken)
+    epochs = control.descriptor.epochs
+    if not request.sensible or not answer.sensible(epochs):
+        return None  # they were when it was accepted: somebody writes what he should not
+    place = request.plan(epochs).skip_to(answer.place, taken)
     return FormerPlace(request, (place.epoch, place.position), partial(control.lane_lives, lane))
