@@ -161,6 +161,53 @@ def test_an_attach_that_fails_keeps_nothing_of_its_callers_until_a_collection(se
         gc.enable()
 
 
+DYING_WORKERS = """
+import os, pathlib, random, signal, sys, threading
+left = pathlib.Path(os.environ["DEATHS"])
+if "ringfeedd.worker" in sys.orig_argv:
+    for number in range(DEATHS_IN_ALL):
+        try:
+            (left / str(number)).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        calls, at_work = random.Random(number).randrange(100, 5000), False
+        def count(frame, *_):
+            global at_work, calls
+            at_work = at_work or frame.f_code.co_name == "_pair"
+            calls -= at_work
+            if not calls:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.setprofile(count)
+        threading.setprofile(count)
+        break
+"""
+
+
+@pytest.mark.slow
+def test_workers_killed_in_the_middle_of_anything_cost_no_pair(ring, tmp_path, monkeypatch):
+    deaths = 8
+    folder = write_folder(tmp_path / "set", 24)
+    (tmp_path / "sitecustomize.py").write_text(DYING_WORKERS.replace("DEATHS_IN_ALL", str(deaths)))
+    (tmp_path / "deaths").mkdir()
+    monkeypatch.setenv("DEATHS", str(tmp_path / "deaths"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    daemon = Daemon(str(folder), "--slots", "32", "--size", "24x32", "--workers", "2", ring=ring)
+    with daemon, ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
+        pictures = {}
+        epochs = 0
+        while ring_status(f"{ring}-train").worker_deaths < deaths or epochs < 3:
+            epoch, epochs = [], epochs + 1
+            for batch in reader:
+                epoch += [int(position) for position in batch.positions]
+                for pair_id, valid, image in zip(batch.ids, batch.valid, batch.image, strict=True):
+                    assert valid
+                    assert pictures.setdefault(pair_id, image.tobytes()) == image.tobytes()
+                    del image
+                del batch
+            assert epoch == list(range(24))
+        assert len(pictures) == 24
+
+
 # Interrupted.
 
 WAITING = """
@@ -533,3 +580,37 @@ def test_time_in_which_the_daemon_was_stopped_passes_for_nobody():
     assert clock() == 0.25 + LONGEST_TURN_S
     seconds[0] += 0.5
     assert clock() == 0.75 + LONGEST_TURN_S
+
+
+def test_a_stopped_trainer_that_holds_others_up_is_named_and_what_it_does_not_hold_up_goes_on(served, caplog):
+    sleeping = (
+        "import sys, ringfeed\n"
+        "with ringfeed.attach(sys.argv[1], batch_size=4, group='sleeper') as reader:\n"
+        "  batch = next(iter(reader))\n"
+        "  print('holds', flush=True)\n"
+        "  sys.stdin.readline()\n"
+    )
+
+    def named() -> list[str]:
+        served.service.report(workers=1, worker_deaths=0)
+        return [record.getMessage() for record in caplog.records if "has held pair" in record.getMessage()]
+
+    with turning(served, 0.02):
+        process = trainer(sleeping, served.name)
+        assert process.stdout.readline() == "holds\n"
+        process.send_signal(signal.SIGSTOP)
+        with ringfeed.attach(served.name, batch_size=4, group="other", copy=True, start=(0, 0)) as reader:
+            batches = iter(reader)
+            assert [int(next(batches).positions[0]) for _ in range(4)] == [0, 4, 8, 12]  # all that there is room for
+            assert named() == []
+            thread = threading.Thread(target=next, args=(batches, None))
+            thread.start()
+            wait_until(named)
+            assert len(named()) == 1
+            assert f"rank 0 of group 'sleeper' (pid {process.pid}) has held pair 0 for 10 s" in named()[0]
+            (sleeper,) = (lane for lane in ring_status(served.name).consumers if lane.group == "sleeper")
+            assert sleeper.held_pairs == 4
+            process.send_signal(signal.SIGCONT)
+            finish(process)
+            thread.join(10)
+            assert [int(batch.positions[0]) for batch in batches] == list(range(20, 48, 4))

@@ -14,6 +14,7 @@ from ringfeedd.edition import Edition, Editions
 from ringfeedd.failures import Failure, Failures
 from ringfeedd.former import Former
 from ringfeedd.groups import Groups, Seek, Wait
+from ringfeedd.holdups import Holdups
 from ringfeedd.messages import Decoded, Dropped, Failed, PairJob, Result
 from ringfeedd.pool import Pool
 from ringfeedd.ring import Ring
@@ -74,6 +75,7 @@ class RingService:
         self._looked = 0.0
         self._outcome = self._told = ""
         self._listed = False
+        self._holdups = Holdups()
 
     def __repr__(self) -> str:
         return f"RingService({self.ring!r}, {self.groups!r})"
@@ -359,7 +361,9 @@ class RingService:
             memory.ring_lane(lane, count)
 
     def report(self, *, workers: int, worker_deaths: int) -> None:
-        """Write the words that only people and metrics read."""
+        """Write the words that only people and metrics read, and say on the log who holds others up."""
+        for sentence in self._holdups.look(self.groups, self.ring, self._clock()):
+            _LOG.warning("ring %s: %s", self.name, sentence)
         ring, counters = self.ring, self._counters
         words = {
             State.FLOOR: ring.floor,
