@@ -343,6 +343,7 @@ print("well")
 """
 
 
+@pytest.mark.slow
 def test_a_shm_that_is_too_small_by_any_amount_is_one_sentence_before_anything_is_served(folder):
     image = label = 32 * 24 * 32 * 3
     geometry = plan_geometry(slots=32, lanes=8, image_row=(24, 32, 3), label_row=(24, 32, 3), label_dtype="uint8")

@@ -121,6 +121,7 @@ print("well")
 """
 
 
+@pytest.mark.slow
 def test_daemon_and_trainer_go_on_while_the_wall_clock_steps_by_an_hour_in_both_directions(stepping_clock, folder):
     assert run(READS, folder, f"clock{os.getpid()}", **stepping_clock).endswith("well\n")
 
@@ -167,7 +168,7 @@ CLOSED = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o "$0" tmpfs /dev/s
 WITHOUT_PRIVILEGES = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
 
 
-@pytest.mark.parametrize("mode", ["0755", "0000"])
+@pytest.mark.parametrize("mode", ["0755", pytest.param("0000", marks=pytest.mark.slow)])
 def test_a_shm_that_may_not_be_written_or_looked_into_is_one_sentence_for_each_command(folder, mode):
     prefix = [*CLOSED, f"mode={mode},uid=65534", *WITHOUT_PRIVILEGES]
     if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
@@ -204,6 +205,7 @@ def test_connections_fit_into_the_files_that_a_process_may_have_or_the_start_is_
         assert allowed + WORKERS_OWN <= files
 
 
+@pytest.mark.slow
 def test_a_limit_too_low_for_the_workers_asked_for_is_one_sentence(folder):
     command = ["sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *RINGFEED, "serve", folder, "--workers", "16"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
