@@ -77,7 +77,8 @@ class Daemon:
     def __init__(self, root: str, *arguments: str, ring: str) -> None:
         self.ring = ring
         # one ring with all pairs, unless a test wants two
-        self.command = [*RINGFEED, "serve", root, "--ring", ring, "--test-ratio", "0", *map(str, arguments)]
+        self.command = [*RINGFEED, "serve", root, "--ring", ring, "--test-ratio", "0"]
+        self.command += ["--catalog-cache", "off", *map(str, arguments)]
 
     def start(self) -> Daemon:
         self.process = subprocess.Popen(

@@ -9,11 +9,13 @@ import time
 import uuid
 
 import pytest
-from house import RINGFEED, Daemon, finish, photographs, traces, trainer, wait_until, write_folder
+from house import RINGFEED, Daemon, finish, photographs, traces, trainer, wait_until, wipe, write_folder
+from ring_fixtures import served_ring
 
 import ringfeed
 from ringfeed.status import ring_status
 from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
+from ringfeedd.main import main
 
 
 @pytest.fixture
@@ -36,6 +38,13 @@ def run(*arguments, **environ):
         stdin=subprocess.DEVNULL,
         env={**os.environ, **environ},
     )
+
+
+def ask(capsys, *arguments):
+    """Run a quick command in this process: its exit code, and what it says on standard output and error."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
 
 
 def refusal(code, *arguments, **environ):
@@ -207,7 +216,8 @@ def test_pairs_that_are_all_bad_stop_the_start_with_the_reason(ring):
     with serve_in_thread(FakeGcs({"b": objects})) as server:
         said = refusal(3, "serve", "gs://b/set", "--emulator", server.url, "--ring", ring, "--size", "8x8")
     assert "each of the first" in said
-    assert traces(ring) == []
+    assert traces(ring) == [f"ringfeed.{ring}-{split}.errors" for split in ("test", "train")]
+    wipe(ring)
 
 
 def test_a_few_bad_pairs_are_replaced_in_their_own_place(ring):
@@ -229,6 +239,100 @@ def test_a_few_bad_pairs_are_replaced_in_their_own_place(ring):
             assert len(good) == len(set(good)) == 38
             assert not bad & {pair_id for pair_id, _ in rows}
         wait_until(lambda: ring_status(f"{ring}-train").failed_pairs >= 4)
+
+
+def with_cut_images(pairs, positions):
+    """Objects of a bucket in which the images at these places of the sequential order are cut off; and their ids."""
+    objects = photographs(pairs)
+    images = sorted((name for name in objects if "/images/" in name), key=str.encode)
+    for position in positions:
+        objects[images[position]] = objects[images[position]][:500]
+    return objects, [images[position].removeprefix("set/images/").removesuffix(".jpg") for position in positions]
+
+
+SMALL = ("--size", "24x32", "--slots", "16", "--order", "sequential", "--workers", "1")
+
+
+def test_errors_lists_what_failed_with_its_reason_for_people_and_programs(ring, capsys):
+    objects, bad = with_cut_images(30, [2, 5])
+    name = f"{ring}-train"
+    with (
+        serve_in_thread(FakeGcs({"b": objects})) as server,
+        Daemon("gs://b/set", "--emulator", server.url, *SMALL, "--max-failed", "1", ring=ring) as daemon,
+    ):
+        wait_until(lambda: json.loads(ask(capsys, "errors", "--json", name)[1])[name])
+        listed = json.loads(ask(capsys, "errors", "--json", name)[1])[name]
+        assert sorted(pair["pair_id"] for pair in listed["pairs"]) == sorted(bad)
+        assert all(pair["reason"] and pair["cause"] == "corrupt" for pair in listed["pairs"])
+        assert all(abs(pair["last_unix_s"] - time.time()) < 100 for pair in listed["pairs"])
+        code, people, _ = ask(capsys, "errors", name)
+        assert code == 0
+        assert f"{name}: 2 draws failed (2 corrupt); 2 pairs are listed" in people
+        for pair_id in bad:
+            assert f"  {pair_id}  corrupt: " in people
+        daemon.process.kill()
+        daemon.process.wait()
+        assert bad[0] in ask(capsys, "errors", name)[1]  # of a dead daemon, too
+    assert ask(capsys, "errors", name)[0] == 3
+
+
+def test_errors_of_a_ring_without_failed_pairs_says_so(capsys):
+    with served_ring() as served:
+        assert ask(capsys, "errors", served.name)[:2] == (0, f"{served.name}: no pair has failed\n")
+        assert json.loads(ask(capsys, "errors", "--json", served.name)[1]) == {served.name: None}
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        pytest.param(
+            ("--max-failed", "0"), r"1 of the latest \d+ pairs failed, more than max_failed = 0", marks=pytest.mark.slow
+        ),
+        (("--max-failed", "1", "--on-error", "stop"), r'on_error = "stop", and the pair'),
+    ],
+)
+def test_a_ring_that_is_stopped_for_its_failures_tells_every_trainer_why(ring, budget, sentence, capsys):
+    objects, (bad,) = with_cut_images(60, [40])
+    name = f"{ring}-train"
+    with serve_in_thread(FakeGcs({"b": objects})) as server:
+        daemon = Daemon("gs://b/set", "--emulator", server.url, *SMALL, *budget, ring=ring).start()
+        try:
+            daemon.output.wait_for("ready")
+            reader = ringfeed.attach(name, batch_size=4)
+            with pytest.raises(ringfeed.DaemonGoneError, match=f"{sentence}.*{re.escape(bad)}"):
+                for _ in reader:
+                    pass
+            reader.close()
+            assert daemon.process.wait(10) == 1
+            assert re.search(sentence, daemon.output.rest())
+            assert traces(ring) == [f"ringfeed.{name}.errors"]
+            with pytest.raises(ringfeed.DaemonNotRunningError, match=f"since its last one stopped it: {sentence}"):
+                ringfeed.attach(name, batch_size=4)
+            assert bad in ask(capsys, "errors", name)[1]
+            assert f"{name}: removed 1 files" in ask(capsys, "clean", name)[1]
+        finally:
+            daemon.kill()
+
+
+def test_who_attaches_to_a_ring_that_failed_gets_the_reason_at_once_and_the_other_ring_goes_on(ring):
+    objects, (bad,) = with_cut_images(40, [1])
+    arguments = (*SMALL, "--test-ratio", "0.5", "--on-error", "stop")
+    with serve_in_thread(FakeGcs({"b": objects})) as server:
+        daemon = Daemon("gs://b/set", "--emulator", server.url, *arguments, ring=ring).start()
+        try:
+            daemon.output.wait_for("ready")
+            states = {split: ring_status(f"{ring}-{split}").state for split in ("train", "test")}
+            assert sorted(states.values()) == ["failed", "serving"]
+            (failed,) = (split for split, state in states.items() if state == "failed")
+            (other,) = {"train", "test"} - {failed}
+            began = time.monotonic()
+            with pytest.raises(ringfeed.DaemonGoneError, match=re.escape(bad)):
+                ringfeed.attach(f"{ring}-{failed}", batch_size=4)
+            assert time.monotonic() - began < 5
+            with ringfeed.attach(f"{ring}-{other}", batch_size=4) as reader:
+                assert len(next(iter(reader))) == 4
+        finally:
+            daemon.kill()
 
 
 def test_trainers_get_a_sentence_for_what_they_cannot_mean(folder, ring):

@@ -9,10 +9,11 @@ import pytest
 from decode_reference import encode, image_bytes, photograph, reference_image
 from PIL import Image
 
-from ringfeedd import fast_codecs
+from ringfeedd import decode, fast_codecs
 from ringfeedd.decode import decode_pair
 from ringfeedd.errors import BadPairError
-from ringfeedd.picture import open_picture
+from ringfeedd.optional import optional
+from ringfeedd.picture import Picture, open_picture
 from ringfeedd.spec import DecodeSpec, Fit
 
 simplejpeg = pytest.importorskip("simplejpeg")
@@ -98,15 +99,25 @@ def test_damaged_jpegs_come_out_the_same_with_and_without_it(monkeypatch) -> Non
     assert {type(first) for first, _ in with_it} > {str}, "some fail and some do not, or this compares too little"
 
 
+def pillow_decodes_no_image(monkeypatch) -> None:
+    loaded = decode._loaded
+
+    def watched(picture: Picture, scale: int = 1) -> Image.Image:
+        assert picture.role == "label", "Pillow decoded it"
+        return loaded(picture, scale)
+
+    monkeypatch.setattr(decode, "_loaded", watched)
+
+
 @pytest.mark.parametrize("fit", list(Fit))
 def test_it_is_used_for_an_image_of_the_rows_own_size(fit, monkeypatch) -> None:
-    monkeypatch.setattr("ringfeedd.decode._load_rgb", lambda *_: pytest.fail("Pillow decoded it"))
+    pillow_decodes_no_image(monkeypatch)
     _, pixels = outcome(image_bytes("china"), DecodeSpec(214, 320, fit))
     assert pixels == reference_image(image_bytes("china"), "native", 0, 0).tobytes()
 
 
 def test_it_is_used_for_a_padded_image_that_fills_the_rows_width(monkeypatch) -> None:
-    monkeypatch.setattr("ringfeedd.decode._load_rgb", lambda *_: pytest.fail("Pillow decoded it"))
+    pillow_decodes_no_image(monkeypatch)
     spec = DecodeSpec(220, 320, Fit.PAD)
     image = np.full(spec.image_row_shape, 0xA5, np.uint8)
     decode_pair(image_bytes("china"), encode(Image.new("RGB", (320, 214)), "PNG"), spec, image, np.empty_like(image))
@@ -130,4 +141,4 @@ def test_a_codec_that_differs_from_this_machines_pillow_is_never_used() -> None:
 
 
 def test_a_codec_that_is_not_installed_is_none() -> None:
-    assert fast_codecs._optional("a_codec_that_nobody_has") is None
+    assert optional("a_codec_that_nobody_has") is None

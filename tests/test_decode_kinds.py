@@ -1,87 +1,30 @@
-"""Every row of the outcome table in docs/decoding.md, and everything that a bucket can hold instead of a picture."""
+"""Every kind of picture, and everything that a bucket can hold instead of one."""
 
 from __future__ import annotations
 
-import re
-import struct
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
-from decode_reference import classes, encode, image_bytes, label_bytes, photograph, reference_image
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from decode_kinds import (
+    COLOURS,
+    GREY,
+    IMAGE_KINDS,
+    PLAIN,
+    SIZE,
+    decoded,
+    lossless_jpeg,
+    refused,
+    with_orientation,
+    with_scans,
+)
+from decode_reference import encode, image_bytes, label_bytes, photograph, png, png_chunk, reference_image
 from PIL import Image, ImageOps
 
-from ringfeedd.decode import Decoded, decode_pair
-from ringfeedd.errors import BadPairError
-from ringfeedd.picture import TURNS
-from ringfeedd.spec import DecodeSpec, Fit, LabelMode
-
-SIZE = (24, 36)
-COLOURS = photograph("china").resize((36, 24))
-GREY = COLOURS.convert("L")
-PLAIN = encode(COLOURS, "PNG")
-
-
-def decoded(image: bytes, label: bytes, mode: str = "rgb", **options) -> tuple[np.ndarray, np.ndarray, Decoded]:
-    spec = DecodeSpec(*options.pop("size", SIZE), options.pop("fit", Fit.RESIZE), LabelMode(mode), **options)
-    pixels, labels = np.zeros(spec.image_row_shape, np.uint8), np.zeros(spec.label_row_shape, spec.label_dtype)
-    found = decode_pair(image, label, spec, pixels, labels)
-    return pixels, labels, found
-
-
-def refused(image: bytes, label: bytes, mode: str = "rgb", **options) -> BadPairError:
-    with pytest.raises(BadPairError) as caught:
-        decoded(image, label, mode, **options)
-    assert re.match(r"the (image|label) .*", str(caught.value)), "a sentence that says which of the two"
-    return caught.value
-
-
-def png(width: int, height: int, bits: int, colour: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of any kind, also of those that Pillow does not write."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, body) for name, body in parts)
-
-
-def interlaced(values: np.ndarray) -> bytes:
-    """An Adam7 PNG of 8-bit grey values, which Pillow reads but does not write."""
-    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
-    lines = [row for top, left, down, across in passes for row in values[top::down, left::across] if row.size]
-    data = png(values.shape[1], values.shape[0], 8, 0, b"".join(b"\0" + row.tobytes() for row in lines))
-    header = data[12:28] + b"\x01"
-    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
-
-
-def with_orientation(orientation: object, picture: Image.Image = COLOURS, kind: str = "JPEG") -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return encode(picture, kind, exif=exif)
-
-
-IMAGE_KINDS = {
-    "JPEG, grey": encode(GREY, "JPEG"),
-    "JPEG, progressive": encode(COLOURS, "JPEG", progressive=True),
-    "JPEG, CMYK": encode(COLOURS.convert("CMYK"), "JPEG"),
-    "JPEG, RGB without YCbCr": encode(COLOURS, "JPEG", keep_rgb=True),
-    "PNG, grey": encode(GREY, "PNG"),
-    "PNG, grey with alpha": encode(GREY.convert("LA"), "PNG"),
-    "PNG, 1 bit": encode(COLOURS.convert("1"), "PNG"),
-    "PNG, palette": encode(classes(COLOURS), "PNG"),
-    "PNG, palette with transparency": encode(classes(COLOURS), "PNG", transparency=bytes(range(0, 210, 10))),
-    "PNG, RGB with a transparent colour": encode(COLOURS, "PNG", transparency=(0, 0, 0)),
-    "PNG, RGBA": encode(Image.merge("RGBA", (*COLOURS.split(), GREY)), "PNG"),
-    "PNG, 16-bit RGB": png(36, 24, 16, 2, (b"\0" + bytes(range(216))) * 24),
-    "PNG, interlaced": interlaced(np.asarray(GREY)),
-    "PNG, animated": encode(COLOURS, "PNG", save_all=True, append_images=[GREY.convert("RGB"), COLOURS]),
-}
+from ringfeedd.decode import Decoded
+from ringfeedd.picture import MAX_SCANS, MAX_SIDE, TURNS
+from ringfeedd.spec import Fit
 
 
 @pytest.mark.parametrize("kind", IMAGE_KINDS)
@@ -246,6 +189,59 @@ def test_a_bomb_is_refused_by_its_header_before_any_pixel_is_decoded(monkeypatch
         assert refused(png(10_000, 9_900, 8, 2, b""), PLAIN).cause == "too_large"
 
 
+def test_a_side_that_is_too_long_is_refused_however_few_pixels_there_are() -> None:
+    for width, height in ((1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)):
+        error = refused(png(width, height, 1, 0, b""), PLAIN)
+        assert error.cause == "too_large"
+        assert str(MAX_SIDE) in str(error)
+    assert decoded(png(1, MAX_SIDE, 1, 0, bytes(2 * MAX_SIDE)), PLAIN)[2].image_height == MAX_SIDE
+
+
+def test_a_progressive_jpeg_of_scans_without_end_is_refused_before_any_is_decoded(monkeypatch) -> None:
+    few, many = (with_scans(encode(COLOURS, "JPEG", progressive=True), MAX_SCANS + more) for more in (0, 1))
+    assert np.array_equal(decoded(few, PLAIN)[0], reference_image(few, "native", 0, 0))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+    error = refused(many, PLAIN)
+    assert error.cause == "too_large"
+    assert f"{MAX_SCANS + 1} scans" in str(error)
+
+
+def unpacks_to(size: int) -> bytes:
+    return b"a\0\0" + zlib.compress(bytes(size), 9)
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iCCP"])
+@pytest.mark.parametrize("after", [False, True], ids=["before the rows", "after them"])
+def test_a_text_or_a_profile_that_unpacks_to_too_much_is_refused(name, after) -> None:
+    def with_chunks(*bodies: bytes) -> bytes:
+        chunks = b"".join(png_chunk(name, body) for body in bodies)
+        at = len(PLAIN) - 12 if after else PLAIN.index(b"IDAT") - 4
+        return PLAIN[:at] + chunks + PLAIN[at:]
+
+    assert refused(with_chunks(unpacks_to(50_000_000)), PLAIN).cause == "corrupt"
+    assert np.array_equal(decoded(with_chunks(unpacks_to(900_000)), PLAIN)[0], np.asarray(COLOURS))
+    if name == b"zTXt":  # many small ones count together; of profiles, the last is kept
+        numbered = (b"%d" % number + unpacks_to(1_000_000) for number in range(70))
+        assert refused(with_chunks(*numbered), PLAIN).cause == "corrupt"
+
+
+def test_rows_in_many_little_chunks_and_in_none_are_one_stream() -> None:
+    start, end = PLAIN.index(b"IDAT") - 4, len(PLAIN) - 12
+    stream = PLAIN[start + 8 : end - 4]
+    parts = [b"", *(stream[place : place + 1] for place in range(len(stream))), *[b""] * 2000]
+    data = PLAIN[:start] + b"".join(png_chunk(b"IDAT", part) for part in parts) + PLAIN[end:]
+    assert np.array_equal(decoded(data, data)[0], np.asarray(COLOURS))
+    assert np.array_equal(decoded(data, data)[1], np.asarray(COLOURS))
+
+
+@pytest.mark.parametrize("size", [(214, 320), (100, 100), (20, 30)])
+def test_a_lossless_jpeg_is_never_drafted(size) -> None:
+    grey = photograph("china").convert("L")
+    pixels, _, _ = decoded(lossless_jpeg(np.asarray(grey)), PLAIN, size=size)
+    expected = grey.resize(size[::-1], Image.Resampling.BILINEAR)
+    assert np.array_equal(pixels, np.stack([np.asarray(expected)] * 3, axis=2))
+
+
 def test_max_pixels_is_the_last_size_that_is_taken() -> None:
     assert decoded(PLAIN, PLAIN, max_pixels=24 * 36)[2].image_height == 24
     assert refused(PLAIN, PLAIN, max_pixels=24 * 36 - 1).cause == "too_large"
@@ -263,33 +259,3 @@ def test_native_refuses_what_the_slot_cannot_hold_and_labels_of_another_size() -
 
 def test_the_sentence_of_a_refusal_keeps_pillows_error_as_its_cause() -> None:
     assert refused(image_bytes("china")[:4000], PLAIN).__cause__ is not None
-
-
-seeds = [PLAIN, encode(COLOURS, "JPEG"), label_bytes("china", "index")[:3000], *IMAGE_KINDS.values()]
-
-
-@given(
-    data=st.sampled_from(seeds),
-    damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=12),
-    mode=st.sampled_from(list(LabelMode)),
-    exif=st.booleans(),
-)
-@settings(max_examples=400, deadline=None)
-def test_damaged_bytes_end_in_pixels_or_in_a_sentence_never_in_another_error(data, damage, mode, exif) -> None:
-    broken = bytearray(data)
-    for where, value in damage:
-        broken[int(where * len(broken))] = value
-    for image, label in ((bytes(broken), PLAIN), (PLAIN, bytes(broken))):
-        failure = None
-        try:
-            decoded(image, label, mode, exif_orientation=exif, max_pixels=1_000_000)
-        except BadPairError as error:
-            failure = error
-        assert failure is None or failure.cause in {"corrupt", "unsupported", "too_large"}
-        assert failure is None or str(failure).startswith("the ")
-
-
-def test_the_pages_table_names_every_kind_that_is_tested_here() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "decoding.md").read_text()
-    for kind in IMAGE_KINDS:
-        assert f"| {kind} |" in page, kind

@@ -171,7 +171,7 @@ def test_a_planted_symbolic_link_is_not_followed(name, tmp_path):
 
 def test_a_file_into_which_anybody_may_write_is_not_believed(name):
     plant(name, make_descriptor(name, small_geometry()).to_json(), mode=0o666)
-    with pytest.raises(NotTrustedError, match="anybody may write into it"):
+    with pytest.raises(NotTrustedError, match="anybody may open it"):
         read_descriptor(name)
 
 

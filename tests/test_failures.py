@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import stat
+import sys
 from collections import deque
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ring_fixtures import make_descriptor, small_geometry, unique_ring_name
 
-from ringfeedd.failures import FIRST_PAIRS, MOST_LISTED, WINDOW_PAIRS, Failure, Failures
+from ringfeed import segment
+from ringfeed.descriptor import read_descriptor
+from ringfeed.errors import DaemonNotRunningError, NotTrustedError
+from ringfeed.failed_pairs import FailedPairs, read_failed_pairs, rings_with_lists
+from ringfeed.layout import REASON_BYTES, errors_name
+from ringfeed.printable import one_line
+from ringfeedd.errors_file import ErrorsFile
+from ringfeedd.failures import FIRST_PAIRS, MOST_LISTED, WINDOW_PAIRS, Failure, Failures, OnError
+from ringfeedd.log import OneLineFormatter
+from ringfeedd.shm import Access, clear_leavings
 
 
 def failure(number: int = 0, cause: str = "corrupt") -> Failure:
@@ -87,3 +102,146 @@ def test_the_sentence_names_the_commonest_cause(causes):
     failures.succeed()
     sentences = [failures.fail(failure(number, cause)) for number, cause in enumerate(causes)]
     assert "mostly 'missing' (2 of 3)" in (sentences[-1] or "")
+
+
+def test_first_and_last_time_are_the_wall_clocks_and_nothing_rests_on_its_steps():
+    moments = iter([1000.0, 2000.0, -500.0])
+    failures = Failures(max_failed=1.0, wall_clock=lambda: next(moments))
+    for number in (1, 2, 1):
+        failures.fail(failure(number))
+    assert [(f.pair_id, f.first_unix_s, f.last_unix_s) for f in failures] == [
+        ("pair-2", 2000.0, 2000.0),
+        ("pair-1", 1000.0, -500.0),
+    ]
+
+
+def test_on_error_stop_stops_at_the_first_with_the_pair_its_reason_and_the_way_out():
+    sentence = Failures(max_failed=1.0, on_error=OnError.STOP).fail(failure(3)) or ""
+    for part in ("'pair-3'", "it is cut off after 17 bytes", 'on_error = "replace"'):
+        assert part in sentence
+
+
+def test_a_reason_is_one_line_of_bounded_length_whatever_a_server_sent():
+    failures = Failures(max_failed=1.0)
+    failures.fail(Failure("a", "the server said\r\n\x1b[2J<html>\u202e" + "x" * 10_000, "http", 1))
+    (pair,) = failures
+    assert pair.reason.startswith("the server said\\r\\n\\x1b[2J<html>\\u202exxx")
+    assert len(pair.reason) == REASON_BYTES
+
+
+def test_a_log_record_is_one_line_whatever_it_quotes_and_a_traceback_keeps_its_lines():
+    formatter = OneLineFormatter("%(levelname)s %(name)s: %(message)s")
+    record = logging.LogRecord("r", logging.WARNING, "", 0, "the pair %s: %s", ("a\nERROR r: b", "\x1b[2J\u2028"), None)
+    assert formatter.format(record) == "WARNING r: the pair a\\nERROR r: b: \\x1b[2J\\u2028"
+    try:
+        raise ValueError("größe")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    assert formatter.format(record).splitlines()[1] == "Traceback (most recent call last):"
+    assert "größe" in formatter.format(record)
+
+
+@given(text=st.text())
+def test_what_is_made_one_line_prints_and_what_prints_is_left_as_it_is(text):
+    made = one_line(text)
+    assert made.isprintable()
+    assert one_line(made) == made
+    made.encode()
+
+
+# The list that other processes read.
+
+
+@pytest.fixture
+def name():
+    name = unique_ring_name()
+    yield name
+    segment.shm_path(errors_name(name)).unlink(missing_ok=True)
+
+
+def errors_file(name, access=Access()):  # noqa: B008  # frozen
+    return ErrorsFile(make_descriptor(name, small_geometry()), access)
+
+
+def test_there_is_no_list_until_a_pair_fails_and_then_others_read_all_that_the_daemon_knows(name):
+    file, failures = errors_file(name), Failures(max_failed=1.0)
+    file.write_if_due(failures, 0.0)
+    assert read_failed_pairs(name) is None
+    failures.fail(failure(1))
+    failures.fail(Failure("größe/2 ", "no such object", "missing", 3))
+    file.write_if_due(failures, 0.1)
+    listed = read_failed_pairs(name)
+    assert listed == failures.listing(name, "0123456789abcdef", "")
+    assert (listed.failed_draws, listed.causes) == (2, {"corrupt": 1, "missing": 1})
+    assert name in rings_with_lists()
+    file.remove()
+    assert read_failed_pairs(name) is None
+
+
+def test_the_list_is_written_once_a_second_at_most_and_only_when_it_changed(name):
+    file, failures = errors_file(name), Failures(max_failed=1.0)
+    shown = []
+    for tenth in range(40):
+        if tenth < 15:
+            failures.fail(failure(tenth))
+        file.write_if_due(failures, tenth / 10)
+        shown.append(read_failed_pairs(name).failed_draws)
+    assert shown == [1] * 10 + [11] * 10 + [15] * 20
+
+
+def test_a_ring_that_was_stopped_says_why_to_whoever_asks_for_it_until_the_next_start(name):
+    file, failures = errors_file(name), Failures(max_failed=1.0)
+    failures.fail(failure())
+    file.write(failures, stopped="each of the first 20 pairs failed")
+    assert read_failed_pairs(name).stopped == "each of the first 20 pairs failed"
+    with pytest.raises(DaemonNotRunningError, match=f"stopped it: each of the first 20 .* `ringfeed errors {name}`"):
+        read_descriptor(name)
+    assert clear_leavings(name) == [errors_name(name)]
+    with pytest.raises(DaemonNotRunningError, match=r"no ring is served|the rings served here"):
+        read_descriptor(name)
+
+
+@pytest.mark.parametrize(("access", "mode"), [(Access(), 0o600), (Access(0o660, os.getgid()), 0o640)])
+def test_the_list_is_for_those_who_may_attach_and_nobody_else(name, access, mode):
+    failures = Failures(max_failed=1.0)
+    failures.fail(failure())
+    before = os.umask(0)
+    try:
+        errors_file(name, access).write(failures, stopped="")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(segment.shm_path(errors_name(name)).stat().st_mode) == mode
+
+
+def test_a_list_that_cannot_be_written_is_said_once_and_stops_nothing(name, monkeypatch, caplog):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(segment, "replace_file", full)
+    file, failures = errors_file(name), Failures(max_failed=1.0)
+    for second in range(3):
+        failures.fail(failure(second))
+        file.write_if_due(failures, float(second))
+    assert [record.getMessage().count("No space left on device") for record in caplog.records] == [1]
+
+
+GOOD = json.loads(FailedPairs("train", "0" * 16, "", 0, {}, []).to_json())
+
+
+@given(
+    garbage=st.binary(max_size=100)
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5).map(
+        lambda value: json.dumps(value).encode()
+    )
+    | st.tuples(st.sampled_from(sorted(GOOD)), st.none() | st.just([3]) | st.just({"a": "b"})).map(
+        lambda change: json.dumps(GOOD | {change[0]: change[1]}).encode()
+    )
+)
+def test_garbage_is_no_list(garbage):
+    with pytest.raises(NotTrustedError):
+        FailedPairs.from_json("train", garbage)
+
+
+def test_a_list_of_another_ring_is_not_shown_as_this_ones():
+    with pytest.raises(NotTrustedError, match="another ring, 'train'"):
+        FailedPairs.from_json("test", json.dumps(GOOD).encode())

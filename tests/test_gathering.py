@@ -96,7 +96,7 @@ def test_repr_counts_groups_and_ranks():
 
 
 def former(group: str, rank: int, at: tuple[int, int], lives=lambda: True, **shape) -> FormerPlace:
-    return FormerPlace(asking(group, rank, at, **shape), at, lives)
+    return FormerPlace(asking(group, rank, at, **shape), at, at, lives)
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ class Restarting(RuleBasedStateMachine):
     @rule()
     def the_daemon_is_killed_and_served_again(self) -> None:
         self.serve()
-        places = [FormerPlace(r.request(), r.at, lambda r=r: r.alive) for r in self.readers if r.alive]
+        places = [FormerPlace(r.request(), r.at, r.at, lambda r=r: r.alive) for r in self.readers if r.alive]
         first = min(place.at for place in places)
         self.ring.seek(*first)
         self.groups.inherit(places, self.ring, self.now)

@@ -26,6 +26,7 @@ from ring_fixtures import Served, fake_edition, served_ring, small_geometry
 import ringfeed
 from ringfeed import layout, segment
 from ringfeed.descriptor import Descriptor, ServedCatalog
+from ringfeed.failed_pairs import FailedPair, FailedPairs
 from ringfeed.layout import Answer, Field, Geometry, Header, Lane, Leaving, RingState, SlotRecord, Start, State
 
 DOCUMENT = (Path(__file__).parent.parent / "shm_layout.md").read_text()
@@ -90,6 +91,12 @@ def test_the_descriptors_keys_are_the_documented_ones():
     assert geometry == {field.name for field in dataclasses.fields(Geometry)}
     assert field == {field.name for field in dataclasses.fields(Field)}
     assert catalog == {field.name for field in dataclasses.fields(ServedCatalog)}
+
+
+def test_the_list_of_failed_pairs_has_the_documented_keys():
+    listed, pair = ({row[0] for row in table} for table in tables("Failed pairs"))
+    assert listed == {field.name for field in dataclasses.fields(FailedPairs)}
+    assert pair == {field.name for field in dataclasses.fields(FailedPair)}
 
 
 def sizes(area: str) -> list[tuple[int, int, str]]:

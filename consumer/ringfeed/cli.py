@@ -1,4 +1,4 @@
-"""The commands that need no daemon code: `ringfeed status`, `ringfeed refresh`."""
+"""The commands that need no daemon code: `ringfeed status`, `refresh`, `errors`, `top`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ import os
 import signal
 import sys
 import time
+from datetime import datetime
 from typing import Final
 
 from ringfeed.attachment import Control, open_control
-from ringfeed.descriptor import ring_names
-from ringfeed.errors import RingfeedError
+from ringfeed.descriptor import read_descriptor, ring_names
+from ringfeed.errors import DaemonNotRunningError, RingfeedError
+from ringfeed.failed_pairs import FailedPairs, read_failed_pairs, rings_with_lists
 from ringfeed.layout import State
+from ringfeed.printable import one_line
 from ringfeed.status import RingStatus, ring_status
+from ringfeed.top import watch
 
 EXIT_CLEAN = 0
 EXIT_USAGE = 2
 EXIT_NOT_RUNNING = 3
 
 _LOOK_S: Final = 0.05
+NO_RING: Final = "No ring is served on this machine. Start a daemon with `ringfeed serve gs://bucket/prefix`."
 
 
 def add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,7 +56,7 @@ def run_status(arguments: argparse.Namespace) -> int:
         except (RingfeedError, ValueError) as error:
             missing.append(str(error))
     if not names:
-        missing.append("No ring is served on this machine. Start a daemon with `ringfeed serve gs://bucket/prefix`.")
+        missing.append(NO_RING)
     if arguments.json:
         print(json.dumps({status.ring: status.as_json() for status in found}, indent=2))
     else:
@@ -127,3 +132,89 @@ def _await_refresh(control: Control, before: int, deadline: float) -> bool:
         time.sleep(_LOOK_S)
     print(f"{ring}: {control.refresh_outcome()}")
     return True
+
+
+def add_errors(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `errors` to a parser's commands."""
+    parser = commands.add_parser(
+        "errors",
+        help="list the pairs that could not be had, and why",
+        description="Lists the pairs that failed since the daemon's start, at most the latest 1000 of a ring, also of "
+        "a ring that was stopped for them. Other pairs took their places in the stream.",
+        epilog="Exit codes: 0 every ring asked for is there, whatever failed; 3 one is not, or there is none.",
+    )
+    parser.add_argument("rings", nargs="*", metavar="RING", help="rings to ask for (default: all)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, rings by name")
+    parser.set_defaults(run=run_errors)
+
+
+def run_errors(arguments: argparse.Namespace) -> int:
+    """Carry out `ringfeed errors`."""
+    names = arguments.rings or sorted({*ring_names(), *rings_with_lists()})
+    found: dict[str, FailedPairs | None] = {}
+    missing = [] if names else [NO_RING]
+    for name in names:
+        try:
+            listed = found[name] = read_failed_pairs(name)
+            if listed is None:
+                read_descriptor(name)  # there is such a ring
+        except DaemonNotRunningError as error:
+            del found[name]
+            missing.append(str(error))
+        except (RingfeedError, ValueError) as error:
+            missing.append(str(error))
+    if arguments.json:
+        print(json.dumps({name: listed.as_json() if listed else None for name, listed in found.items()}, indent=2))
+    else:
+        for name, listed in found.items():
+            print("\n".join(error_lines(listed) if listed else [f"{name}: no pair has failed"]))
+    for sentence in missing:
+        print(sentence, file=sys.stderr)
+    return EXIT_NOT_RUNNING if missing else EXIT_CLEAN
+
+
+def add_top(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `top` to a parser's commands."""
+    parser = commands.add_parser(
+        "top",
+        help="watch the rings: rates, readers, who waits for whom",
+        description="Shows the rings of this machine again and again, with rates between two looks, until Ctrl-C.",
+    )
+    parser.add_argument("rings", nargs="*", metavar="RING", help="rings to show (default: all)")
+    parser.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="between two looks (default: 1)")
+    parser.add_argument("--count", type=int, metavar="N", help="stop after N looks (default: at Ctrl-C)")
+    parser.set_defaults(run=run_top)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.05 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.05 to 3600")
+    return seconds
+
+
+def run_top(arguments: argparse.Namespace) -> int:
+    """Carry out `ringfeed top`."""
+    watch(arguments.rings, interval_s=arguments.interval, count=arguments.count)
+    return EXIT_CLEAN
+
+
+def error_lines(listed: FailedPairs) -> list[str]:
+    """The list for people: a line for the ring, then one for each pair, the latest last."""
+    causes = ", ".join(f"{count} {cause}" for cause, count in sorted(listed.causes.items(), key=lambda item: -item[1]))
+    lines = [f"{listed.ring}: {listed.failed_draws} draws failed ({causes}); {len(listed.pairs)} pairs are listed"]
+    if listed.stopped:
+        lines.append(f"  the ring was stopped: {listed.stopped}")
+    for pair in listed.pairs:
+        attempts = f", {pair.attempts} attempts" if pair.attempts > 1 else ""
+        times = f", {pair.times} times since {_local(pair.first_unix_s)}" if pair.times > 1 else ""
+        lines.append(f"  {_local(pair.last_unix_s)}  {pair.pair_id}  {pair.cause}: {pair.reason}{attempts}{times}")
+    return [one_line(line) for line in lines]
+
+
+def _local(unix_s: float) -> str:
+    """A moment as the wall clock here shows it."""
+    return datetime.fromtimestamp(unix_s).astimezone().strftime("%Y-%m-%d %H:%M:%S")

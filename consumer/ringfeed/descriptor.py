@@ -13,6 +13,7 @@ from typing import Any
 from ringfeed import layout, segment
 from ringfeed.epochs import Epochs
 from ringfeed.errors import DaemonNotRunningError, NotTrustedError
+from ringfeed.failed_pairs import read_failed_pairs
 from ringfeed.layout import Field, Geometry
 
 
@@ -186,6 +187,11 @@ def read_descriptor(ring: str) -> Descriptor:
     try:
         fd = segment.open_existing(layout.descriptor_name(ring), writable=False)
     except FileNotFoundError:
+        if (last := read_failed_pairs(ring)) is not None and last.stopped:
+            raise DaemonNotRunningError(
+                f"No daemon serves the ring {ring!r}, since its last one stopped it: {last.stopped}. `ringfeed errors "
+                f"{ring}` lists the pairs; start the daemon again when they are mended."
+            ) from None
         there = ring_names()
         hint = f"the rings served here are {', '.join(there)}" if there else "no ring is served on this machine"
         raise DaemonNotRunningError(
@@ -202,15 +208,8 @@ def read_descriptor(ring: str) -> Descriptor:
 
 def write_descriptor(descriptor: Descriptor, *, mode: int, gid: int) -> None:
     """Put the descriptor in its place, whole, by a rename."""
-    draft = f"{layout.PREFIX}{descriptor.ring}.{descriptor.generation}.draft"
-    fd = segment.create(draft, 0, mode=mode, gid=gid)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(descriptor.to_json())
-        segment.shm_path(draft).rename(segment.shm_path(layout.descriptor_name(descriptor.ring)))
-    except BaseException:
-        segment.shm_path(draft).unlink(missing_ok=True)
-        raise
+    draft = layout.draft_name(descriptor.ring, descriptor.generation)
+    segment.replace_file(layout.descriptor_name(descriptor.ring), descriptor.to_json(), draft=draft, mode=mode, gid=gid)
 
 
 def remove_descriptor(descriptor: Descriptor) -> None:

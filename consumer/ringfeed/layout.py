@@ -298,6 +298,16 @@ def lock_name(ring: str) -> str:
     return f"{PREFIX}{ring}.lock"
 
 
+def draft_name(ring: str, generation: str) -> str:
+    """File name of a descriptor, or of a list of failed pairs, before its rename."""
+    return f"{PREFIX}{ring}.{generation}.draft"
+
+
+def errors_name(ring: str) -> str:
+    """File name of the list of failed pairs."""
+    return f"{PREFIX}{ring}.errors"
+
+
 def space_name(ring: str, generation: str) -> str:
     """POSIX name of the semaphore by which consumers wake the daemon."""
     return f"/{PREFIX}{ring}.{generation}.space"

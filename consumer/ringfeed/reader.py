@@ -271,7 +271,8 @@ class Reader:
         """
         if self._control.word(State.STATE) == RingState.FAILED or not self._restart_s:
             raise gone
-        _LOG.warning("%s This reader waits up to %.0f s for the next one.", gone, self._restart_s)
+        # As text: a handler that keeps its records would keep the error, its frames, and the batches in those.
+        _LOG.warning("%s This reader waits up to %.0f s for the next one.", str(gone), self._restart_s)
         state, former = self._state(), self.descriptor
         deadline = time.monotonic() + self._restart_s
         while True:

@@ -69,14 +69,32 @@ def create(name: str, size: int, *, mode: int, gid: int) -> int:
     return fd
 
 
+def replace_file(name: str, data: bytes, *, draft: str, mode: int, gid: int) -> None:
+    """Put ``data`` in the place of the file ``name``, whole, by a rename; nothing is left behind where that fails.
+
+    Args:
+        draft: its name before the rename.
+
+    Raises:
+        OSError: there is no room, or the name is another user's.
+    """
+    fd = create(draft, 0, mode=mode, gid=gid)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        shm_path(draft).rename(shm_path(name))
+    except BaseException:
+        shm_path(draft).unlink(missing_ok=True)
+        raise
+
+
 def open_existing(name: str, *, writable: bool) -> int:
     """Open a shared-memory file that exists, and check that nobody else can have planted it.
 
     Raises:
         FileNotFoundError: there is none.
         PermissionError: it may not be opened by this user.
-        NotTrustedError: it is no plain file, anybody may write into it, or it belongs to somebody who is neither this
-            user nor root and shares no unix group with this process through it.
+        NotTrustedError: see `distrust`.
     """
     path, flags = shm_path(name), os.O_RDWR if writable else os.O_RDONLY
     try:
@@ -89,20 +107,32 @@ def open_existing(name: str, *, writable: bool) -> int:
             raise NotTrustedError(f"{path} is no plain file, which no daemon makes; remove it") from error
         raise
     facts = os.fstat(fd)
-    if not stat.S_ISREG(facts.st_mode) or facts.st_mode & stat.S_IWOTH:
+    if why := distrust(facts, uid=os.geteuid(), gids={os.getegid(), *os.getgroups()}):
         os.close(fd)
         raise NotTrustedError(
-            f"{path} is not a daemon's: it is no plain file or anybody may write into it (mode "
-            f"{stat.S_IMODE(facts.st_mode):04o}, owner {facts.st_uid}); find out who made it, and remove it"
-        )
-    if facts.st_uid not in (0, os.geteuid()) and facts.st_gid not in (os.getegid(), *os.getgroups()):
-        os.close(fd)
-        raise NotTrustedError(
-            f"{path} belongs to user {facts.st_uid} and unix group {facts.st_gid}, and this process, of user "
-            f"{os.geteuid()}, is neither that user nor in that group; run it as that user, or let the daemon run with "
-            f"`group = NAME`, a group that both are in"
+            f"{path} is not a daemon's: {why} (mode {stat.S_IMODE(facts.st_mode):04o}, owner {facts.st_uid}, "
+            f"group {facts.st_gid}); find out who made it, and remove it"
         )
     return fd
+
+
+def distrust(facts: os.stat_result, *, uid: int, gids: set[int]) -> str | None:
+    """Why a file in a folder where everybody may write is not to be believed; None if it is.
+
+    Another user's file is a daemon's only where it was shared with a group, and nobody can give a file to a group that
+    he is not in: who is in none of ours cannot plant one. Root reads whatever is closed to others, or it could look
+    after nobody's rings.
+
+    Args:
+        uid, gids: who asks, and all groups of that process.
+    """
+    if not stat.S_ISREG(facts.st_mode):
+        return "it is no plain file"
+    if facts.st_mode & stat.S_IRWXO:
+        return "anybody may open it, and a daemon lets only its user and its group"
+    if facts.st_uid in (uid, 0) or uid == 0 or facts.st_gid in gids:
+        return None
+    return "it belongs to another user, and to no group that this process is in"
 
 
 def names() -> list[str]:

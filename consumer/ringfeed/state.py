@@ -71,6 +71,8 @@ class ResumeState:
         """In what a ring is not the one that this state is of; empty when it is."""
         ours = (self.split, self.fingerprint, self.order, self.seed)
         fingerprint = descriptor.catalog(self.epoch).fingerprint
+        if self.epoch and not self.position and self.fingerprint == descriptor.catalog(self.epoch - 1).fingerprint:
+            fingerprint = self.fingerprint  # nothing of this epoch was taken: it may well be a later catalog's first
         theirs = (descriptor.split, fingerprint, descriptor.order, descriptor.seed)
         names = ("split", "ids (fingerprint)", "order", "seed")
         return [

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from ringfeed.attachment import Control
 from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import DaemonNotRunningError
+from ringfeed.holdups import Standing, hold_up
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, RingState, State
+from ringfeed.printable import one_line
+
+HEARTBEAT_LATE_S: Final = 5.0
+"""The daemon's loop turns four times a second: after this long without a turn it hangs, or is stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,15 @@ class LaneStatus:
     waiting_s: float
     on_lag: str
     missed_pairs: int
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands among the others."""
+        released = self.taken - self.held_pairs
+        return Standing(
+            *(self.group, self.rank, self.world_size, self.pid, released, self.held_pairs, self.waiting_s),
+            skips=self.on_lag == "skip",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +115,31 @@ class RingStatus:
     lanes: int
     consumers: list[LaneStatus]
 
+    @property
+    def hangs(self) -> str:
+        """Since when the daemon does nothing though it lives, as a phrase; empty where it does its work."""
+        if self.state == "dead" or self.heartbeat_age_s <= HEARTBEAT_LATE_S:
+            return ""
+        return f"its loop has not turned for {self.heartbeat_age_s:.0f} s"
+
+    @property
+    def headline(self) -> str:
+        """The ring's name and state, and what is wrong with it."""
+        return ", ".join(part for part in (f"{self.ring}: {self.state}", self.reason, self.hangs) if part)
+
+    @property
+    def held_up(self) -> str:
+        """Who holds the ring up at this moment, as a sentence; empty where nobody waits for another reader."""
+        standings = (lane.standing for lane in self.consumers)
+        found = hold_up(standings, floor=self.floor, published=self.published, slots=self.slots)
+        return found.sentence() if found else ""
+
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        return asdict(self) | {"held_up": self.held_up}
 
-    def lines(self) -> list[str]:
-        """The same for people."""
+    def rows(self) -> dict[str, str]:
+        """The ring for people: by a word, a line."""
         memory = f"{self.memory_bytes / 2**20:.0f} MiB" + ("" if self.mirrored else ", not mirrored")
         slot = f"{self.slot_height}x{self.slot_width}, {self.fit}, label {self.label_mode}"
         failed = f"{self.failed_pairs} failed, {self.fetch_retries} retries, {self.size_mismatches} of unequal size"
@@ -122,10 +155,14 @@ class RingStatus:
             "readers": f"{len(self.consumers)}/{self.lanes} lanes in {self.groups} groups "
             f"({self.lingering_groups} lingering; {readers})",
         }
-        lines = [f"{self.ring}: {self.state}" + (f", {self.reason}" if self.reason else "")]
         if self.refresh:
             rows["refresh"] = self.refresh
-        lines += [f"  {name:<9} {text}" for name, text in rows.items()]
+        return rows
+
+    def lines(self) -> list[str]:
+        """The ring and its readers for people."""
+        lines = [self.headline]
+        lines += [f"  {name:<9} {text}" for name, text in self.rows().items()]
         for lane in sorted(self.consumers, key=lambda lane: (lane.group, lane.rank)):
             missed = f", skips, missed {lane.missed_pairs} pairs" if lane.on_lag == "skip" else ""
             waiting = f", waiting for {lane.waiting_s:.1f} s" if lane.waiting_s else ""
@@ -133,12 +170,14 @@ class RingStatus:
                 f"    {lane.group} rank {lane.rank}/{lane.world_size} (pid {lane.pid}): {lane.batches} batches of "
                 f"{lane.batch_size}, holds {lane.held_pairs} pairs, waited {lane.waited_s:.1f} s{waiting}{missed}"
             )
+        if self.held_up:
+            lines.append(f"    {self.held_up}")
         for group in sorted({lane.group for lane in self.consumers}):
             ranks = {lane.rank for lane in self.consumers if lane.group == group}
             world = next(lane.world_size for lane in self.consumers if lane.group == group)
             if away := sorted(set(range(world)) - ranks):
                 lines.append(f"    {group} misses rank {', '.join(map(str, away))}")
-        return lines
+        return [one_line(line) for line in lines]
 
 
 def ring_status(ring: str) -> RingStatus:
@@ -176,7 +215,7 @@ def _read(control: Control) -> RingStatus:
         fingerprint=descriptor.catalog(epoch).fingerprint,
         daemon_pid=descriptor.pid,
         uptime_s=(now - word(State.STARTED_NS)) / 1e9,
-        heartbeat_age_s=(now - word(State.HEARTBEAT_NS)) / 1e9,
+        heartbeat_age_s=(now - max(word(State.HEARTBEAT_NS), word(State.STARTED_NS))) / 1e9,
         order=descriptor.order,
         seed=descriptor.seed,
         fit=descriptor.fit,

@@ -157,13 +157,13 @@ class Catalog:
     def __init__(
         self, ids: IdTable, hashes: Hashes, images: ObjectColumns, labels: ObjectColumns, incomplete: Incomplete
     ) -> None:
-        self._ids, self._hashes, self._images, self._labels = ids, hashes, images, labels
+        self.ids, self.hashes, self.images, self.labels = ids, hashes, images, labels
         self.incomplete = incomplete
         self.fingerprint = ids.fingerprint(np.arange(len(ids), dtype=np.int64))
         """Over all ids in order, as the splits' are over theirs."""
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     def __repr__(self) -> str:
         return f"Catalog({len(self)} pairs, {self.nbytes / 1e6:.1f} MB, {self.fingerprint})"
@@ -171,21 +171,21 @@ class Catalog:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the catalog takes."""
-        return self._ids.nbytes + self._hashes.nbytes + self._images.nbytes + self._labels.nbytes
+        return self.ids.nbytes + self.hashes.nbytes + self.images.nbytes + self.labels.nbytes
 
     @property
     def mean_pair_bytes(self) -> float:
         """Mean size of a pair's two objects together, in bytes."""
-        return float(self._images.size.mean() + self._labels.size.mean())
+        return float(self.images.size.mean() + self.labels.size.mean())
 
     def id(self, index: int) -> str:
         """The id of one pair. Raises: IndexError."""
-        return self._ids[index]
+        return self.ids[index]
 
     def pair(self, index: int) -> Pair:
         """One pair with its two objects. Raises: IndexError."""
-        pair_id = self._ids[index]
-        return Pair(pair_id, self._images.info(index, pair_id), self._labels.info(index, pair_id))
+        pair_id = self.ids[index]
+        return Pair(pair_id, self.images.info(index, pair_id), self.labels.info(index, pair_id))
 
     def split(self, test_ratio: float) -> dict[str, Split]:
         """The catalog as ``{"train": ..., "test": ...}``: disjoint, together all of it; either may be empty.
@@ -199,10 +199,10 @@ class Catalog:
         if not 0.0 <= test_ratio <= 1.0:
             raise ConfigError(f"The test ratio is {test_ratio}, and must lie between 0 and 1.")
         bound = int(test_ratio * 2**64)
-        in_test = self._hashes < np.uint64(bound) if bound < 2**64 else np.ones(len(self), np.bool_)
+        in_test = self.hashes < np.uint64(bound) if bound < 2**64 else np.ones(len(self), np.bool_)
         return {name: self._split(name, np.flatnonzero(part)) for name, part in ((TRAIN, ~in_test), (TEST, in_test))}
 
     def _split(self, name: str, rows: Rows) -> Split:
         indices = rows.astype(np.uint32)
         indices.flags.writeable = False
-        return Split(name, indices, self._ids.fingerprint(rows))
+        return Split(name, indices, self.ids.fingerprint(rows))

@@ -14,8 +14,11 @@ from msgspec import Meta
 
 from ringfeed.descriptor import check_ring_name
 from ringfeed.layout import MAX_LANES, MAX_UINT64
+from ringfeedd.catalog_cache import CatalogCache, default_folder
 from ringfeedd.errors import ConfigError
+from ringfeedd.failures import OnError
 from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
+from ringfeedd.http_guard import OFF, Listen
 from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
 from ringfeedd.nodes import MAX_NODES, Nodes, choose_nodes
 from ringfeedd.order import Mode
@@ -41,13 +44,21 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         exif_orientation: turn images as their EXIF data asks.
         test_ratio: fraction of the pairs that the test ring gets, by a hash of the id; 0: no test ring.
         max_failed: fraction of pairs that may fail before the ring stops.
+        on_error: ``"replace"`` a pair that cannot be had by another draw, or ``"stop"`` the ring at the first.
         emulator: address of a GCS emulator to use instead of Google's service.
         images, labels: key templates.
+        catalog: ``"list"``: list the root at the start. ``"cached"``: start with the latest cached listing, where one
+            is, and list again beside it: new pairs come in with an epoch, as with `ringfeed refresh`.
+        catalog_cache: the folder in which listings are kept, ``"auto"`` (systemd's or the user's cache), or ``"off"``.
         group: unix group whose members may attach; None: only this user.
         num_nodes: machines whose daemons share every epoch; ``"auto"``: this and ``node_rank`` from the environment of
             torchrun or SLURM. None: this machine alone.
         node_rank: this machine's number, 0 .. num_nodes - 1; ``"auto"``: from the environment.
         worker_timeout_s: a worker that decodes one pair for longer, or does not turn its loop, is killed and replaced.
+        http: ``HOST:PORT`` of the status page and the metrics; ``"off"``: none, since what a ring's files keep from
+            other users of this machine, a port does not.
+        http_token_file: a file with a token that every request to it has to bring; wanted where ``http`` is not this
+            machine's own (loopback).
         linger_s: how long the place of a rank that went is kept.
         linger_blocking_s: the same while another group waits for its slots.
     """
@@ -67,13 +78,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     exif_orientation: bool = False
     max_pixels: Annotated[int, Meta(ge=1)] = DEFAULT_MAX_PIXELS
     max_failed: Fraction = 0.01
+    on_error: OnError = OnError.REPLACE
     emulator: str | None = None
     images: str = DEFAULT_IMAGES
     labels: str = DEFAULT_LABELS
+    catalog: Literal["list", "cached"] = "list"
+    catalog_cache: str = "auto"
     group: str | None = None
     num_nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)] | Literal["auto"] | None = None
     node_rank: Annotated[int, Meta(ge=0, lt=MAX_NODES)] | Literal["auto"] | None = None
     worker_timeout_s: Annotated[float, Meta(gt=0.0, le=86400.0)] = 60.0
+    http: str = OFF
+    http_token_file: str | None = None
     linger_s: Seconds = DEFAULT_LINGER_S
     linger_blocking_s: Seconds = DEFAULT_LINGER_BLOCKING_S
 
@@ -87,6 +103,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         for name in self.ring_names.values():
             check_ring_name(name)
         _parse_size(self.size)
+        listen = Listen.parse(self.http)
+        if listen is not None and not listen.loopback and self.http_token_file is None:
+            raise ValueError(
+                f"http {self.http!r} can be reached from other machines; give http_token_file, a file with a token "
+                f"that requests must bring, or listen on 127.0.0.1"
+            )
 
     @property
     def ring_names(self) -> dict[str, str]:
@@ -103,6 +125,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def templates(self) -> KeyTemplates:
         """The key templates. Raises: ConfigError."""
         return KeyTemplates.parse(self.images, self.labels)
+
+    def cache(self) -> CatalogCache:
+        """The cached listings of the root."""
+        folder = {"auto": default_folder(), "off": None}.get(self.catalog_cache, Path(self.catalog_cache))
+        return CatalogCache(folder, root=self.root, emulator=self.emulator, templates=self.templates)
 
     def nodes(self, environ: Mapping[str, str] = os.environ) -> Nodes:
         """Which machine this is among those that share every epoch.

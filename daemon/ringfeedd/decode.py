@@ -99,9 +99,9 @@ def _write_image(picture: Picture, framing: Framing, spec: DecodeSpec, row: NDAr
     as_stored = framing.keeps_every_pixel and picture.turn is None
     if as_stored and target.flags.c_contiguous and any(fast(picture, target) for fast in fast_codecs.FOR_IMAGES):
         return
-    scale = framing.draft_scale if picture.is_jpeg else 1
+    scale = framing.draft_scale if picture.may_be_drafted else 1
     box = _shrunk(framing.box, scale, picture)
-    rgb = _load_rgb(picture, scale)
+    rgb = _to_rgb(_loaded(picture, scale), picture.role)
     if picture.turn:
         rgb = rgb.transpose(picture.turn.method)
     if rgb.size != (framing.width, framing.height) or box != (0, 0, *rgb.size):
@@ -111,32 +111,44 @@ def _write_image(picture: Picture, framing: Framing, spec: DecodeSpec, row: NDAr
 
 def _write_label(picture: Picture, framing: Framing, spec: DecodeSpec, row: LabelRow) -> None:
     target = _target(row, framing, spec, LABEL_PAD_VALUE)
-    as_stored = framing.keeps_every_pixel
-    if as_stored and target.flags.c_contiguous and any(fast(picture, target) for fast in fast_codecs.FOR_LABELS):
-        return
-    step = _GREY_STEPS.get(_raw_mode(picture), 1)
-    values: Image.Image = picture.file
-    with as_bad_pair(picture.role, "cannot be decoded"):
-        values.load()
-    if not as_stored:
-        # On the stored values, whatever they mean: nearest picks one, and never makes one that was not there.
-        values = values.resize((framing.width, framing.height), Image.Resampling.NEAREST, box=framing.box)
     if spec.label_mode == LabelMode.RGB:
-        np.copyto(target, np.asarray(_to_rgb(values, picture.role)))
-    else:
-        numbers = np.asarray(values)
+        np.copyto(target, np.asarray(_to_rgb(_fitted(_loaded(picture), framing), picture.role)))
+    elif not _write_fast_label(picture, framing, target):
+        step = _GREY_STEPS.get(picture.packing, 1)
+        numbers = np.asarray(_fitted(_loaded(picture), framing))
         # Unsafe only by its type: a kind whose values would not fit has been refused.
         np.copyto(target, numbers // step if step > 1 else numbers, casting="unsafe")
 
 
-def _load_rgb(picture: Picture, scale: int) -> Image.Image:
-    """The whole image as it is stored, decoded at 1/scale."""
+def _write_fast_label(picture: Picture, framing: Framing, target: LabelRow) -> bool:
+    if framing.keeps_every_pixel:
+        return any(fast(picture, target) for fast in fast_codecs.FOR_LABELS)
+    # Declined for 16 bits, so 8 hold every value.
+    stored = np.empty((picture.height, picture.width), np.uint8)
+    if not any(fast(picture, stored) for fast in fast_codecs.FOR_LABELS):
+        return False
+    values = Image.frombuffer("L", (picture.width, picture.height), stored, "raw", "L", 0, 1)
+    np.copyto(target, np.asarray(_fitted(values, framing)))
+    return True
+
+
+def _fitted(values: Image.Image, framing: Framing) -> Image.Image:
+    """A label's values in the size in which they are shown: nearest picks one, and makes none that was not there."""
+    if framing.keeps_every_pixel:
+        return values
+    return values.resize((framing.width, framing.height), Image.Resampling.NEAREST, box=framing.box)
+
+
+def _loaded(picture: Picture, scale: int = 1) -> Image.Image:
+    """The whole picture as it is stored, decoded by Pillow at 1/scale."""
     stored = picture.file
+    # All in one piece: in Pillow's usual ones of 64 KB, libjpeg begins a row anew where a piece ended within it.
+    stored.decodermaxblock = len(picture.data)
     with as_bad_pair(picture.role, "cannot be decoded"):
         if scale > 1:
             stored.draft(None, (stored.width // scale, stored.height // scale))
         stored.load()
-    return _to_rgb(stored, picture.role)
+    return stored
 
 
 def _to_rgb(loaded: Image.Image, role: str) -> Image.Image:
@@ -184,12 +196,6 @@ def _shrunk(box: Box, scale: int, picture: Picture) -> Box:
     x = -picture.width % scale / scale if turn and turn.mirrors_x else 0.0
     y = -picture.height % scale / scale if turn and turn.mirrors_y else 0.0
     return (box[0] / scale + x, box[1] / scale + y, box[2] / scale + x, box[3] / scale + y)
-
-
-def _raw_mode(picture: Picture) -> str:
-    """How a PNG's values are packed, e.g. "L;2"; known until it is loaded."""
-    args = picture.file.tile[0][3] if picture.file.tile else None
-    return args if isinstance(args, str) else ""
 
 
 def _refuse_image_kind(picture: Picture) -> None:

@@ -2,12 +2,11 @@
 
 A fast decoder is never the only one: it writes exactly what the reference steps would write, or returns False, after
 which those steps run and overwrite whatever it may have left. So what is installed changes speed and nothing else, not
-even which pairs fail. Whoever adds one (a palette PNG reader would go to ``FOR_LABELS``) adds it to a tuple here.
+even which pairs fail. Whoever adds one adds it to a tuple here.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Callable
 from functools import cache
@@ -18,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ringfeedd.label_png import label_from_unfiltered_png
+from ringfeedd.optional import optional
 from ringfeedd.picture import Picture
 
 Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
@@ -27,14 +28,7 @@ FastDecoder: TypeAlias = Callable[[Picture, Pixels], bool]
 """Writes a picture as it is stored, neither turned nor scaled, into the pixels; False where it cannot do so exactly."""
 
 
-def _optional(name: str) -> ModuleType | None:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
-
-
-simplejpeg: ModuleType | None = _optional("simplejpeg")
+simplejpeg: ModuleType | None = optional("simplejpeg")
 
 _EXACT_SUBSAMPLINGS: Final = {"444", "422", "420", "Gray"}
 """The ones whose upsampling is the same in all libjpeg-turbo releases in use, and which cameras and tools write."""
@@ -59,8 +53,8 @@ def jpeg_by_simplejpeg(picture: Picture, out: Pixels) -> bool:
 FOR_IMAGES: Final[tuple[FastDecoder, ...]] = (jpeg_by_simplejpeg,)
 """Tried in turn for an image that goes into its row as it is."""
 
-FOR_LABELS: Final[tuple[FastDecoder, ...]] = ()
-"""The same for a label; None is known here yet."""
+FOR_LABELS: Final[tuple[FastDecoder, ...]] = (label_from_unfiltered_png,)
+"""The same for a label of class ids or measurements, before it is fitted."""
 
 
 @cache

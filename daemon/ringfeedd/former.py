@@ -124,5 +124,7 @@ def _former_place(control: Control, lane: int) -> FormerPlace | None:
     epochs = control.descriptor.epochs
     if not request.sensible or not answer.sensible(epochs):
         return None  # they were when it was accepted: somebody writes what he should not
-    place = request.plan(epochs).skip_to(answer.place, taken)
-    return FormerPlace(request, (place.epoch, place.position), partial(control.lane_lives, lane))
+    plan = request.plan(epochs)
+    place, reached = (plan.skip_to(answer.place, seq) for seq in (taken, max(taken, control.published)))
+    lives = partial(control.lane_lives, lane)
+    return FormerPlace(request, (place.epoch, place.position), (reached.epoch, reached.position), lives)

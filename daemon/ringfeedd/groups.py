@@ -41,11 +41,13 @@ class FormerPlace:
     Attributes:
         request: what it had asked for.
         at: (epoch, position) of the next round that it had not taken.
+        reaches: the same once it has taken all that its daemon had published.
         lives: whether its process still does.
     """
 
     request: Request
     at: tuple[int, int]
+    reaches: tuple[int, int]
     lives: Callable[[], bool]
 
 
@@ -62,6 +64,7 @@ class Member:
         came: it was attached once.
         given_up: nothing is kept for it.
         former: whether the process that read as this rank from a former daemon still lives; None once that is settled.
+        reaches: (epoch, position) to which it may read with that daemon's ring.
     """
 
     plan: Plan
@@ -74,6 +77,7 @@ class Member:
     came: bool = False
     given_up: bool = False
     former: Callable[[], bool] | None = None
+    reaches: tuple[int, int] = (0, 0)
 
     @property
     def live(self) -> bool:
@@ -217,7 +221,7 @@ class Groups:
                 continue  # no consumer writes this; then it has no claim
             member = group.members[request.rank]
             member.take_place(place)
-            member.came, member.former = True, former.lives
+            member.came, member.former, member.reaches = True, former.lives, former.reaches
 
     def _starting_place(self, request: Request, ring: Ring, at: tuple[int, int]) -> Place | Refused | Seek | Wait:
         if not self._groups:
@@ -341,7 +345,9 @@ class Groups:
     def earliest_change(self, ring: Ring, length: int) -> int:
         """The first epoch that may get another length, ``length``, without a reader having laid out anything of it."""
         members = [member for group in self for member in group.members]
-        epoch = max([ring.changeable_epoch, *(m.place.epoch + (m.place.position > 0) for m in members)])
+        reached = [(member.place.epoch, member.place.position) for member in members]
+        reached += (member.reaches for member in members if member.former is not None)
+        epoch = max([ring.changeable_epoch, *(epoch + (position > 0) for epoch, position in reached)])
         # A reader may have come to the epoch's start already, and know its first block. That is the same in an epoch
         # of any length, as long as that is a round at least.
         shortest = min(length, *(span for _, span in ring.epochs.spans))

@@ -60,6 +60,11 @@ class IdTable:
         return self.encoded(row).decode()
 
     @property
+    def arrays(self) -> tuple[Bytes, Rows]:
+        """Blob and offsets."""
+        return self._blob, self._offsets
+
+    @property
     def nbytes(self) -> int:
         """Bytes of memory that both arrays take."""
         return self._blob.nbytes + self._offsets.nbytes

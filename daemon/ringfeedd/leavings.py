@@ -27,8 +27,7 @@ def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
     bells = re.compile(re.escape(f"sem.{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.(space|lane\.\d+)")
     there = segment.names()
     leavings = [name for name in there if files.fullmatch(name) or bells.fullmatch(name)]
-    if layout.descriptor_name(ring) in there:
-        leavings.append(layout.descriptor_name(ring))
+    leavings += [name for name in (layout.descriptor_name(ring), layout.errors_name(ring)) if name in there]
     for name in leavings:
         _insist_on_our_own(name, ring)
     for name in leavings:

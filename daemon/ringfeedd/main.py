@@ -1,26 +1,33 @@
-"""The command line: `ringfeed serve`, `status`, `refresh`, `clean`, `demo`."""
+"""The command line: one function that adds each of its commands."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
+import json
 import os
 import signal
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from tqdm import tqdm
 
 import ringfeed
-from ringfeed.cli import add_refresh, add_status
+from ringfeed.cli import add_errors, add_refresh, add_status, add_top
 from ringfeed.descriptor import check_ring_name
+from ringfeed.printable import one_line
+from ringfeedd.bench.arguments import add_bench
+from ringfeedd.checks import Level
 from ringfeedd.clean import clean, rings_with_files
 from ringfeedd.config import Config, load_config
-from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_USAGE, DaemonError
+from ringfeedd.doctor import examine
+from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_CRASH, EXIT_USAGE, DaemonError
+from ringfeedd.failures import OnError
 from ringfeedd.listing import Progress
+from ringfeedd.log import log_to_stderr
 from ringfeedd.nodes import AUTO
 from ringfeedd.notify import Notifier
 from ringfeedd.order import Mode
@@ -43,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except DaemonError as error:
-        print(f"ringfeed: {error}", file=sys.stderr)
+        print(one_line(f"ringfeed: {error}"), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         return EXIT_USAGE
@@ -61,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     add_status(commands)
     add_refresh(commands)
+    add_top(commands)
+    add_errors(commands)
+    _add_doctor(commands)
     _add_clean(commands)
+    add_bench(commands)
     _add_demo(commands)
     return parser
 
@@ -107,8 +118,19 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--max-pixels", type=int, metavar="N", help="refuse pictures with more pixels (default: 64000000)"
     )
     parser.add_argument("--max-failed", type=float, metavar="FRACTION", help="of pairs that may fail (default: 0.01)")
+    parser.add_argument(
+        "--on-error",
+        choices=[choice.value for choice in OnError],
+        help="replace a pair that cannot be had, or stop at the first (default: replace)",
+    )
     parser.add_argument("--images", metavar="TEMPLATE", help="of the images' names (default: images/{id}.jpg,jpeg)")
     parser.add_argument("--labels", metavar="TEMPLATE", help="of the labels' names (default: labels/{id}.png)")
+    parser.add_argument(
+        "--catalog", choices=["list", "cached"], help="start with a listing, or with the latest one (default: list)"
+    )
+    parser.add_argument(
+        "--catalog-cache", metavar="DIR", help="folder in which listings are kept, auto or off (default: auto)"
+    )
     parser.add_argument("--emulator", metavar="URL", help="of a GCS emulator to use instead of Google's service")
     parser.add_argument("--group", metavar="NAME", help="unix group whose members may attach (default: only this user)")
     parser.add_argument(
@@ -124,6 +146,12 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--linger-s", type=float, metavar="S", help="how long a lost rank's place is kept (default: 300)"
     )
     parser.add_argument("--linger-blocking-s", type=float, metavar="S", help="the same while others wait (default: 5)")
+    parser.add_argument(
+        "--http", metavar="HOST:PORT", help="serve a status page and metrics, e.g. 127.0.0.1:9753 (default: off)"
+    )
+    parser.add_argument(
+        "--http-token-file", metavar="FILE", help="with the token that its requests must bring, e.g. from elsewhere"
+    )
     parser.add_argument(
         "--stop-on-eof", action="store_true", help="stop when standard input ends: for a parent process"
     )
@@ -143,7 +171,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     flags: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name not in _NO_SETTINGS}
     spare_local_hosts(os.environ)
     config = load_config(getattr(arguments, "config", None), flags)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    log_to_stderr()
     return asyncio.run(_supervise(config, Notifier.from_environ(), stop_on_eof=hasattr(arguments, "stop_on_eof")))
 
 
@@ -156,7 +184,7 @@ async def _supervise(config: Config, notifier: Notifier, *, stop_on_eof: bool) -
 
     supervisor = Supervisor(
         config,
-        say=lambda sentence: print(sentence, flush=True),
+        say=lambda sentence: print(one_line(sentence), flush=True),
         on_progress=show,
         on_listed=bar.close,
         notifier=notifier,
@@ -198,6 +226,26 @@ def _clean(arguments: argparse.Namespace) -> int:
     said, well = clean(arguments.rings or rings_with_files(), force=arguments.force)
     print("\n".join(said) or "nothing of any ring is in /dev/shm")
     return EXIT_CLEAN if well else EXIT_COULD_NOT_START
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="look for what ails this machine and its rings, and say what to do",
+        description="Looks at shared memory, limits, environment, packages, leftovers and every ring. Changes nothing.",
+        epilog="Exit codes: 0 nothing is bad; 1 something is.",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON array of findings")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    found = examine()
+    if arguments.json:
+        print(json.dumps([asdict(check) for check in found], indent=2))
+    else:
+        print("\n".join(one_line(check.line()) for check in found))
+    return EXIT_CRASH if any(check.level is Level.BAD for check in found) else EXIT_CLEAN
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -48,10 +48,15 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
 
 
 class PairJob(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Fetch one pair and decode it into the slot of ``seq``."""
+    """Fetch one pair and decode it into the slot of ``seq``.
+
+    Attributes:
+        alone: it was being decoded when a worker died, so nothing else is to be decoded beside it.
+    """
 
     seq: int
     pair: Pair
+    alone: bool = False
 
 
 class Jobs(msgspec.Struct, tag="jobs", frozen=True):

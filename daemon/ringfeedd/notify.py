@@ -1,4 +1,4 @@
-"""What the daemon tells systemd: ready, a status line, stopping, and that it is still alive (sd_notify).
+"""What the daemon tells systemd: ready, a status line, stopping, that it is still alive, and what to keep (sd_notify).
 
 The protocol is one datagram of ``NAME=value`` lines to the socket that ``$NOTIFY_SOCKET`` names. Outside systemd there
 is no such socket and every method does nothing. None of them raises: a daemon that feeds trainers does not die because
@@ -11,11 +11,11 @@ import math
 import os
 import socket
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+_FIRST_STORED_FD: Final = 3
 
 SEND_TIMEOUT_S = 0.5
 """How long a message may wait for room in systemd's socket; a watchdog ping does not wait at all."""
@@ -30,14 +30,16 @@ class Notifier:
             when nobody listens.
         watchdog_interval_s: how often `watchdog` must be called, half of what systemd allows; None when it does not
             ask.
+        stored: descriptors by name that a former process of this service gave it to keep.
     """
 
     address: str | None = None
     watchdog_interval_s: float | None = None
+    stored: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_environ(cls, environ: MutableMapping[str, str] | None = None) -> Notifier:
-        """Reads ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID``, and takes them out of the environment.
+        """Reads systemd's variables, and takes them out of the environment: those of the socket, watchdog and store.
 
         They are taken out because worker processes inherit the environment: systemd would refuse their messages
         (``NotifyAccess=main``), and a library in one of them that knows the variables would fill the log with that.
@@ -50,10 +52,11 @@ class Notifier:
         interval_usec = variables.pop("WATCHDOG_USEC", "")
         watched_pid = variables.pop("WATCHDOG_PID", "")
         interval_s = _watchdog_interval_s(interval_usec, watched_pid)
+        stored = _stored(*(variables.pop(f"LISTEN_{word}", "") for word in ("PID", "FDS", "FDNAMES")))
         if name.startswith("/"):
-            return cls(name, interval_s)
+            return cls(name, interval_s, stored)
         if name.startswith("@") and len(name) > 1:
-            return cls("\0" + name[1:], interval_s)
+            return cls("\0" + name[1:], interval_s, stored)
         return cls()  # unset, or a kind (vsock) that only virtual machines get
 
     @property
@@ -95,7 +98,15 @@ class Notifier:
         """Still alive; to be called every `watchdog_interval_s` from the loop whose health is meant. Never blocks."""
         return self._send("WATCHDOG=1", timeout_s=0.0)
 
-    def _send(self, *lines: str, timeout_s: float = SEND_TIMEOUT_S) -> bool:
+    def store(self, name: str, fd: int) -> bool:
+        """Have systemd keep a descriptor over a restart of the service, under this name; it gets a copy of its own."""
+        return self._send("FDSTORE=1", f"FDNAME={name}", fds=(fd,))
+
+    def unstore(self, name: str) -> bool:
+        """What is stored under this name is needed no more."""
+        return self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+    def _send(self, *lines: str, timeout_s: float = SEND_TIMEOUT_S, fds: Sequence[int] = ()) -> bool:
         """Sends one datagram.
 
         A socket for each message: there are a few a minute, and so there is no descriptor that a fork would share or a
@@ -108,7 +119,10 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.settimeout(timeout_s)
                 sender.connect(self.address)
-                sender.send(message)
+                if fds:
+                    socket.send_fds(sender, [message], list(fds))
+                else:
+                    sender.send(message)
         except (OSError, ValueError):  # nobody listens, no room in time, a name too long or with a NUL inside
             return False
         return True
@@ -126,3 +140,17 @@ def _watchdog_interval_s(interval_usec: str, watched_pid: str) -> float | None:
     if not interval_usec.isascii() or not interval_usec.isdigit() or int(interval_usec) == 0:
         return None
     return int(interval_usec) / 2e6
+
+
+def _stored(listen_pid: str, listen_fds: str, names: str) -> dict[str, int]:
+    """The descriptors from 3 on by their names; none where they are meant for another process."""
+    if listen_pid != str(os.getpid()) or not listen_fds.isascii() or not listen_fds.isdigit():
+        return {}
+    found = {}
+    for fd, name in zip(range(_FIRST_STORED_FD, _FIRST_STORED_FD + int(listen_fds)), names.split(":"), strict=False):
+        try:
+            os.set_inheritable(fd, False)
+        except OSError:  # it was announced, and is not there
+            continue
+        found[name] = fd
+    return found

@@ -24,6 +24,14 @@ from ringfeedd.errors import BadPairError
 JPEG_MAGIC: Final = b"\xff\xd8\xff"
 PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 
+MAX_SIDE: Final = 65_535
+"""Pixels: a JPEG's format allows no more, and a PNG of one pixel's width would need far more memory than its pixels."""
+
+MAX_SCANS: Final = 100
+"""Of a progressive JPEG. Encoders write some ten; a few bytes ask for one, and it costs a pass over all pixels."""
+
+_START_OF_SCAN: Final = b"\xff\xda"
+
 # What other first bytes tell the reader of the failure list; nothing is decided by them.
 _OTHERS: Final = (
     (b"RIFF", "a WebP or other RIFF file"),
@@ -83,6 +91,17 @@ class Picture:
         return isinstance(self.file, JpegImageFile)
 
     @property
+    def may_be_drafted(self) -> bool:
+        """Whether it can be shrunk while it is decoded: a JPEG, but not a lossless one, which has nothing quantised."""
+        return isinstance(self.file, JpegImageFile) and bool(self.file.quantization)
+
+    @property
+    def packing(self) -> str:
+        """Pillow's name for how a PNG's values are packed, e.g. "L;2"; empty for a JPEG, and once it is loaded."""
+        args = self.file.tile[0][3] if self.file.tile else None
+        return args if isinstance(args, str) else ""
+
+    @property
     def width(self) -> int:
         """Pixels across, once turned."""
         return self.file.height if self.turn and self.turn.swaps else self.file.width
@@ -98,7 +117,7 @@ def open_picture(role: str, data: bytes, *, max_pixels: int, exif_orientation: b
 
     Raises:
         BadPairError: it is no JPEG or PNG ("unsupported"), its header cannot be read ("corrupt"), or it has more than
-            ``max_pixels`` pixels ("too_large").
+            ``max_pixels`` pixels, a side of more than `MAX_SIDE`, or more than `MAX_SCANS` scans ("too_large").
     """
     with as_bad_pair(role, "has a header that cannot be read"):
         if data.startswith(JPEG_MAGIC):
@@ -107,12 +126,8 @@ def open_picture(role: str, data: bytes, *, max_pixels: int, exif_orientation: b
             file = PngImageFile(io.BytesIO(data))
         else:
             raise _neither_jpeg_nor_png(role, data)
-    if file.width * file.height > max_pixels:
-        raise BadPairError(
-            f"the {role} has {file.height}x{file.width} pixels, which is more than max_pixels = {max_pixels}; "
-            f"shrink it in the bucket or raise max_pixels",
-            cause="too_large",
-        )
+    _refuse_size(role, file, max_pixels)
+    _refuse_scans(role, file, data)
     turn = None
     if exif_orientation:
         with as_bad_pair(role, "has an EXIF orientation that cannot be read"):
@@ -136,6 +151,28 @@ def as_bad_pair(role: str, what: str) -> Iterator[None]:
     except Exception as error:
         told = str(error) or type(error).__name__
         raise BadPairError(f"the {role} {what} ({told}); store it again", cause="corrupt") from error
+
+
+def _refuse_size(role: str, file: ImageFile, max_pixels: int) -> None:
+    size = f"the {role} has {file.height}x{file.width} pixels"
+    if file.width * file.height > max_pixels:
+        raise BadPairError(
+            f"{size}, which is more than max_pixels = {max_pixels}; shrink it in the bucket or raise max_pixels",
+            cause="too_large",
+        )
+    if max(file.size) > MAX_SIDE:
+        raise BadPairError(f"{size}; a side of more than {MAX_SIDE} is not taken: cut it up", cause="too_large")
+
+
+def _refuse_scans(role: str, file: ImageFile, data: bytes) -> None:
+    is_progressive = isinstance(file, JpegImageFile) and "progressive" in file.info
+    scans = data.count(_START_OF_SCAN) if is_progressive else 1
+    if scans > MAX_SCANS:
+        raise BadPairError(
+            f"the {role} is a progressive JPEG of {scans} scans, and more than {MAX_SCANS} are not taken: each costs a "
+            f"pass over all its pixels; store it again",
+            cause="too_large",
+        )
 
 
 def _neither_jpeg_nor_png(role: str, data: bytes) -> BadPairError:

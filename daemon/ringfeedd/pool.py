@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ringfeedd import messages
+from ringfeedd.catalog import Pair
 from ringfeedd.fetch import FetchPolicy
 from ringfeedd.messages import Cancel, Hello, Jobs, Limit, PairJob, Result, RingSpec, Stop, ToWorker
 from ringfeedd.worker import FIRST_SUSPECT_WORD, HEARTBEAT_WORD, SUSPECT_RING_SHIFT, vital_words
@@ -24,10 +25,15 @@ _LOG: Final = logging.getLogger("ringfeedd.pool")
 
 KILLS_BEFORE_QUARANTINE: Final = 2
 STOP_TIMEOUT_S: Final = 1.0
+START_TIMEOUT_S: Final = 60.0
+"""A worker that has not begun has its imports before it, which take long on a busy machine."""
 RESTART_DELAY_S: Final = 1.0
 """Between the deaths of a worker that has finished no pair and its next start: a broken install must not spin."""
 
 _WORD_BYTES: Final = 8
+
+WORKER_MODULE = "ringfeedd.worker"
+"""What a worker process runs; the benchmark puts one that does nothing in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class _Worker:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     vitals: memoryview
-    pairs: dict[tuple[int, int], None] = field(default_factory=dict)
+    pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
     finished: int = 0
     seen: dict[int, tuple[int, float]] = field(default_factory=dict)
 
@@ -68,7 +74,9 @@ class _Worker:
             before = self.seen.get(number)
             if before is None or before[0] != word:
                 self.seen[number] = (word, now)
-            elif now - before[1] > timeout_s and number == HEARTBEAT_WORD:
+            elif number == HEARTBEAT_WORD and now - before[1] > (
+                timeout_s if word else max(timeout_s, START_TIMEOUT_S)
+            ):
                 return "has not turned its loop"
             elif now - before[1] > timeout_s and word:
                 return f"has been decoding pair {(word & (1 << SUSPECT_RING_SHIFT) - 1) - 1}"
@@ -101,7 +109,7 @@ class Pool:
         Args:
             on_results: called with what workers have done.
             on_lost: called with (ring, seq, quarantine) for each pair that a dead worker had; with ``quarantine`` the
-                pair has killed workers before and is not to be decoded again.
+                pair has killed workers before and is not decoded again, also not when it is given in a later epoch.
             most_pairs: pairs that one worker may have at a time.
         """
         self.size = size
@@ -112,7 +120,7 @@ class Pool:
         self._most_pairs = most_pairs
         self._workers: dict[int, _Worker] = {}
         self._limits: dict[int, int] = {}
-        self._kills: Counter[tuple[int, int]] = Counter()
+        self._kills: Counter[Pair] = Counter()
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
 
@@ -159,9 +167,13 @@ class Pool:
         """Hand out pairs, no more than there is room for; each to the worker that has the fewest."""
         shares: dict[int, list[PairJob]] = {}
         for job in jobs:
+            kills = self._kills[job.pair] if self._kills else 0
+            if kills >= KILLS_BEFORE_QUARANTINE:
+                self._on_lost(ring, job.seq, True)
+                continue
             worker = min(self._workers.values(), key=lambda worker: len(worker.pairs))
-            worker.pairs[ring, job.seq] = None
-            shares.setdefault(worker.number, []).append(job)
+            worker.pairs[ring, job.seq] = job.pair
+            shares.setdefault(worker.number, []).append(PairJob(job.seq, job.pair, alone=True) if kills else job)
         for number, share in shares.items():
             self._workers[number].send(Jobs(ring, share))
 
@@ -196,11 +208,11 @@ class Pool:
                 "worker %d (pid %d) died with %s after %.1f s; its %d pairs go to others",
                 *(number, worker.process.pid, _describe(code), time.monotonic() - began, len(worker.pairs)),
             )
-            guilty = worker.decoding()
-            self._kills.update(guilty)
-            for ring, seq in worker.pairs:
-                quarantine = (ring, seq) in guilty and self._kills[ring, seq] >= KILLS_BEFORE_QUARANTINE
-                self._on_lost(ring, seq, quarantine)
+            decoding = worker.decoding()
+            # once a death, though two epochs of a small root may have it decoded twice at the same time
+            self._kills.update({pair for key, pair in worker.pairs.items() if key in decoding})
+            for (ring, seq), pair in worker.pairs.items():
+                self._on_lost(ring, seq, self._kills[pair] >= KILLS_BEFORE_QUARANTINE)
             if not worker.finished:
                 await asyncio.sleep(RESTART_DELAY_S)
 
@@ -213,7 +225,7 @@ class Pool:
         fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in self._settings.rings)]
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "ringfeedd.worker", str(theirs.fileno())),
+                *(sys.executable, "-m", WORKER_MODULE, str(theirs.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=fds,
             )
@@ -243,8 +255,9 @@ class Pool:
     async def _listen(self, worker: _Worker) -> None:
         while (results := await messages.read_results(worker.reader)) is not None:
             for result in results:
-                worker.pairs.pop((result.ring, result.seq), None)
-                self._kills.pop((result.ring, result.seq), None)
+                pair = worker.pairs.pop((result.ring, result.seq), None)
+                if pair is not None and self._kills:
+                    self._kills.pop(pair, None)
             worker.finished += len(results)
             self._on_results(results)
 

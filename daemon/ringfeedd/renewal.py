@@ -35,7 +35,7 @@ def removed_files(memories: Iterable[RingMemory], locks: Iterable[SingletonLock]
     )
 
 
-def hand_over(service: RingService) -> list[Control]:
+def still_attached(service: RingService) -> list[Control]:
     """The control segments of a ring's consumers, of this generation and of former ones, with names or without.
 
     Each is opened anew, so that it stays when this generation ends.

@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from ringfeed.failed_pairs import FailedPairs
+from ringfeed.holdups import Standing, hold_up
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Lane, Leaving, RingState, State
 from ringfeedd.edition import Edition, Editions
+from ringfeedd.errors_file import ErrorsFile
 from ringfeedd.failures import Failure, Failures
 from ringfeedd.former import Former
 from ringfeedd.groups import Groups, Seek, Wait
-from ringfeedd.holdups import Holdups
+from ringfeedd.handover import drop, hand_over
+from ringfeedd.holdup_watch import HoldUpWatch
 from ringfeedd.messages import Decoded, Dropped, Failed, PairJob, Result
+from ringfeedd.notify import Notifier
 from ringfeedd.pool import Pool
 from ringfeedd.ring import Ring
 from ringfeedd.shm import RingMemory
@@ -50,12 +55,14 @@ class RingService:
         memory: RingMemory,
         edition: Edition,
         failures: Failures,
+        notifier: Notifier | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Put the parts together.
 
         Args:
             number: the ring's number among the daemon's rings, as workers know it.
+            notifier: keeps, over a restart, where consumers stand that live through it.
             clock: seconds, monotonic.
         """
         self.number = number
@@ -65,8 +72,11 @@ class RingService:
         self.memory = memory
         self.failures = failures
         self.failed: str | None = None
+        self._hold_ups = HoldUpWatch()
+        self._errors_file = ErrorsFile(memory.descriptor, memory.access)
         self._editions = Editions(ring, edition)
         self._clock = clock
+        self._notifier = notifier or Notifier()
         self._counters = _Counters()
         self.formers: list[Former] = []
         self._nonces = [0] * memory.geometry.lanes
@@ -75,7 +85,6 @@ class RingService:
         self._looked = 0.0
         self._outcome = self._told = ""
         self._listed = False
-        self._holdups = Holdups()
 
     def __repr__(self) -> str:
         return f"RingService({self.ring!r}, {self.groups!r})"
@@ -101,6 +110,7 @@ class RingService:
                     *(self.name, len(former.places)),
                 )
                 former.forget()
+                drop(former.descriptor, self._notifier)
         places = [place for former in self.formers for place in former.places]
         if not places:
             return
@@ -116,6 +126,7 @@ class RingService:
         """Remove what is left of former daemons whose consumers have all come, or gone."""
         for former in [former for former in self.formers if not former.lives]:
             former.forget()
+            drop(former.descriptor, self._notifier)
             self.formers.remove(former)
 
     # Another listing.
@@ -128,6 +139,12 @@ class RingService:
             self.refuse_refresh(str(error))
         else:
             self._listed = True
+
+    def begin_later(self, epoch: int, edition: Edition) -> None:
+        """Let ``edition`` begin with ``epoch``, as a former daemon had promised; before anybody can find the ring."""
+        self._editions.offer(edition, self.groups)
+        self.memory.descriptor = replace(self.memory.descriptor, catalogs=self._editions.after(epoch))
+        self._editions.begin(epoch)
 
     def refuse_refresh(self, reason: str) -> None:
         """Say that a refresh came to nothing."""
@@ -223,6 +240,7 @@ class RingService:
         if self.failed is None:
             self.failed = reason
             _LOG.error("ring %s stops: %s", self.name, reason)
+            self._errors_file.write(self.failures, stopped=reason)
             self.memory.fail(reason)
             self.memory.ring_all()
 
@@ -361,9 +379,9 @@ class RingService:
             memory.ring_lane(lane, count)
 
     def report(self, *, workers: int, worker_deaths: int) -> None:
-        """Write the words that only people and metrics read, and say on the log who holds others up."""
-        for sentence in self._holdups.look(self.groups, self.ring, self._clock()):
-            _LOG.warning("ring %s: %s", self.name, sentence)
+        """Write the words, and the list, that only people and metrics read."""
+        if self.failed is None:
+            self._errors_file.write_if_due(self.failures, self._clock())
         ring, counters = self.ring, self._counters
         words = {
             State.FLOOR: ring.floor,
@@ -388,6 +406,23 @@ class RingService:
         for offset, value in words.items():
             self.memory.set(offset, value)
 
+        self._look_for_hold_ups()
+
+    def _look_for_hold_ups(self) -> None:
+        """Name in the log whoever makes others wait for long."""
+        now = self._clock()
+        pages = [self.memory.lanes[lane] for lane in self.groups.lanes()]
+        asked = [(page, request) for page in pages if isinstance(request := page.read_request(), Request)]
+        standings = [Standing.read(page, request, int(now * 1e9)) for page, request in asked]
+        ring = self.ring
+        found = hold_up(standings, floor=ring.floor, published=ring.published, slots=ring.slots)
+        if sentence := self._hold_ups.look(found, now):
+            _LOG.warning("ring %s: %s", self.name, sentence)
+
+    def failed_pairs(self) -> FailedPairs:
+        """The pairs that could not be had, and why the ring was stopped if it was."""
+        return self.failures.listing(self.name, self.memory.descriptor.generation, self.failed or "")
+
     def begin(self) -> None:
         """Let consumers find the ring."""
         self.memory.set(State.STATE, RingState.SERVING)
@@ -397,6 +432,11 @@ class RingService:
         """Tell every consumer that no more will come, and remove every name."""
         if self.failed is None:
             self.memory.set(State.STATE, RingState.STOPPING)
+            self._errors_file.remove()
+            if any(self.memory.lane_lives(lane) for lane in self.groups.lanes()):
+                hand_over(self.memory.descriptor, self._notifier)
+            for former in self.formers:
+                hand_over(former.descriptor, self._notifier)  # those that still have names
         self.memory.ring_all()
         self.memory.unlink()
         for former in self.formers:

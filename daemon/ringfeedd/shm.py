@@ -51,7 +51,7 @@ class RingMemory:
         geometry = descriptor.geometry
         self.descriptor = replace(descriptor, generation=secrets.token_hex(8))
         self.geometry: Geometry = geometry
-        self._access = access
+        self.access = access
         self._made = contextlib.ExitStack()
         free = free_bytes()
         try:
@@ -68,7 +68,7 @@ class RingMemory:
             ) from error
 
     def _create(self) -> None:
-        descriptor, geometry, access = self.descriptor, self.geometry, self._access
+        descriptor, geometry, access = self.descriptor, self.geometry, self.access
         ring, generation = descriptor.ring, descriptor.generation
         self.data_fd = segment.create(descriptor.data, geometry.data_bytes, mode=access.mode, gid=access.gid)
         self._made.callback(segment.shm_path(descriptor.data).unlink, missing_ok=True)
@@ -119,7 +119,7 @@ class RingMemory:
         """
         self._made.callback(remove_descriptor, self.descriptor)
         try:
-            write_descriptor(self.descriptor, mode=self._access.mode & 0o640, gid=self._access.gid)
+            write_descriptor(self.descriptor, mode=self.access.mode & 0o640, gid=self.access.gid)
         except OSError as error:
             path = segment.shm_path(layout.descriptor_name(self.descriptor.ring))
             raise StartError(
@@ -130,7 +130,7 @@ class RingMemory:
         """Tell consumers what is served from which epoch on; before anything of a changed epoch is published."""
         changes = self.descriptor.catalog_changes + 1
         self.descriptor = replace(self.descriptor, catalogs=catalogs, catalog_changes=changes)
-        write_descriptor(self.descriptor, mode=self._access.mode & 0o640, gid=self._access.gid)
+        write_descriptor(self.descriptor, mode=self.access.mode & 0o640, gid=self.access.gid)
         self.set(State.CATALOG_CHANGES, changes)
 
     def tell_refresh(self, outcome: str) -> None:

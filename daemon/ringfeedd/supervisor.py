@@ -18,21 +18,25 @@ from ringfeed.descriptor import Descriptor
 from ringfeed.doorbell import Doorbell
 from ringfeedd.catalog import TEST, Catalog
 from ringfeedd.config import Config
-from ringfeedd.edition import Edition, make_editions
+from ringfeedd.edition import make_editions
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
 from ringfeedd.fetch import FetchPolicy
 from ringfeedd.files import connections, raise_limit
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
+from ringfeedd.handover import take_over
+from ringfeedd.http import HttpServer, read_token
+from ringfeedd.http_guard import Listen
 from ringfeedd.leavings import clear_leavings
 from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.messages import Result, RingSpec
 from ringfeedd.notify import Notifier
 from ringfeedd.pool import Pool, WorkerSettings
 from ringfeedd.probe import choose_size, probe_sizes
+from ringfeedd.promised import Start, find_promised
 from ringfeedd.refresh import list_root
-from ringfeedd.renewal import LOOK_INTERVAL_S, hand_over, removed_files
+from ringfeedd.renewal import LOOK_INTERVAL_S, removed_files, still_attached
 from ringfeedd.ring import Ring
 from ringfeedd.service import RingService
 from ringfeedd.shm import RingMemory, free_bytes
@@ -87,8 +91,8 @@ class Supervisor:
         self._had_terminal = os.isatty(sys.stdin.fileno()) if sys.stdin else False
         self._refresh_wanted = False
         self._refreshing: asyncio.Task[None] | None = None
-        self._listed: tuple[dict[str, Edition], DecodeSpec] | None = None
-        self._handed_over: list[Control] = []
+        self._still_attached: list[Control] = []
+        self._served: Start | None = None
         self._locks: list[SingletonLock] = []
         self._clock = TurnClock()
         self._looked = 0.0
@@ -138,60 +142,71 @@ class Supervisor:
         access = config.access()
         self.services.clear()
         self._locks.clear()
+        handed_over = [*self._still_attached, *take_over(self._notifier)]
         for name in names.values():
             lock = SingletonLock(name, access)
             self._undo.callback(lock.release)
             self._locks.append(lock)
-            formers = self._formers[name] = read_formers(name, self._handed_over)
+            formers = self._formers[name] = read_formers(name, handed_over)
             for former in formers:
                 former.keep()
             if cleared := clear_leavings(name, frozenset(former.descriptor.generation for former in formers)):
                 _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
-        editions, spec = self._listed = self._listed or await self._list()
+        await self._open_page()
+        start, spec = await self._survey({split: self._formers[name] for split, name in names.items()})
+        editions = start.editions
+        if config.test_ratio and TEST not in editions:
+            self._say(
+                f"ring {names[TEST]}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs"
+            )
         shape = shares(
             workers=config.workers or os.cpu_count() or 1,
             concurrency=config.concurrency,
             rings=len(editions),
-            mean_pair_bytes=next(iter(editions.values())).catalog.mean_pair_bytes,
+            mean_pair_bytes=start.catalog.mean_pair_bytes,
         )
-        self._open_rings(editions, spec, shape)
+        self._open_rings(start, spec, shape)
         pool = self._open_pool(spec, shape)
         for service in self.services:
             service.begin()
         return pool
 
-    async def _list(self) -> tuple[dict[str, Edition], DecodeSpec]:
-        """What the rings serve, and how it is decoded."""
-        config = self._config
-        catalog, spec = await self._survey()
-        editions = make_editions(catalog, config, self._nodes)
-        if config.test_ratio and TEST not in editions:
-            name = config.ring_names[TEST]
-            self._say(f"ring {name}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs")
-        return editions, spec
+    async def _open_page(self) -> None:
+        """Serve the status page, from before the listing: a probe may ask how far it is."""
+        listen, token_file = Listen.parse(self._config.http), self._config.http_token_file
+        if listen is None:
+            return
+        server = HttpServer(lambda: self.services, listen, read_token(token_file) if token_file else None)
+        address = await server.start()
+        self._undo.push_async_callback(server.stop)
+        self._say(f"status page: {address}")
 
-    async def _survey(self) -> tuple[Catalog, DecodeSpec]:
-        """List the root, and settle how its pairs are decoded."""
+    async def _survey(self, formers: dict[str, list[Former]]) -> tuple[Start, DecodeSpec]:
+        """Find out what to serve, and settle how its pairs are decoded."""
         config = self._config
+        start = self._cached_start({split: of_split for split, of_split in formers.items() if of_split}) or self._served
         source = await open_source(config.root, emulator=config.emulator, concurrency=self._connections)
         try:
-            self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
-            catalog = await build_catalog(source, config.templates, self._listed_more)
+            if start is None:
+                self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
+                catalog = await build_catalog(source, config.templates, self._listed_more)
+                self._say(f"found {len(catalog):,} pairs under {config.root}")
+                for sentence in catalog.incomplete.sentences():
+                    self._say(f"  {sentence}")
+                start = Start(catalog, make_editions(catalog, config, self._nodes))
+                self._save(catalog)
             self._on_listed()
-            self._say(f"found {len(catalog):,} pairs under {config.root}")
-            for sentence in catalog.incomplete.sentences():
-                self._say(f"  {sentence}")
             size = config.pixels
             if size is None:
                 sizes = await probe_sizes(
-                    source, catalog, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation
+                    source, start.catalog, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation
                 )
                 size = choose_size(sizes, config.fit)
                 spread = f"{'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
                 self._say(f"looked at {len(sizes)} images of {spread}: slots of {size[0]}x{size[1]}, fit {config.fit}")
         finally:
             await source.close()
-        return catalog, DecodeSpec(
+        return start, DecodeSpec(
             *size,
             fit=config.fit,
             label_mode=config.label_mode,
@@ -199,14 +214,32 @@ class Supervisor:
             max_pixels=config.max_pixels,
         )
 
+    def _cached_start(self, formers: dict[str, list[Former]]) -> Start | None:
+        """A start without a listing: with what living trainers were promised, or as configured; None where none is."""
+        config, start = self._config, None
+        if formers:
+            start = find_promised(formers, config.cache(), config, self._nodes)
+        elif config.catalog == "cached" and (latest := next(iter(config.cache()), None)) is not None:
+            with contextlib.suppress(StartError):
+                start = Start(latest, make_editions(latest, config, self._nodes))
+        if start is not None:
+            self._say(f"begins with the {len(start.catalog):,} pairs of an earlier listing of {config.root}")
+            self._refresh_wanted = self._nodes.num_nodes == 1
+        return start
+
+    def _save(self, catalog: Catalog) -> None:
+        """Keep a listing for the next start, beside what goes on."""
+        saving = asyncio.create_task(asyncio.to_thread(self._config.cache().save, catalog))
+        self._undo.push_async_callback(asyncio.wait, (saving,))
+
     def _listed_more(self, progress: Progress) -> None:
         self._on_progress(progress)
         self._notifier.extend_timeout(
             START_NOTICE_S, f"listing: {progress.images:,} images, {progress.labels:,} labels"
         )
 
-    def _open_rings(self, editions: dict[str, Edition], spec: DecodeSpec, shape: Shares) -> None:
-        config = self._config
+    def _open_rings(self, start: Start, spec: DecodeSpec, shape: Shares) -> None:
+        config, editions = self._config, start.editions
         names = [config.ring_names[split] for split in editions]
         laid_out = geometries(config, spec, names, free=free_bytes())
         for number, (edition, name, geometry) in enumerate(zip(editions.values(), names, laid_out, strict=True)):
@@ -235,9 +268,12 @@ class Supervisor:
                 groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
                 memory=memory,
                 edition=edition,
-                failures=Failures(config.max_failed),
+                failures=Failures(config.max_failed, on_error=config.on_error),
+                notifier=self._notifier,
                 clock=self._clock,
             )
+            if later := start.later.get(split.name):
+                service.begin_later(*later)
             service.expect(self._formers[name])
             self.services.append(service)
             self._undo.callback(service.end)
@@ -340,6 +376,7 @@ class Supervisor:
         try:
             catalog = await list_root(self._config)
             editions = make_editions(catalog, self._config, self._nodes)
+            self._save(catalog)
         except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
             reason = str(error) if isinstance(error, DaemonError) else f"{type(error).__name__}: {error}"
             for service in self.services:
@@ -362,10 +399,9 @@ class Supervisor:
         if removed is None:
             return False
         _LOG.error("%s", removed)
-        self._handed_over = [control for service in self.services for control in hand_over(service)]
-        assert self._listed is not None
-        _, spec = self._listed
-        self._listed = {service.memory.descriptor.split: service.edition for service in self.services}, spec
+        self._still_attached = [control for service in self.services for control in still_attached(service)]
+        editions = {service.memory.descriptor.split: service.edition for service in self.services}
+        self._served = Start(self.services[0].edition.catalog, editions)
         if self._refreshing is not None and not self._refreshing.done():
             self._refresh_wanted = True  # it ends with this generation
         return True

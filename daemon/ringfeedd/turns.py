@@ -18,17 +18,16 @@ class TurnClock:
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Start at 0.
+        """Start where the other one stands.
 
         Args:
             monotonic: seconds that also pass while the process is stopped.
         """
         self._monotonic = monotonic
-        self._read = monotonic()
-        self._seconds = 0.0
+        self._read = self._seconds = monotonic()
 
     def __call__(self) -> float:
-        """Seconds since the start, at most `LONGEST_TURN_S` more than at the last call."""
+        """Seconds, at most `LONGEST_TURN_S` more than at the last call."""
         now = self._monotonic()
         self._seconds += min(now - self._read, LONGEST_TURN_S)
         self._read = now

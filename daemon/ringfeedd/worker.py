@@ -25,8 +25,10 @@ from ringfeed import segment
 from ringfeed.layout import page_ceil
 from ringfeedd import messages
 from ringfeedd.decode import decode_pair
+from ringfeedd.decode_gate import DecodeGate
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch import Fetched, fetch_pair
+from ringfeedd.memory_limit import limit_own_memory, worker_bytes
 from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, Results, RingSpec
 from ringfeedd.sources import Source, open_source
 
@@ -103,11 +105,14 @@ class Worker:
         self._vitals = memoryview(mmap.mmap(hello.vitals_fd, vital_words(hello.threads) * 8)).cast("Q")
         self._thread = threading.local()
         self._thread_numbers = iter(range(FIRST_SUSPECT_WORD, vital_words(hello.threads)))
+        self._gate = DecodeGate()
         self._waiting: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._memory = worker_bytes([spec.decode for spec in hello.rings], hello.threads)
         self._results: list[Result] = []
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Work until told to stop."""
+        limit_own_memory(self._memory)  # all rings are mapped, and nothing is fetched yet
         self._beat()
         while (order := await messages.read_order(reader)) is not None:
             match order:
@@ -134,16 +139,29 @@ class Worker:
             async with self._downloads:
                 fetched = await fetch_pair(self._source, job.pair, self._hello.policy)
             await self._rings[ring].room(job.seq)
-            del self._waiting[key]  # from here on the slot is being written, and the pair cannot be cancelled
-            result: Result = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._decode, ring, job.seq, fetched
-            )
+            await self._gate.enter(alone=job.alone)
+            try:
+                del self._waiting[key]  # from here on the slot is being written, and the pair cannot be cancelled
+                result: Result = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._decode, ring, job.seq, fetched
+                )
+            finally:
+                self._gate.leave()
         except BadPairError as error:
             result = Failed(ring, job.seq, str(error), error.cause, error.attempts)
+        except MemoryError:
+            result = Failed(ring, job.seq, self._no_memory, "memory", 1)
         except Exception as error:  # noqa: BLE001  # a defect of ours must cost one pair, not the worker
             result = Failed(ring, job.seq, f"{type(error).__name__}: {error}", "internal", 1)
         self._waiting.pop(key, None)
         self._report(result)
+
+    @property
+    def _no_memory(self) -> str:
+        return (
+            f"there was no memory for it: a worker may use {self._memory >> 20} MiB beside the rings, which is more "
+            f"than max_pixels needs; look at the object, and at how much memory the machine has left"
+        )
 
     def _drop_if_cancelled(self, ring: int, seq: int, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # maybe before its first step, which no except clause inside it would see

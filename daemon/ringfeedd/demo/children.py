@@ -92,6 +92,11 @@ class Child:
         return f"Child({self.name!r}, pid {self._process.pid}, exit code {self._process.returncode})"
 
     @property
+    def pid(self) -> int:
+        """Its process id, which is also its session's."""
+        return self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         """None while it runs; negative for the signal that ended it."""
         return self._process.poll()
@@ -108,14 +113,25 @@ class Child:
         Raises:
             DemoError: it ended, or the time passed, before it printed such a line.
         """
+        (line,) = self.wait_for_lines(pattern, 1, timeout_s=timeout_s)
+        return line
+
+    def wait_for_lines(self, pattern: str, count: int, *, timeout_s: float) -> list[str]:
+        """The first ``count`` lines that the regular expression is found in.
+
+        Raises:
+            DemoError: it ended, or the time passed, before it printed so many.
+        """
         expression = re.compile(pattern)
         deadline = time.monotonic() + timeout_s
         seen = 0
+        found: list[str] = []
         with self._changed:
             while True:
-                for line in list(self._lines)[max(0, seen - self._first_kept) :]:
-                    if expression.search(line):
-                        return line
+                fresh = list(self._lines)[max(0, seen - self._first_kept) :]
+                found += [line for line in fresh if expression.search(line)]
+                if len(found) >= count:
+                    return found[:count]
                 seen = self._first_kept + len(self._lines)
                 if self._output_ended:
                     break

@@ -33,12 +33,25 @@ FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
 SIZES = ((500, 375), (480, 360), (375, 500), (512, 384), (500, 333))
 """Width and height of the images, in pixels; about what the usual segmentation sets hold."""
 
-JPEG_QUALITY = 88
-SMOOTHING_PX = 1.5
-"""Blur before the colours are read, in pixels of the class map: a class is a region, not a pixel."""
 
-MAP_SCALE = 2
-"""The class map is drawn at half size, and doubled: its filters are the slowest steps of all."""
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What the pairs look like; the demo's by default.
+
+    Attributes:
+        sizes: width and height of the images, in pixels, each as likely.
+        jpeg_quality: as libjpeg counts it, 1 to 95.
+        smoothing_px: blur before the colours are read, in pixels of the class map: a class is a region, not a pixel.
+        map_scale: the class map is drawn smaller by this, and enlarged: its filters are the slowest steps of all.
+    """
+
+    sizes: tuple[tuple[int, int], ...] = SIZES
+    jpeg_quality: int = 88
+    smoothing_px: float = 1.5
+    map_scale: int = 2
+
+
+DEMO_STYLE = Style()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +93,16 @@ class Pair:
 class Photographs:
     """The photographs, decoded once."""
 
-    def __init__(self) -> None:
+    def __init__(self, style: Style = DEMO_STYLE) -> None:
         """Reads them.
+
+        Args:
+            style: of the pairs that are made.
 
         Raises:
             StartError: a package or one of its photographs is missing.
         """
+        self._style = style
         self._photographs = [(path.stem, Image.open(path).convert("RGB")) for path in _paths()]
 
     def pair(self, index: int, seed: int = 0) -> Pair:
@@ -95,24 +112,26 @@ class Photographs:
         """
         rng = np.random.default_rng([seed, index])
         name, photograph = self._photographs[int(rng.integers(len(self._photographs)))]
-        picture = _variation(photograph, rng)
-        return Pair(f"{name}-{index:05d}", _jpeg(picture), _palette_png(class_map(picture)))
+        style = self._style
+        picture = _variation(photograph, style.sizes[int(rng.integers(len(style.sizes)))], rng)
+        return Pair(f"{name}-{index:05d}", _jpeg(picture, style.jpeg_quality), _palette_png(class_map(picture, style)))
 
     def pairs(self, count: int, seed: int = 0) -> Iterator[Pair]:
         """The first `count` pairs of a seed."""
         return (self.pair(index, seed) for index in range(count))
 
 
-def class_map(picture: Image.Image) -> npt.NDArray[np.uint8]:
+def class_map(picture: Image.Image, style: Style = DEMO_STYLE) -> npt.NDArray[np.uint8]:
     """The class of every pixel, by its colour.
 
     Args:
         picture: an RGB image of H by W pixels.
+        style: its smoothing and its scale.
 
     Returns:
         Indices into `CLASSES`, (H, W) uint8.
     """
-    small = picture.reduce(MAP_SCALE).filter(ImageFilter.GaussianBlur(SMOOTHING_PX))
+    small = picture.reduce(style.map_scale).filter(ImageFilter.GaussianBlur(style.smoothing_px))
     hue, saturation, value = np.moveaxis(np.asarray(small.convert("HSV")), -1, 0)
     classes = np.select(
         [
@@ -145,9 +164,9 @@ def _paths() -> list[Path]:
     return paths
 
 
-def _variation(photograph: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A random crop of the photograph, brought to one of `SIZES`, flipped or not, a little brighter or darker."""
-    width, height = SIZES[int(rng.integers(len(SIZES)))]
+def _variation(photograph: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """A random crop of the photograph, brought to width and height, flipped or not, a little brighter or darker."""
+    width, height = size
     largest = min(photograph.width / width, photograph.height / height)
     scale = largest * rng.uniform(0.5, 1.0)
     left = rng.uniform(0, photograph.width - scale * width)
@@ -160,9 +179,9 @@ def _variation(photograph: Image.Image, rng: np.random.Generator) -> Image.Image
     return ImageEnhance.Contrast(picture).enhance(rng.uniform(0.85, 1.15))
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(picture: Image.Image, quality: int) -> bytes:
     encoded = io.BytesIO()
-    picture.save(encoded, "JPEG", quality=JPEG_QUALITY)
+    picture.save(encoded, "JPEG", quality=quality)
     return encoded.getvalue()
 
 

@@ -1,0 +1,1 @@
+"""The benchmark: Ringfeed, the least work that its task needs, and other loaders, measured side by side."""

@@ -1,0 +1,12 @@
+"""The daemon, with workers that do nothing. Takes the command line of `ringfeed`."""
+
+from __future__ import annotations
+
+import sys
+
+from ringfeedd import pool
+from ringfeedd.main import main
+
+if __name__ == "__main__":
+    pool.WORKER_MODULE = "ringfeedd.bench.idle_worker"  # the seam that is left for this
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The catalog cache: the latest listings of a root, on disk.
+
+A daemon that follows a dead one must serve the very ids that the living trainers were promised, though the bucket has
+grown since, and before they lose patience: listing ten million pairs takes minutes, reading them from a disk seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ringfeedd.catalog import Catalog, Incomplete, ObjectColumns
+from ringfeedd.idtable import IdTable
+from ringfeedd.keys import KeyTemplate, KeyTemplates
+
+_LOG: Final = logging.getLogger("ringfeedd")
+
+KEPT: Final = 3
+"""Listings of one root: that of the trainers that read on, that of a refresh under way, and one to spare."""
+
+_VERSION: Final = 1
+_COLUMNS: Final = ("size", "generation", "crc32c", "has_crc32c", "suffix")
+
+
+def default_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where catalogs are kept unless it is said: systemd's cache directory, or the user's; None where there is none."""
+    if directories := environ.get("CACHE_DIRECTORY"):  # systemd's, of a unit with CacheDirectory=
+        return Path(directories.split(":")[0])
+    if home := environ.get("XDG_CACHE_HOME"):
+        return Path(home, "ringfeed")
+    with contextlib.suppress(RuntimeError):
+        return Path.home() / ".cache" / "ringfeed"
+    return None
+
+
+class CatalogCache:
+    """The listings of one root, the latest first. Nothing here raises: without a cache a daemon only starts slower."""
+
+    def __init__(self, folder: Path | None, *, root: str, emulator: str | None, templates: KeyTemplates) -> None:
+        """Look nowhere yet.
+
+        Args:
+            folder: None: nothing is kept.
+        """
+        self._folder = folder
+        self._templates = templates
+        self._of = [_VERSION, root, emulator, str(templates.images), str(templates.labels)]
+        self._key = hashlib.blake2b(json.dumps(self._of).encode(), digest_size=12).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"CatalogCache({str(self._folder)!r}, {len(self._files())} listings)"
+
+    def __iter__(self) -> Iterator[Catalog]:
+        """The listings that can be believed, the latest first; each is read when it is asked for."""
+        for path in self._files():
+            try:
+                yield self._read(path)
+            except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+                _LOG.warning("the cached catalog %s is passed over: %s", path, error)
+
+    def save(self, catalog: Catalog) -> None:
+        """Keep a listing, and the `KEPT` latest of this root."""
+        if self._folder is None:
+            return
+        path = self._folder / f"{self._key}.{catalog.fingerprint}.catalog"
+        draft = path.with_suffix(f".{os.getpid()}.draft")
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                np.savez(file, allow_pickle=False, **self._arrays(catalog))
+            draft.replace(path)
+            for old in self._files()[KEPT:]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            _LOG.warning("the catalog could not be cached in %s: %s", self._folder, error.strerror)
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        if self._folder is None:
+            return []
+        with contextlib.suppress(OSError):
+            return sorted(self._folder.glob(f"{self._key}.*.catalog"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+        return []
+
+    def _arrays(self, catalog: Catalog) -> dict[str, Any]:
+        images, labels = catalog.images, catalog.labels
+        meta = {
+            "of": self._of,
+            "fingerprint": catalog.fingerprint,
+            "image_suffixes": images.suffixes,
+            "label_suffixes": labels.suffixes,
+        }
+        arrays = {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8), "hashes": catalog.hashes}
+        arrays["blob"], arrays["offsets"] = catalog.ids.arrays
+        for side, columns in (("image", images), ("label", labels)):
+            arrays |= {f"{side}_{name}": getattr(columns, name) for name in _COLUMNS}
+        return arrays
+
+    def _read(self, path: Path) -> Catalog:
+        facts = path.lstat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_mode & stat.S_IWOTH or facts.st_uid not in (0, os.geteuid()):
+            raise ValueError("it is no plain file of this user or root, or anybody may write into it")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(arrays["meta"].tobytes())
+        if meta["of"] != self._of:
+            raise ValueError("it is of another root")
+        images = _columns(arrays, "image", self._templates.images, meta)
+        labels = _columns(arrays, "label", self._templates.labels, meta)
+        catalog = Catalog(IdTable(arrays["blob"], arrays["offsets"]), arrays["hashes"], images, labels, Incomplete())
+        if catalog.fingerprint != meta["fingerprint"]:
+            raise ValueError("its ids are not those that it was written with")
+        return catalog
+
+
+def _columns(arrays: dict[str, Any], side: str, template: KeyTemplate, meta: dict[str, Any]) -> ObjectColumns:
+    columns = {name: arrays[f"{side}_{name}"] for name in _COLUMNS}
+    suffixes = tuple(meta[f"{side}_suffixes"])
+    if {len(column) for column in columns.values()} != {len(arrays["hashes"])} or any(
+        columns["suffix"] >= len(suffixes)
+    ):
+        raise ValueError("its columns do not fit each other")
+    return ObjectColumns(template=template, suffixes=suffixes, **columns)

@@ -1,0 +1,124 @@
+"""Who may ask the status page what. Pure decisions on an address, a method, a Host and an Authorization."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+OFF: Final = "off"
+METHODS: Final = ("GET", "HEAD")
+
+_LISTEN: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
+_HOST_HEADER: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where the status page is served.
+
+    Attributes:
+        host: an address or a name of this machine.
+        port: 0 for any that is free.
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Listen | None:
+        """Read ``HOST:PORT``, an IPv6 address in brackets; None for ``off``.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        if text == OFF:
+            return None
+        match = _LISTEN.fullmatch(text)
+        if match is None or int(match["port"]) > 65535 or (match["v6"] and _address(match["v6"]) is None):
+            raise ValueError(f'http {text!r} is not HOST:PORT, e.g. "127.0.0.1:9753" or "[::1]:9753", nor "off"')
+        return cls(match["v6"] or match["host"], int(match["port"]))
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only processes of this machine can reach it."""
+        return _is_loopback(self.host)
+
+    def url(self, port: int) -> str:
+        """The page's address, at the port that was got."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}/"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The answer to who may not: a status and a sentence without anything of the request in it."""
+
+    status: HTTPStatus
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Decides on each request.
+
+    Attributes:
+        token: what a request has to bring; None where everybody on this machine may ask.
+        machine: this machine's name.
+    """
+
+    listen: Listen
+    token: str | None
+    machine: str
+
+    def refuse(self, method: str, host: str | None, authorization: str | None, *, public: bool) -> Refusal | None:
+        """Why a request gets no answer; None where it does.
+
+        Args:
+            host, authorization: the headers; None where there is none.
+            public: the answer tells nothing of the data, so it needs no token.
+        """
+        if method not in METHODS:
+            return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "This page can only be read: GET or HEAD.")
+        if host is None or not self._is_ours(host):
+            return Refusal(
+                HTTPStatus.FORBIDDEN,
+                "The Host of this request is not this machine's: ask by its address, or by localhost.",
+            )
+        if self.token is not None and not public and not _same(authorization, f"Bearer {self.token}"):
+            return Refusal(
+                HTTPStatus.UNAUTHORIZED,
+                "Send `Authorization: Bearer TOKEN`, the token in the daemon's http_token_file.",
+            )
+        return None
+
+    def _is_ours(self, header: str) -> bool:
+        """Whether a browser that was lured to a stranger's name, which now points here, cannot have sent this Host."""
+        match = _HOST_HEADER.fullmatch(header)
+        if match is None:
+            return False
+        host = (match["v6"] or match["host"]).lower().rstrip(".")
+        if _is_loopback(host) or host == self.listen.host.lower():
+            return True
+        if self.listen.loopback:
+            return False
+        return _address(host) is not None or host.partition(".")[0] == self.machine.lower().partition(".")[0]
+
+
+def _same(given: str | None, wanted: str) -> bool:
+    return given is not None and hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback

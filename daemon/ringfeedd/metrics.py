@@ -1,0 +1,124 @@
+"""``/metrics``: the numbers of `ringfeed status`, each defined there and nowhere else, in Prometheus' text format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ringfeed.layout import RingState
+from ringfeed.status import LaneStatus, RingStatus
+from ringfeedd.view import RingView
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""What every Prometheus reads; our names are plain, so the text is the same in later versions of the format."""
+
+# By the names of `RingStatus`: the metric's name, which has its unit, and what it is.
+GAUGES: Final = {
+    "uptime_s": ("uptime_seconds", "Since the ring was made."),
+    "heartbeat_age_s": ("heartbeat_age_seconds", "Since the daemon's loop turned."),
+    "slots": ("slots", "Slots of the ring."),
+    "filled_slots": ("filled_slots", "Slots that hold pairs which may be read."),
+    "memory_bytes": ("memory_bytes", "Shared memory of the ring."),
+    "epoch_length": ("epoch_pairs", "Pairs in an epoch of this machine."),
+    "epoch": ("epoch", "Of the first pair that is kept."),
+    "position": ("position_pairs", "Of the first pair that is kept, in its epoch."),
+    "floor": ("floor_seq", "Number of the first pair that is kept."),
+    "published": ("published_seq", "Number of the first pair that is not published."),
+    "head": ("head_seq", "Number of the first pair that was not handed out to be fetched."),
+    "workers": ("workers", "Worker processes."),
+    "groups": ("groups", "Groups that read the ring, or whose place is kept."),
+    "lingering_groups": ("lingering_groups", "Groups without a reader, whose place is kept."),
+    "lanes": ("lanes", "Readers that may be attached at a time."),
+    "num_nodes": ("nodes", "Machines that share every epoch."),
+    "node_rank": ("node_rank", "This machine's number among them."),
+}
+COUNTERS: Final = {
+    "decoded_pairs": ("decoded_pairs", "Pairs decoded."),
+    "downloaded_bytes": ("downloaded_bytes", "Compressed bytes downloaded."),
+    "fetch_retries": ("fetch_retries", "Downloads that were tried again."),
+    "failed_pairs": ("failed_draws", "Draws of pairs that could not be had."),
+    "size_mismatches": ("size_mismatches", "Pairs whose image and label had different sizes."),
+    "skipped_pairs": ("skipped_pairs", "Pairs that a rank missed because it came back too late."),
+    "seeks": ("seeks", "Times that the stream went to another place."),
+    "worker_deaths": ("worker_deaths", "Worker processes that died."),
+    "lane_deaths": ("reader_deaths", "Readers that ended without a word."),
+}
+NO_METRICS: Final = {"daemon_pid", "seed", "slot_height", "slot_width", "mirrored"}
+"""What identifies a ring, and is no measurement."""
+
+LANE_GAUGES: Final = {
+    "held_pairs": ("reader_held_pairs", "Pairs from the first that the reader may still read to its next batch."),
+    "waiting_s": ("reader_waiting_seconds", "How long the reader has been waiting for its next batch."),
+}
+LANE_COUNTERS: Final = {
+    "batches": ("reader_batches", "Batches that the reader took since it attached."),
+    "waited_s": ("reader_waited_seconds", "Seconds that the reader waited since it attached."),
+    "missed_pairs": ("reader_missed_pairs", "Pairs overwritten before a reader that skips could read them."),
+}
+
+
+class RingCollector(Collector):
+    """Makes metrics of the rings at the moment of a scrape."""
+
+    def __init__(self, views: Sequence[RingView]) -> None:
+        """Of these rings."""
+        self._views = views
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family of metrics, with a sample for each ring or reader."""
+        rings = [(view.name, view.status) for view in self._views if view.status is not None]
+        for names, family in ((GAUGES, GaugeMetricFamily), (COUNTERS, CounterMetricFamily)):
+            for attribute, (name, what) in names.items():
+                metric = family(f"ringfeed_{name}", what, labels=["ring"])
+                for ring, status in rings:
+                    metric.add_metric([ring], getattr(status, attribute))
+                yield metric
+        yield self._causes()
+        yield from _states(self._views)
+        yield from _readers(rings)
+
+    def _causes(self) -> Metric:
+        metric = CounterMetricFamily("ringfeed_failures", "The failed draws by cause.", labels=["ring", "cause"])
+        for view in self._views:
+            for cause, count in sorted(view.failed.causes.items()):
+                metric.add_metric([view.name, cause], count)
+        return metric
+
+
+def _states(views: Iterable[RingView]) -> Iterator[Metric]:
+    metric = GaugeMetricFamily("ringfeed_state", "1 for the state that the ring is in.", labels=["ring", "state"])
+    held = GaugeMetricFamily("ringfeed_held_up", "1 while readers wait for another one's slots.", labels=["ring"])
+    for view in views:
+        state = view.status.state if view.status else "dead"
+        for each in (*(state.name.lower() for state in RingState), "dead"):
+            metric.add_metric([view.name, each], each == state)
+        held.add_metric([view.name], bool(view.status and view.status.held_up))
+    yield metric
+    yield held
+
+
+def _readers(rings: Iterable[tuple[str, RingStatus]]) -> Iterator[Metric]:
+    readers = [(ring, lane) for ring, status in rings for lane in status.consumers]
+    for names, family in ((LANE_GAUGES, GaugeMetricFamily), (LANE_COUNTERS, CounterMetricFamily)):
+        for attribute, (name, what) in names.items():
+            metric = family(f"ringfeed_{name}", what, labels=["ring", "lane", "group", "rank"])
+            for ring, lane in readers:
+                metric.add_metric([ring, str(lane.lane), _group(lane), str(lane.rank)], getattr(lane, attribute))
+            yield metric
+
+
+def _group(lane: LaneStatus) -> str:
+    """An anonymous group's name has a process id in it: each would begin a time series of its own."""
+    return "anonymous" if lane.group.startswith("anonymous-") else lane.group
+
+
+def metrics_text(views: Sequence[RingView]) -> bytes:
+    """Everything, as text: the rings, and the supervisor process itself."""
+    registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
+    registry.register(RingCollector(views))
+    return generate_latest(registry)

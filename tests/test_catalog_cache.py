@@ -1,0 +1,160 @@
+"""Cached listings: what is read is what was saved, and living trainers read on in a bucket that has grown since."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import uuid
+
+import numpy as np
+import pytest
+from house import Daemon, wait_until, write_folder
+from test_refresh import epoch_of, names, pictures
+
+import ringfeed
+from ringfeed.status import ring_status
+from ringfeedd.catalog_cache import KEPT, CatalogCache, default_folder
+from ringfeedd.keys import KeyTemplates
+from ringfeedd.listing import build_catalog
+from ringfeedd.sources.local import LocalSource
+
+PAIRS, MORE = 20, 12
+
+
+@pytest.fixture
+def ring():
+    return f"t{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("set"), PAIRS)
+
+
+def listing(folder):
+    return asyncio.run(build_catalog(LocalSource(folder, concurrency=4), KeyTemplates.parse()))
+
+
+def cache_in(path, root="r"):
+    return CatalogCache(path, root=root, emulator=None, templates=KeyTemplates.parse())
+
+
+def test_a_listing_comes_back_as_it_was_saved(folder, tmp_path):
+    catalog = listing(folder)
+    cache_in(tmp_path / "cache").save(catalog)
+    (again,) = cache_in(tmp_path / "cache")
+    assert again.fingerprint == catalog.fingerprint
+    assert [again.pair(i) for i in range(PAIRS)] == [catalog.pair(i) for i in range(PAIRS)]
+    for name, split in catalog.split(0.3).items():
+        assert np.array_equal(again.split(0.3)[name].indices, split.indices)
+    assert list(cache_in(tmp_path / "cache", root="another")) == []
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "cache").iterdir()} == {0o600}
+
+
+def test_a_file_that_cannot_be_believed_is_passed_over(folder, tmp_path, caplog):
+    cache_in(tmp_path).save(listing(folder))
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for broken in (b"", whole[: len(whole) // 2], whole.replace(b"sub/0001", b"sub/9999"), b"x" * len(whole)):
+        path.write_bytes(broken)
+        assert list(cache_in(tmp_path)) == []
+    path.write_bytes(whole)
+    assert len(list(cache_in(tmp_path))) == 1
+    path.chmod(0o666)
+    assert list(cache_in(tmp_path)) == []
+    assert "is passed over: it is no plain file of this user" in caplog.text
+
+
+def test_the_latest_listings_are_kept_and_no_more(tmp_path):
+    fingerprints = []
+    for count in range(2, 2 + KEPT + 2):
+        catalog = listing(write_folder(tmp_path / f"set{count}", count))
+        cache_in(tmp_path / "cache").save(catalog)
+        fingerprints.append(catalog.fingerprint)
+        for path in (tmp_path / "cache").iterdir():  # a second older each time: the clock's grain is coarse
+            os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
+    assert [catalog.fingerprint for catalog in cache_in(tmp_path / "cache")] == fingerprints[: -KEPT - 1 : -1]
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_nothing_else(folder, tmp_path, caplog):
+    (tmp_path / "file").write_bytes(b"")
+    cache_in(tmp_path / "file" / "cache").save(listing(folder))
+    assert "the catalog could not be cached" in caplog.text
+    assert list(cache_in(tmp_path / "file" / "cache")) == []
+    assert list(cache_in(None)) == []
+
+
+def test_the_folder_is_systemds_or_the_users():
+    assert str(default_folder({"CACHE_DIRECTORY": "/var/cache/ringfeed:/x", "XDG_CACHE_HOME": "/y"})) == (
+        "/var/cache/ringfeed"
+    )
+    assert str(default_folder({"XDG_CACHE_HOME": "/y"})) == "/y/ringfeed"
+
+
+def serve(folder, ring, cache, *arguments):
+    common = ("--size", "24x32", "--slots", "16", "--workers", "1", "--concurrency", "4", "--catalog-cache", cache)
+    return Daemon(str(folder), *common, *arguments, ring=ring)
+
+
+def grow(folder, tmp_path):
+    """More pairs, without touching those that are there."""
+    more = write_folder(tmp_path / "more", PAIRS + MORE)
+    for part in ("images", "labels"):
+        for path in pictures(more, part):
+            target = folder / path.relative_to(more)
+            if not target.exists():
+                path.rename(target)
+
+
+def test_a_daemon_killed_after_the_bucket_has_grown_loses_nobody_and_lets_the_new_pairs_in(tmp_path, ring):
+    folder = write_folder(tmp_path / "set", PAIRS)
+    old = names(folder)
+    daemon = serve(folder, ring, tmp_path / "cache")
+    with daemon, ringfeed.attach(f"{ring}-train", batch_size=4, group="g", drop_last=False) as reader:
+        batches = iter(reader)
+        seen = list(next(batches).ids)
+        wait_until(lambda: list((tmp_path / "cache").glob("*.catalog")))
+        grow(folder, tmp_path)
+        daemon.process.kill()
+        daemon.process.wait()
+        daemon.start()
+        daemon.output.wait_for(f"begins with the {PAIRS} pairs of an earlier listing")
+        daemon.output.wait_for("ready")
+        seen += [pair_id for batch in batches for pair_id in batch.ids]
+        assert sorted(seen) == old
+        wait_until(lambda: "instead of" in ring_status(f"{ring}-train").refresh)
+        while len(seen) == PAIRS:
+            seen = epoch_of(reader)
+        assert sorted(seen) == names(folder)
+
+
+def test_a_daemon_killed_between_a_refresh_and_its_epoch_serves_both_catalogs_on(tmp_path, ring):
+    folder = write_folder(tmp_path / "set", PAIRS)
+    old = names(folder)
+    daemon = serve(folder, ring, tmp_path / "cache")
+    with daemon, ringfeed.attach(f"{ring}-train", batch_size=4, group="g", drop_last=False) as reader:
+        batches = iter(reader)
+        seen = list(next(batches).ids)
+        wait_until(lambda: list((tmp_path / "cache").glob("*.catalog")))
+        grow(folder, tmp_path)
+        command = [sys.executable, "-m", "ringfeedd", "refresh", f"{ring}-train"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        begins = int(said.rpartition("from epoch ")[2].split()[0])
+        wait_until(lambda: len(list((tmp_path / "cache").glob("*.catalog"))) == 2)
+        daemon.process.kill()
+        daemon.process.wait()
+        daemon.start().output.wait_for("ready")
+        seen += [pair_id for batch in batches for pair_id in batch.ids]
+        assert sorted(seen) == old
+        while (epoch := reader.epoch) <= begins:
+            assert sorted(epoch_of(reader)) == (names(folder) if epoch >= begins else old)
+
+
+def test_a_start_with_the_latest_listing_needs_no_new_one_and_makes_it_beside(tmp_path, ring):
+    folder = write_folder(tmp_path / "set", PAIRS)
+    with serve(folder, ring, tmp_path / "cache"):
+        wait_until(lambda: list((tmp_path / "cache").glob("*.catalog")))
+    grow(folder, tmp_path)
+    with serve(folder, ring, tmp_path / "cache", "--catalog", "cached") as daemon:
+        assert any(line.startswith(f"begins with the {PAIRS} pairs") for line in daemon.output.lines)
+        wait_until(lambda: ring_status(f"{ring}-train").epoch_length == PAIRS + MORE)

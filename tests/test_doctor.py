@@ -1,0 +1,164 @@
+"""`ringfeed doctor`: every finding has a level and, unless all is well, says what to do; looking changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import uuid
+
+import pytest
+from house import SHM, Daemon, traces, wait_until, wipe, write_folder
+from ring_fixtures import served_ring
+
+from ringfeed.status import LaneStatus, ring_status
+from ringfeedd import checks
+from ringfeedd.checks import Level
+from ringfeedd.doctor import examine
+from ringfeedd.main import main
+
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def status():
+    with served_ring() as served:
+        served.service.report(workers=2, worker_deaths=0)
+        return ring_status(served.name)
+
+
+def reader(**change):
+    plain = dict.fromkeys(
+        ("lane", "pid", "rank", "batches", "taken", "held_pairs", "waited_s", "waiting_s", "missed_pairs"), 0
+    )
+    return LaneStatus(**plain | {"group": "job", "world_size": 1, "batch_size": 4, "on_lag": "block"} | change)
+
+
+@pytest.mark.parametrize(
+    ("facts", "level"),
+    [
+        ({"total": 16 * GIB, "free": 8 * GIB, "writable": True}, Level.OK),
+        ({"total": 64 << 20, "free": 64 << 20, "writable": True}, Level.WARN),
+        ({"total": 16 * GIB, "free": GIB // 8, "writable": True}, Level.WARN),
+        ({"total": 16 * GIB, "free": 8 * GIB, "writable": False}, Level.BAD),
+    ],
+)
+def test_shared_memory_is_judged_by_its_size_its_room_and_its_mode(facts, level):
+    assert checks.shared_memory(**facts).level is level
+
+
+@pytest.mark.parametrize(("soft", "level"), [(64, Level.BAD), (256, Level.WARN), (1024, Level.OK), (1 << 20, Level.OK)])
+def test_open_files_are_judged_by_what_a_daemon_needs(soft, level):
+    assert checks.open_files(soft, 1 << 20).level is level
+
+
+@pytest.mark.parametrize(
+    ("now", "synchronised", "level"),
+    [(1e9, True, Level.OK), (1e9, None, Level.OK), (1e9, False, Level.WARN), (1e9 - 1e6, True, Level.BAD)],
+)
+def test_a_clock_before_the_installation_is_bad_and_one_that_nobody_keeps_is_told(now, synchronised, level):
+    assert checks.clock(now_unix_s=now, newest_file_unix_s=1e9, synchronised=synchronised).level is level
+
+
+def test_the_environment_is_silent_unless_something_in_it_changes_what_a_daemon_does():
+    assert list(checks.environment({"PATH": "/bin"}, credentials_readable=True)) == []
+    found = checks.environment(
+        {
+            "STORAGE_EMULATOR_HOST": "localhost:9023",
+            "https_proxy": "http://user:secret@proxy.example:3128",
+            "GOOGLE_APPLICATION_CREDENTIALS": "/nowhere",
+        },
+        credentials_readable=False,
+    )
+    lines = [check.line() for check in found]
+    assert [line.split()[0] for line in lines] == ["warn", "warn", "bad"]
+    assert "localhost:9023" in lines[0]
+    assert "proxy.example" in lines[1]
+    assert "secret" not in "".join(lines)
+
+
+def test_packages_are_told_with_what_a_missing_one_costs():
+    found = list(checks.packages(fast={"simplejpeg": None}, torch=None))
+    assert [(check.topic, check.level) for check in found] == [("codecs", Level.WARN), ("torch", Level.OK)]
+    assert "pip install" in found[0].cure
+    found = list(checks.packages(fast={"simplejpeg": "1.9.0"}, torch="2.3.1+cu121"))
+    assert [check.level for check in found] == [Level.OK, Level.WARN]
+    assert all(check.level is Level.OK for check in checks.packages(fast={}, torch="2.13.0+cpu"))
+
+
+@pytest.mark.parametrize(
+    ("change", "process", "level", "words"),
+    [
+        ({}, "S", Level.OK, "serves: "),
+        ({"state": "dead"}, None, Level.BAD, "died"),
+        ({"state": "failed", "reason": "each of the first 20"}, "S", Level.BAD, "was stopped: each of the first 20"),
+        ({"heartbeat_age_s": 9.0}, "T", Level.BAD, "kill -CONT"),
+        ({"heartbeat_age_s": 9.0}, "D", Level.BAD, "swap"),
+        ({"heartbeat_age_s": 9.0}, None, Level.BAD, "its loop has not turned for 9 s"),
+        ({"consumers": [reader()], "lanes": 1}, "S", Level.WARN, "all 1 lanes are taken"),
+        (
+            {"consumers": [reader(pid=7), reader(taken=16, waiting_s=30.0)], "floor": 0, "published": 16, "slots": 16},
+            "S",
+            Level.WARN,
+            "(pid 7) holds up the ring",
+        ),
+        ({"consumers": [reader(waiting_s=30.0)], "published": 0}, "S", Level.WARN, "1 readers wait for the source"),
+        ({"worker_deaths": 2}, "S", Level.WARN, "2 of its worker processes have died"),
+        ({"failed_pairs": 3}, "S", Level.WARN, "ringfeed errors"),
+    ],
+)
+def test_the_worst_of_a_ring_is_told_with_what_to_do(status, change, process, level, words):
+    calm = {"heartbeat_age_s": 0.1, "consumers": [], "lanes": 4}
+    check = checks.ring(dataclasses.replace(status, **calm | change), process)
+    assert check.level is level
+    assert words in check.line()
+    assert (check.cure != "") == (level is not Level.OK)
+
+
+def doctor(capsys):
+    capsys.readouterr()
+    code = main(["doctor", "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_stopped_daemon_and_a_dead_ones_leavings_are_found_and_looking_changes_nothing(tmp_path, capsys):
+    ring = f"t{uuid.uuid4().hex[:10]}"
+    name = f"{ring}-train"
+
+    def finding(topic: str) -> dict[str, str]:
+        return next(check for check in doctor(capsys)[1] if check["topic"] == topic)
+
+    with Daemon(str(write_folder(tmp_path, 8)), "--slots", "8", "--workers", "1", ring=ring) as daemon:
+        before = traces(ring)
+        assert finding(f"ring {name}")["level"] == "ok"
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            wait_until(lambda: finding(f"ring {name}")["level"] == "bad")
+            code, _ = doctor(capsys)
+            assert code == 1
+            assert f"kill -CONT {daemon.process.pid}" in finding(f"ring {name}")["cure"]
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: finding(f"ring {name}")["level"] == "ok")
+        assert traces(ring) == before
+        daemon.process.kill()
+        daemon.process.wait()
+        assert "died" in finding(f"ring {name}")["found"]
+        assert re.search(rf"{name} \(\d+ files\)", finding("leftovers")["found"])
+        assert traces(ring) == before
+        wipe(ring)
+        assert name not in finding("leftovers")["found"]
+
+
+def test_a_file_planted_under_a_rings_name_is_a_finding_and_no_crash():
+    ring = f"t{uuid.uuid4().hex[:10]}"
+    (SHM / f"ringfeed.{ring}").write_text("junk")
+    (SHM / f"ringfeed.{ring}.lock").symlink_to("/etc/passwd")
+    try:
+        found = {check.topic: check for check in examine(os.environ)}
+        assert found[f"ring {ring}"].level is Level.BAD
+        assert ring in found["leftovers"].found
+    finally:
+        wipe(ring)

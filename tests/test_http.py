@@ -1,0 +1,363 @@
+"""The status page: read-only, for those who may, and nothing from a bucket is ever more than text in it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+import socket
+import uuid
+from html.parser import HTMLParser
+from http import HTTPStatus
+
+import aiohttp
+import pytest
+from house import Daemon, wait_until, write_folder
+from hypothesis import example, given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from ring_fixtures import served_ring
+
+from ringfeed.failed_pairs import FailedPair, FailedPairs
+from ringfeed.status import LaneStatus, RingStatus, ring_status
+from ringfeedd import metrics
+from ringfeedd.config import load_config
+from ringfeedd.errors import ConfigError, StartError
+from ringfeedd.failures import Failure
+from ringfeedd.http import HttpServer, read_token
+from ringfeedd.http_guard import Guard, Listen
+from ringfeedd.page import POLICY, status_page
+from ringfeedd.view import RingView, ailments, look
+
+TOKEN = "correct horse battery staple"
+HERE, ANYWHERE = Listen("127.0.0.1", 9753), Listen("0.0.0.0", 9753)
+
+
+# Who may ask.
+
+
+def refusal(host: str | None, *, listen=HERE, method="GET", token=None, authorization=None, public=False):
+    refused = Guard(listen, token, "gpu01").refuse(method, host, authorization, public=public)
+    return refused.status if refused else None
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:9753", "127.1.2.3", "[::1]:9753", "localhost."]
+)
+def test_this_machine_is_asked_by_any_of_its_loopback_names_also_through_a_tunnel(host):
+    assert refusal(host) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        None,
+        "",
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "192.168.0.7",
+        "gpu01",
+        "[::1",
+        "a b",
+    ],
+)
+def test_a_name_that_a_stranger_may_have_pointed_here_gets_nothing(host):
+    assert refusal(host) is HTTPStatus.FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    ("host", "well"),
+    [("10.1.2.3:9753", True), ("gpu01.cluster.local", True), ("GPU01:9753", True), ("evil.example", False)],
+)
+def test_where_other_machines_may_ask_they_ask_by_address_or_by_the_machines_name(host, well):
+    assert refusal(host, listen=ANYWHERE, token=TOKEN, authorization=f"Bearer {TOKEN}") == (
+        None if well else HTTPStatus.FORBIDDEN
+    )
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get"])
+def test_nothing_can_be_done_but_reading(method):
+    assert refusal("localhost", method=method) is HTTPStatus.METHOD_NOT_ALLOWED
+    assert refusal("localhost", method="HEAD") is None
+
+
+@given(given=st.none() | st.text() | st.text().map(lambda text: f"Bearer {text}"))
+@example(TOKEN)
+@example(f"bearer {TOKEN}")
+@example(f"Bearer {TOKEN} ")
+@example("Bearer \ud800")
+def test_only_the_token_opens(given):
+    assert refusal("localhost", token=TOKEN, authorization=given) is HTTPStatus.UNAUTHORIZED
+    assert refusal("localhost", token=TOKEN, authorization=given, public=True) is None
+    assert refusal("localhost", token=TOKEN, authorization=f"Bearer {TOKEN}") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "listen"),
+    [
+        ("off", None),
+        ("127.0.0.1:9753", Listen("127.0.0.1", 9753)),
+        ("localhost:0", Listen("localhost", 0)),
+        ("[::1]:80", Listen("::1", 80)),
+        ("0.0.0.0:80", Listen("0.0.0.0", 80)),
+    ],
+)
+def test_an_address_is_read_as_it_is_meant(text, listen):
+    assert Listen.parse(text) == listen
+
+
+@pytest.mark.parametrize("text", ["", "9753", ":9753", "host", "a:b", "::1:80", "[::x]:80", "localhost:65536", "a b:1"])
+def test_what_is_no_address_is_a_bad_configuration(text):
+    with pytest.raises(ConfigError, match=r"is not HOST:PORT.*nor \"off\""):
+        load_config(None, {"root": "x", "http": text})
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:9753", "[::]:9753", "192.168.0.7:9753", "gpu01:9753"])
+def test_an_address_for_other_machines_wants_a_token(text):
+    with pytest.raises(ConfigError, match="give http_token_file"):
+        load_config(None, {"root": "x", "http": text})
+    load_config(None, {"root": "x", "http": text, "http_token_file": "/etc/token"})
+    load_config(None, {"root": "x", "http": "localhost:9753"})
+
+
+def test_a_token_is_believed_to_be_secret_only_where_its_file_is(tmp_path):
+    file = tmp_path / "token"
+    with pytest.raises(ConfigError, match="could not read"):
+        read_token(str(file))
+    file.write_text(f"{TOKEN}\n")
+    for mode, well in ((0o600, True), (0o640, True), (0o604, False), (0o606, False)):
+        file.chmod(mode)
+        if well:
+            assert read_token(str(file)) == TOKEN
+        else:
+            with pytest.raises(ConfigError, match=rf"not kept secret \(mode {mode:04o}"):
+                read_token(str(file))
+    file.chmod(0o600)
+    for bad in ("", "short", "two words and\na second line", "ü" * 20, "x" * 5000):
+        file.write_text(bad)
+        with pytest.raises(ConfigError, match="openssl rand"):
+            read_token(str(file))
+
+
+# What they get.
+
+
+@pytest.fixture(scope="module")
+def served():
+    with served_ring(slots=16) as served:
+        served.service.failures.succeed()
+        served.service.failures.fail(
+            Failure('</td><script>alert("1")</script>\n\x1b[31m', "no such object", "missing", 2)
+        )
+        served.turn()
+        served.service.report(workers=2, worker_deaths=1)
+        yield served
+
+
+@pytest.fixture(scope="module")
+def status(served):
+    return ring_status(served.name)
+
+
+def ask(rings, *paths, method="GET", token=None, **headers):
+    """What a server of these rings answers: (status, headers, text) for each path."""
+
+    async def story():
+        server = HttpServer(lambda: rings, Listen("127.0.0.1", 0), token)
+        address = await server.start()
+        answers = []
+        try:
+            async with aiohttp.ClientSession() as session:
+                for path in paths:
+                    async with session.request(method, address + path, headers=headers) as answer:
+                        answers.append((answer.status, answer.headers, await answer.text()))
+        finally:
+            await server.stop()
+        return answers
+
+    return asyncio.run(story())
+
+
+PATHS = ("", "status.json", "errors.json", "metrics", "healthz")
+
+
+def test_every_answer_whatever_it_is_forbids_scripts_sniffing_and_keeping(served):
+    answers = [*ask([served.service], *PATHS, "nothing"), *ask([served.service], *PATHS, method="POST")]
+    answers += ask([served.service], *PATHS, Host="evil.example")
+    for _, headers, _ in answers:
+        assert headers["Content-Security-Policy"].startswith("default-src 'none';")
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-store"
+        assert "Server" not in headers
+        assert "Access-Control-Allow-Origin" not in headers
+    assert [status for status, _, _ in answers] == [200] * 5 + [404] + [405] * 5 + [403] * 5
+
+
+def test_without_the_token_only_the_health_is_told_and_nothing_of_the_data(served):
+    answers = ask([served.service], *PATHS, token=TOKEN)
+    assert [status for status, _, _ in answers] == [401] * 4 + [200]
+    assert not any(word in text for _, _, text in answers for word in (served.name, "gs://", "script", TOKEN))
+    assert [a[0] for a in ask([served.service], *PATHS, token=TOKEN, Authorization=f"Bearer {TOKEN}")] == [200] * 5
+
+
+def test_the_pages_own_style_is_the_one_that_its_policy_lets_in(served):
+    ((_, headers, page),) = ask([served.service], "")
+    (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in headers["Content-Security-Policy"] == POLICY
+    assert "://" not in re.sub(r"gs://bucket/prefix", "", page)  # nothing comes from elsewhere
+
+
+class Tags(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self.attributes: set[str] = set()
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@given(name=st.text(max_size=60), reason=st.text(max_size=60))
+@example(name='"><script>alert(1)</script>', reason="<img src=x onerror=alert(1)>")
+@example(name="\x00\ud800\u202e]]><!--", reason="&lt;b&gt;")
+def test_no_id_and_no_reason_can_become_markup_and_none_is_lost(served, status, name, reason):
+    def view(pair_id: str, why: str) -> RingView:
+        pair = FailedPair(pair_id, why, "corrupt", 1, 1, 0.0, 0.0)
+        return RingView(served.name, status, "", FailedPairs(served.name, "0" * 16, "", 1, {"corrupt": 1}, [pair]))
+
+    page = status_page([view(name, reason)], "gpu01")
+    plain, hostile = Tags(status_page([view("x", "y")], "gpu01")), Tags(page)
+    assert hostile.seen == plain.seen
+    assert hostile.attributes == plain.attributes
+    if name.isprintable() and name:
+        assert name in hostile.texts
+    page.encode()
+
+
+def test_the_json_is_what_the_commands_print(served):
+    shown, errors = (json.loads(text) for _, _, text in ask([served.service], "status.json", "errors.json"))
+    expected = json.loads(json.dumps(ring_status(served.name).as_json()))
+    moving = {"uptime_s", "heartbeat_age_s"}
+    assert {k: v for k, v in shown[served.name].items() if k not in moving} == {
+        k: v for k, v in expected.items() if k not in moving
+    }
+    assert errors[served.name] == served.service.failed_pairs().as_json()
+
+
+def samples(text: str) -> dict[str, float]:
+    """By a metric's name and its labels but the ring."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            rest = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()) if k != "ring")
+            found[f"{sample.name}[{rest}]" if rest else sample.name] = sample.value
+    return found
+
+
+def test_the_metrics_are_the_statuss_numbers_by_ring(served):
+    ((_, headers, text),) = ask([served.service], "metrics")
+    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    found, status = samples(text), ring_status(served.name)
+    for attribute, (name, _) in metrics.GAUGES.items():
+        if not attribute.endswith("_s"):
+            assert found[f"ringfeed_{name}"] == getattr(status, attribute), name
+    for attribute, (name, _) in metrics.COUNTERS.items():
+        assert found[f"ringfeed_{name}_total"] == getattr(status, attribute), name
+    assert found["ringfeed_failures_total[cause=missing]"] == 1
+    assert found["ringfeed_state[state=serving]"] == 1
+    assert found["ringfeed_state[state=failed]"] == 0
+    assert found["process_open_fds"] > 0
+    assert f'ring="{served.name}"' in text
+
+
+def test_every_number_of_the_status_is_a_metric_or_known_not_to_be_one():
+    numbers = {field.name for field in dataclasses.fields(RingStatus) if field.type in ("int", "float", "bool")}
+    named = set(metrics.GAUGES) | set(metrics.COUNTERS) | metrics.NO_METRICS
+    assert numbers == named, "name a new number of RingStatus in ringfeedd/metrics.py: GAUGES, COUNTERS or NO_METRICS"
+
+
+def test_anonymous_readers_do_not_begin_a_time_series_each(served, status):
+    consumer = dataclasses.replace(LANE, group="anonymous-4711-3")
+    view = dataclasses.replace(look(served.service), status=dataclasses.replace(status, consumers=[consumer]))
+    found = samples(metrics.metrics_text([view]).decode())
+    assert found["ringfeed_reader_batches_total[group=anonymous,lane=3,rank=0]"] == 17
+    assert found["ringfeed_reader_waited_seconds_total[group=anonymous,lane=3,rank=0]"] == 1.5
+
+
+LANE = LaneStatus(
+    lane=3,
+    pid=1,
+    group="job",
+    rank=0,
+    world_size=1,
+    batch_size=4,
+    batches=17,
+    taken=0,
+    held_pairs=4,
+    waited_s=1.5,
+    waiting_s=0.0,
+    on_lag="block",
+    missed_pairs=0,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({}, ""),
+        ({"state": "failed"}, "is failed"),
+        ({"state": "dead"}, "is dead"),
+        ({"heartbeat_age_s": 7.4}, "has not turned for 7 s"),
+    ],
+)
+def test_health_is_503_when_a_ring_failed_or_the_loop_does_not_turn(served, status, change, sentence):
+    changed = dataclasses.replace(status, **{"heartbeat_age_s": 0.1, **change})
+    view = dataclasses.replace(look(served.service), status=changed)
+    found = ailments([look(served.service), view])[-1:] if change else ailments([view])
+    assert (found != []) == bool(change)
+    assert sentence in "".join(found)
+
+
+def test_health_before_the_rings_are_there_is_starting():
+    assert ask([], "healthz")[0][0] == 503
+    ((status, _, page),) = ask([], "")
+    assert status == 200
+    assert "is starting" in page
+
+
+def test_an_address_that_is_taken_or_not_ours_is_a_sentence():
+    async def start(host: str, port: int) -> None:
+        await HttpServer(list, Listen(host, port), None).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=rf"127.0.0.1:{port} is taken.*--http off"):
+            asyncio.run(start("127.0.0.1", port))
+    with pytest.raises(StartError, match=r"could not serve the status page at 203\.0\.113\.9:80"):
+        asyncio.run(start("203.0.113.9", 80))
+
+
+def test_a_daemon_serves_its_page_while_it_runs_and_stops_within_its_time(tmp_path):
+    ring = f"t{uuid.uuid4().hex[:10]}"
+    with Daemon(str(write_folder(tmp_path, 8)), "--slots", "8", "--http", "127.0.0.1:0", ring=ring) as daemon:
+        (said,) = (line for line in daemon.output.lines if line.startswith("status page: "))
+        address = said.split()[-1]
+
+        async def fetch(path: str) -> str:
+            async with aiohttp.ClientSession() as session, session.get(address + path) as answer:
+                return await answer.text()
+
+        wait_until(lambda: asyncio.run(fetch("healthz")) == "ok\n")
+        assert json.loads(asyncio.run(fetch("status.json")))[f"{ring}-train"]["state"] == "serving"
+        assert f"<h2>{ring}-train: " in asyncio.run(fetch(""))

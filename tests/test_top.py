@@ -1,0 +1,117 @@
+"""`ringfeed top`: rates are differences of two looks, and nothing that a user named can act on the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pty
+import re
+import select
+from contextlib import contextmanager
+
+import pytest
+from ring_fixtures import served_ring
+
+from ringfeed.status import LaneStatus, ring_status
+from ringfeed.top import Look, frame, look, watch
+from ringfeedd.main import main
+
+READER = LaneStatus(
+    lane=0,
+    pid=42,
+    group="job",
+    rank=1,
+    world_size=2,
+    batch_size=32,
+    batches=10,
+    taken=0,
+    held_pairs=64,
+    waited_s=1.0,
+    waiting_s=0.0,
+    on_lag="block",
+    missed_pairs=0,
+)
+
+
+@pytest.fixture(scope="module")
+def status():
+    with served_ring() as served:
+        return dataclasses.replace(ring_status(served.name), ring="train", uptime_s=60.0, consumers=[READER])
+
+
+def at(seconds, status, **change):
+    return Look(seconds, {"train": dataclasses.replace(status, **change)}, [])
+
+
+def test_rates_are_what_was_done_between_two_looks_by_the_time_between_them(status):
+    later = dataclasses.replace(READER, batches=16, waited_s=1.5)
+    before = at(10.0, status, decoded_pairs=1000, downloaded_bytes=10_000_000)
+    now = at(12.0, status, decoded_pairs=3500, downloaded_bytes=15_000_000, uptime_s=62.0, consumers=[later])
+    said = "\n".join(frame(before, now))
+    assert "1,250 pairs/s, 2.5 MB/s, 0 retries/s" in said
+    assert re.search(r"job 1/2 +42 +3\.0 +96 +64 +25%", said)
+
+
+@pytest.mark.parametrize("change", [None, {"uptime_s": 1.0}])
+def test_no_rate_is_shown_without_a_look_before_or_over_a_restart(status, change):
+    before = at(10.0, status, decoded_pairs=5000, uptime_s=99.0) if change else None
+    said = "\n".join(frame(before, at(12.0, status, decoded_pairs=3)))
+    assert "- pairs/s" in said
+    assert "-9" not in said
+
+
+def test_a_reader_that_another_one_followed_on_its_lane_begins_without_rates(status):
+    other = dataclasses.replace(READER, pid=43, batches=3)
+    said = frame(at(0.0, status), at(1.0, status, uptime_s=61.0, consumers=[other]))
+    assert any(re.search(r"job 1/2 +43 +- +- ", line) for line in said)
+
+
+def test_no_name_can_act_on_the_terminal(status):
+    hostile = dataclasses.replace(READER, group="\x1b[2J\nroot")
+    said = frame(None, at(1.0, status, reason="\x1b]0;owned\x07", consumers=[hostile]))
+    assert all(line.isprintable() for line in said)
+
+
+def test_it_waits_for_a_ring_where_there_is_none():
+    assert frame(None, Look(0.0, {}, [])) == ["No ring is served on this machine; waiting for one."]
+    assert "No daemon serves the ring 'none-such'" in "\n".join(frame(None, look(["none-such"], 0.0)))
+
+
+def test_where_it_is_no_terminal_frames_follow_each_other_without_control_codes():
+    with served_ring() as served:
+        out = io.StringIO()
+        watch([served.name], interval_s=0.05, count=3, out=out)
+    assert out.getvalue().count(f"{served.name}: serving") == 3
+    assert "\x1b" not in out.getvalue()
+
+
+def test_on_a_terminal_it_draws_over_itself_and_gives_the_screen_back():
+    with served_ring() as served, terminal() as (out, read):
+        watch([served.name], interval_s=0.05, count=2, out=out)
+        said = read()
+    assert said.startswith("\x1b[?1049h")
+    assert said.rstrip().endswith("\x1b[?1049l")
+    assert said.count("\x1b[H") == 2
+
+
+@contextmanager
+def terminal():
+    leader, follower = pty.openpty()
+
+    def read() -> str:
+        """All that was written, which a terminal hands over in pieces."""
+        said = b""
+        while select.select([leader], [], [], 0.5)[0]:
+            said += os.read(leader, 1 << 16)
+        return said.decode()
+
+    with os.fdopen(follower, "w") as out:
+        yield out, read
+    os.close(leader)
+
+
+@pytest.mark.parametrize("bad", ["0", "x", "-1", "1e9", "nan"])
+def test_an_interval_that_cannot_be_meant_is_a_usage_error(bad):
+    with pytest.raises(SystemExit, match="2"):
+        main(["top", "--interval", bad])
