@@ -131,13 +131,14 @@ def wipe(ring: str) -> None:
 
 def trainer(script: str, *arguments: object, **environ: str) -> subprocess.Popen[str]:
     """A Python process with the tests' folder on its path; what it prints can be read."""
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]), **environ},
+        env={**os.environ, "PYTHONPATH": path, **environ},
     )
 
 

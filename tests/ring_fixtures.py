@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,22 +141,34 @@ class Served:
         self.service.step(self.pool)
 
 
-@contextlib.contextmanager
-def served_ring(*, slots: int = 16, lanes: int = 4, epoch_length: int = 50) -> Iterator[Served]:
-    name = unique_ring_name()
-    memory = RingMemory(make_descriptor(name, small_geometry(slots, lanes), epoch_length), Access())
-    geometry = memory.geometry
+def make_service(
+    memory: RingMemory,
+    *,
+    epoch_length: int = 50,
+    clock: Callable[[], float] = time.monotonic,
+    groups: Groups | None = None,
+) -> RingService:
+    """A service for a ring in memory."""
     edition = fake_edition(epoch_length)
-    served: Served
-    service = RingService(
+    return RingService(
         0,
-        ring=Ring(name, slots=geometry.slots, readahead=0, order=edition.order),
-        groups=Groups(),
+        ring=Ring(memory.descriptor.ring, slots=memory.geometry.slots, readahead=0, order=edition.order),
+        groups=groups or Groups(),
         memory=memory,
         edition=edition,
         failures=Failures(0.01),
-        clock=lambda: served.seconds,
+        clock=clock,
     )
+
+
+@contextlib.contextmanager
+def served_ring(
+    *, slots: int = 16, lanes: int = 4, epoch_length: int = 50, groups: Groups | None = None
+) -> Iterator[Served]:
+    name = unique_ring_name()
+    memory = RingMemory(make_descriptor(name, small_geometry(slots, lanes), epoch_length), Access())
+    served: Served
+    service = make_service(memory, epoch_length=epoch_length, clock=lambda: served.seconds, groups=groups)
     served = Served(name, service, memory, PaintingPool(memory))
     service.begin()
     try:
@@ -164,3 +178,21 @@ def served_ring(*, slots: int = 16, lanes: int = 4, epoch_length: int = 50) -> I
         service.end()
         os.close(memory._lock_fd)
         os.close(memory.data_fd)
+
+
+@contextlib.contextmanager
+def turning(served: Served, seconds: float = 0.1) -> Iterator[None]:
+    """Serve from a thread, in whose time each turn takes so many seconds."""
+    stop = threading.Event()
+
+    def serve() -> None:
+        while not stop.wait(0.002):
+            served.turn(seconds)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -21,7 +21,9 @@ from ringfeed.doorbell import Doorbell, semaphore_path, unlink_doorbell
 from ringfeed.errors import NotTrustedError
 from ringfeed.layout import PAGE_BYTES
 from ringfeedd.errors import AlreadyRunningError, StartError
-from ringfeedd.shm import Access, RingMemory, SingletonLock, clear_leavings, free_bytes
+from ringfeedd.leavings import clear_leavings
+from ringfeedd.shm import Access, RingMemory, free_bytes, reserved_bytes
+from ringfeedd.singleton import SingletonLock
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def test_a_file_that_nearly_fits_is_refused_and_leaves_nothing_behind(tiny_shm):
 def test_a_ring_that_does_not_fit_is_one_sentence_and_leaves_nothing_behind(name):
     free = free_bytes()
     geometry = small_geometry(slots=(1 << 42) // 2560 // 16 * 16)
-    with pytest.raises(StartError, match=rf"{name} needs {geometry.total_bytes} bytes .* --shm-size"):
+    with pytest.raises(StartError, match=rf"{name} needs {reserved_bytes(geometry)} bytes .* --shm-size"):
         RingMemory(make_descriptor(name, geometry), Access())
     assert leavings(name) == []
     assert free_bytes() >= free - (1 << 24)
@@ -319,12 +321,13 @@ def test_a_start_clears_its_dead_predecessors_leavings_and_nobody_elses(name):
         os.close(fd)
 
 
-def test_a_planted_lock_is_a_sentence_and_a_planted_segment_is_no_daemon(name, tmp_path):
+def test_a_planted_lock_is_a_sentence_and_a_planted_segment_is_not_removed(name, tmp_path):
     lock = segment.shm_path(f"ringfeed.{name}.lock")
     lock.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StartError, match="symbolic link"):
         SingletonLock(name, Access())
     lock.unlink()
     segment.shm_path(f"ringfeed.{name}.{16 * '0'}.ctl").symlink_to(tmp_path / "elsewhere")
-    assert len(clear_leavings(name)) == 1
-    assert leavings(name) == []
+    with pytest.raises(StartError, match="no plain file"):
+        clear_leavings(name)
+    assert len(leavings(name)) == 1

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ringfeedd.config import Config
 from ringfeedd.errors import EXIT_COULD_NOT_START, StartError
+from ringfeedd.shm import reserved_bytes
 from ringfeedd.sizing import LEAST_AUTO_SLOTS, MOST_AUTO_SLOTS, geometries, shares, total
 from ringfeedd.spec import DecodeSpec, LabelMode
 
@@ -35,13 +36,13 @@ def test_rings_fit_into_what_is_free_or_are_refused_with_bytes_wanted_bytes_free
     config, spec = Config(root="r", slots=slots), DecodeSpec(height, width, label_mode=LabelMode.GRAY16)
     (geometry,) = geometries(config, spec, ["train"], free=1 << 40)
     assert geometry.slots >= slots
-    if geometry.total_bytes <= free:
+    if reserved_bytes(geometry) <= free:
         assert geometries(config, spec, ["train"], free=free) == [geometry]
         return
     with pytest.raises(StartError) as caught:
         geometries(config, spec, ["train"], free=free)
     sentence = str(caught.value)
-    assert list(map(int, re.findall(r"(\d+) bytes", sentence))) == [geometry.total_bytes, free]
+    assert list(map(int, re.findall(r"(\d+) bytes", sentence))) == [reserved_bytes(geometry), free]
     assert re.search(r"--shm-size=\d+g", sentence)
     assert "\n" not in sentence
     assert caught.value.exit_code == EXIT_COULD_NOT_START

@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -61,7 +62,7 @@ class Control:
         segment.close_in_children(self.lock_fd)
         try:
             if os.fstat(self.lock_fd).st_size != self.geometry.control_bytes:
-                raise NotTrustedError(self._distrust("its size differs from the descriptor's"))
+                raise NotTrustedError(self.distrust("its size differs from the descriptor's"))
             # A mapping holds a duplicate of its descriptor: of one that never carries a lock.
             fd = os.open(f"/proc/self/fd/{self.lock_fd}", os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -76,7 +77,7 @@ class Control:
                 Header.DATA_BYTES: self.geometry.data_bytes,
             }
             if any(self.words[offset >> 3] != value for offset, value in expected.items()):
-                raise NotTrustedError(self._distrust("its header differs from the descriptor"))
+                raise NotTrustedError(self.distrust("its header differs from the descriptor"))
         except BaseException:
             segment.close_lock(self.lock_fd)
             raise
@@ -84,7 +85,8 @@ class Control:
         table = np.frombuffer(self._bytes, np.uint64, slots * SlotRecord.WORDS, offset=self.geometry.slot_table_offset)
         self.slot_table: npt.NDArray[np.uint64] = table.reshape(slots, SlotRecord.WORDS)
 
-    def _distrust(self, why: str) -> str:
+    def distrust(self, why: str) -> str:
+        """The sentence for a segment that cannot be believed."""
         path = segment.shm_path(self.descriptor.control)
         return f"{path} is not the control segment of ring {self.descriptor.ring!r}: {why}; restart the daemon"
 
@@ -138,7 +140,7 @@ class Control:
         """The id of the pair whose pixels lie in ``slot``."""
         offset = self.geometry.id_table_offset + slot * layout.ID_BYTES
         length = min(int(self.slot_table[slot, SlotRecord.ID_LENGTH]), layout.ID_BYTES)
-        return bytes(self._bytes[offset : offset + length]).decode()
+        return bytes(self._bytes[offset : offset + length]).decode(errors="replace")
 
     def close(self) -> None:
         """Give the locks up; the mapping goes with the last view of it."""
@@ -148,11 +150,19 @@ class Control:
 class Attachment:
     """One consumer on one lane of a ring, accepted by the daemon."""
 
-    def __init__(self, ring: str, request: Request, *, state: ResumeState | None = None) -> None:
+    def __init__(
+        self,
+        ring: str,
+        request: Request,
+        *,
+        state: ResumeState | None = None,
+        still_wanted: Callable[[], None] = lambda: None,
+    ) -> None:
         """Attach.
 
         Args:
             state: that the request's place comes from, and that the ring must still be of once it is granted.
+            still_wanted: called again and again while the answer is waited for; raises to give up.
 
         Raises:
             StateMismatchError: it is not, e.g. since a refresh came in between.
@@ -166,7 +176,7 @@ class Attachment:
         try:
             self.lane = self._claim_lane()
             self._open()
-            accepted = self._ask(request)
+            accepted = self._ask(request, still_wanted)
         except FileNotFoundError as error:
             self.control.close()
             raise DaemonGoneError(
@@ -185,6 +195,8 @@ class Attachment:
         self.plan = request.plan(self.descriptor.epochs)
         try:
             self.new_catalogs()  # since the descriptor was read, before the daemon answered
+            if not accepted.sensible(self.descriptor.epochs):
+                raise NotTrustedError(self.control.distrust(f"the answer on lane {self.lane} cannot be meant"))
             if state is not None:
                 state.place(self.descriptor, strict=True)
         except BaseException:
@@ -236,15 +248,19 @@ class Attachment:
             fd, field.offset, length if twice else layout.page_ceil(length), writable=False, twice=twice
         )
 
-    def _ask(self, request: Request) -> Accepted:
+    def _ask(self, request: Request, still_wanted: Callable[[], None]) -> Accepted:
         nonce = secrets.randbits(63) | 1
         self.page.write_request(request, nonce)
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         self.space.ring()
         while (answer := self.page.read_answer(nonce)) is None:
             self.bell.wait()
+            still_wanted()
             if gone := self.control.gone():
-                raise gone
+                try:
+                    raise gone
+                finally:
+                    del gone  # in a cycle with its own frame, it would keep the caller's batches until a collection
             if time.monotonic() > deadline:
                 self._give_up_waiting(request)
         if isinstance(answer, Refused):

@@ -43,7 +43,11 @@ def add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Carry out `ringfeed status`."""
-    names = arguments.rings or ring_names()
+    try:
+        names = arguments.rings or ring_names()
+    except RingfeedError as error:
+        print(error, file=sys.stderr)
+        return EXIT_NOT_RUNNING
     found: list[RingStatus] = []
     missing = []
     for name in names:

@@ -214,15 +214,21 @@ def write_descriptor(descriptor: Descriptor, *, mode: int, gid: int) -> None:
 
 def remove_descriptor(descriptor: Descriptor) -> None:
     """Remove the ring's descriptor if it still is this one."""
-    with contextlib.suppress(FileNotFoundError, DaemonNotRunningError, NotTrustedError):
-        if read_descriptor(descriptor.ring).generation == descriptor.generation:
-            segment.shm_path(layout.descriptor_name(descriptor.ring)).unlink()
+    if announces(descriptor):
+        segment.shm_path(layout.descriptor_name(descriptor.ring)).unlink(missing_ok=True)
+
+
+def announces(descriptor: Descriptor) -> bool:
+    """Whether the ring's descriptor in /dev/shm is of this generation still."""
+    with contextlib.suppress(DaemonNotRunningError, NotTrustedError, OSError):
+        return read_descriptor(descriptor.ring).generation == descriptor.generation
+    return False
 
 
 def ring_names() -> list[str]:
     """The names of all rings that have a descriptor on this machine, sorted."""
     pattern = re.compile(re.escape(layout.PREFIX) + f"({layout.RING_NAME_PATTERN})")
-    return sorted(match[1] for name in os.listdir(layout.SHM_DIR) if (match := pattern.fullmatch(name)))  # noqa: PTH208
+    return [match[1] for name in segment.names() if (match := pattern.fullmatch(name))]
 
 
 def check_ring_name(ring: str) -> None:

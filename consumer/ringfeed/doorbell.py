@@ -1,27 +1,51 @@
 """Doorbells: POSIX semaphores that wake a process which waits for a word to change. The one importer of posix_ipc.
 
 A doorbell carries no truth. A lost or an extra token costs its reader one loop or one wait slice.
+
+posix_ipc makes, opens, rings and removes them. The waiting is done by libc's `sem_clockwait` where there is one (glibc
+from 2.30 on): posix_ipc ends a wait by the wall clock, so a clock that steps back by an hour would make a slice of an
+hour, and it swallows what a signal's handler raises meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import stat
+import time
 from pathlib import Path
 from typing import Final
 
 import posix_ipc
 
+from ringfeed.errors import NotTrustedError
 from ringfeed.layout import SHM_DIR
 
 WAIT_SLICE_S: Final = 0.2
-"""No wait is longer than this: signals are held back while a slice lasts, and liveness is checked between two."""
+"""No wait is longer than this: liveness is checked between two slices."""
 
 MAX_TOKENS: Final = 1 << 20
 """A doorbell that nobody answers is not rung beyond this; sem_post itself fails at 2**31 - 1."""
 
+_SEMAPHORE_BYTES: Final = 32
+"""Of libc's sem_t, glibc's and musl's, on 64-bit machines."""
+
 _ALL_SIGNALS: Final = signal.valid_signals()
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+_LIBC: Final = ctypes.CDLL(None)
+_HAS_CLOCKWAIT: Final = hasattr(_LIBC, "sem_clockwait")
+if _HAS_CLOCKWAIT:
+    _LIBC.sem_open.restype = ctypes.c_void_p
+    _LIBC.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)
+    _LIBC.sem_close.argtypes = (ctypes.c_void_p,)
+    _LIBC.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
 
 
 class Doorbell:
@@ -29,6 +53,8 @@ class Doorbell:
 
     def __init__(self, semaphore: posix_ipc.Semaphore) -> None:
         self._semaphore = semaphore
+        # The same semaphore once more, as libc knows it; None where its name is gone already, or libc is too old.
+        self._address: int | None = _LIBC.sem_open(os.fsencode(semaphore.name), 0) if _HAS_CLOCKWAIT else None
 
     @classmethod
     def create(cls, name: str, *, mode: int, gid: int) -> Doorbell:
@@ -38,9 +64,12 @@ class Doorbell:
             gid: the owning group, or -1 to leave it.
 
         Raises:
-            OSError: it exists already, or /dev/shm cannot be written.
+            OSError: it exists already, or /dev/shm is full or cannot be written.
         """
-        semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=0)
+        try:
+            semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=0)
+        except posix_ipc.Error as error:
+            raise OSError(f"could not make the semaphore {name}: {error}") from error
         path = semaphore_path(name)
         path.chmod(mode)
         if gid != -1:
@@ -54,13 +83,19 @@ class Doorbell:
         Raises:
             FileNotFoundError: it does not.
             PermissionError: it belongs to others.
+            NotTrustedError: it is no semaphore.
         """
         try:
+            facts = semaphore_path(name).lstat()
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size < _SEMAPHORE_BYTES:  # libc would map it, and die
+                raise NotTrustedError(f"{semaphore_path(name)} is no semaphore; restart the daemon")
             return cls(posix_ipc.Semaphore(name))
         except posix_ipc.ExistentialError as error:
             raise FileNotFoundError(f"there is no semaphore {name}") from error
         except posix_ipc.PermissionsError as error:
             raise PermissionError(f"the semaphore {name} belongs to others") from error
+        except posix_ipc.Error as error:
+            raise OSError(f"could not open the semaphore {name}: {error}") from error
 
     def ring(self) -> None:
         """Wake the one who waits, now or at its next wait."""
@@ -78,12 +113,20 @@ class Doorbell:
     def wait(self, seconds: float = WAIT_SLICE_S) -> bool:
         """Wait for a token for at most one slice; True when one was taken.
 
-        Signals are held back meanwhile, because posix_ipc swallows what their handlers raise; the handlers run when
-        this returns. The slice is short because the system's clock, not a monotonic one, ends it.
+        A signal ends the wait, and what its handler raises is raised from here.
         """
+        seconds = min(seconds, WAIT_SLICE_S)
+        if self._address is None:
+            return self._wait_by_wall_clock(seconds)
+        deadline = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + round(seconds * 1e9)
+        until = _Timespec(*divmod(deadline, 1_000_000_000))
+        return bool(_LIBC.sem_clockwait(self._address, time.CLOCK_MONOTONIC, until) == 0)
+
+    def _wait_by_wall_clock(self, seconds: float) -> bool:
+        # Signals are held back meanwhile, because posix_ipc swallows what their handlers raise; they run after it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
         try:
-            self._semaphore.acquire(min(seconds, WAIT_SLICE_S))
+            self._semaphore.acquire(seconds)
         except (posix_ipc.BusyError, posix_ipc.SignalError):
             return False
         finally:
@@ -98,6 +141,9 @@ class Doorbell:
     def close(self) -> None:
         """Close this process's handle; only where no other thread can be waiting on it."""
         self._semaphore.close()
+        if self._address is not None:
+            _LIBC.sem_close(self._address)
+            self._address = None
 
 
 def semaphore_path(name: str) -> Path:

@@ -7,6 +7,7 @@ answer, valid as a whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ringfeed.epochs import Epochs
 from ringfeed.layout import (
@@ -17,6 +18,7 @@ from ringfeed.layout import (
     LANE_SKIPS,
     LANE_WAIT,
     LAYOUT_VERSION,
+    MAX_SEQ,
     REASON_BYTES,
     Answer,
     Lane,
@@ -24,6 +26,9 @@ from ringfeed.layout import (
     Start,
 )
 from ringfeed.plan import Place, Plan
+
+MAX_WORLD_SIZE: Final = 1 << 16
+MAX_BATCH_SIZE: Final = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,15 @@ class Request:
     resuming: bool = False
     skips: bool = False
 
+    @property
+    def sensible(self) -> bool:
+        """Whether its numbers can be meant at all, whatever the ring."""
+        return (
+            1 <= self.world_size <= MAX_WORLD_SIZE
+            and 0 <= self.rank < self.world_size
+            and 1 <= self.batch_size <= MAX_BATCH_SIZE
+        )
+
     def plan(self, epochs: Epochs) -> Plan:
         """The share of the stream that this rank reads."""
         return Plan(epochs, self.world_size, self.rank, self.batch_size, self.drop_last)
@@ -63,6 +77,11 @@ class Accepted:
     """The daemon's yes: the rank reads on from the round that begins at ``place``."""
 
     place: Place
+
+    def sensible(self, epochs: Epochs) -> bool:
+        """Whether a daemon can have said so."""
+        place = self.place
+        return max(place.seq, place.epoch) < MAX_SEQ and place.position <= epochs.length(place.epoch)
 
 
 @dataclass(frozen=True, slots=True)

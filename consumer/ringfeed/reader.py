@@ -47,7 +47,9 @@ class Reader:
     """Reads its share of a ring in place. Made by `ringfeed.attach`.
 
     Iterating over it gives one epoch's batches; the next iteration gives the next epoch. Threads may share a reader:
-    each batch goes to one of them. A forked child cannot use its parent's reader.
+    each batch of an iterator that they share goes to one of them, and `close` ends their waits. What all of them hold
+    at a time has to fit into the ring, so let them attach with ``copy=True``. A forked child cannot use its parent's
+    reader.
 
     Attributes:
         ring, group, rank, world_size, batch_size: as attached.
@@ -78,7 +80,7 @@ class Reader:
         self._waited_ns = 0
         self._iteration = 0
         self._broken_off = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may want the state in the middle of a wait
         self._pid = os.getpid()
         self._closed = False
         _OPEN.add(self)
@@ -156,17 +158,22 @@ class Reader:
 
     def _take(self, block: Block) -> Batch | None:
         """The batch of a block that is published. None where it was overwritten while it was copied."""
+        before, broken_off = self._place, self._broken_off
         self._place = block.next
         following = self._plan.block(block.next)
         self._broken_off = following.epoch == block.epoch
         lease = self._leases.take(block.seq, following.seq)
         self._page[Lane.TAKEN] = following.seq
+        batch: Batch | None = None
         try:
             batch = read_batch(self._attachment, block, lease, copy=self._copy)
         except SlotOverwrittenError:
             if not self._request.skips:
                 raise
-            batch = None
+        except BaseException:  # Ctrl-C, say: nobody has got this batch, so it is the next one still
+            self._place, self._broken_off = before, broken_off
+            self._leases.skip(block.seq)
+            raise
         lost = batch is None or self._lost(block)  # before the lease ends: from then on the loss may be our own doing
         if self._copy:
             lease.release()
@@ -236,6 +243,7 @@ class Reader:
         try:
             while True:
                 took = bell.wait()
+                self._check_open()  # another thread, or a signal's handler, may have closed it meanwhile
                 if control.published >= block.end:
                     return None
                 if took:
@@ -268,13 +276,15 @@ class Reader:
         state, former = self._state(), self.descriptor
         deadline = time.monotonic() + self._restart_s
         while True:
+            self._check_open()
             with contextlib.suppress(DaemonNotRunningError, DaemonGoneError):
                 descriptor = read_descriptor(self.ring)
                 if descriptor.generation != former.generation:
                     _check_node(descriptor, former)
                     at = state.place(descriptor, strict=True)
                     request = replace(self._request, start=Start.AT, at=at, resuming=True)
-                    attachment, before = Attachment(self.ring, request, state=state), self._attachment
+                    attachment = Attachment(self.ring, request, state=state, still_wanted=self._check_open)
+                    before = self._attachment
                     # Until here its lane with the former daemon said where it stands, to this one and the next.
                     self._leases.close()
                     before.detach(Leaving.LEAVE)
@@ -398,11 +408,11 @@ class Reader:
         Args:
             keep_place: the group's place is kept for a while, for a reader that comes back as the same group and rank.
         """
+        _OPEN.discard(self)
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True  # a thread that waits for a batch sees it within a slice, and lets the lock go
         with self._lock:
-            _OPEN.discard(self)
-            if self._closed or os.getpid() != self._pid:
-                return
-            self._closed = True
             self._leases.close()
             self._attachment.detach(Leaving.KEEP_PLACE if keep_place else Leaving.LEAVE)
 
@@ -451,4 +461,11 @@ def _close_at_exit() -> None:
         reader.close(keep_place=failed)
 
 
+def _renew_locks() -> None:
+    # The thread that held one at the fork is not in the child, whose calls are to end in an error, not in a hang.
+    for reader in list(_OPEN):
+        reader._lock = threading.RLock()  # noqa: SLF001  # of this very file
+
+
 atexit.register(_close_at_exit)
+os.register_at_fork(after_in_child=_renew_locks)

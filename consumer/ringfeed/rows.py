@@ -78,5 +78,9 @@ def _crop(rows: Pixels, sizes: npt.NDArray[np.uint64]) -> list[Pixels]:
     views = []
     for row, (height, width) in zip(rows, sizes.tolist(), strict=True):
         channels = row.shape[2:]
+        if height * width * int(np.prod(channels)) > row.size:
+            raise SlotOverwrittenError(
+                f"A slot's record says {height}x{width} pixels, which is more than a slot holds; restart the daemon."
+            )
         views.append(row.reshape(-1)[: height * width * int(np.prod(channels))].reshape(height, width, *channels))
     return views

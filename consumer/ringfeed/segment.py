@@ -96,18 +96,21 @@ def open_existing(name: str, *, writable: bool) -> int:
         PermissionError: it may not be opened by this user.
         NotTrustedError: see `distrust`.
     """
-    flags = os.O_RDWR if writable else os.O_RDONLY
+    path, flags = shm_path(name), os.O_RDWR if writable else os.O_RDONLY
     try:
-        fd = os.open(shm_path(name), flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # O_NONBLOCK: opening a FIFO that somebody planted must not wait for its other end
+        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise NotTrustedError(f"{shm_path(name)} is a symbolic link, which no daemon makes; remove it") from error
+            raise NotTrustedError(f"{path} is a symbolic link, which no daemon makes; remove it") from error
+        if error.errno in (errno.EISDIR, errno.ENXIO):
+            raise NotTrustedError(f"{path} is no plain file, which no daemon makes; remove it") from error
         raise
     facts = os.fstat(fd)
     if why := distrust(facts, uid=os.geteuid(), gids={os.getegid(), *os.getgroups()}):
         os.close(fd)
         raise NotTrustedError(
-            f"{shm_path(name)} is not a daemon's: {why} (mode {stat.S_IMODE(facts.st_mode):04o}, owner {facts.st_uid}, "
+            f"{path} is not a daemon's: {why} (mode {stat.S_IMODE(facts.st_mode):04o}, owner {facts.st_uid}, "
             f"group {facts.st_gid}); find out who made it, and remove it"
         )
     return fd
@@ -130,6 +133,30 @@ def distrust(facts: os.stat_result, *, uid: int, gids: set[int]) -> str | None:
     if facts.st_uid in (uid, 0) or uid == 0 or facts.st_gid in gids:
         return None
     return "it belongs to another user, and to no group that this process is in"
+
+
+def names() -> list[str]:
+    """The names of all files in /dev/shm, sorted.
+
+    Raises:
+        NotTrustedError: there is no such folder, or this user may not look into it.
+    """
+    try:
+        return sorted(os.listdir(SHM_DIR))  # noqa: PTH208  # names are what is matched
+    except OSError as error:
+        raise NotTrustedError(
+            f"{SHM_DIR} cannot be listed: {error.strerror}; mount it as a tmpfs with mode 1777"
+        ) from error
+
+
+def is_still(name: str, fd: int) -> bool:
+    """Whether the file of this name is the one that is open as ``fd``; not where it was removed or replaced."""
+    try:
+        there = shm_path(name).lstat()
+    except OSError:
+        return False
+    held = os.fstat(fd)
+    return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
 
 
 def map_bytes(fd: int, offset: int, length: int, *, writable: bool) -> memoryview:
@@ -203,6 +230,11 @@ def open_lock(name: str) -> int:
     return open_existing(name, writable=True)
 
 
+def reopen(fd: int) -> int:
+    """Another open file description, without locks, of a file that may have no name any more."""
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+
+
 _LOCKS_OF_THIS_PROCESS: set[int] = set()
 
 
@@ -212,9 +244,10 @@ def close_in_children(fd: int) -> None:
 
 
 def close_lock(fd: int) -> None:
-    """Close a descriptor that `close_in_children` was told of."""
-    _LOCKS_OF_THIS_PROCESS.discard(fd)
-    os.close(fd)
+    """Close a descriptor that `close_in_children` was told of; does nothing in a child, where it is closed already."""
+    if fd in _LOCKS_OF_THIS_PROCESS:  # else the number may be another file's by now
+        _LOCKS_OF_THIS_PROCESS.discard(fd)
+        os.close(fd)
 
 
 def _in_child() -> None:

@@ -257,7 +257,7 @@ def _read(control: Control) -> RingStatus:
     height, width = geometry.image.row_shape[:2]
     return RingStatus(
         ring=descriptor.ring,
-        state=RingState(word(State.STATE)).name.lower() if lives else "dead",
+        state=_state_name(word(State.STATE)) if lives else "dead",
         reason=control.reason(),
         refresh=control.refresh_outcome(),
         root=descriptor.root,
@@ -315,6 +315,13 @@ def _read_store(control: Control, now: int) -> StoreStatus:
         hedges=word(State.HEDGES),
         hedges_won=word(State.HEDGES_WON),
     )
+
+
+def _state_name(state: int) -> str:
+    try:
+        return RingState(state).name.lower()
+    except ValueError:
+        return f"unknown ({state})"
 
 
 def _read_lane(control: Control, number: int, now: int) -> LaneStatus | None:

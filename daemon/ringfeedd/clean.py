@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 
-from ringfeed import layout
+from ringfeed import layout, segment
+from ringfeed.errors import NotTrustedError
 from ringfeedd.errors import AlreadyRunningError, StartError
 from ringfeedd.former import read_formers
-from ringfeedd.shm import Access, SingletonLock, clear_leavings
+from ringfeedd.leavings import clear_leavings
+from ringfeedd.shm import Access
+from ringfeedd.singleton import SingletonLock
 
 _RING_OF_A_FILE = re.compile(rf"(?:sem\.)?{re.escape(layout.PREFIX)}({layout.RING_NAME_PATTERN})(?:\..+)?")
 
 
 def rings_with_files() -> list[str]:
-    """The names of all rings that have any file in /dev/shm, sorted."""
-    names = os.listdir(layout.SHM_DIR)  # noqa: PTH208  # names are what is matched
+    """The names of all rings that have any file in /dev/shm, sorted.
+
+    Raises:
+        StartError: it cannot be listed.
+    """
+    try:
+        names = segment.names()
+    except NotTrustedError as error:
+        raise StartError(str(error)) from error
     return sorted({match[1] for name in names if (match := _RING_OF_A_FILE.fullmatch(name))})
 
 

@@ -99,7 +99,7 @@ def _descriptors(ring: str) -> Iterable[Descriptor]:
     with contextlib.suppress(RingfeedError, OSError):
         yield read_descriptor(ring)
     kept = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.former")
-    for name in os.listdir(layout.SHM_DIR):  # noqa: PTH208  # names are what is matched
+    for name in segment.names():
         if kept.fullmatch(name):
             with contextlib.suppress(RingfeedError, OSError):
                 fd = segment.open_existing(name, writable=False)
@@ -121,7 +121,10 @@ def _former_place(control: Control, lane: int) -> FormerPlace | None:
     taken = page[Lane.TAKEN]
     if not isinstance(request, Request) or not isinstance(answer, Accepted) or taken >= MAX_SEQ:
         return None
-    plan = request.plan(control.descriptor.epochs)
+    epochs = control.descriptor.epochs
+    if not request.sensible or not answer.sensible(epochs):
+        return None  # they were when it was accepted: somebody writes what he should not
+    plan = request.plan(epochs)
     place, reached = (plan.skip_to(answer.place, seq) for seq in (taken, max(taken, control.published)))
     lives = partial(control.lane_lives, lane)
     return FormerPlace(request, (place.epoch, place.position), (reached.epoch, reached.position), lives)

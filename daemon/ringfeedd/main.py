@@ -31,6 +31,7 @@ from ringfeedd.log import log_to_stderr
 from ringfeedd.nodes import AUTO
 from ringfeedd.notify import Notifier
 from ringfeedd.order import Mode
+from ringfeedd.proxies import spare_local_hosts
 from ringfeedd.spec import Fit, LabelMode
 from ringfeedd.supervisor import Supervisor
 
@@ -195,6 +196,7 @@ def _number_or_auto(text: str) -> int | str:
 
 def _serve(arguments: argparse.Namespace) -> int:
     flags: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name not in _NO_SETTINGS}
+    spare_local_hosts(os.environ)
     config = load_config(getattr(arguments, "config", None), flags)
     log_to_stderr()
     return asyncio.run(_supervise(config, Notifier.from_environ(), stop_on_eof=hasattr(arguments, "stop_on_eof")))

@@ -101,6 +101,11 @@ class RingService:
         """Whether the first slots are published."""
         return self.ring.published > 0
 
+    @property
+    def edition(self) -> Edition:
+        """What is served now, to those who are furthest behind."""
+        return self._editions.of(self.ring.floor)
+
     def expect(self, formers: list[Former]) -> None:
         """Begin where former daemons' consumers stood, and keep their places for them."""
         for former in formers:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
-import re
 import secrets
 import time
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 
 from ringfeed import layout, segment
-from ringfeed.descriptor import Descriptor, ServedCatalog, check_ring_name, remove_descriptor, write_descriptor
-from ringfeed.doorbell import Doorbell, unlink_doorbell
-from ringfeed.errors import NotTrustedError
+from ringfeed.descriptor import Descriptor, ServedCatalog, announces, remove_descriptor, write_descriptor
+from ringfeed.doorbell import Doorbell, semaphore_path, unlink_doorbell
 from ringfeed.lane import LanePage
 from ringfeed.layout import (
     DAEMON_LOCK_BYTE,
@@ -29,12 +27,8 @@ from ringfeed.layout import (
     RingState,
     SlotRecord,
     State,
-    control_name,
-    former_name,
 )
-from ringfeedd.errors import AlreadyRunningError, StartError
-
-_LOCK_TRIES: Final = 10
+from ringfeedd.errors import StartError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,98 +37,6 @@ class Access:
 
     mode: int = 0o600
     gid: int = -1
-
-
-class SingletonLock:
-    """The right to serve a ring's name. Its file is unlinked by its holder only, at a clean stop."""
-
-    def __init__(self, ring: str, access: Access) -> None:
-        """Take it.
-
-        Raises:
-            AlreadyRunningError: another daemon has it.
-            StartError: the file is not ours to lock.
-        """
-        check_ring_name(ring)
-        self._name = layout.lock_name(ring)
-        path = segment.shm_path(self._name)
-        for _ in range(_LOCK_TRIES):
-            try:
-                fd = segment.create(self._name, 0, mode=access.mode, gid=access.gid)
-            except FileExistsError:
-                try:
-                    fd = segment.open_lock(self._name)
-                except FileNotFoundError:
-                    continue
-                except NotTrustedError as error:
-                    raise StartError(str(error)) from error
-                except PermissionError as error:
-                    raise StartError(
-                        f"{path} belongs to another user (uid {path.stat().st_uid}), who serves or served the ring "
-                        f"{ring!r}; choose another name with --ring"
-                    ) from error
-            except OSError as error:
-                raise StartError(
-                    f"could not create {path}: {error.strerror}; is /dev/shm mounted and writable?"
-                ) from error
-            if not segment.try_lock(fd, DAEMON_LOCK_BYTE):
-                os.close(fd)
-                raise AlreadyRunningError(
-                    f"another daemon serves the ring {ring!r} already (`ringfeed status {ring}` shows it); stop it, or "
-                    f"choose another name with --ring"
-                )
-            # The holder before us may have unlinked the file between our open and our lock.
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_ino == os.fstat(fd).st_ino:
-                    self._fd = fd
-                    return
-            os.close(fd)
-        raise StartError(f"{path} changes hands all the time; is something starting daemons in a loop?")
-
-    def release(self) -> None:
-        """Unlink the file, then let the next one in."""
-        segment.shm_path(self._name).unlink(missing_ok=True)
-        os.close(self._fd)
-
-
-def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
-    """Unlink what a dead daemon left under this ring's name; only its singleton lock's holder may call this.
-
-    Args:
-        keep: generations whose control segment and descriptor stay, since their consumers are still to come.
-
-    Raises:
-        AlreadyRunningError: a daemon lives whose lock file somebody removed.
-        StartError: the leavings are another user's.
-    """
-    files = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"([0-9a-f]{16})\.(ctl|data|draft|former)")
-    bells = re.compile(re.escape(f"sem.{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.(space|lane\.\d+)")
-    there = sorted(os.listdir(layout.SHM_DIR))  # noqa: PTH208  # names are what is matched
-    leavings = [name for name in there if files.fullmatch(name) or bells.fullmatch(name)]
-    leavings += [name for name in (layout.descriptor_name(ring), layout.errors_name(ring)) if name in there]
-    for name in leavings:
-        if name.endswith(".ctl"):
-            with contextlib.suppress(PermissionError, FileNotFoundError, NotTrustedError):
-                fd = segment.open_lock(name)
-                lives = segment.is_locked(fd, DAEMON_LOCK_BYTE)
-                os.close(fd)
-                if lives:
-                    raise AlreadyRunningError(
-                        f"a daemon still serves the ring {ring!r} although its lock file was removed; stop "
-                        f"that daemon first"
-                    )
-    kept = {name for generation in keep for name in (control_name(ring, generation), former_name(ring, generation))}
-    leavings = [name for name in leavings if name not in kept]
-    for name in leavings:
-        path = segment.shm_path(name)
-        try:
-            path.unlink(missing_ok=True)
-        except PermissionError as error:
-            raise StartError(
-                f"{path} was left by another user's daemon (uid {path.stat().st_uid}); remove it, or choose "
-                f"another name with --ring"
-            ) from error
-    return leavings
 
 
 class RingMemory:
@@ -151,16 +53,18 @@ class RingMemory:
         self.geometry: Geometry = geometry
         self.access = access
         self._made = contextlib.ExitStack()
+        free = free_bytes()
         try:
             self._create()
         except BaseException as error:
             self.unlink()
             if not isinstance(error, OSError):
                 raise
-            if error.errno == errno.ENOSPC:
-                raise not_enough_memory(geometry.total_bytes, free_bytes(), descriptor.ring) from error
+            if error.errno == errno.ENOSPC and reserved_bytes(geometry) > free:
+                raise not_enough_memory(reserved_bytes(geometry), free, descriptor.ring) from error
             raise StartError(
-                f"could not create the ring {descriptor.ring!r} in /dev/shm: {error.strerror or error}"
+                f"could not create the ring {descriptor.ring!r} in /dev/shm: {error.strerror or error}; `df` and "
+                f"`df -i` of /dev/shm tell what is left of its bytes and of its files"
             ) from error
 
     def _create(self) -> None:
@@ -188,6 +92,7 @@ class RingMemory:
         names = [layout.space_name(ring, generation)]
         names += [layout.lane_bell_name(ring, generation, lane) for lane in range(geometry.lanes)]
         bells = []
+        self._bell_names = names
         for name in names:
             self._made.callback(unlink_doorbell, name)
             bells.append(Doorbell.create(name, mode=access.mode, gid=access.gid))
@@ -207,9 +112,19 @@ class RingMemory:
         self.set(State.STATE, RingState.STARTING)
 
     def announce(self) -> None:
-        """Let consumers find the ring."""
+        """Let consumers find the ring.
+
+        Raises:
+            StartError: the descriptor could not be written.
+        """
         self._made.callback(remove_descriptor, self.descriptor)
-        write_descriptor(self.descriptor, mode=self.access.mode & 0o640, gid=self.access.gid)
+        try:
+            write_descriptor(self.descriptor, mode=self.access.mode & 0o640, gid=self.access.gid)
+        except OSError as error:
+            path = segment.shm_path(layout.descriptor_name(self.descriptor.ring))
+            raise StartError(
+                f"could not write {path}: {error.strerror or error}; make room in /dev/shm, and start again"
+            ) from error
 
     def announce_catalogs(self, catalogs: tuple[ServedCatalog, ...]) -> None:
         """Tell consumers what is served from which epoch on; before anything of a changed epoch is published."""
@@ -274,13 +189,41 @@ class RingMemory:
         """Whether a process holds the lane's lock."""
         return segment.is_locked(self._lock_fd, FIRST_LANE_LOCK_BYTE + lane)
 
+    def removed(self) -> list[str]:
+        """The names of this generation that are no longer in /dev/shm, or are other files' by now."""
+        descriptor = self.descriptor
+        gone = [
+            name
+            for name, fd in ((descriptor.control, self._lock_fd), (descriptor.data, self.data_fd))
+            if not segment.is_still(name, fd)
+        ]
+        gone += [path.name for path in map(semaphore_path, self._bell_names) if not path.exists()]
+        if not announces(descriptor):
+            gone.append(layout.descriptor_name(descriptor.ring))
+        return gone
+
     def unlink(self) -> None:
         """Remove every name that this object made; consumers keep what they have mapped."""
         self._made.close()
 
+    @property
+    def lock_fd(self) -> int:
+        """The control segment's open file description that carries the daemon's lock."""
+        return self._lock_fd
+
+    def give_back(self) -> None:
+        """Let the pixels and the daemon's lock go, once no worker writes: consumers keep what they have mapped."""
+        os.close(self.data_fd)
+        os.close(self._lock_fd)
+
     def __repr__(self) -> str:
         descriptor = self.descriptor
         return f"RingMemory({descriptor.ring!r}, generation {descriptor.generation}, {self.geometry.slots} slots)"
+
+
+def reserved_bytes(geometry: Geometry) -> int:
+    """Bytes that a ring takes in /dev/shm: its segments, and a page each for its doorbells and its descriptor."""
+    return geometry.total_bytes + (geometry.lanes + 2) * mmap.PAGESIZE
 
 
 def free_bytes() -> int:

@@ -7,7 +7,7 @@ from typing import Final
 
 from ringfeed.layout import Geometry, plan_geometry
 from ringfeedd.config import Config
-from ringfeedd.shm import not_enough_memory
+from ringfeedd.shm import not_enough_memory, reserved_bytes
 from ringfeedd.spec import DecodeSpec
 
 MOST_AUTO_SLOTS: Final = 512
@@ -55,8 +55,8 @@ def geometries(config: Config, spec: DecodeSpec, rings: list[str], *, free: int)
 
 
 def total(laid_out: list[Geometry]) -> int:
-    """Bytes of all segments together."""
-    return sum(geometry.total_bytes for geometry in laid_out)
+    """Bytes that all rings together take in /dev/shm."""
+    return sum(map(reserved_bytes, laid_out))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from ringfeed.attachment import Control
 from ringfeed.descriptor import Descriptor
 from ringfeed.doorbell import Doorbell
 from ringfeedd.catalog import TEST, Catalog
@@ -20,11 +21,13 @@ from ringfeedd.config import Config
 from ringfeedd.edition import make_editions
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
+from ringfeedd.files import connections, raise_limit
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
 from ringfeedd.handover import take_over
 from ringfeedd.http import HttpServer, read_token
 from ringfeedd.http_guard import Listen
+from ringfeedd.leavings import clear_leavings
 from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.messages import Result, RingSpec
 from ringfeedd.notify import Notifier
@@ -32,12 +35,15 @@ from ringfeedd.pool import Pool, WorkerSettings
 from ringfeedd.probe import choose_size, probe_sizes
 from ringfeedd.promised import Start, find_promised
 from ringfeedd.refresh import list_root
+from ringfeedd.renewal import LOOK_INTERVAL_S, removed_files, still_attached
 from ringfeedd.ring import Ring
 from ringfeedd.service import RingService
-from ringfeedd.shm import RingMemory, SingletonLock, clear_leavings, free_bytes
+from ringfeedd.shm import RingMemory, free_bytes
+from ringfeedd.singleton import SingletonLock
 from ringfeedd.sizing import DECODE_THREADS, Shares, geometries, shares, total
 from ringfeedd.sources import open_source
 from ringfeedd.spec import DecodeSpec
+from ringfeedd.turns import TurnClock
 
 _LOG: Final = logging.getLogger("ringfeedd")
 
@@ -84,6 +90,12 @@ class Supervisor:
         self._had_terminal = os.isatty(sys.stdin.fileno()) if sys.stdin else False
         self._refresh_wanted = False
         self._refreshing: asyncio.Task[None] | None = None
+        self._still_attached: list[Control] = []
+        self._served: Start | None = None
+        self._locks: list[SingletonLock] = []
+        self._clock = TurnClock()
+        self._looked = 0.0
+        self._connections = config.concurrency
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until its terminal is closed; returns the exit code.
@@ -93,20 +105,28 @@ class Supervisor:
         Raises:
             DaemonError: it could not start.
         """
-        async with self._undo:
-            with self._signals():
-                starting = asyncio.create_task(self._startup())
-                stopping = asyncio.create_task(self._stop.wait())
-                await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-                if not starting.done():
-                    starting.cancel()
-                    await asyncio.wait((starting,))
-                    return EXIT_CLEAN
-                stopping.cancel()
-                pool = starting.result()
-                code = await self._main_loop(pool)
-                self._notifier.stopping()
-                return code
+        with self._signals():
+            while True:
+                async with self._undo:
+                    code = await self._serve()
+                if code is not None:
+                    return code
+
+    async def _serve(self) -> int | None:
+        """One generation of the rings, from their making to their end; None: another one is to follow."""
+        starting = asyncio.create_task(self._startup())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait((starting,))
+            return EXIT_CLEAN
+        stopping.cancel()
+        pool = starting.result()
+        code = await self._main_loop(pool)
+        if code is not None:
+            self._notifier.stopping()
+        return code
 
     # Startup.
 
@@ -115,11 +135,17 @@ class Supervisor:
         names = config.ring_names
         if not config.test_ratio:
             names = {"train": names["train"]}
+        self._connections = connections(
+            config.concurrency, files=raise_limit(), workers=config.workers or os.cpu_count() or 1, rings=len(names)
+        )
         access = config.access()
-        handed_over = take_over(self._notifier)
+        self.services.clear()
+        self._locks.clear()
+        handed_over = [*self._still_attached, *take_over(self._notifier)]
         for name in names.values():
             lock = SingletonLock(name, access)
             self._undo.callback(lock.release)
+            self._locks.append(lock)
             formers = self._formers[name] = read_formers(name, handed_over)
             for former in formers:
                 former.keep()
@@ -157,9 +183,9 @@ class Supervisor:
     async def _survey(self, formers: dict[str, list[Former]]) -> tuple[Start, DecodeSpec]:
         """Find out what to serve, and settle how its pairs are decoded."""
         config = self._config
-        start = self._cached_start({split: of_split for split, of_split in formers.items() if of_split})
+        start = self._cached_start({split: of_split for split, of_split in formers.items() if of_split}) or self._served
         source = await open_source(
-            config.root, emulator=config.emulator, concurrency=config.concurrency, read_timeout_s=config.read_timeout_s
+            config.root, emulator=config.emulator, concurrency=self._connections, read_timeout_s=config.read_timeout_s
         )
         try:
             if start is None:
@@ -236,6 +262,7 @@ class Supervisor:
                 node_rank=self._nodes.node_rank,
             )
             memory = RingMemory(descriptor, config.access())
+            self._undo.callback(memory.give_back)
             service = RingService(
                 number,
                 ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, order=order),
@@ -244,6 +271,7 @@ class Supervisor:
                 edition=edition,
                 failures=Failures(config.max_failed, on_error=config.on_error),
                 notifier=self._notifier,
+                clock=self._clock,
             )
             if later := start.later.get(split.name):
                 service.begin_later(*later)
@@ -277,8 +305,14 @@ class Supervisor:
             )
             for service in self.services
         ]
+        each = min(shape.concurrency, self._connections)
+        if each < shape.concurrency:
+            self._say(
+                f"{each} instead of {shape.concurrency} downloads at a time in each worker: a process may have few "
+                f"files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
+            )
         policy = config.fetch_policy(shape.workers)
-        settings = WorkerSettings(config.root, config.emulator, shape.concurrency, DECODE_THREADS, policy, rings)
+        settings = WorkerSettings(config.root, config.emulator, each, DECODE_THREADS, policy, rings)
         pool = Pool(
             shape.workers,
             settings,
@@ -293,10 +327,9 @@ class Supervisor:
 
     # Main loop.
 
-    async def _main_loop(self, pool: Pool) -> int:
+    async def _main_loop(self, pool: Pool) -> int | None:
         announced = False
-        reported = 0.0
-        watched = 0.0
+        reported = watched = -math.inf
         while not self._stop.is_set():
             self._wake.clear()
             self._refresh_if_wanted()
@@ -306,13 +339,15 @@ class Supervisor:
                 raise DaemonError(f"the pool of workers failed: {pool.failed}") from pool.failed
             if failed := self._all_failed(ready=announced):
                 return failed
-            now = time.monotonic()
+            now = self._clock()
             if now - reported >= TICK_S:
                 reported = now
                 pool.kill_hung(now, self._config.worker_timeout_s)
                 store = pool.store.statistics()
                 for service in self.services:
                     service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths, store=store)
+            if self._files_were_removed(now):
+                return None
             if not announced and all(service.ready or service.failed for service in self.services):
                 announced = True
                 self._announce()
@@ -357,6 +392,22 @@ class Supervisor:
             else:
                 service.refuse_refresh("not taken: the listing gives this ring none of the pairs")
         self._wake.set()
+
+    def _files_were_removed(self, now: float) -> bool:
+        """Whether the rings need a new generation; then it knows what to serve and whom to expect."""
+        if now - self._looked < LOOK_INTERVAL_S:
+            return False
+        self._looked = now
+        removed = removed_files([service.memory for service in self.services], self._locks)
+        if removed is None:
+            return False
+        _LOG.error("%s", removed)
+        self._still_attached = [control for service in self.services for control in still_attached(service)]
+        editions = {service.memory.descriptor.split: service.edition for service in self.services}
+        self._served = Start(self.services[0].edition.catalog, editions)
+        if self._refreshing is not None and not self._refreshing.done():
+            self._refresh_wanted = True  # it ends with this generation
+        return True
 
     def _all_failed(self, *, ready: bool) -> int | None:
         reasons = [f"ring {service.name}: {service.failed}" for service in self.services if service.failed]

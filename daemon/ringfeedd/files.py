@@ -1,0 +1,50 @@
+"""Open files: how many a process may have, and what that leaves for downloads. `ulimit -n 64` is slow, no failure."""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+from ringfeedd.errors import StartError
+
+MOST_WANTED: Final = 1 << 16
+"""Nothing here needs more, and some systems allow a thousand million, which others then walk through."""
+
+WORKERS_OWN: Final = 24
+"""What a worker has open besides its connections: its socket, loop, vitals, segments, and for a time the resolver's."""
+
+SUPERVISORS_OWN: Final = 24
+EACH_RING: Final = 4
+EACH_WORKER: Final = 4
+LEAST_CONNECTIONS: Final = 2
+"""A pair is two objects."""
+
+
+def raise_limit() -> int:
+    """Let this process and its workers have as many open files as the system allows them; how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MOST_WANTED if hard == resource.RLIM_INFINITY else min(hard, MOST_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        return allowed
+    return MOST_WANTED if soft == resource.RLIM_INFINITY else soft
+
+
+def connections(wanted: int, *, files: int, workers: int, rings: int) -> int:
+    """How many connections each of this daemon's processes may hold.
+
+    Args:
+        wanted: by the configuration.
+        files: that each process may have open.
+
+    Raises:
+        StartError: not even a few.
+    """
+    supervisors = SUPERVISORS_OWN + EACH_RING * rings + EACH_WORKER * workers
+    left = files - max(supervisors, WORKERS_OWN)
+    if left < LEAST_CONNECTIONS:
+        raise StartError(
+            f"a process may have {files} files open here, and the daemon needs {supervisors + LEAST_CONNECTIONS} for "
+            f"{workers} workers; raise the limit (`ulimit -n`, LimitNOFILE= in the unit), or use fewer --workers"
+        )
+    return min(wanted, left)

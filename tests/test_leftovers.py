@@ -1,0 +1,369 @@
+"""What lies in /dev/shm, and what does not any more: removed under a live ring, left by the dead, planted by others."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from house import HERE, SHM, Daemon, Output, traces, trainer, wait_until, wipe, write_folder
+from ring_fixtures import make_descriptor, served_ring, small_geometry, turning
+
+import ringfeed
+from ringfeed import attachment, segment
+from ringfeed.descriptor import read_descriptor
+from ringfeed.errors import NotTrustedError
+from ringfeed.layout import Header, plan_geometry
+from ringfeed.status import ring_status
+from ringfeedd.clean import clean
+from ringfeedd.errors import StartError
+from ringfeedd.leavings import clear_leavings
+from ringfeedd.renewal import removed_files
+from ringfeedd.shm import Access, RingMemory, reserved_bytes
+from ringfeedd.singleton import SingletonLock
+
+PAIRS = 24
+
+
+@pytest.fixture
+def ring():
+    name = f"t{uuid.uuid4().hex[:10]}"
+    yield name
+    wipe(name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("set"), PAIRS)
+
+
+def serve(folder, ring, *arguments):
+    return Daemon(str(folder), "--size", "24x32", "--slots", "32", "--workers", "1", *arguments, ring=ring)
+
+
+# Removed under a live ring.
+
+BUSY = """
+import sys, ringfeed
+with ringfeed.attach(sys.argv[1], batch_size=4, group=sys.argv[2]) as reader:
+    seen = []
+    print("in", flush=True)
+    sys.stdin.readline()
+    for epoch in range(6):
+        for batch in reader:
+            seen += [(batch.epoch, int(position)) for position in batch.positions]
+            del batch
+            if len(seen) == 40:
+                print("busy", flush=True)
+                sys.stdin.readline()  # in a long step
+assert seen == [(epoch, position) for epoch in range(6) for position in range(24)], seen
+print("exactly")
+"""
+
+
+SOME = [
+    pytest.param(pattern, marks=pytest.mark.slow) for pattern in ("*.ctl", "*.lane.3", "ringfeed.*-train", "*.lock")
+]
+
+
+@pytest.mark.parametrize("pattern", ["*", *SOME])
+def test_files_removed_under_a_live_ring_are_made_anew_and_trainers_go_on_at_their_next_pair(folder, ring, pattern):
+    with serve(folder, ring) as daemon:
+        before = ring_status(f"{ring}-train").daemon_pid
+        trainers = [trainer(BUSY, f"{ring}-train", group) for group in "AB"]
+        outputs = [Output(process) for process in trainers]
+        for output in outputs:
+            output.wait_for("in")
+        for process in trainers:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for output in outputs:
+            output.wait_for("busy")
+        former = set(traces(ring))
+        for path in SHM.glob(pattern):
+            if ring in path.name:
+                path.unlink()
+        daemon.output.wait_for("ready")
+        assert not (former & set(traces(ring))) - {f"ringfeed.{ring}-train", f"ringfeed.{ring}-train.lock"}
+        trainers[0].stdin.close()
+        wait_until(lambda: [lane.group for lane in ring_status(f"{ring}-train").consumers] == ["A"])
+        trainers[1].stdin.close()  # its long step ends when the other is back already, and waits for it
+        for output, process in zip(outputs, trainers, strict=True):
+            output.wait_for("exactly")
+            assert process.wait(10) == 0
+        assert ring_status(f"{ring}-train").daemon_pid == before
+    assert "somebody removed" in "".join(daemon.output.lines)
+    assert traces(ring) == []
+
+
+def test_each_file_of_a_ring_is_missed_when_it_is_removed_or_replaced():
+    with served_ring(lanes=2) as served:
+        assert removed_files([served.memory], []) is None
+        for name in traces(served.name):
+            path = SHM / name
+            path.rename(f"{path}.away")
+            assert name in removed_files([served.memory], [])
+            if "sem." not in name:
+                path.write_bytes(b"another one")
+                assert name in removed_files([served.memory], [])
+            Path(f"{path}.away").rename(path)
+        assert removed_files([served.memory], []) is None
+
+
+def test_a_lock_whose_file_was_removed_is_not_held_and_does_not_take_its_successors_with_it(ring):
+    first = SingletonLock(ring, Access())
+    assert first.held
+    (SHM / f"ringfeed.{ring}.lock").unlink()
+    assert not first.held
+    assert "ringfeed." in removed_files([], [first])
+    second = SingletonLock(ring, Access())
+    first.release()
+    assert second.held
+    second.release()
+    assert traces(ring) == []
+
+
+# Somebody else's files under our names.
+
+
+def symbolic_link(path, tmp_path):
+    path.symlink_to(tmp_path / "elsewhere")
+
+
+def fifo(path, _tmp_path):
+    os.mkfifo(path)
+
+
+def folder_of_its_own(path, _tmp_path):
+    path.mkdir()
+
+
+def unix_socket(path, _tmp_path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def another_users(path, _tmp_path):
+    path.write_bytes(b"theirs")
+    try:
+        os.chown(path, 65534, 65534)
+    except PermissionError:
+        pytest.skip("this user cannot make another one's files")
+
+
+PLANTED = [symbolic_link, fifo, folder_of_its_own, unix_socket, another_users]
+GEN = "0123456789abcdef"
+
+
+@pytest.fixture(params=PLANTED, ids=lambda plant: plant.__name__)
+def plant(request, ring, tmp_path):
+    planted = []
+
+    def plant(name):
+        path = SHM / name
+        request.param(path, tmp_path)
+        planted.append(path)
+        return path
+
+    yield plant
+    for path in planted:
+        assert os.path.lexists(path), "what somebody else put there is not removed"
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    "name", ["ringfeed.{}", "ringfeed.{}.GEN.ctl", "ringfeed.{}.GEN.data", "sem.ringfeed.{}.GEN.space"]
+)
+def test_what_a_daemon_cannot_have_left_is_refused_and_nothing_is_removed(ring, plant, name):
+    dead = RingMemory(make_descriptor(ring, small_geometry(lanes=1)), Access())
+    os.close(dead._lock_fd)
+    os.close(dead.data_fd)
+    path = plant(name.format(ring).replace("GEN", GEN))
+    before = traces(ring)
+    with pytest.raises(StartError, match=rf"{path} (is no plain file|belongs to another user)"):
+        clear_leavings(ring)
+    said, well = clean([ring], force=True)
+    assert not well
+    assert str(path) in said[0]
+    assert traces(ring) == before
+
+
+def test_a_planted_lock_stops_the_start_with_a_sentence(ring, plant):
+    path = plant(f"ringfeed.{ring}.lock")
+    with pytest.raises(StartError, match=str(path)):
+        SingletonLock(ring, Access())
+
+
+def test_a_trainer_believes_no_planted_descriptor_and_does_not_wait_for_its_other_end(ring, plant):
+    path = plant(f"ringfeed.{ring}")
+    with pytest.raises(NotTrustedError, match=f"{path} (is|belongs)"):
+        ringfeed.attach(ring, batch_size=2)
+
+
+def test_a_daemon_that_meets_planted_files_says_which_and_leaves_them(ring, folder, tmp_path):
+    (SHM / f"ringfeed.{ring}-train.{GEN}.ctl").symlink_to(tmp_path)
+    done = subprocess.run(
+        serve(folder, ring).command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert f"{GEN}.ctl is no plain file" in done.stderr
+    assert traces(ring) == [f"ringfeed.{ring}-train.{GEN}.ctl"]
+
+
+def test_another_users_ring_is_believed_only_through_a_group_that_both_are_in():
+    with served_ring() as served:
+        path = SHM / f"ringfeed.{served.name}"
+        try:
+            os.chown(path, 65534, 65534)
+        except PermissionError:
+            pytest.skip("this user cannot make another one's files")
+        with pytest.raises(NotTrustedError, match=r"belongs to user 65534 .* `group = NAME`"):
+            read_descriptor(served.name)
+        os.chown(path, 65534, os.getegid())
+        assert read_descriptor(served.name).ring == served.name
+        os.chown(path, os.geteuid(), os.getegid())
+
+
+# Segments that are not what they say.
+
+
+@pytest.mark.parametrize("part", ["control", "data"])
+@pytest.mark.parametrize("size", [0, 4096, -4096, 4096 << 10])
+def test_a_segment_of_another_size_than_its_descriptor_says_is_a_sentence_and_no_sigbus(part, size):
+    with served_ring() as served:
+        path = segment.shm_path(getattr(served.memory.descriptor, part))
+        whole = path.stat().st_size
+        os.truncate(path, whole + size if size < 0 else size)
+        with pytest.raises(NotTrustedError, match=f"{path}.* size"):
+            ringfeed.attach(served.name, batch_size=2)
+        os.truncate(path, whole)
+
+
+@pytest.mark.parametrize("word", [Header.MAGIC, Header.LAYOUT_VERSION, Header.GENERATION, Header.DATA_BYTES])
+def test_a_header_that_differs_from_the_descriptor_is_a_sentence(word):
+    with served_ring() as served:
+        served.memory._words[word >> 3] ^= 1
+        with pytest.raises(NotTrustedError, match="its header differs from the descriptor; restart the daemon"):
+            ringfeed.attach(served.name, batch_size=2)
+
+
+@pytest.mark.parametrize("bell", ["space", "lane.0"])
+def test_a_doorbell_that_is_none_is_a_sentence(bell):
+    with served_ring() as served:
+        path = SHM / f"sem.ringfeed.{served.name}.{served.memory.descriptor.generation}.{bell}"
+        path.unlink()
+        path.write_bytes(b"no semaphore")
+        story = "import sys, ringfeed\nringfeed.attach(sys.argv[1], batch_size=2)"
+        said, _ = trainer(story, served.name).communicate(timeout=20)
+        assert said.splitlines()[-1] == f"ringfeed.errors.NotTrustedError: {path} is no semaphore; restart the daemon"
+
+
+def test_when_all_lanes_are_taken_the_next_reader_is_told_the_limit_and_how_to_raise_it(monkeypatch):
+    monkeypatch.setattr(attachment, "FREE_LANE_TIMEOUT_S", 0.1)
+    with served_ring(lanes=2) as served, turning(served):
+        with ringfeed.attach(served.name, batch_size=2), ringfeed.attach(served.name, batch_size=2):
+            with pytest.raises(ringfeed.AttachRefusedError, match=r"All 2 lanes of ring .* raise `lanes`"):
+                ringfeed.attach(served.name, batch_size=2)
+            assert len(ring_status(served.name).consumers) == 2
+        wait_until(lambda: ring_status(served.name).consumers == [])
+        ringfeed.attach(served.name, batch_size=2).close()
+
+
+# A full /dev/shm.
+
+NAMESPACE = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o "$0,mode=1777" tmpfs /dev/shm && exec "$@"']
+
+
+def with_its_own_shm(options, script, *arguments):
+    """Run a Python script where /dev/shm is another one; its output, stderr included."""
+    if subprocess.run([*NAMESPACE, "size=64k", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system")
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [*NAMESPACE, options, sys.executable, "-c", script, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+STARTING = """
+import re, subprocess, sys
+from house import Daemon, traces
+says = r"ringfeed: .*r-train.* (needs \\d+ bytes .*, and \\d+ bytes .* are free; .*|in /dev/shm: No space left .*)\\n"
+for option in sys.argv[2:]:
+    subprocess.run(["mount", "-o", f"remount,{option}", "/dev/shm"], check=True)
+    daemon = Daemon(sys.argv[1], "--size", "24x32", "--slots", "32", "--lanes", "8", "--workers", "1", ring="r")
+    if option != sys.argv[-1]:
+        done = subprocess.run(daemon.command, capture_output=True, text=True, timeout=30)
+        assert (done.returncode, traces("r")) == (3, []), (done, traces("r"))
+        assert re.fullmatch(says, done.stderr), done.stderr
+    else:
+        with daemon:
+            pass
+print("well")
+"""
+
+FILLED_LATER = """
+import os, sys, ringfeed
+from house import Daemon, SHM
+with Daemon(sys.argv[1], "--size", "24x32", "--slots", "32", "--workers", "1", ring="r") as daemon:
+    with (SHM / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, os.statvfs("/dev/shm").f_bavail * 4096)
+    assert os.statvfs("/dev/shm").f_bavail == 0
+    with ringfeed.attach("r-train", batch_size=4) as reader:
+        for epoch in range(3):
+            assert sum(len(batch) for batch in reader) == 24
+print("well")
+"""
+
+FULL_AT_ITS_RENEWAL = """
+import os, sys, ringfeed
+from house import Daemon, SHM, wipe
+daemon = Daemon(sys.argv[1], "--size", "24x32", "--slots", "32", "--workers", "1", ring="r").start()
+daemon.output.wait_for("ready")
+wipe("r-train")
+with (SHM / "filler").open("wb") as file:
+    os.posix_fallocate(file.fileno(), 0, os.statvfs("/dev/shm").f_bavail * 4096)
+daemon.output.wait_for("ringfeed: the ring r-train")
+assert daemon.process.wait(10) == 3
+assert [path.name for path in SHM.iterdir()] == ["filler"]
+print("well")
+"""
+
+
+@pytest.mark.slow
+def test_a_shm_that_is_too_small_by_any_amount_is_one_sentence_before_anything_is_served(folder):
+    image = label = 32 * 24 * 32 * 3
+    geometry = plan_geometry(slots=32, lanes=8, image_row=(24, 32, 3), label_row=(24, 32, 3), label_dtype="uint8")
+    assert geometry.data_bytes == image + label
+    enough = reserved_bytes(geometry)
+    # the file system's own root takes a page
+    sizes = [f"size={enough + more}" for more in (-32_768, 0, 4096)]
+    assert with_its_own_shm("size=64m", STARTING, folder, *sizes).endswith("well\n")
+
+
+def test_a_shm_that_fills_up_after_the_start_stops_neither_readers_nor_a_clean_stop(folder):
+    assert with_its_own_shm("size=2m", FILLED_LATER, folder).endswith("well\n")
+
+
+@pytest.mark.slow
+def test_a_shm_that_is_full_when_removed_files_are_to_be_made_anew_is_one_sentence(folder):
+    assert with_its_own_shm("size=2m", FULL_AT_ITS_RENEWAL, folder).endswith("well\n")
+
+
+@pytest.mark.slow
+def test_a_shm_without_inodes_left_is_one_sentence(folder):
+    inodes = [f"nr_inodes={number}" for number in (5, 10, 100)]
+    assert with_its_own_shm("size=64m", STARTING, folder, *inodes).endswith("well\n")
