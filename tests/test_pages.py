@@ -88,6 +88,8 @@ def listed(*bodies):
 @example([b'{"items": [{"name": "p/images/1.jpg", "size": "18446744073709551616"}]}'])
 @example([b'{"items": [{"name": "p/images/1.jpg", "crc32c": 7}]}'])
 @example([b'{"items": [{"name": null}]}'])
+@example([b'"\\ud800"'])
+@example([b'{"\\ud800": 1, "items": [{"name": "\\ud800", "\\ud800": 2}]}'])
 @example([b'{"items": {"name": "x"}, "nextPageToken": 7}'])
 def test_whatever_a_server_answers_is_a_catalog_or_a_sentence(bodies):
     result, requests = listed(*bodies)

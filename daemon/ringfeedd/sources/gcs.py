@@ -175,7 +175,7 @@ class GcsSource:
             raise SourceError(sentence, cause="not_json", retryable=True) from error
         try:
             return msgspec.convert(content, Page, strict=False)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeError) as error:  # JSON may hold halves of surrogate pairs
             sentence = f"{what}: {self._api_root} answers with JSON that is no listing ({error}); is it a GCS server?"
             raise SourceError(sentence, cause="not_json", retryable=True) from error
 
