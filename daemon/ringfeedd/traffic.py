@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -266,23 +267,23 @@ class Traffic:
                 continue  # it may have been put off meanwhile, or answered by a request that hung
             self._probes += 1
             self._known.rotate(1)
-            failure: SourceError | None = None
+            cause, retry_after_s = None, None
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT_S):
                     await self._read(self._known[0])
             except TimeoutError:
-                failure = SourceError("A probe was not answered.", cause="timeout", retryable=True)
+                cause = "timeout"
             except SourceError as error:
-                failure = error if error.of_store else None
-            except Exception:  # noqa: BLE001  # a defect of ours must not pass for an outage; a pair will meet it, too
-                failure = None
+                if error.of_store:
+                    cause, retry_after_s = error.cause, error.retry_after_s
+            except Exception:  # noqa: BLE001, S110  # a defect of ours must not pass for an outage; a pair will meet it
+                pass
             now = self.clock.monotonic()
-            if failure is None:
+            if cause is None:
                 self._answered(now)
             else:
-                self._cause = failure.cause
-                retry_after_s = failure.retry_after_s
-                self._follow(lambda: self._circuit.probe_failed(now, retry_after_s))  # noqa: B023  # called at once
+                self._cause = cause
+                self._follow(partial(self._circuit.probe_failed, now, retry_after_s))
 
     # The circuit.
 
