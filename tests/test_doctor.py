@@ -18,6 +18,7 @@ from ringfeedd import checks
 from ringfeedd.checks import Level
 from ringfeedd.doctor import examine
 from ringfeedd.main import main
+from ringfeedd.storewatch import StoreHealth
 
 GIB = 1 << 30
 
@@ -25,7 +26,7 @@ GIB = 1 << 30
 @pytest.fixture(scope="module")
 def status():
     with served_ring() as served:
-        served.service.report(workers=2, worker_deaths=0)
+        served.service.report(workers=2, worker_deaths=0, store=StoreHealth())
         return ring_status(served.name)
 
 

@@ -16,6 +16,7 @@ from ringfeed.holdups import HoldUp, Standing, hold_up
 from ringfeed.layout import Lane
 from ringfeed.status import ring_status
 from ringfeedd.holdup_watch import AGAIN_AFTER_S, FIRST_AFTER_S, HoldUpWatch
+from ringfeedd.storewatch import StoreHealth
 
 SLOTS = 16
 
@@ -117,13 +118,13 @@ def test_a_reader_that_sleeps_on_its_batch_is_named_in_the_log(caplog):
             fast[Lane.WAITING_SINCE_NS] = int(served.seconds * 1e9)
             for _ in range(12):
                 served.turn()
-                served.service.report(workers=1, worker_deaths=0)
+                served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
             warned = [record.getMessage() for record in caplog.records if "holds up" in record.getMessage()]
             assert len(warned) == 1
             assert "rank 0/1 of group 'slow' (pid 1) holds up the ring: it has 4 pairs in hand" in warned[0]
             slow[Lane.RELEASED], fast[Lane.WAITING_SINCE_NS] = 4, 0
             served.turn()
-            served.service.report(workers=1, worker_deaths=0)
+            served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
             assert "the ring goes on; it was held up for 1" in caplog.records[-1].getMessage()
 
 

@@ -30,6 +30,7 @@ from ringfeedd.failures import Failure
 from ringfeedd.http import HttpServer, read_token
 from ringfeedd.http_guard import Guard, Listen
 from ringfeedd.page import POLICY, status_page
+from ringfeedd.storewatch import StoreHealth
 from ringfeedd.view import RingView, ailments, look
 
 TOKEN = "correct horse battery staple"
@@ -154,7 +155,7 @@ def served():
             Failure('</td><script>alert("1")</script>\n\x1b[31m', "no such object", "missing", 2)
         )
         served.turn()
-        served.service.report(workers=2, worker_deaths=1)
+        served.service.report(workers=2, worker_deaths=1, store=StoreHealth())
         yield served
 
 
