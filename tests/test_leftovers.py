@@ -15,7 +15,6 @@ from ring_fixtures import make_descriptor, served_ring, small_geometry, turning
 
 import ringfeed
 from ringfeed import attachment, segment
-from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import NotTrustedError
 from ringfeed.layout import Header, plan_geometry
 from ringfeed.status import ring_status
@@ -213,20 +212,6 @@ def test_a_daemon_that_meets_planted_files_says_which_and_leaves_them(ring, fold
     assert done.stderr.count("\n") == 1
     assert f"{GEN}.ctl is no plain file" in done.stderr
     assert traces(ring) == [f"ringfeed.{ring}-train.{GEN}.ctl"]
-
-
-def test_another_users_ring_is_believed_only_through_a_group_that_both_are_in():
-    with served_ring() as served:
-        path = SHM / f"ringfeed.{served.name}"
-        try:
-            os.chown(path, 65534, 65534)
-        except PermissionError:
-            pytest.skip("this user cannot make another one's files")
-        with pytest.raises(NotTrustedError, match=r"belongs to user 65534 .* `group = NAME`"):
-            read_descriptor(served.name)
-        os.chown(path, 65534, os.getegid())
-        assert read_descriptor(served.name).ring == served.name
-        os.chown(path, os.geteuid(), os.getegid())
 
 
 # Segments that are not what they say.
