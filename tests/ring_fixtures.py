@@ -117,7 +117,7 @@ class PaintingPool:
             index = job.pair.index
             self.rows["image"][job.seq % self.slots] = index % 251
             self.rows["label"][job.seq % self.slots] = index
-            service.result(Decoded(0, job.seq, (HEIGHT, WIDTH, HEIGHT, WIDTH), False, 10, 0), self)
+            service.result(Decoded(0, job.seq, (HEIGHT, WIDTH, HEIGHT, WIDTH), False, 10, {}), self)
 
 
 @dataclass

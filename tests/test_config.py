@@ -40,6 +40,12 @@ def test_a_file_gives_every_setting_by_its_name(written):
         exif_orientation = true
         max_pixels = 1000000
         max_failed = 0
+        max_attempts = 3
+        deadline_s = 60
+        read_timeout_s = 5
+        retry_budget = 0.1
+        hedge = true
+        start_requests_per_s = 1000
         emulator = "http://localhost:9023"
         images = "i/{id}.jpg"
         labels = "l/{id}.png"
@@ -63,6 +69,12 @@ def test_a_file_gives_every_setting_by_its_name(written):
         exif_orientation=True,
         max_pixels=1_000_000,
         max_failed=0.0,
+        max_attempts=3,
+        deadline_s=60.0,
+        read_timeout_s=5.0,
+        retry_budget=0.1,
+        hedge=True,
+        start_requests_per_s=1000.0,
         emulator="http://localhost:9023",
         images="i/{id}.jpg",
         labels="l/{id}.png",
@@ -156,3 +168,11 @@ def test_a_configured_group_may_attach_and_an_unknown_one_is_named():
 
 def test_the_largest_seed_is_a_seed(written):
     assert load_config(written(f'root = "b"\nseed = {2**64 - 1}\n'), {}).seed == 2**64 - 1
+
+
+def test_workers_share_the_rate_of_a_bucket_and_a_folder_has_none():
+    assert Config(root="gs://b/p").fetch_policy(4).start_requests_per_s == 1250.0
+    assert Config(root="gs://b/p", start_requests_per_s=0).fetch_policy(4).start_requests_per_s == 0.0
+    assert Config(root="/folder").fetch_policy(4).start_requests_per_s == 0.0
+    policy = Config(root="/folder", max_attempts=3, deadline_s=60.0, hedge=True).fetch_policy(1)
+    assert (policy.max_attempts, policy.deadline_s, policy.hedge) == (3, 60.0, True)

@@ -22,8 +22,9 @@ from ringfeed.layout import REASON_BYTES, errors_name
 from ringfeed.printable import one_line
 from ringfeedd.errors_file import ErrorsFile
 from ringfeedd.failures import FIRST_PAIRS, MOST_LISTED, WINDOW_PAIRS, Failure, Failures, OnError
+from ringfeedd.leavings import clear_leavings
 from ringfeedd.log import OneLineFormatter
-from ringfeedd.shm import Access, clear_leavings
+from ringfeedd.shm import Access
 
 
 def failure(number: int = 0, cause: str = "corrupt") -> Failure:

@@ -92,9 +92,39 @@ def test_faults_are_written_on_a_command_line():
     assert parse_fault("503:0.1") == Fault("status", 0.1, status=503)
     assert parse_fault("flip") == Fault("flip")
     assert parse_fault("stall:1:images/7:8.jpg") == Fault("stall", 1.0, "images/7:8.jpg")
-    for text in ("odd", "flip:2", "flip:x", ""):
-        with pytest.raises(ValueError):  # noqa: PT011 - float's own sentence is one of them
+    assert parse_fault("429+2:0.05") == Fault("status", 0.05, status=429, retry_after_s=2.0)
+    assert parse_fault("latency+0.2") == Fault("latency", delay_s=0.2)
+    assert parse_fault("any/503") == Fault("status", operation="any")
+    assert parse_fault("list/html:0.5:images/") == Fault("html", 0.5, "images/", operation="list")
+    for text in ("odd", "flip:2", "flip:x", "", "odd/flip", "429+soon", "images/7.jpg"):
+        with pytest.raises(ValueError, match=r"is no|does not lie"):
             parse_fault(text)
+
+
+def test_faults_are_turned_on_and_off_while_it_runs():
+    def control(server, method, body=None):
+        request = urllib.request.Request(f"{server.url}/_faults", body, method=method)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as response:
+            return [fault["kind"] for fault in json.loads(response.read())]
+
+    with serve_in_thread(FakeGcs({"b": {"x": b"content"}})) as server:
+        url = f"{server.url}/storage/v1/b/b/o/x"
+        assert control(server, "POST", b"any/503 429+1:0.5") == ["status", "status"]
+        for address in (url, f"{url}?alt=media", f"{server.url}/storage/v1/b/b/o"):
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                get(address)
+        with pytest.raises(urllib.error.HTTPError, match="400") as caught:
+            control(server, "POST", b"odd")
+        assert b"is no kind of fault" in caught.value.read()
+        assert control(server, "GET") == ["status", "status"]  # as they were
+        assert control(server, "DELETE") == []
+        assert get(url, alt="media") == b"content"
+
+
+def test_two_status_faults_of_one_probability_do_not_fall_on_the_same_requests():
+    faults = [Fault("status", 0.2, status=status) for status in (429, 503)]
+    hits = [[fault.applies("read", "x", number, 0) for number in range(200)] for fault in faults]
+    assert hits[0] != hits[1]
     assert {Fault(kind).kind for kind in KINDS} == set(KINDS)
 
 

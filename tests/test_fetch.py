@@ -19,6 +19,7 @@ from ringfeedd.listing import build_catalog
 from ringfeedd.sources import ObjectInfo, SourceError, open_source
 from ringfeedd.sources.backoff import Backoff
 from ringfeedd.sources.http_errors import retry_after_s
+from ringfeedd.traffic import Traffic
 
 IMAGE, LABEL = b"\xff\xd8" + b"image" * 100, b"\x89PNG" + b"label" * 30
 
@@ -32,7 +33,7 @@ class ScriptedSource:
         self.script = {"i": list(image), "l": list(label)}
         self.reads, self.reading = [], 0
 
-    async def read(self, name, generation):
+    async def read(self, name, generation, max_bytes=None):
         self.reads.append(name)
         step = self.script[name].pop(0) if len(self.script[name]) > 1 else self.script[name][0]
         self.reading += 1
@@ -55,7 +56,12 @@ def pair_of(image=IMAGE, label=LABEL):
 def fetch(source, pair=None, clock=None, seed=0, **policy):
     clock = clock or ManualClock()
     chosen = FetchPolicy(**{"max_attempts": 4, "base_delay_s": 1.0, "max_delay_s": 5.0, "deadline_s": 1000.0, **policy})
-    return asyncio.run(fetch_pair(source, pair or pair_of(), chosen, clock=clock, rng=random.Random(seed)))
+
+    async def story():
+        traffic = Traffic(source, clock=clock, rng=random.Random(seed))
+        return await fetch_pair(traffic, pair or pair_of(), chosen)
+
+    return asyncio.run(story())
 
 
 def failing(cause="http_503", *, retryable=True, retry_after_s=None):
@@ -72,7 +78,7 @@ def test_image_and_label_are_read_at_the_same_time():
     async def story():
         gate = asyncio.Event()
         source = ScriptedSource([gate], [gate])
-        task = asyncio.create_task(fetch_pair(source, pair_of(), FetchPolicy()))
+        task = asyncio.create_task(fetch_pair(Traffic(source), pair_of(), FetchPolicy()))
         while source.reading < 2:  # noqa: ASYNC110 - the script has no event for it
             await asyncio.sleep(0)
         gate.set()
@@ -101,7 +107,7 @@ def test_no_flipped_bit_comes_through(bit):
 def test_a_page_of_html_shows_in_the_sentence():
     with pytest.raises(BadPairError, match="DOCTYPE") as caught:
         fetch(ScriptedSource([b"<!DOCTYPE html>"]))
-    assert (caught.value.cause, caught.value.attempts) == ("size", 4)
+    assert (caught.value.cause, caught.value.attempts) == ("html", 4)
     assert str(caught.value).startswith("After 4 attempts: i came with 15 bytes")
 
 
@@ -117,7 +123,7 @@ def test_a_final_failure_is_tried_once_and_ends_the_other_read(cause):
     async def story():
         source = ScriptedSource([failing(cause, retryable=False)], [asyncio.Event()])
         with pytest.raises(BadPairError, match="It failed") as caught:
-            await fetch_pair(source, pair_of(), FetchPolicy())
+            await fetch_pair(Traffic(source), pair_of(), FetchPolicy())
         assert (caught.value.cause, caught.value.attempts) == (cause, 1)
         assert source.reads == ["i", "l"]
         assert source.reading == 0
@@ -156,8 +162,8 @@ def test_no_wait_is_begun_that_would_end_after_the_deadline():
 def test_a_read_that_hangs_is_cut_at_the_deadline_with_what_went_before():
     async def story():
         source = ScriptedSource([failing("reset"), asyncio.Event()])
-        with pytest.raises(BadPairError, match=r"'id' was not there within 0\.05 s; before that: It failed") as caught:
-            await fetch_pair(source, pair_of(), FetchPolicy(deadline_s=0.05, base_delay_s=0))
+        with pytest.raises(BadPairError, match=r"i was not there within 0\.05 s; before that: It failed") as caught:
+            await fetch_pair(Traffic(source), pair_of(), FetchPolicy(deadline_s=0.05, base_delay_s=0))
         assert (caught.value.cause, caught.value.attempts) == ("deadline", 2)
         assert source.reading == 0
 
@@ -170,7 +176,7 @@ def test_cancelling_leaves_nothing_running(hanging_in):
         step = asyncio.Event() if hanging_in == "read" else failing(retry_after_s=60)
         source = ScriptedSource([step], [asyncio.Event()])
         before = asyncio.all_tasks()
-        task = asyncio.create_task(fetch_pair(source, pair_of(), FetchPolicy(deadline_s=600)))
+        task = asyncio.create_task(fetch_pair(Traffic(source), pair_of(), FetchPolicy(deadline_s=600)))
         while len(source.reads) < 2:  # noqa: ASYNC110 - the script has no event for it
             await asyncio.sleep(0)
         task.cancel()
@@ -233,7 +239,8 @@ def test_every_pair_of_a_bucket_comes_whole_through_a_server_that_fails_every_th
             try:
                 catalog = await build_catalog(source, KeyTemplates.parse())
                 pairs = [catalog.pair(index) for index in range(len(catalog))]
-                return pairs, await asyncio.gather(*(fetch_pair(source, pair, policy) for pair in pairs))
+                traffic = Traffic(source)
+                return pairs, await asyncio.gather(*(fetch_pair(traffic, pair, policy) for pair in pairs))
             finally:
                 await source.close()
 

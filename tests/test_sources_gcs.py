@@ -1,12 +1,20 @@
 """The GCS source against a real HTTP server that fails on command."""
 
 import asyncio
+import datetime as dt
 import gzip
 import json
 import socket
+import ssl
 
 import google_crc32c
+import jwt
 import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ringfeedd.errors import StartError
 from ringfeedd.fakegcs import FakeGcs, Fault
@@ -34,6 +42,7 @@ ODD_NAMES = [
     "x/..",
     "'\"\\",
 ]
+READ_TIMEOUT_S = 0.4
 QUICK = Backoff(max_attempts=3, base_s=0.001, max_s=0.002)
 
 
@@ -48,7 +57,8 @@ def run(story, buckets, faults=(), **options):
 
     async def main():
         async with FakeGcs(buckets, faults, **options) as server:
-            source = GcsSource("b", "p/", api_root=server.url, bearer=None, concurrency=4, backoff=QUICK)
+            options_of_it = {"concurrency": 4, "backoff": QUICK, "read_timeout_s": READ_TIMEOUT_S}
+            source = GcsSource("b", "p/", api_root=server.url, bearer=None, **options_of_it)
             try:
                 return await story(server, source)
             finally:
@@ -125,6 +135,9 @@ def test_an_object_replaced_after_the_listing_is_missing_and_not_another_image()
         (Fault("reset"), "reset", True),
         (Fault("truncate"), "truncated", True),
         (Fault("redirect"), "redirect", True),
+        (Fault("moved"), "redirect", True),
+        (Fault("stall"), "timeout", True),
+        (Fault("silent"), "timeout", True),
     ],
     ids=lambda value: value.kind + str(value.status) if isinstance(value, Fault) else None,
 )
@@ -138,6 +151,41 @@ def test_each_failure_of_a_read_is_one_error_with_a_word_and_a_verdict(fault, ca
         assert server.count("read") == (2 if fault.kind == "reset" else 1)
 
     run(story, {"b": {"p/x": b"0123456789" * 100}}, [fault])
+
+
+@pytest.mark.parametrize("fault", [Fault("cut"), Fault("short"), Fault("html"), Fault("endless")], ids=lambda f: f.kind)
+def test_a_body_that_nothing_announces_as_wrong_comes_back_bounded_for_its_size_to_be_compared(fault):
+    async def story(server, source):
+        data = await source.read("x", 0, 1000)
+        assert len(data) != 1000
+        assert len(data) <= 1000 + (1 << 17)
+
+    run(story, {"b": {"p/x": b"0123456789" * 100}}, [fault])
+
+
+def test_silence_is_cut_by_its_own_time_out_and_a_queue_for_connections_is_none():
+    async def story(server, source):
+        began = asyncio.get_running_loop().time()
+        reads = (source.read("x", 0) for _ in range(24))  # on 4 connections, of 0.1 s each: the last waits for 0.5 s
+        assert set(await asyncio.gather(*reads)) == {b"1234"}
+        assert asyncio.get_running_loop().time() - began > READ_TIMEOUT_S
+
+    run(story, {"b": {"p/x": b"1234"}}, [Fault("latency", delay_s=0.1)])
+
+
+def test_more_than_a_hundred_connections_are_used_where_the_concurrency_says_so():
+    async def main():
+        async with FakeGcs({"b": {"p/x": b"1"}}, [Fault("silent")]) as server:
+            source = GcsSource("b", "p/", api_root=server.url, bearer=None, concurrency=130)
+            reads = [asyncio.create_task(source.read("x", 0)) for _ in range(140)]
+            while server.busiest < 130:  # noqa: ASYNC110 - the server keeps counts, and no event for each
+                await asyncio.sleep(0.01)
+            for read in reads:
+                read.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
+            await source.close()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_a_read_that_is_cancelled_frees_its_connection():
@@ -171,7 +219,7 @@ def test_a_page_that_fails_for_a_while_is_tried_again_and_nothing_is_lost():
     run(story, {"b": {f"p/{n}": b"" for n in range(30)}}, faults, page_objects=10)
 
 
-@pytest.mark.parametrize("kind", ["html", "reset", "status", "redirect"])
+@pytest.mark.parametrize("kind", ["html", "reset", "status", "redirect", "moved", "silent"])
 def test_a_listing_that_never_comes_is_an_error_and_not_an_empty_bucket(kind):
     async def story(server, source):
         with pytest.raises(SourceError, match="gs://b/p cannot be listed"):
@@ -334,6 +382,60 @@ def test_cancelling_one_request_that_waits_for_a_token_fails_no_other(credential
         assert first.cancelled()
 
     run_with_credentials(story, credentials)
+
+
+def test_the_token_is_asked_for_reading_only(tmp_path, monkeypatch):
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    asked = []
+
+    async def token(request):
+        assertion = (await request.post())["assertion"]
+        asked.append(jwt.decode(assertion, options={"verify_signature": False})["scope"])
+        return web.json_response({"access_token": "t", "expires_in": 3600})
+
+    async def main():
+        app = web.Application()
+        app.router.add_post("/token", token)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        uri = f"http://127.0.0.1:{runner.addresses[0][1]}/token"
+        account = {"client_email": "a@b", "private_key": pem, "private_key_id": "k", "token_uri": uri}
+        (tmp_path / "key.json").write_text(json.dumps({"type": "service_account", "project_id": "p", **account}))
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+        await (await open_bearer()).close()
+        await runner.cleanup()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert asked == ["https://www.googleapis.com/auth/devstorage.read_only"]
+
+
+def test_a_certificate_that_nobody_signed_is_refused(tmp_path):
+    # api_is_dev keeps the library from looking for credentials; in a session of its own it switches the checks off, too
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + dt.timedelta(days=1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    (tmp_path / "cert").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+    async def main():
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+        asked = []
+        server = await asyncio.start_server(lambda *_: asked.append(1), "127.0.0.1", 0, ssl=context)
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=4, backoff=QUICK)
+        for attempt in (source.read("x", 0), names_of(source)):
+            with pytest.raises(SourceError, match="certificate"):
+                await attempt
+        assert not asked
+        await source.close()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 @pytest.mark.parametrize(

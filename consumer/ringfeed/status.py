@@ -17,6 +17,15 @@ from ringfeed.printable import one_line
 HEARTBEAT_LATE_S: Final = 5.0
 """The daemon's loop turns four times a second: after this long without a turn it hangs, or is stopped."""
 
+_RETRIES = {
+    "timeout": State.RETRIES_TIMEOUT,
+    "connection": State.RETRIES_CONNECTION,
+    "body": State.RETRIES_BODY,
+    "429": State.RETRIES_429,
+    "5xx": State.RETRIES_5XX,
+    "other": State.RETRIES_OTHER,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class LaneStatus:
@@ -56,6 +65,40 @@ class LaneStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """Whether the store that the daemon reads from answers; counts are since the daemon's start.
+
+    Attributes:
+        waiting_workers: worker processes that keep their pairs back, because it does not answer.
+        failing_s: seconds since when it does not; 0 while no worker waits.
+        next_try_s: seconds until the first of them asks it again; 0 while none is about to.
+        outages: that a worker met, each worker's counted.
+        requests: for objects.
+        hedges: of them, second ones for an object that took unusually long.
+        hedges_won: of those, the ones that came first.
+    """
+
+    waiting_workers: int
+    failing_s: float
+    next_try_s: float
+    outages: int
+    requests: int
+    hedges: int
+    hedges_won: int
+
+    def sentence(self, workers: int) -> str:
+        """For people."""
+        if self.waiting_workers:
+            next_try = f"in {self.next_try_s:.0f} s" if self.next_try_s else "now"
+            return (
+                f"has not answered for {self.failing_s:.0f} s; {self.waiting_workers} of {workers} workers wait, "
+                f"next try {next_try}"
+            )
+        hedged = f", {self.hedges:,} of them hedges ({self.hedges_won:,} came first)" if self.hedges else ""
+        return f"answers; {self.requests:,} requests{hedged}, {self.outages} outages"
+
+
+@dataclass(frozen=True, slots=True)
 class RingStatus:
     """One ring at one moment.
 
@@ -70,6 +113,8 @@ class RingStatus:
         filled_slots: slots that hold pairs which may be read.
         decoded_pairs, downloaded_bytes, failed_pairs, ...: since the daemon's start.
         heartbeat_age_s: seconds since the daemon's loop turned.
+        fetch_retries: downloads that were tried again, in all; ``retries_by_cause``: the same, apart.
+        store: how the bucket fares, as all rings of the daemon see it.
     """
 
     ring: str
@@ -103,6 +148,8 @@ class RingStatus:
     decoded_pairs: int
     downloaded_bytes: int
     fetch_retries: int
+    retries_by_cause: dict[str, int]
+    store: StoreStatus
     failed_pairs: int
     size_mismatches: int
     skipped_pairs: int
@@ -142,7 +189,9 @@ class RingStatus:
         """The ring for people: by a word, a line."""
         memory = f"{self.memory_bytes / 2**20:.0f} MiB" + ("" if self.mirrored else ", not mirrored")
         slot = f"{self.slot_height}x{self.slot_width}, {self.fit}, label {self.label_mode}"
-        failed = f"{self.failed_pairs} failed, {self.fetch_retries} retries, {self.size_mismatches} of unequal size"
+        causes = ", ".join(f"{count} {cause}" for cause, count in self.retries_by_cause.items() if count)
+        retries = f"{self.fetch_retries} retries" + (f" ({causes})" if causes else "")
+        failed = f"{self.failed_pairs} failed, {retries}, {self.size_mismatches} of unequal size"
         readers = f"{self.lane_deaths} readers died, {self.skipped_pairs} pairs skipped"
         node = f"node {self.node_rank}/{self.num_nodes}, " if self.num_nodes > 1 else ""
         rows = {
@@ -150,6 +199,7 @@ class RingStatus:
             "slots": f"{self.filled_slots}/{self.slots} filled, {slot}, {memory}",
             "stream": f"epoch {self.epoch}, position {self.position}; pairs {self.floor} to {self.published} are kept",
             "decoded": f"{self.decoded_pairs:,} pairs, {self.downloaded_bytes / 1e6:,.1f} MB; {failed}",
+            "store": self.store.sentence(self.workers),
             "daemon": f"pid {self.daemon_pid}, up {self.uptime_s:.0f} s, {self.workers} workers "
             f"({self.worker_deaths} died)",
             "readers": f"{len(self.consumers)}/{self.lanes} lanes in {self.groups} groups "
@@ -237,6 +287,8 @@ def _read(control: Control) -> RingStatus:
         decoded_pairs=word(State.DECODED_PAIRS),
         downloaded_bytes=word(State.DOWNLOADED_BYTES),
         fetch_retries=word(State.FETCH_RETRIES),
+        retries_by_cause={cause: word(offset) for cause, offset in _RETRIES.items()},
+        store=_read_store(control, now),
         failed_pairs=word(State.FAILED_PAIRS),
         size_mismatches=word(State.SIZE_MISMATCHES),
         skipped_pairs=word(State.SKIPPED_PAIRS),
@@ -248,6 +300,20 @@ def _read(control: Control) -> RingStatus:
         lingering_groups=word(State.LINGERING_GROUPS),
         lanes=geometry.lanes,
         consumers=[lane for number in range(geometry.lanes) if (lane := _read_lane(control, number, now)) is not None],
+    )
+
+
+def _read_store(control: Control, now: int) -> StoreStatus:
+    word = control.word
+    since, next_try = word(State.STORE_FAILING_SINCE_NS), word(State.STORE_NEXT_TRY_NS)
+    return StoreStatus(
+        waiting_workers=word(State.STORE_WAITING_WORKERS),
+        failing_s=max(0, now - since) / 1e9 if since else 0.0,
+        next_try_s=max(0, next_try - now) / 1e9,
+        outages=word(State.STORE_OUTAGES),
+        requests=word(State.STORE_REQUESTS),
+        hedges=word(State.HEDGES),
+        hedges_won=word(State.HEDGES_WON),
     )
 
 

@@ -17,16 +17,21 @@ from ringfeed.layout import MAX_LANES, MAX_UINT64
 from ringfeedd.catalog_cache import CatalogCache, default_folder
 from ringfeedd.errors import ConfigError
 from ringfeedd.failures import OnError
+from ringfeedd.fetch import FetchPolicy
 from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
 from ringfeedd.http_guard import OFF, Listen
 from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
 from ringfeedd.nodes import MAX_NODES, Nodes, choose_nodes
 from ringfeedd.order import Mode
+from ringfeedd.ramp import START_REQUESTS_PER_S
 from ringfeedd.shm import Access
+from ringfeedd.sources import GCS_SCHEME
 from ringfeedd.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
+
+_FETCH = FetchPolicy()
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,6 +50,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         test_ratio: fraction of the pairs that the test ring gets, by a hash of the id; 0: no test ring.
         max_failed: fraction of pairs that may fail before the ring stops.
         on_error: ``"replace"`` a pair that cannot be had by another draw, or ``"stop"`` the ring at the first.
+        max_attempts: for each object, the first included; what fails while the store is down does not count.
+        deadline_s: for each object, all attempts together, waits for a store that is down not counted.
+        read_timeout_s: silence of the store after which a download is cut and tried again.
+        retry_budget: retries that each successful download earns, for the whole worker: with 0.5 a sick store gets half
+            as many retries as downloads succeed, at most.
+        hedge: send a second request for an object that takes longer than 95 of 100, 5 % more requests at most.
+        start_requests_per_s: of the whole daemon, at first; doubled every 20 minutes while it is used. 0: no limit.
         emulator: address of a GCS emulator to use instead of Google's service.
         images, labels: key templates.
         catalog: ``"list"``: list the root at the start. ``"cached"``: start with the latest cached listing, where one
@@ -79,6 +91,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_pixels: Annotated[int, Meta(ge=1)] = DEFAULT_MAX_PIXELS
     max_failed: Fraction = 0.01
     on_error: OnError = OnError.REPLACE
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = _FETCH.max_attempts
+    deadline_s: Annotated[float, Meta(gt=0.0, le=86400.0)] = _FETCH.deadline_s
+    read_timeout_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = _FETCH.read_timeout_s
+    retry_budget: Fraction = _FETCH.retry_budget
+    hedge: bool = _FETCH.hedge
+    start_requests_per_s: Annotated[float, Meta(ge=0.0, le=1e9)] = START_REQUESTS_PER_S
     emulator: str | None = None
     images: str = DEFAULT_IMAGES
     labels: str = DEFAULT_LABELS
@@ -138,6 +156,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             ConfigError: the two settings do not say it, or ``"auto"`` finds nothing in the environment.
         """
         return choose_nodes(self.num_nodes, self.node_rank, environ)
+
+    def fetch_policy(self, workers: int) -> FetchPolicy:
+        """How one of so many workers treats the store."""
+        ramped = self.root.startswith(GCS_SCHEME)  # a folder needs no ramp
+        return FetchPolicy(
+            max_attempts=self.max_attempts,
+            deadline_s=self.deadline_s,
+            read_timeout_s=self.read_timeout_s,
+            retry_budget=self.retry_budget,
+            hedge=self.hedge,
+            start_requests_per_s=self.start_requests_per_s / workers if ramped else 0.0,
+        )
 
     def access(self) -> Access:
         """Who may attach.

@@ -38,9 +38,11 @@ class BadPairError(Exception):
     Attributes:
         cause: a short word for counting, e.g. ``"missing"``, ``"crc32c"``, ``"corrupt"``, ``"too_large"``.
         attempts: how many times it was tried.
+        retries: cause -> how many failures were followed by another attempt.
     """
 
-    def __init__(self, reason: str, *, cause: str, attempts: int = 1) -> None:
+    def __init__(self, reason: str, *, cause: str, attempts: int = 1, retries: dict[str, int] | None = None) -> None:
         super().__init__(reason)
         self.cause = cause
         self.attempts = attempts
+        self.retries = retries or {}

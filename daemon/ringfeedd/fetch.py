@@ -3,44 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections import Counter
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
-import google_crc32c
+from ringfeedd.catalog import Pair
+from ringfeedd.errors import BadPairError
+from ringfeedd.integrity import GZIP_MAGIC, unpacked
+from ringfeedd.ramp import START_REQUESTS_PER_S
+from ringfeedd.sources.backoff import Backoff, Clock, with_retries
+from ringfeedd.sources.base import ObjectInfo, SourceError
+from ringfeedd.traffic import Traffic
 
-from .errors import BadPairError
-from .sources.backoff import SYSTEM_CLOCK, Backoff, Clock, with_retries
-from .sources.base import ObjectInfo, Source, SourceError
-
-if TYPE_CHECKING:
-    import random
-
-    from .catalog import Pair
-
-_GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_WINDOW = 16 + zlib.MAX_WBITS
-_SHOWN_BYTES = 24
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class FetchPolicy:
-    """How hard a pair is tried for.
+    """How hard pairs are tried for, and how the store is treated.
 
     Attributes:
         max_attempts: for each of the two objects, the first included.
         base_delay_s: the widest wait before the second attempt, seconds; doubled with each further one.
         max_delay_s: the cap of that, seconds.
-        deadline_s: for the whole pair, seconds, waits for a free connection included.
+        deadline_s: for each of the two objects, all attempts together, seconds. Waits for a free connection count;
+            waits for a store that is down, for the budget and for the ramp do not.
         max_object_bytes: larger objects are not downloaded; also the bound for what a gzipped object may unpack to.
+        read_timeout_s: silence of the store, seconds, after which a download is cut.
+        retry_budget: retries that each successful read earns, see `RetryBudget`.
+        hedge: whether a read that takes unusually long is sent a second time.
+        start_requests_per_s: at which the ramp of one process begins, see `Ramp`; 0 for no limit.
     """
 
-    max_attempts: int = 5
+    max_attempts: int = 8
     base_delay_s: float = 0.1
     max_delay_s: float = 8.0
     deadline_s: float = 120.0
     max_object_bytes: int = 256 << 20
+    read_timeout_s: float = 20.0
+    retry_budget: float = 0.5
+    hedge: bool = False
+    start_requests_per_s: float = START_REQUESTS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,39 +64,25 @@ class Fetched:
     retries: dict[str, int] = field(default_factory=dict)
 
 
-async def fetch_pair(
-    source: Source,
-    pair: Pair,
-    policy: FetchPolicy,
-    *,
-    clock: Clock = SYSTEM_CLOCK,
-    rng: random.Random | None = None,
-) -> Fetched:
+async def fetch_pair(traffic: Traffic, pair: Pair, policy: FetchPolicy) -> Fetched:
     """Both objects of a pair, verified by size and crc32c.
 
-    Cancelling it ends both reads before it returns, and leaves nothing running. The deadline cuts reads in flight by
-    the event loop's time; `clock` and `rng` decide about the waits between attempts.
+    While the store is down it waits, for as long as that takes, and begins anew afterwards. Cancelling it ends both
+    reads before it returns, and leaves nothing running. The deadline cuts reads in flight by the event loop's time; the
+    traffic's clock and rng decide about the waits between attempts.
 
     Raises:
-        BadPairError: the pair cannot be had; its cause is that of the `SourceError`, or ``"size"``, ``"crc32c"``,
-            ``"too_large"``, ``"gzip"``, ``"deadline"``.
+        BadPairError: the pair cannot be had; its cause is that of the `SourceError`, or ``"size"``, ``"html"``,
+            ``"crc32c"``, ``"too_large"``, ``"gzip"``, ``"deadline"``.
     """
-    deadline = clock.monotonic() + policy.deadline_s
-    image, label = (_ObjectFetch(source, info, policy) for info in (pair.image, pair.label))
-    tasks = [asyncio.create_task(one.run(deadline, clock, rng)) for one in (image, label)]
+    image, label = (_ObjectFetch(traffic, info, policy) for info in (pair.image, pair.label))
+    tasks = [asyncio.create_task(one.run()) for one in (image, label)]
     try:
-        async with asyncio.timeout(policy.deadline_s):
-            image_bytes, label_bytes = await asyncio.gather(*tasks)
+        image_bytes, label_bytes = await asyncio.gather(*tasks)
     except SourceError as error:
-        attempts = max(image.attempts, label.attempts)
-        raise BadPairError(f"{_times(attempts)}{error}", cause=error.cause, attempts=attempts) from error
-    except TimeoutError as error:
-        attempts = max(image.attempts, label.attempts)
-        last = image.last_failure or label.last_failure
-        sentence = (
-            f"Pair {pair.id!r} was not there within {policy.deadline_s:g} s{f'; before that: {last}' if last else '.'}"
-        )
-        raise BadPairError(sentence, cause="deadline", attempts=attempts) from error
+        attempts, retries = max(image.attempts, label.attempts), dict(image.retries + label.retries)
+        sentence = f"{_times(attempts)}{error}"
+        raise BadPairError(sentence, cause=error.cause, attempts=attempts, retries=retries) from error
     finally:
         for task in tasks:
             task.cancel()
@@ -101,66 +91,103 @@ async def fetch_pair(
     return Fetched(image_bytes, label_bytes, max(image.attempts, label.attempts), retries)
 
 
+class _OwnTime:
+    """A clock that stands still while it is held: what a pair waits for others does not use up its deadline."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._held_s = 0.0
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic() - self._held_s
+
+    async def sleep(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+
+    async def held(self, wait: Awaitable[T]) -> T:
+        """Wait without growing older."""
+        began = self._clock.monotonic()
+        try:
+            return await wait
+        finally:
+            self._held_s += self._clock.monotonic() - began
+
+
 class _ObjectFetch:
     """One object's attempts."""
 
-    def __init__(self, source: Source, info: ObjectInfo, policy: FetchPolicy) -> None:
-        self._source, self._info, self._policy = source, info, policy
+    def __init__(self, traffic: Traffic, info: ObjectInfo, policy: FetchPolicy) -> None:
+        self._traffic, self._info, self._policy = traffic, info, policy
+        self._time = _OwnTime(traffic.clock)
+        self._deadline = 0.0
+        self._failing_since = 0.0
+        self._last_failure: SourceError | None = None
         self.attempts = 0
         self.retries: Counter[str] = Counter()
-        self.last_failure: SourceError | None = None
 
-    async def run(self, deadline: float, clock: Clock, rng: random.Random | None) -> bytes:
-        """The verified bytes. Raises: `SourceError`."""
+    async def run(self) -> bytes:
+        """The verified bytes, unpacked where the object is stored gzipped. Raises: `SourceError`."""
         info, policy = self._info, self._policy
         if info.size > policy.max_object_bytes:
             sentence = f"{info.name} has {info.size:,} bytes; more than {policy.max_object_bytes:,} are not fetched."
             raise SourceError(sentence, cause="too_large")
-        backoff = Backoff(policy.max_attempts, policy.base_delay_s, policy.max_delay_s)
-        data = await with_retries(self._attempt, backoff, on_retry=self._count, deadline=deadline, clock=clock, rng=rng)
-        return _unpacked(data, info.name, policy.max_object_bytes) if data.startswith(_GZIP_MAGIC) else data
+        while True:
+            openings = self._traffic.openings
+            try:
+                data = await self._try()
+                break
+            except SourceError as error:
+                if not error.of_store or await self._traffic.stands(self._failing_since, openings):
+                    raise
+            # The store was down: that says nothing about this object, and it has all of its attempts again.
+            self.attempts = 0
+        return unpacked(data, info.name, policy.max_object_bytes) if data.startswith(GZIP_MAGIC) else data
+
+    async def _try(self) -> bytes:
+        policy = self._policy
+        self._last_failure = None
+        self._deadline = self._time.monotonic() + policy.deadline_s
+        return await with_retries(
+            self._attempt,
+            Backoff(policy.max_attempts, policy.base_delay_s, policy.max_delay_s),
+            on_retry=self._before_retry,
+            deadline=self._deadline,
+            clock=self._time,
+            rng=self._traffic.rng,
+        )
 
     async def _attempt(self) -> bytes:
+        traffic = self._traffic
+        await self._time.held(traffic.turn())
+        began = traffic.clock.monotonic()
         self.attempts += 1
-        data = await self._source.read(self._info.name, self._info.generation)
-        verify(data, self._info)
-        return data
+        try:
+            async with asyncio.timeout(self._deadline - self._time.monotonic()):
+                return await traffic.read(self._info)
+        except TimeoutError:
+            error = self._late()
+            traffic.failed(error, began)
+            self._note(error)
+            raise error from None
+        except SourceError as error:
+            self._note(error)
+            raise
+        finally:
+            traffic.done()
 
-    def _count(self, error: SourceError) -> None:
+    def _note(self, error: SourceError) -> None:
+        if self._last_failure is None:
+            self._failing_since = self._traffic.clock.monotonic()
+        self._last_failure = error
+
+    def _late(self) -> SourceError:
+        before = f"; before that: {self._last_failure}" if self._last_failure else "."
+        sentence = f"{self._info.name} was not there within {self._policy.deadline_s:g} s{before}"
+        return SourceError(sentence, cause="deadline")
+
+    async def _before_retry(self, error: SourceError) -> None:
         self.retries[error.cause] += 1
-        self.last_failure = error
-
-
-def verify(data: bytes, info: ObjectInfo) -> None:
-    """Compare what was read with what was listed.
-
-    Most JPEGs with a flipped bit decode without an error, into other pixels: only the checksum sees it.
-
-    Raises:
-        SourceError: retryable, because it is mostly the way and not the object that is broken.
-    """
-    if len(data) != info.size:
-        sentence = (
-            f"{info.name} came with {len(data):,} bytes instead of {info.size:,}; it begins {data[:_SHOWN_BYTES]!r}."
-        )
-        raise SourceError(sentence, cause="size", retryable=True)
-    if info.crc32c is not None and (found := google_crc32c.value(data)) != info.crc32c:
-        sentence = f"{info.name} came with crc32c {found:08x} instead of {info.crc32c:08x}."
-        raise SourceError(sentence, cause="crc32c", retryable=True)
-
-
-def _unpacked(data: bytes, name: str, max_bytes: int) -> bytes:
-    """The content of an object stored with ``Content-Encoding: gzip``; no image format begins with gzip's magic."""
-    unpacker = zlib.decompressobj(_GZIP_WINDOW)
-    try:
-        content = unpacker.decompress(data, max_bytes)
-    except zlib.error as error:
-        raise SourceError(f"{name} is stored gzipped, and does not unpack: {error}.", cause="gzip") from error
-    if unpacker.unconsumed_tail:
-        raise SourceError(f"{name} is stored gzipped, and unpacks to over {max_bytes:,} bytes.", cause="too_large")
-    if not unpacker.eof:
-        raise SourceError(f"{name} is stored gzipped, and ends too early.", cause="gzip")
-    return content
+        await self._time.held(self._traffic.may_retry())
 
 
 def _times(attempts: int) -> str:

@@ -123,6 +123,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         choices=[choice.value for choice in OnError],
         help="replace a pair that cannot be had, or stop at the first (default: replace)",
     )
+    _add_serve_store(parser)
     parser.add_argument("--images", metavar="TEMPLATE", help="of the images' names (default: images/{id}.jpg,jpeg)")
     parser.add_argument("--labels", metavar="TEMPLATE", help="of the labels' names (default: labels/{id}.png)")
     parser.add_argument(
@@ -156,6 +157,32 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--stop-on-eof", action="store_true", help="stop when standard input ends: for a parent process"
     )
     parser.set_defaults(run=_serve)
+
+
+def _add_serve_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-attempts", type=int, metavar="N", help="at an object; while the store is down none counts (default: 8)"
+    )
+    parser.add_argument(
+        "--deadline-s", type=float, metavar="S", help="of an object, all attempts; the same (default: 120)"
+    )
+    parser.add_argument(
+        "--read-timeout-s", type=float, metavar="S", help="silence after which a download is cut (default: 20)"
+    )
+    parser.add_argument(
+        "--retry-budget", type=float, metavar="FRACTION", help="retries for each download that succeeds (default: 0.5)"
+    )
+    parser.add_argument(
+        "--hedge",
+        action=argparse.BooleanOptionalAction,
+        help="a second request where the first takes unusually long, 5 %% more at most (default: no)",
+    )
+    parser.add_argument(
+        "--start-requests-per-s",
+        type=float,
+        metavar="N",
+        help="at first; doubled every 20 min while it is used; 0: no limit (default: 5000)",
+    )
 
 
 def _number_or_auto(text: str) -> int | str:

@@ -9,7 +9,9 @@ import msgspec
 
 from ringfeedd.catalog import Pair
 from ringfeedd.fetch import FetchPolicy
+from ringfeedd.sources import ObjectInfo
 from ringfeedd.spec import DecodeSpec
+from ringfeedd.traffic import TrafficReport
 
 _LENGTH_BYTES: Final = 4
 
@@ -36,6 +38,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     Attributes:
         concurrency: objects that this worker downloads at a time.
         vitals_fd: an inherited memory file of words that tell, without a message, that it lives and what it decodes.
+        known: objects that other workers could read lately: by these it can tell whether the store is down.
     """
 
     root: str
@@ -45,6 +48,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     vitals_fd: int
     policy: FetchPolicy
     rings: list[RingSpec]
+    known: list[ObjectInfo] = []
 
 
 class PairJob(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -94,7 +98,7 @@ class Decoded(msgspec.Struct, tag=0, array_like=True, frozen=True, gc=False):
         sizes: image height and width, label height and width, in pixels.
         size_mismatch: image and label had different sizes.
         downloaded: bytes.
-        retries: downloads that were tried again.
+        retries: cause -> downloads that were tried again.
     """
 
     ring: int
@@ -102,7 +106,7 @@ class Decoded(msgspec.Struct, tag=0, array_like=True, frozen=True, gc=False):
     sizes: tuple[int, int, int, int]
     size_mismatch: bool
     downloaded: int
-    retries: int
+    retries: dict[str, int]
 
 
 class Failed(msgspec.Struct, tag=1, array_like=True, frozen=True, gc=False):
@@ -113,6 +117,7 @@ class Failed(msgspec.Struct, tag=1, array_like=True, frozen=True, gc=False):
     reason: str
     cause: str
     attempts: int
+    retries: dict[str, int] = {}
 
 
 class Dropped(msgspec.Struct, tag=2, array_like=True, frozen=True, gc=False):
@@ -126,9 +131,10 @@ Result = Decoded | Failed | Dropped
 
 
 class Results(msgspec.Struct, tag="results", frozen=True):
-    """What a worker has done since its last frame."""
+    """What a worker has done since its last frame, and how it fares with the store where that has changed."""
 
     results: list[Result]
+    traffic: TrafficReport | None = None
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -156,7 +162,7 @@ async def read_order(stream: asyncio.StreamReader) -> ToWorker | None:
     return None if body is None else _TO_WORKER.decode(body)
 
 
-async def read_results(stream: asyncio.StreamReader) -> list[Result] | None:
+async def read_results(stream: asyncio.StreamReader) -> Results | None:
     """The worker's next message; None when it is gone."""
     body = await _read_frame(stream)
-    return None if body is None else _FROM_WORKER.decode(body).results
+    return None if body is None else _FROM_WORKER.decode(body)

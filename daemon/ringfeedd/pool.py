@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,7 +18,10 @@ from typing import Final
 from ringfeedd import messages
 from ringfeedd.catalog import Pair
 from ringfeedd.fetch import FetchPolicy
-from ringfeedd.messages import Cancel, Hello, Jobs, Limit, PairJob, Result, RingSpec, Stop, ToWorker
+from ringfeedd.messages import Cancel, Decoded, Hello, Jobs, Limit, PairJob, Result, RingSpec, Stop, ToWorker
+from ringfeedd.sources import ObjectInfo
+from ringfeedd.storewatch import StoreWatch
+from ringfeedd.traffic import KNOWN_OBJECTS
 from ringfeedd.worker import FIRST_SUSPECT_WORD, HEARTBEAT_WORD, SUSPECT_RING_SHIFT, vital_words
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
@@ -93,7 +96,11 @@ class PoolStatistics:
 
 
 class Pool:
-    """Keeps ``size`` workers running and gives each pair to the one that has the fewest."""
+    """Keeps ``size`` workers running and gives each pair to the one that has the fewest.
+
+    Attributes:
+        store: what the workers, together, make of the store.
+    """
 
     def __init__(
         self,
@@ -114,6 +121,8 @@ class Pool:
         """
         self.size = size
         self.deaths = 0
+        self.store = StoreWatch()
+        self._known: deque[ObjectInfo] = deque(maxlen=KNOWN_OBJECTS)
         self._settings = settings
         self._on_results = on_results
         self._on_lost = on_lost
@@ -200,6 +209,7 @@ class Pool:
             finally:
                 del self._workers[number]
                 worker.writer.close()
+                self.store.forget(number)
             code = await self._end(worker)
             if self._stopping.is_set():
                 return
@@ -245,6 +255,7 @@ class Pool:
                 vitals_fd=vitals_fd,
                 policy=settings.policy,
                 rings=settings.rings,
+                known=list(self._known),
             )
         )
         for ring, limit in self._limits.items():
@@ -253,13 +264,19 @@ class Pool:
         return worker
 
     async def _listen(self, worker: _Worker) -> None:
-        while (results := await messages.read_results(worker.reader)) is not None:
-            for result in results:
+        while (message := await messages.read_results(worker.reader)) is not None:
+            for result in message.results:
                 pair = worker.pairs.pop((result.ring, result.seq), None)
                 if pair is not None and self._kills:
                     self._kills.pop(pair, None)
-            worker.finished += len(results)
-            self._on_results(results)
+                if pair is not None and isinstance(result, Decoded):
+                    self._known.append(pair.label)  # the smaller of the two, mostly
+            worker.finished += len(message.results)
+            if message.traffic is not None:
+                self.store.hear(worker.number, message.traffic)
+                if news := self.store.news(time.monotonic()):
+                    _LOG.warning("%s: %s", self._settings.root, news)
+            self._on_results(message.results)
 
     async def _end(self, worker: _Worker) -> int:
         """The process has closed its side: see that it ends, and tell how."""

@@ -15,6 +15,7 @@ from ringfeedd.fetch import FetchPolicy, fetch_pair
 from ringfeedd.picture import open_picture
 from ringfeedd.sources import Source
 from ringfeedd.spec import Fit
+from ringfeedd.traffic import Traffic
 
 SAMPLE_PAIRS: Final = 32
 NATIVE_MARGIN: Final = 1.5
@@ -30,20 +31,23 @@ async def probe_sizes(
         StartError: not one of them can be had.
     """
     indices = np.unique(np.linspace(0, len(catalog) - 1, num=SAMPLE_PAIRS).astype(np.int64))
-    policy = FetchPolicy()
+    traffic, policy = Traffic(source), FetchPolicy()
     sizes: list[tuple[int, int]] = []
     reasons: list[str] = []
 
     async def look(index: int) -> None:
         pair = catalog.pair(index)
         try:
-            fetched = await fetch_pair(source, pair, policy)
+            fetched = await fetch_pair(traffic, pair, policy)
             picture = open_picture("image", fetched.image, max_pixels=max_pixels, exif_orientation=exif_orientation)
             sizes.append((picture.height, picture.width))
         except BadPairError as error:
             reasons.append(f"{pair.id!r}: {error}")
 
-    await asyncio.gather(*(look(int(index)) for index in indices))
+    try:
+        await asyncio.gather(*(look(int(index)) for index in indices))
+    finally:
+        await traffic.close()
     if not sizes:
         raise StartError(
             f"none of the {len(indices)} pairs that were looked at could be had; the first failed: {reasons[0]}"

@@ -56,7 +56,9 @@ async def _list(config: Config, stop: threading.Event) -> Catalog:
         if stop.is_set():
             raise DaemonError(_STOPPED)
 
-    source = await open_source(config.root, emulator=config.emulator, concurrency=config.concurrency)
+    source = await open_source(
+        config.root, emulator=config.emulator, concurrency=config.concurrency, read_timeout_s=config.read_timeout_s
+    )
     try:
         return await build_catalog(source, config.templates, go_on)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -22,8 +23,10 @@ from ringfeedd.holdup_watch import HoldUpWatch
 from ringfeedd.messages import Decoded, Dropped, Failed, PairJob, Result
 from ringfeedd.notify import Notifier
 from ringfeedd.pool import Pool
+from ringfeedd.retrycauses import retry_words
 from ringfeedd.ring import Ring
 from ringfeedd.shm import RingMemory
+from ringfeedd.storewatch import StoreHealth
 
 _LOG: Final = logging.getLogger("ringfeedd.ring")
 
@@ -38,13 +41,16 @@ JOBS_PER_STEP: Final = 256
 class _Counters:
     decoded: int = 0
     downloaded_bytes: int = 0
-    retries: int = 0
     size_mismatches: int = 0
     lane_deaths: int = 0
 
 
 class RingService:
-    """Serves one split. `step` does everything that can be done now, and never waits."""
+    """Serves one split. `step` does everything that can be done now, and never waits.
+
+    Attributes:
+        retries: cause -> downloads that were tried again.
+    """
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class RingService:
         self.groups = groups
         self.memory = memory
         self.failures = failures
+        self.retries: Counter[str] = Counter()
         self.failed: str | None = None
         self._hold_ups = HoldUpWatch()
         self._errors_file = ErrorsFile(memory.descriptor, memory.access)
@@ -187,7 +194,7 @@ class RingService:
                     return
                 self._counters.decoded += 1
                 self._counters.downloaded_bytes += result.downloaded
-                self._counters.retries += result.retries
+                self.retries.update(result.retries)
                 self.failures.succeed()
                 edition = self._editions.of(seq)
                 index, pair_id = edition.catalog_index(job.index), edition.pair_id(job.index).encode()
@@ -224,6 +231,7 @@ class RingService:
         if job is None:
             self.ring.forget(seq)
             return
+        self.retries.update(failed.retries)
         pair_id = self._editions.of(seq).pair_id(job.index)
         if pair_id not in self.failures:  # once, not every epoch
             _LOG.warning("ring %s: the pair %r could not be had: %s", self.name, pair_id, failed.reason)
@@ -378,7 +386,7 @@ class RingService:
         for lane, count in self.groups.offers(ring.published):
             memory.ring_lane(lane, count)
 
-    def report(self, *, workers: int, worker_deaths: int) -> None:
+    def report(self, *, workers: int, worker_deaths: int, store: StoreHealth) -> None:
         """Write the words, and the list, that only people and metrics read."""
         if self.failed is None:
             self._errors_file.write_if_due(self.failures, self._clock())
@@ -392,7 +400,7 @@ class RingService:
             State.HEARTBEAT_NS: time.monotonic_ns(),
             State.DECODED_PAIRS: counters.decoded,
             State.DOWNLOADED_BYTES: counters.downloaded_bytes,
-            State.FETCH_RETRIES: counters.retries,
+            State.FETCH_RETRIES: self.retries.total(),
             State.FAILED_PAIRS: self.failures.total,
             State.SIZE_MISMATCHES: counters.size_mismatches,
             State.SEEKS: ring.seeks,
@@ -402,6 +410,14 @@ class RingService:
             State.GROUPS: len(self.groups),
             State.LINGERING_GROUPS: self.groups.lingering,
             State.WORKERS: workers,
+            State.STORE_WAITING_WORKERS: store.waiting_workers,
+            State.STORE_FAILING_SINCE_NS: int(1e9 * (store.failing_since or 0)),
+            State.STORE_NEXT_TRY_NS: int(1e9 * (store.next_probe_at or 0)),
+            State.STORE_OUTAGES: store.outages,
+            State.STORE_REQUESTS: store.requests,
+            State.HEDGES: store.hedges,
+            State.HEDGES_WON: store.hedges_won,
+            **retry_words(self.retries),
         }
         for offset, value in words.items():
             self.memory.set(offset, value)

@@ -21,7 +21,6 @@ from ringfeedd.config import Config
 from ringfeedd.edition import make_editions
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
-from ringfeedd.fetch import FetchPolicy
 from ringfeedd.files import connections, raise_limit
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
@@ -185,7 +184,9 @@ class Supervisor:
         """Find out what to serve, and settle how its pairs are decoded."""
         config = self._config
         start = self._cached_start({split: of_split for split, of_split in formers.items() if of_split}) or self._served
-        source = await open_source(config.root, emulator=config.emulator, concurrency=self._connections)
+        source = await open_source(
+            config.root, emulator=config.emulator, concurrency=self._connections, read_timeout_s=config.read_timeout_s
+        )
         try:
             if start is None:
                 self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
@@ -310,7 +311,8 @@ class Supervisor:
                 f"{each} instead of {shape.concurrency} downloads at a time in each worker: a process may have few "
                 f"files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
             )
-        settings = WorkerSettings(config.root, config.emulator, each, DECODE_THREADS, FetchPolicy(), rings)
+        policy = config.fetch_policy(shape.workers)
+        settings = WorkerSettings(config.root, config.emulator, each, DECODE_THREADS, policy, rings)
         pool = Pool(
             shape.workers,
             settings,
@@ -341,8 +343,9 @@ class Supervisor:
             if now - reported >= TICK_S:
                 reported = now
                 pool.kill_hung(now, self._config.worker_timeout_s)
+                store = pool.store.statistics()
                 for service in self.services:
-                    service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths)
+                    service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths, store=store)
             if self._files_were_removed(now):
                 return None
             if not announced and all(service.ready or service.failed for service in self.services):

@@ -31,6 +31,7 @@ from ringfeedd.fetch import Fetched, fetch_pair
 from ringfeedd.memory_limit import limit_own_memory, worker_bytes
 from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, Results, RingSpec
 from ringfeedd.sources import Source, open_source
+from ringfeedd.traffic import Traffic
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -97,7 +98,16 @@ class Worker:
 
     def __init__(self, hello: Hello, source: Source, writer: asyncio.StreamWriter) -> None:
         self._hello = hello
-        self._source = source
+        self._traffic = Traffic(
+            source,
+            concurrency=hello.concurrency,
+            retry_budget=hello.policy.retry_budget,
+            requests_per_s=hello.policy.start_requests_per_s,
+            hedge=hello.policy.hedge,
+            known=hello.known,
+            on_change=self._flush_soon,
+        )
+        self._reported = self._traffic.statistics()
         self._writer = writer
         self._rings = [SlotRows(spec) for spec in hello.rings]
         self._downloads = asyncio.Semaphore(max(1, hello.concurrency // 2))  # a pair is two objects
@@ -109,6 +119,7 @@ class Worker:
         self._waiting: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._memory = worker_bytes([spec.decode for spec in hello.rings], hello.threads)
         self._results: list[Result] = []
+        self._flushing = False
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Work until told to stop."""
@@ -131,13 +142,15 @@ class Worker:
 
     def _beat(self) -> None:
         self._vitals[HEARTBEAT_WORD] += 1
+        if self._traffic.statistics() != self._reported:
+            self._flush_soon()
         asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
 
     async def _pair(self, ring: int, job: PairJob) -> None:
         key = (ring, job.seq)
         try:
             async with self._downloads:
-                fetched = await fetch_pair(self._source, job.pair, self._hello.policy)
+                fetched = await fetch_pair(self._traffic, job.pair, self._hello.policy)
             await self._rings[ring].room(job.seq)
             await self._gate.enter(alone=job.alone)
             try:
@@ -148,7 +161,7 @@ class Worker:
             finally:
                 self._gate.leave()
         except BadPairError as error:
-            result = Failed(ring, job.seq, str(error), error.cause, error.attempts)
+            result = Failed(ring, job.seq, str(error), error.cause, error.attempts, error.retries)
         except MemoryError:
             result = Failed(ring, job.seq, self._no_memory, "memory", 1)
         except Exception as error:  # noqa: BLE001  # a defect of ours must cost one pair, not the worker
@@ -185,16 +198,22 @@ class Worker:
             (decoded.image_height, decoded.image_width, decoded.label_height, decoded.label_width),
             decoded.size_mismatch,
             len(fetched.image) + len(fetched.label),
-            sum(fetched.retries.values()),
+            fetched.retries,
         )
 
     def _report(self, result: Result) -> None:
-        if not self._results:  # one frame for all that ends in this turn of the loop
-            asyncio.get_running_loop().call_soon(self._flush)
         self._results.append(result)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:  # one frame for all that ends in this turn of the loop
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._writer.write(messages.frame(Results(self._results)))
+        self._flushing = False
+        self._reported = self._traffic.statistics()
+        self._writer.write(messages.frame(Results(self._results, self._reported)))
         self._results = []
 
 
@@ -203,7 +222,12 @@ async def _main(connection: socket.socket) -> None:
     hello = await messages.read_order(reader)
     if not isinstance(hello, Hello):
         return  # the supervisor went before it had said anything
-    source = await open_source(hello.root, emulator=hello.emulator, concurrency=hello.concurrency)
+    source = await open_source(
+        hello.root,
+        emulator=hello.emulator,
+        concurrency=hello.concurrency,
+        read_timeout_s=hello.policy.read_timeout_s,
+    )
     await Worker(hello, source, writer).run(reader)
 
 

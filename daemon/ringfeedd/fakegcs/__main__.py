@@ -24,8 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--fault",
         action="append",
         default=[],
-        metavar="KIND[:P[:GLOB]]",
-        help="e.g. 503:0.1, flip:0.01, stall:1:images/7.jpg; may be repeated",
+        metavar="[OPERATION/]KIND[+SECONDS][:P[:GLOB]]",
+        help="e.g. 503:0.1, 429+2:0.05, flip:0.01, stall:1:images/7.jpg, any/503; may be repeated. While it runs: "
+        "curl -d '503:0.1 flip:0.01' URL/_faults puts others in their place, curl -X DELETE URL/_faults ends all",
     )
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():

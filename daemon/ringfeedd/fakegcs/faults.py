@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import fnmatch
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Kind = Literal["status", "reset", "truncate", "short", "flip", "stall", "latency", "html", "redirect"]
+Kind = Literal[
+    "status",
+    "reset",
+    "truncate",
+    "cut",
+    "short",
+    "flip",
+    "stall",
+    "silent",
+    "endless",
+    "latency",
+    "html",
+    "redirect",
+    "moved",
+]
 KINDS: tuple[str, ...] = get_args(Kind)
 
-Operation = Literal["list", "metadata", "read"]
+Operation = Literal["list", "metadata", "read", "any"]
+OPERATIONS: tuple[str, ...] = get_args(Operation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +37,13 @@ class Fault:
 
     Attributes:
         kind: ``status`` answers with `status`; ``reset`` cuts the connection before an answer; ``truncate`` after half
-            of the body that was announced; ``short`` announces and sends half; ``flip`` inverts one bit; ``stall``
-            sends half and falls silent; ``latency`` waits `delay_s` first; ``html`` sends a page with 200;
-            ``redirect`` is a 302 without a Location.
+            of the body that was announced; ``cut`` sends half of one whose length was not; ``short`` announces and
+            sends half; ``flip`` inverts one bit; ``stall`` sends half and falls silent; ``silent`` does not even begin;
+            ``endless`` goes on and on; ``latency`` waits `delay_s` first; ``html`` sends a page with 200;
+            ``redirect`` is a 302 without a Location, ``moved`` one to a place that answers 200 with something else.
         probability: of each request that it applies to.
         names: a glob over object names (``*`` crosses ``/``); a listing's name is its prefix.
-        operation: which requests it applies to.
+        operation: which requests it applies to; ``any`` for all of them.
         first: only the first so many requests for each name; None for all of them.
         status: the code of ``status``.
         retry_after_s: sent along with ``status``.
@@ -52,29 +68,49 @@ class Fault:
 
         A function of its arguments only: the order in which concurrent requests arrive changes nothing.
         """
-        if operation != self.operation or (self.first is not None and number >= self.first):
+        if self.operation not in (operation, "any") or (self.first is not None and number >= self.first):
             return False
         if not fnmatch.fnmatchcase(name, self.names):
             return False
-        return random.Random(f"{seed}/{self.kind}/{name}/{number}").random() < self.probability
+        kind = f"{self.kind}{self.status}" if self.kind == "status" else self.kind
+        return random.Random(f"{seed}/{kind}/{name}/{number}").random() < self.probability
 
 
 def parse_fault(text: str) -> Fault:
-    """``KIND[:PROBABILITY[:GLOB]]``, the kind ``status`` written as its code: ``503:0.1``, ``flip:0.01:images/*``.
+    """``[OPERATION/]KIND[+SECONDS][:PROBABILITY[:GLOB]]``, the kind ``status`` written as its code.
+
+    ``503:0.1``, ``flip:0.01:images/*``, ``429+2:0.05`` (with Retry-After), ``latency+0.2``, ``any/503``.
 
     Raises:
         ValueError: with a sentence.
     """
-    kind, _, rest = text.partition(":")
+    head, _, rest = text.partition(":")
     probability, _, names = rest.partition(":")
-    chance = float(probability or 1.0)
+    chance = _number(probability or "1", text)
     if not 0.0 <= chance <= 1.0:
         raise ValueError(f"The probability {probability} in {text!r} does not lie between 0 and 1.")
-    if kind.isdecimal():
-        return Fault("status", chance, names or "*", status=int(kind))
-    if kind not in KINDS:
+    operation, slash, kind = head.rpartition("/")
+    if slash and operation not in OPERATIONS:
+        raise ValueError(f"{operation!r} in {text!r} is no operation; they are {', '.join(OPERATIONS)}.")
+    kind, plus, seconds = kind.partition("+")
+    wait_s = _number(seconds, text) if plus else None
+    if not kind.isdecimal() and kind not in KINDS:
         raise ValueError(f"{kind!r} is no kind of fault; the kinds are {', '.join(KINDS)}, or a status code.")
-    return Fault(kind, chance, names or "*")  # type: ignore[arg-type]  # it is one of KINDS
+    fault = Fault("status" if kind.isdecimal() else kind, chance, names or "*")  # type: ignore[arg-type]  # one of KINDS
+    return replace(
+        fault,
+        operation=operation or fault.operation,  # type: ignore[arg-type]  # it is one of OPERATIONS
+        status=int(kind) if kind.isdecimal() else fault.status,
+        retry_after_s=wait_s if fault.kind == "status" else None,
+        delay_s=wait_s if fault.kind == "latency" and wait_s is not None else fault.delay_s,
+    )
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} in {where!r} is no number.") from None
 
 
 def faults_of(

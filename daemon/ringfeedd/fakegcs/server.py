@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import re
 import threading
 from collections import Counter
@@ -14,7 +15,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from .faults import Fault, Operation, faults_of
+from .faults import Fault, Operation, faults_of, parse_fault
 from .store import FolderStore, MemoryStore, Store, StoredObject, page_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class FakeGcs:
         url: its address, for ``emulator=``.
         requests: ``(operation, "bucket/name")`` -> how many requests came; operations are list, metadata, read, token.
         busiest: the most requests that were in flight at once.
-        faults: what goes wrong; a test may replace it at any moment.
+        faults: what goes wrong; a test may replace it at any moment, a person by ``POST /_faults``.
         page_objects: the most objects in a page of a listing.
         tokens: when not empty, only requests that carry one of these as a bearer are answered; ``POST /token`` gives
             the last one.
@@ -83,12 +84,14 @@ class FakeGcs:
         self._in_flight += 1
         self.busiest = max(self.busiest, self._in_flight)
         try:
-            return self._own_page(request) or await self._api(request)
+            return await self._own_page(request) or await self._api(request)
         finally:
             self._in_flight -= 1
 
-    def _own_page(self, request: web.Request) -> web.Response | None:
-        """What Google's service does not have, or has elsewhere: the counts, and tokens."""
+    async def _own_page(self, request: web.Request) -> web.Response | None:
+        """What Google's service does not have, or has elsewhere: the faults, the counts, and tokens."""
+        if request.path == "/_faults":
+            return await self._control(request)
         if request.path == "/_requests":  # for tests and demonstrations in other processes
             return web.json_response({f"{kind} {name}": n for (kind, name), n in sorted(self.requests.items())})
         if request.path == "/token":
@@ -96,6 +99,17 @@ class FakeGcs:
             token = self.tokens[-1] if self.tokens else "anyone"
             return web.json_response({"access_token": token, "expires_in": 3600})
         return None
+
+    async def _control(self, request: web.Request) -> web.Response:
+        """Show the faults (GET), put others in their place (POST, as on the command line), or end all (DELETE)."""
+        if request.method == "POST":
+            try:
+                self.faults = [parse_fault(word) for word in (await request.text()).split()]
+            except ValueError as error:
+                return web.Response(status=400, text=f"{error}\n")
+        elif request.method == "DELETE":
+            self.faults = ()
+        return web.json_response([dataclasses.asdict(fault) for fault in self.faults])
 
     async def _api(self, request: web.Request) -> web.StreamResponse:
         # the raw path, because %2F within a name is no separator
@@ -117,6 +131,9 @@ class FakeGcs:
         delay_s, fault = faults_of(self.faults, operation, name, number, self._seed)
         if delay_s:
             await asyncio.sleep(delay_s)
+        if fault is not None and (fault.kind == "silent" or (fault.kind == "stall" and operation != "read")):
+            await self._stopping.wait()
+            fault = Fault("reset")
         if fault is not None and (response := _early_fault(request, fault)) is not None:
             return response
         if operation == "list":
@@ -157,6 +174,8 @@ class FakeGcs:
             "x-goog-generation": str(found.generation),
             "x-goog-hash": f"crc32c={found.resource(bucket)['crc32c']}",
         }
+        if fault is not None and fault.kind in ("cut", "endless"):
+            return await _unannounced(request, data[:half], endless=fault.kind == "endless")
         if fault is None or fault.kind not in ("truncate", "stall"):
             return web.Response(body=data, headers=headers, content_type="application/octet-stream")
         response = web.StreamResponse(headers=headers)
@@ -170,6 +189,18 @@ class FakeGcs:
         return response
 
 
+async def _unannounced(request: web.Request, data: bytes, *, endless: bool) -> web.StreamResponse:
+    """A body without a length, which ends where the connection does; past aiohttp, which would send it in chunks."""
+    transport = request.transport
+    if transport is not None:
+        transport.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + data)
+        while endless and not transport.is_closing():
+            transport.write(data or b" ")
+            await asyncio.sleep(0)
+        transport.close()
+    return web.Response()  # goes nowhere
+
+
 def _early_fault(request: web.Request, fault: Fault) -> web.Response | None:
     """The answer of a fault that needs no object; None for the others."""
     if fault.kind == "status":
@@ -179,6 +210,8 @@ def _early_fault(request: web.Request, fault: Fault) -> web.Response | None:
         return web.Response(text="<!DOCTYPE html><title>Sign in</title>", content_type="text/html")
     if fault.kind == "redirect":
         return web.Response(status=302)
+    if fault.kind == "moved":
+        return web.Response(status=302, headers={"Location": "/_requests"})
     if fault.kind == "reset":
         if request.transport is not None:
             request.transport.abort()

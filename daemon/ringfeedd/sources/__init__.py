@@ -9,19 +9,21 @@ from urllib.parse import unquote
 from ringfeedd.errors import StartError
 
 from .base import PAGE_OBJECTS, ObjectInfo, Source, SourceError
-from .gcs import open_gcs
+from .gcs import READ_TIMEOUT_S, open_gcs
 from .local import LocalSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PAGE_OBJECTS", "ObjectInfo", "Source", "SourceError", "open_source"]
+__all__ = ["GCS_SCHEME", "PAGE_OBJECTS", "ObjectInfo", "Source", "SourceError", "open_source"]
 
 GCS_SCHEME = "gs://"
 FILE_SCHEME = "file://"
 
 
-async def open_source(root: str, *, emulator: str | None, concurrency: int) -> Source:
+async def open_source(
+    root: str, *, emulator: str | None, concurrency: int, read_timeout_s: float = READ_TIMEOUT_S
+) -> Source:
     """The source for `root`: ``gs://bucket/prefix``, ``file:///folder`` or a path to a folder.
 
     Sends no request but the one for a token: a bucket that does not exist shows in the first listing. To be called
@@ -31,6 +33,7 @@ async def open_source(root: str, *, emulator: str | None, concurrency: int) -> S
         root: what to read from. After ``gs://bucket/``, everything is the prefix as it is: nothing is unquoted.
         emulator: the address of a GCS emulator, e.g. ``http://127.0.0.1:9023``; None for Google's own service.
         concurrency: requests (connections, or threads) at once, at most.
+        read_timeout_s: silence of the bucket, seconds, after which a request is cut; nothing for a folder.
 
     Raises:
         StartError: no such folder, no such kind of root, no usable credentials, or an emulator set in the environment
@@ -39,7 +42,7 @@ async def open_source(root: str, *, emulator: str | None, concurrency: int) -> S
     if concurrency < 1:
         raise StartError(f"The concurrency is {concurrency}, and nothing can be read so; set it to 1 or more.")
     if root.startswith(GCS_SCHEME):
-        return await open_gcs(root, emulator=emulator, concurrency=concurrency)
+        return await open_gcs(root, emulator=emulator, concurrency=concurrency, read_timeout_s=read_timeout_s)
     if root.startswith(FILE_SCHEME):
         return _open_folder(root, lambda: unquote(_file_path(root)), concurrency)
     if "://" in root:

@@ -76,7 +76,7 @@ async def with_retries(
     attempt: Callable[[], Awaitable[T]],
     backoff: Backoff,
     *,
-    on_retry: Callable[[SourceError], None] = lambda _error: None,
+    on_retry: Callable[[SourceError], Awaitable[None]] | None = None,
     deadline: float = float("inf"),
     clock: Clock = SYSTEM_CLOCK,
     rng: random.Random | None = None,
@@ -84,7 +84,7 @@ async def with_retries(
     """The first result of `attempt` that is no retryable `SourceError`.
 
     `deadline` is a moment of `clock`: no wait is begun that would end after it. It does not cut an attempt short.
-    `on_retry` is told each failure that another attempt follows.
+    `on_retry` is told each failure that another attempt follows, and may hold that attempt back.
 
     Raises:
         SourceError: the last one, when it is final, when the attempts are used up or the deadline is too near.
@@ -113,12 +113,16 @@ async def with_retries(
         late = clock.monotonic() + state.upcoming_sleep > deadline
         return late or state.attempt_number >= backoff.max_attempts
 
+    async def before_sleep(state: RetryCallState) -> None:
+        if on_retry is not None:
+            await on_retry(_failure(state))
+
     retrying = AsyncRetrying(
         sleep=clock.sleep,
         retry=retry_if_exception(lambda error: isinstance(error, SourceError) and error.retryable),
         wait=wait,
         stop=stop,
-        before_sleep=lambda state: on_retry(_failure(state)),
+        before_sleep=before_sleep,
         reraise=True,
     )
     return await retrying(first_failure_then_attempts)

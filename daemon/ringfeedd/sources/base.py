@@ -29,12 +29,17 @@ class ObjectInfo(msgspec.Struct, frozen=True, gc=False):
     crc32c: int | None = None
 
 
+OBJECT_CAUSES = frozenset({"size", "crc32c"})
+"""Worth another attempt, yet they tell of one object and not of the store: it did answer."""
+
+
 class SourceError(Exception):
     """A listing or a read failed; the message is a sentence that names the object.
 
     Attributes:
         cause: a short word for counting: ``"missing"``, ``"forbidden"``, ``"unauthorized"``, ``"changed"``,
-            ``"timeout"``, ``"connect"``, ``"reset"``, ``"truncated"``, ``"redirect"``, ``"http_503"``, ``"io"``, ...
+            ``"timeout"``, ``"connect"``, ``"reset"``, ``"truncated"``, ``"redirect"``, ``"html"``, ``"http_503"``,
+            ``"io"``, ``"deadline"``, ...
         retryable: the same request may succeed a little later.
         retry_after_s: how long the server asked us to wait, in seconds; None where it said nothing.
     """
@@ -46,6 +51,11 @@ class SourceError(Exception):
         self.cause = cause
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+
+    @property
+    def of_store(self) -> bool:
+        """Whether it tells of the store, or of the way to it: while it is down, everybody fails like this."""
+        return (self.retryable or self.cause == "deadline") and self.cause not in OBJECT_CAUSES
 
 
 class Source(Protocol):
@@ -68,10 +78,11 @@ class Source(Protocol):
         """
         ...
 
-    async def read(self, name: str, generation: int) -> bytes:
+    async def read(self, name: str, generation: int, max_bytes: int | None = None) -> bytes:
         """The stored bytes of one object, in the generation that was listed (0: whichever is there).
 
-        The bytes are not verified here: compare size and crc32c with the listing.
+        The bytes are not verified here: compare size and crc32c with the listing. Where more than `max_bytes` come,
+        what is given back is some bytes longer than that: a body without an end must not fill the memory.
 
         Raises:
             SourceError: the object cannot be had, or not now.

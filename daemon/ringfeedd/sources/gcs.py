@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import gzip
 import os
 import re
 import urllib.request
 import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
+import msgspec
 from gcloud.aio.auth import Token
 from gcloud.aio.storage import Storage
 
@@ -23,6 +22,7 @@ from .backoff import Backoff, with_retries
 from .base import PAGE_OBJECTS, ObjectInfo, SourceError
 from .bearer import Bearer, open_bearer
 from .http_errors import error_from_status, error_from_transport
+from .pages import Page, Paging
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,12 +32,19 @@ Headers = dict[str, str]
 
 GOOGLE_API = "https://www.googleapis.com"
 LISTED_FIELDS = "items(name,size,generation,crc32c),nextPageToken"
+LISTING_CONNECTIONS = 4
 LISTING_BACKOFF = Backoff(max_attempts=5, base_s=0.25, max_s=8.0)
 
-# No total: it would include the wait for a free connection, and a long queue would look like a dead server.
-TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=10.0, sock_read=20.0)
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 20.0
+"""Silence after which a request is cut; a body that drips is cut by the deadline of its pair."""
+
+PAGE_TIMEOUT_S = 300.0
+"""For one page of a listing, which has no other deadline."""
 
 DNS_TTL_S = 60
+_PIECE_BYTES = 1 << 16
+MAX_ERROR_BYTES = 1 << 20
 _BUCKET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
 
 
@@ -58,6 +65,7 @@ class GcsSource:
         bearer: Bearer | None,
         concurrency: int,
         backoff: Backoff = LISTING_BACKOFF,
+        read_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
         """Open the session; inside the event loop that will use it.
 
@@ -68,14 +76,19 @@ class GcsSource:
             bearer: who gives the token; None sends none (an emulator).
             concurrency: connections at once.
             backoff: how pages of the listing are retried.
+            read_timeout_s: silence, seconds, after which a request is cut.
         """
         self._bucket, self._prefix, self._api_root = bucket, prefix, api_root
         self._bearer, self._backoff = bearer, backoff
         self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
-        self._session = _session(api_root, concurrency)
+        # No total: it would include the wait for a free connection, and a long queue would look like a dead server.
+        self._session = _session(api_root, concurrency, _timeout(read_timeout_s, total_s=None))
+        # Listings have a session of their own: they need not queue behind reads, and are the only ones to be traced.
+        self._page_timeout = _timeout(read_timeout_s, total_s=PAGE_TIMEOUT_S)
+        self._listing_session = _session(api_root, LISTING_CONNECTIONS, self._page_timeout, _refusing_redirects())
         # "dev" stands for: send no credentials of your own. We add them (see `Bearer`), and the library's other
         # meaning of it, no TLS checks, has no effect on a session that is ours.
-        self._storage = Storage(session=self._session, token=_NoToken(), api_root=api_root, api_is_dev=True)
+        self._storage = Storage(session=self._listing_session, token=_NoToken(), api_root=api_root, api_is_dev=True)
 
     def __repr__(self) -> str:
         return f"GcsSource({self.root!r}, {self._api_root})"
@@ -92,30 +105,30 @@ class GcsSource:
             "fields": LISTED_FIELDS,
             "maxResults": str(PAGE_OBJECTS),
         }
+        paging = Paging(self.root)
         while True:
-            content = await with_retries(
+            page = await with_retries(
                 lambda: self._authorised(lambda headers: self._list_page(params, headers)), self._backoff
             )
-            if page := [self._info(item) for item in content.get("items", [])]:
-                yield page
-            token = content.get("nextPageToken")
-            if not token:  # a page may be empty, and still not the last
+            if objects := page.objects(self._prefix):
+                yield objects
+            token = paging.next_token(page)
+            if token is None:
                 return
-            if token == params.get("pageToken"):
-                raise SourceError(f"{self.root} gives the same page of its listing for ever.", cause="http")
             params["pageToken"] = token
 
-    async def read(self, name: str, generation: int) -> bytes:
+    async def read(self, name: str, generation: int, max_bytes: int | None = None) -> bytes:
         """The stored bytes, unverified and still gzipped where they are stored so; see `Source.read`."""
         url = f"{self._objects_url}/{quote(self._prefix + name, safe='')}"
         params = {"alt": "media"}
         if generation:
             params["generation"] = str(generation)
-        return await self._authorised(lambda headers: self._get(url, params, headers, name))
+        return await self._authorised(lambda headers: self._get(url, params, headers, name, max_bytes))
 
     async def close(self) -> None:
         """Close the connections and the token's session."""
         await self._session.close()
+        await self._listing_session.close()
         if self._bearer is not None:
             await self._bearer.close()
 
@@ -132,38 +145,39 @@ class GcsSource:
         header = await self._bearer.header_after_refusal(header)
         return await request({"Authorization": header})
 
-    async def _get(self, url: str, params: Headers, headers: Headers, name: str) -> bytes:
+    async def _get(self, url: str, params: Headers, headers: Headers, name: str, max_bytes: int | None) -> bytes:
         what = f"{self.root}/{name} cannot be read"
         headers["Accept-Encoding"] = "gzip"  # else the server unpacks gzip, and nothing fits the listing any more
         try:
             async with self._session.get(url, params=params, headers=headers, allow_redirects=False) as response:
                 if response.status == 200:
-                    return await response.read()
-                body = _text(await response.read(), response.headers.get("Content-Encoding"))
+                    return await _body(response, max_bytes)
+                body = _text(await _body(response, MAX_ERROR_BYTES), response.headers.get("Content-Encoding"))
                 raise error_from_status(response.status, response.headers, body, what)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise error_from_transport(error, what) from error
 
-    async def _list_page(self, params: Headers, headers: Headers) -> dict[str, Any]:
+    async def _list_page(self, params: Headers, headers: Headers) -> Page:
         what = f"{self.root} cannot be listed"
         try:
             content: object = await self._storage.list_objects(
                 self._bucket,
                 params=params,
                 headers=headers,
-                timeout=TIMEOUT,  # type: ignore[arg-type]  # annotated as seconds, and handed on to aiohttp as it is
+                timeout=self._page_timeout,  # type: ignore[arg-type]  # annotated as seconds, and handed on to aiohttp as it is
             )
         except aiohttp.ClientResponseError as error:
             raise self._listing_refused(error, what) from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise error_from_transport(error, f"{what}: {self._api_root}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             sentence = f"{what}: {self._api_root} answers with something else than JSON; is it a GCS server or a proxy?"
             raise SourceError(sentence, cause="not_json", retryable=True) from error
-        if not isinstance(content, dict):
-            sentence = f"{what}: {self._api_root} answers with JSON that is no listing; is it a GCS server?"
-            raise SourceError(sentence, cause="not_json", retryable=True)
-        return content
+        try:
+            return msgspec.convert(content, Page, strict=False)
+        except msgspec.ValidationError as error:
+            sentence = f"{what}: {self._api_root} answers with JSON that is no listing ({error}); is it a GCS server?"
+            raise SourceError(sentence, cause="not_json", retryable=True) from error
 
     def _listing_refused(self, error: aiohttp.ClientResponseError, what: str) -> SourceError:
         refused = error_from_status(error.status, error.headers or {}, error.message, what)
@@ -175,16 +189,8 @@ class GcsSource:
             return SourceError(f"{refused} Access to bucket {self._bucket}: {hint}", cause=refused.cause)
         return refused
 
-    def _info(self, item: dict[str, Any]) -> ObjectInfo:
-        return ObjectInfo(
-            name=item["name"][len(self._prefix) :],
-            size=int(item.get("size", 0)),
-            generation=int(item.get("generation", 0)),
-            crc32c=_crc32c(item.get("crc32c")),
-        )
 
-
-async def open_gcs(root: str, *, emulator: str | None, concurrency: int) -> GcsSource:
+async def open_gcs(root: str, *, emulator: str | None, concurrency: int, read_timeout_s: float) -> GcsSource:
     """The source for ``gs://bucket/prefix``; credentials are fetched, nothing else is asked.
 
     Raises:
@@ -197,7 +203,9 @@ async def open_gcs(root: str, *, emulator: str | None, concurrency: int) -> GcsS
     prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
     if emulator is not None:
         api_root = _emulator_address(emulator)
-        return GcsSource(bucket, prefix, api_root=api_root, bearer=None, concurrency=concurrency)
+        return GcsSource(
+            bucket, prefix, api_root=api_root, bearer=None, concurrency=concurrency, read_timeout_s=read_timeout_s
+        )
     if host := os.environ.get("STORAGE_EMULATOR_HOST"):
         # The library would obey it, and send every request there without credentials or TLS checks.
         sentence = (
@@ -205,7 +213,8 @@ async def open_gcs(root: str, *, emulator: str | None, concurrency: int) -> GcsS
             f"pass --emulator {host} to read from it, or unset the variable to read from Google."
         )
         raise StartError(sentence)
-    return GcsSource(bucket, prefix, bearer=await open_bearer(), concurrency=concurrency)
+    bearer = await open_bearer()
+    return GcsSource(bucket, prefix, bearer=bearer, concurrency=concurrency, read_timeout_s=read_timeout_s)
 
 
 class _NoToken(Token):
@@ -230,8 +239,14 @@ def _emulator_address(emulator: str) -> str:
     return address.rstrip("/").removesuffix("/storage/v1").rstrip("/")
 
 
-def _session(api_root: str, concurrency: int) -> aiohttp.ClientSession:
-    """The one session of a source.
+def _timeout(read_timeout_s: float, *, total_s: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total_s, connect=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s)
+
+
+def _session(
+    api_root: str, concurrency: int, timeout: aiohttp.ClientTimeout, *traces: aiohttp.TraceConfig
+) -> aiohttp.ClientSession:
+    """A session of a source.
 
     Not with trust_env: aiohttp would look through netrc and the environment in two threads for every request. The proxy
     is looked up once.
@@ -242,11 +257,27 @@ def _session(api_root: str, concurrency: int) -> aiohttp.ClientSession:
         proxy = urllib.request.getproxies().get(address.scheme)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=concurrency, ttl_dns_cache=DNS_TTL_S),
-        timeout=TIMEOUT,
+        timeout=timeout,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         proxy=proxy,
+        trace_configs=list(traces),
     )
+
+
+def _refusing_redirects() -> aiohttp.TraceConfig:
+    """The library follows redirects, and offers no way to tell it not to.
+
+    A portal's answer may be JSON, and would then pass for an empty bucket.
+    """
+
+    async def refuse(_session: object, _context: object, redirected: aiohttp.TraceRequestRedirectParams) -> None:
+        answer = redirected.response
+        raise aiohttp.ClientResponseError(answer.request_info, (), status=answer.status)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(refuse)
+    return trace
 
 
 def _text(body: bytes, encoding: str | None) -> str:
@@ -257,10 +288,14 @@ def _text(body: bytes, encoding: str | None) -> str:
     return body.decode(errors="replace")
 
 
-def _crc32c(listed: str | None) -> int | None:
-    """The API's base64 of four big-endian bytes; None where an emulator gives nothing or something else."""
-    try:
-        raw = base64.b64decode(listed or "", validate=True)
-    except binascii.Error:
-        return None
-    return int.from_bytes(raw, "big") if len(raw) == 4 else None
+async def _body(response: aiohttp.ClientResponse, max_bytes: int | None) -> bytes:
+    """The whole body, or a little more than `max_bytes` of it."""
+    if max_bytes is None or (response.content_length is not None and response.content_length <= max_bytes):
+        return await response.read()
+    body = bytearray()
+    async for piece in response.content.iter_chunked(_PIECE_BYTES):
+        body += piece
+        if len(body) > max_bytes:
+            response.close()  # what is still to come would have to be read before the connection could be used again
+            break
+    return bytes(body)

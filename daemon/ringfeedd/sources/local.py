@@ -54,9 +54,9 @@ class LocalSource:
         while page := await loop.run_in_executor(self._threads, lambda: list(islice(files, PAGE_OBJECTS))):
             yield page
 
-    async def read(self, name: str, generation: int) -> bytes:
+    async def read(self, name: str, generation: int, max_bytes: int | None = None) -> bytes:
         """The file's bytes, read in a thread; see `Source.read`. Raises: `SourceError`."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, name, generation)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, name, generation, max_bytes)
 
     async def close(self) -> None:
         """Let the threads end; reads not yet begun are dropped."""
@@ -106,7 +106,7 @@ class LocalSource:
     def _inside(self, path: str) -> bool:
         return path.startswith(self._real.rstrip("/") + "/")
 
-    def _read(self, name: str, generation: int) -> bytes:
+    def _read(self, name: str, generation: int, max_bytes: int | None) -> bytes:
         path = os.path.realpath(os.path.join(self._real, name))  # noqa: PTH118
         if not self._inside(path):
             raise SourceError(f"{name} lies outside {self._root}, and is not read.", cause="forbidden")
@@ -121,7 +121,7 @@ class LocalSource:
                         f"{name} under {self._root} was changed since it was listed; `ringfeed refresh` lists it anew."
                     )
                     raise SourceError(sentence, cause="changed")
-                return file.read()
+                return file.read(-1 if max_bytes is None else max_bytes + 1)
         except OSError as error:
             cause = _FINAL_CAUSES.get(type(error), "io")
             sentence = f"{name} under {self._root} cannot be read: {error.strerror or error}."

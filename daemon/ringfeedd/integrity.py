@@ -1,0 +1,51 @@
+"""Whether bytes are what was listed: size, checksum, and what unpacks from a gzipped object."""
+
+from __future__ import annotations
+
+import zlib
+
+import google_crc32c
+
+from ringfeedd.sources.base import ObjectInfo, SourceError
+
+GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS
+_SHOWN_BYTES = 24
+_PAGE_BEGINS = (b"<!doctype html", b"<html")
+
+
+def verify(data: bytes, info: ObjectInfo) -> None:
+    """Compare what was read with what was listed.
+
+    Most JPEGs with a flipped bit decode without an error, into other pixels: only the checksum sees it.
+
+    Raises:
+        SourceError: retryable, because it is mostly the way and not the object that is broken.
+    """
+    if len(data) != info.size:
+        # a page of a proxy or a portal comes in the place of every object: that is no fault of this one
+        cause = "html" if data[:64].lstrip().lower().startswith(_PAGE_BEGINS) else "size"
+        came = f"{len(data):,}{' or more' if len(data) > info.size else ''}"  # a source stops where it is too much
+        sentence = f"{info.name} came with {came} bytes instead of {info.size:,}; it begins {data[:_SHOWN_BYTES]!r}."
+        raise SourceError(sentence, cause=cause, retryable=True)
+    if info.crc32c is not None and (found := google_crc32c.value(data)) != info.crc32c:
+        sentence = f"{info.name} came with crc32c {found:08x} instead of {info.crc32c:08x}."
+        raise SourceError(sentence, cause="crc32c", retryable=True)
+
+
+def unpacked(data: bytes, name: str, max_bytes: int) -> bytes:
+    """The content of an object stored with ``Content-Encoding: gzip``; no image format begins with gzip's magic.
+
+    Raises:
+        SourceError: final: it does not unpack, or to more than `max_bytes`.
+    """
+    unpacker = zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        content = unpacker.decompress(data, max_bytes)
+    except zlib.error as error:
+        raise SourceError(f"{name} is stored gzipped, and does not unpack: {error}.", cause="gzip") from error
+    if unpacker.unconsumed_tail:
+        raise SourceError(f"{name} is stored gzipped, and unpacks to over {max_bytes:,} bytes.", cause="too_large")
+    if not unpacker.eof:
+        raise SourceError(f"{name} is stored gzipped, and ends too early.", cause="gzip")
+    return content

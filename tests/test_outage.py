@@ -1,0 +1,172 @@
+"""The store goes away under a live daemon, and comes back: trainers wait, and get every pair."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+import uuid
+
+import numpy as np
+import pytest
+from decode_reference import reference_image, reference_label
+from house import RINGFEED, Daemon, Output, photographs, wait_until
+
+import ringfeed
+from ringfeed.status import ring_status
+
+PAIRS = 30
+EPOCHS = 4
+HEIGHT, WIDTH = 48, 64
+CONCURRENCY = 8
+
+
+class Store:
+    """The fault server as a process, always on the same port."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        command = [sys.executable, "-m", "ringfeedd.fakegcs", str(self.folder), "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        Output(self.process).wait_for("fake GCS on")
+
+    def ask(self, path, method="GET", body=None):
+        request = urllib.request.Request(self.url + path, body, method=method)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as response:
+            return json.loads(response.read())
+
+    def requests(self):
+        return sum(self.ask("/_requests").values())
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    return photographs(PAIRS)
+
+
+@pytest.fixture
+def store(bucket, tmp_path):
+    for name, data in bucket.items():
+        path = tmp_path / "b" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    store = Store(tmp_path)
+    store.start()
+    yield store
+    store.kill()
+
+
+@pytest.fixture
+def ring():
+    return f"t{uuid.uuid4().hex[:10]}"
+
+
+class Trainer(threading.Thread):
+    """Reads some epochs, and keeps what it was given."""
+
+    def __init__(self, ring):
+        super().__init__(daemon=True)
+        self.ring, self.rows, self.error = ring, [], None
+        self.warm = threading.Event()
+
+    def run(self):
+        try:
+            with ringfeed.attach(f"{self.ring}-train", batch_size=3) as reader:
+                for _ in range(EPOCHS):
+                    for batch in reader:
+                        at = zip(batch.ids, batch.positions.tolist(), batch.valid.tolist(), strict=True)
+                        pixels = zip(batch.image.copy(), batch.label.copy(), strict=True)
+                        self.rows += [(batch.epoch, *row, *rows) for row, rows in zip(at, pixels, strict=True)]
+                        self.warm.set()
+                    del batch
+        except BaseException as error:  # noqa: BLE001 - shown by the test
+            self.error = error
+
+
+def outage_of_two_kinds(store, status, daemon):
+    """503 for everything, then nobody on the port at all; and both workers are killed in the midst of it."""
+    store.ask("/_faults", "POST", b"any/503")
+    before = store.requests()
+    wait_until(lambda: status().waiting_workers == 2 and status().failing_s > 2)
+    # what was in flight, a few retries, some probes of each worker; without the circuit it would be hundreds
+    assert store.requests() - before <= 5 * CONCURRENCY
+    look(daemon.ring)
+    workers = subprocess.run(["pgrep", "-P", str(daemon.process.pid)], capture_output=True, text=True, check=True)
+    for worker in workers.stdout.split():
+        os.kill(int(worker), signal.SIGKILL)
+    store.kill()
+    # those that take their place have read nothing themselves, and find out all the same
+    wait_until(lambda: ring_status(f"{daemon.ring}-train").worker_deaths == 2 and status().waiting_workers)
+    failing_s = status().failing_s
+    wait_until(lambda: status().failing_s > failing_s + 1)
+    assert status().waiting_workers
+    store.start()
+
+
+def outage_in_silence(store, status, daemon):
+    """The server takes connections, and says nothing."""
+    store.process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: status().waiting_workers == 2 and status().failing_s > 2)
+    look(daemon.ring)
+    store.process.send_signal(signal.SIGCONT)
+
+
+def look(ring):
+    """`ringfeed status`, in the midst of an outage."""
+    run = subprocess.run([*RINGFEED, "status", f"{ring}-train"], capture_output=True, text=True, check=False)
+    assert re.search(r"store +has not answered for \d+ s; 2 of 2 workers wait, next try (in|now)", run.stdout)
+
+
+@pytest.mark.parametrize("outage", [outage_of_two_kinds, pytest.param(outage_in_silence, marks=pytest.mark.slow)])
+def test_an_outage_under_a_live_daemon_costs_time_and_no_pair(store, ring, bucket, outage):
+    arguments = ["--emulator", store.url, "--size", f"{HEIGHT}x{WIDTH}", "--label-mode", "index", "--slots", "16"]
+    arguments += ["--workers", "2", "--concurrency", str(CONCURRENCY), "--max-failed", "0", "--read-timeout-s", "1"]
+
+    def status():
+        return ring_status(f"{ring}-train").store
+
+    with Daemon("gs://b/set", *arguments, ring=ring) as daemon:
+        trainer = Trainer(ring)
+        trainer.start()
+        assert trainer.warm.wait(60)
+        outage(store, status, daemon)
+        trainer.join(60)
+        assert trainer.error is None
+        assert not trainer.is_alive()
+        wait_until(lambda: status().waiting_workers == 0)
+        after = ring_status(f"{ring}-train")
+        assert after.failed_pairs == 0
+        assert after.store.outages >= 2
+        assert after.store.failing_s == after.store.next_try_s == 0
+        assert after.fetch_retries == sum(after.retries_by_cause.values()) > 0
+    log = daemon.output.rest()
+    assert len(re.findall(r"gs://b/set: the store has not answered for .* workers wait, next try", log)) == 1
+    assert len(re.findall(r"gs://b/set: the store answers again, after \d+ s", log)) == 1
+
+    ids = {name.removeprefix("set/images/").removesuffix(".jpg") for name in bucket if "/images/" in name}
+    assert [row[:1] + row[2:4] for row in trainer.rows] == [
+        (epoch, position, True) for epoch in range(EPOCHS) for position in range(PAIRS)
+    ]
+    for epoch in range(EPOCHS):
+        assert {row[1] for row in trainer.rows if row[0] == epoch} == ids
+    for _, pair_id, _, _, image, label in trainer.rows:
+        expected = reference_image(bucket[f"set/images/{pair_id}.jpg"], "resize", HEIGHT, WIDTH)
+        assert np.array_equal(image, expected)
+        expected = reference_label(bucket[f"set/labels/{pair_id}.png"], "resize", "index", HEIGHT, WIDTH)
+        assert np.array_equal(label, expected)
