@@ -246,6 +246,10 @@ if len(sys.argv) > 2 and os.fork() == 0:
     sys.stdin.read()  # the child outlives its parent
     os._exit(0)
 os.write(1, b"locked\n")
+    os.write(1, b"%d\\n" % os.getpid())  # whole, whatever the parent writes at this moment
+    sys.stdin.read()  # the child outlives its parent
+    os._exit(0)
+os.write(1, b"locked\\n")
 sys.stdin.read()
 """
 
