@@ -16,6 +16,9 @@ TOOLS = ("daemon/ringfeedd/demo", "daemon/ringfeedd/fakegcs")
 SHOWN = {"cli.py", "main.py", "checks.py", "metrics.py", "page.py", "status.py", "top.py", "doctor.py"}
 """Files whose texts are tables, help and findings that bring their cure along; only their errors count."""
 
+BENCH = "daemon/ringfeedd/bench"
+"""Likewise: its tables' captions and its help are no trouble; its errors are."""
+
 QUIET = {"info", "debug", "_say"}
 _FORMAT = re.compile(r"%(?:[-+ #0]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa])")
 
@@ -76,7 +79,8 @@ def messages() -> dict[str, str]:
             where = str(path.relative_to(REPOSITORY))
             if where.startswith(TOOLS):
                 continue
-            for node in _texts(ast.parse(path.read_text()), errors_only=path.name in SHOWN):
+            errors_only = path.name in SHOWN or where.startswith(BENCH)
+            for node in _texts(ast.parse(path.read_text()), errors_only=errors_only):
                 text = normal(_FORMAT.sub("...", words(node)))
                 if _says_something(text):
                     found.setdefault(text, f"{where}:{node.lineno}")

@@ -1,13 +1,15 @@
-"""``scripts/soak``: two jobs read from a real daemon over a real server while all of them are killed, for minutes.
+"""``scripts/soak``: two jobs read from a real daemon over a sick store while all of them are killed, for minutes.
 
-Every fault is chosen by the seed. After each, everybody has to get on within `BOUND_S`; at the end each job's log must
-be, position by position, that of a job to which nothing happened.
+Every fault is chosen by the seed: what the store does wrong, and in the midst of it who is killed, stopped or robbed.
+After each, everybody has to get on within `BOUND_S`; at the end each job's log must be, position by position, that of a
+job to which nothing happened, and nobody may hold more of the machine than at the start.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import queue
 import random
 import shutil
 import sys
@@ -16,15 +18,17 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from audit import Undisturbed, Verdict, judge, reference_digests
+from audit import Undisturbed, judge, reference_digests
 from audited_job import Job, RefusedError
 from house import photographs, traces, wipe
-from soak_faults import Served, usage
+from soak_faults import Served, stopped
+from soak_table import BOUND_S, Ending, invariants
+from soak_usage import Growth, generations, shared
+from soak_weather import FAULTS, OUTAGES, Weather
 
 from ringfeed.errors import RingfeedError
 from ringfeed.status import ring_status
 from ringfeedd.demo.interrupts import Interrupts
-from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
 
 PAIRS = 131
 HEIGHT, WIDTH = 48, 64
@@ -33,20 +37,30 @@ LINGER_BLOCKING_S = 1.0
 STEP_S = 0.02
 """What a training step takes: some batches are in hand at each kill, and the ring is full now and then."""
 
-BOUND_S = 30.0
-"""After a fault every rank has its next batch within this, the starts of processes included."""
+PATIENCE = ("--read-timeout-s", "1", "--max-attempts", "100", "--max-failed", "0")
+"""Nothing may be lost to a store that is ill for seconds, so a single failed pair stops the ring, and the soak."""
 
-MOST_FD_GROWTH = 8
-MOST_MEMORY_GROWTH_MIB = 16.0
-MOST_TRAINER_FDS = 64
+KINDS = {
+    "kill a job": 6,
+    "kill the daemon": 4,
+    "restart the daemon": 2,
+    "kill a worker": 3,
+    "kill daemon and job": 2,
+    "stop the daemon": 2,
+    "stop a worker": 2,
+    "stop a trainer": 2,
+    "remove the ring's files": 3,
+    "": 4,
+}
+"""How often each is chosen, relatively; the empty one leaves it at what the store does."""
 
-FAULTS = [
-    Fault("latency", delay_s=0.003),
-    Fault("status", 0.01),
-    Fault("reset", 0.01),
-]
-KINDS = {"kill a job": 6, "kill the daemon": 4, "restart the daemon": 2, "kill a worker": 3, "kill daemon and job": 2}
-"""How often each is chosen, relatively."""
+WEATHERS = {"": 8} | dict.fromkeys(FAULTS, 1) | dict.fromkeys(OUTAGES, 2)
+"""What the store does meanwhile."""
+
+MOST_STOPPED_S = 5.0
+LOOK_INTERVAL_S = 0.5
+MOST_ORPHANED_S = 10.0
+"""A worker whose daemon was killed is gone within this."""
 
 
 class BoundError(Exception):
@@ -54,18 +68,30 @@ class BoundError(Exception):
 
 
 class Soak:
-    """One run: the jobs, the daemon, and what was done to them."""
+    """One run: the jobs, the daemon, the store, and what was done to them."""
 
-    def __init__(self, folder: Path, url: str, seed: int) -> None:
+    def __init__(self, folder: Path, weather: Weather, seed: int) -> None:
         self.ring = f"soak{os.getpid()}"
-        shape = ["--emulator", url, "--size", f"{HEIGHT}x{WIDTH}", "--label-mode", "index", "--slots", str(SLOTS)]
-        linger = ["--workers", "2", "--linger-blocking-s", str(LINGER_BLOCKING_S)]
-        self.served = Served(("gs://b/set", [*shape, *linger]), self.ring)
+        shape = [
+            "--emulator",
+            weather.store.url,
+            "--size",
+            f"{HEIGHT}x{WIDTH}",
+            "--label-mode",
+            "index",
+            "--slots",
+            str(SLOTS),
+        ]
+        linger = ["--workers", "2", "--concurrency", "16", "--linger-blocking-s", str(LINGER_BLOCKING_S)]
+        self.growth = Growth()
+        self.weather = weather
+        self.served = Served(("gs://b/set", [*shape, *linger, *PATIENCE]), self.ring, self.growth)
         self.jobs = [Job(f"{self.ring}-train", group, folder) for group in "AB"]
         self.done: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.longest_s = 0.0
-        self.trainer_fds = 0
+        self.ending: Ending | None = None
+        self._next_look = 0.0
         self._random = random.Random(seed)
         self._began = time.monotonic()
 
@@ -78,25 +104,76 @@ class Soak:
         Raises:
             BoundError: somebody waited too long.
         """
+        self.weather.store.start()
         self.served.start()
         self.served.wait_ready()
         self._restart_jobs()
         self._recover()
+        before = shared(self.ring)
         self._began = time.monotonic()
         while time.monotonic() - self._began < 60 * minutes:
             self._go_on(self._random.uniform(0.2, 2.0))
-            (kind,) = self._random.choices(list(KINDS), weights=list(KINDS.values()))
-            self._do(kind)
+            self._begin_weather(self._choose(WEATHERS))
+            self._do(self._choose(KINDS))
+            if self.weather.now:
+                self._go_on(self._random.uniform(0.0, 4.0))
+                self._end_weather()
             self._recover()
-        self._end(minutes)
+        self._rest(minutes)
+        maps = [generations(pid, f"{self.ring}-train") for pid in self._readers()]
+        self.ending = Ending(before, shared(self.ring), max(maps))
+        self._end()
+
+    def _choose(self, weights: dict[str, int]) -> str:
+        (chosen,) = self._random.choices(list(weights), weights=list(weights.values()))
+        return chosen
+
+    def _begin_weather(self, kind: str) -> None:
+        if kind:
+            self.done[kind] += 1
+            self.say(f"the store: {kind}")
+            self.weather.begin(kind)
+            self._go_on(self._random.uniform(0.0, 2.0))
+
+    def _end_weather(self) -> None:
+        if self.weather.now:
+            self.weather.end()
+            self.say("the store is well again")
 
     def _do(self, kind: str) -> None:
+        """One of `KINDS`."""
+        if not kind:
+            return
         self.done[kind] += 1
-        job = self._random.choice(self.jobs)
         if kind == "kill a worker":
             self.say("kill -9 of a worker process")
             self.served.kill_worker(self._random.choice)
-            return
+        elif kind == "remove the ring's files":
+            self.say("rm of the ring's files in /dev/shm")
+            if self.weather.outage:  # the ring begins anew, and is ready when it has something to give
+                self._end_weather()
+            self.served.rob()
+        elif kind.startswith("stop"):
+            self._stop(kind)
+        else:
+            self._replace(kind)
+
+    def _stop(self, kind: str) -> None:
+        """SIGSTOP for a while."""
+        pids = {
+            "stop the daemon": [self.served.daemon.process.pid],
+            "stop a worker": self.served.workers(),
+            "stop a trainer": self._readers(),
+        }[kind]
+        if pids:
+            seconds = self._random.uniform(0.5, MOST_STOPPED_S)
+            self.say(f"{kind} for {seconds:.1f} s")
+            with stopped(self._random.choice(sorted(pids))):
+                self._go_on(seconds)
+
+    def _replace(self, kind: str) -> None:
+        """Kill, and start again."""
+        job = self._random.choice(self.jobs)
         if kind == "restart the daemon":
             self.say("clean restart of the daemon")
             code = self.served.stop()
@@ -106,6 +183,8 @@ class Soak:
             self.say("kill -9 of the daemon")
             self.served.kill()
         if "daemon" in kind:
+            if self.weather.outage:  # a daemon does not start without a listing, and says so
+                self._end_weather()
             self.served.start()
         if "job" in kind:
             self._kill(job)
@@ -130,12 +209,20 @@ class Soak:
         while time.monotonic() < deadline:
             self._poll()
             time.sleep(0.02)
-        for pid in (pid for job in self.jobs for pid in job.pids):
-            if (held := usage(pid)) is not None:
-                self.trainer_fds = max(self.trainer_fds, held.fds)
+
+    def _look(self) -> None:
+        """Note now and then what everybody holds."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_INTERVAL_S
+            for pid in self._readers():
+                self.growth.look("trainer", pid)
+            self.served.look()
+
+    def _readers(self) -> list[int]:
+        return [pid for job in self.jobs for pid in job.pids]
 
     def _poll(self) -> None:
-        self.served.look()
+        self._look()
         try:
             for job in self.jobs:
                 job.poll()
@@ -175,9 +262,8 @@ class Soak:
         self.longest_s = max(self.longest_s, time.monotonic() - began)
 
     def _all_attached(self) -> bool:
-        pids = {pid for job in self.jobs for pid in job.pids}
         try:
-            return {lane.pid for lane in ring_status(f"{self.ring}-train").consumers} == pids
+            return {lane.pid for lane in ring_status(f"{self.ring}-train").consumers} == set(self._readers())
         except (RingfeedError, OSError):
             return False
 
@@ -188,10 +274,13 @@ class Soak:
             for entries, count in zip(job.run.ranks, before.get(id(job.run), [0] * job.run.world_size), strict=True)
         )
 
-    def _end(self, minutes: float) -> None:
+    def _rest(self, minutes: float) -> None:
+        """Let the last processes have as long a life as they need to be compared."""
+        self.say("nothing is done for a while, to see what is held in the end")
+        self._go_on(max(6.0, min(60.0, 6 * minutes)))
+
+    def _end(self) -> None:
         """Every job reads to the end of an epoch that none has begun, and leaves."""
-        self.say("nothing is done for a while, to see whether the daemon grows")
-        self._go_on(max(6.0, 6 * minutes))
         last = 1 + max(entry.place[0] for job in self.jobs for entries in job.run.ranks for entry in entries[-1:])
         self.say(f"the jobs read on to epoch {last} and end")
         for job in self.jobs:
@@ -201,6 +290,10 @@ class Soak:
             assert job.run.end == (last, 0), f"{job!r} did not end at epoch {last}"
         code = self.served.stop()
         assert code == 0, f"the daemon ended with {code}"
+        deadline = time.monotonic() + MOST_ORPHANED_S
+        while orphans := self.served.orphans():
+            assert time.monotonic() < deadline, f"workers outlive their daemons: {orphans}"
+            time.sleep(0.05)
 
     def clean_up(self) -> None:
         """Stop every child, whatever happened."""
@@ -211,72 +304,38 @@ class Soak:
         if daemon is not None and daemon.process.poll() is None:
             daemon.process.kill()
             daemon.process.wait()
-
-    def table(self, verdicts: dict[str, Verdict], left: list[str]) -> list[tuple[str, str, bool]]:
-        """The invariants: name, what was found, whether it holds."""
-        rows = []
-        for job in self.jobs:
-            if (verdict := verdicts.get(job.group)) is None:
-                continue
-            group, runs = job.group, len(job.runs)
-            found = f"{verdict.delivered} pairs in {runs} runs, {verdict.rolled_back} rolled back"
-            rows += [
-                (f"job {group}: no pair lost", f"{found}; {_few(verdict.lost)}", not verdict.lost),
-                (f"job {group}: no pair twice", _few(verdict.repeated), not verdict.repeated),
-                (f"job {group}: the undisturbed order", *_none(verdict.wrong_pair + verdict.out_of_order)),
-                (f"job {group}: every pixel", *_none(verdict.wrong_pixels)),
-            ]
-        growth = self.served.growth
-        fds = max((grown.fds for grown in growth), default=0)
-        memory = max((grown.memory_mib for grown in growth), default=0.0)
-        return [
-            *rows,
-            ("everybody goes on after a fault", f"{self.longest_s:.1f} s at most of {BOUND_S:.0f}", True),
-            ("nothing left in /dev/shm", _few(left), not left),
-            (
-                "the daemon's fds are flat",
-                f"{fds:+} at most in {len(growth)} lives",
-                bool(growth) and fds <= MOST_FD_GROWTH,
-            ),
-            ("its memory is flat", f"{memory:+.1f} MiB at most", memory <= MOST_MEMORY_GROWTH_MIB),
-            ("a trainer's fds are bounded", f"{self.trainer_fds} at most", self.trainer_fds <= MOST_TRAINER_FDS),
-        ]
-
-
-def _few(wrongs: list[str]) -> str:
-    return f"{len(wrongs)}: {'; '.join(wrongs[:3])}" if wrongs else "none"
-
-
-def _none(wrongs: list[str]) -> tuple[str, bool]:
-    return _few(wrongs) if wrongs else "as it must be", not wrongs
+        self.weather.store.kill()
 
 
 def soak(minutes: float, seed: int, folder: Path) -> int:
     """Run it and print what came of it; 0 when all invariants hold."""
     objects = photographs(PAIRS)
     pixels = reference_digests(objects, "set/", HEIGHT, WIDTH)
+    for name, data in objects.items():
+        path = folder / "buckets" / "b" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    it = Soak(folder, Weather(folder / "buckets", seed), seed)
     trouble = None
-    with serve_in_thread(FakeGcs({"b": objects}, FAULTS, seed=seed)) as server:
-        it = Soak(folder, server.url, seed)
-        try:
-            it.run(minutes)
-        except (BoundError, AssertionError) as error:
-            trouble = f"{type(error).__name__}: {error}"
-        finally:
-            it.clean_up()
-            left = traces(it.ring)
-            wipe(it.ring)
+    try:
+        it.run(minutes)
+    except (BoundError, AssertionError, queue.Empty) as error:
+        trouble = f"{type(error).__name__}: {error}"
+    finally:
+        it.clean_up()
+        left = traces(it.ring)
+        wipe(it.ring)
     verdicts = {job.group: judge(job.runs, Undisturbed(list(pixels)), pixels) for job in it.jobs if job.runs}
-    rows = it.table(verdicts, left)
+    rows = invariants(verdicts, it.growth, it.ending, longest_s=it.longest_s, left=left)
     print(f"\ndone: {', '.join(f'{kind} {count}' for kind, count in it.done.items()) or 'nothing'}")
     print(f"starts refused, and made good by starting all jobs anew: {dict(it.refused) or 'none'}\n")
-    width = max(len(name) for name, _, _ in rows)
-    for name, found, holds in rows:
-        print(f"  {'ok' if holds else 'NO':<3} {name:<{width}}  {found}")
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        print(f"  {'ok' if row.holds else 'NO':<3} {row.name:<{width}}  {row.found}")
     if trouble is not None:
         print(f"  NO  it came to its end: {trouble}")
         print("".join(it.served.daemon.output.rest().splitlines(keepends=True)[-20:]))
-    good = trouble is None and all(holds for _, _, holds in rows)
+    good = trouble is None and all(row.holds for row in rows)
     print("\nall invariants hold" if good else "\nan invariant does not hold")
     return 0 if good else 1
 

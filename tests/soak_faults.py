@@ -1,37 +1,18 @@
-"""What the soak does to the daemon under it: serve, kill, restart, and look whether it grows."""
+"""What the soak does to the daemon under it: serve, kill, stop, restart, rob it of its files."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from house import Daemon
+from house import SHM, Daemon, traces
+from soak_usage import Growth
 
-READY_S = 30.0
-WARM_S = 3.0
-"""A daemon's first seconds are not compared with its later ones: it fills its ring, and meets its readers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a process holds: open files, and MiB of memory of its own (no shared pages)."""
-
-    fds: int
-    memory_mib: float
-
-
-def usage(pid: int) -> Usage | None:
-    """None for a process that has ended."""
-    try:
-        fds = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  # a count is all
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return None
-    anonymous = next((line for line in status.splitlines() if line.startswith("RssAnon:")), None)
-    return Usage(fds, int(anonymous.split()[1]) / 1024) if anonymous else None
+READY_S = 45.0
 
 
 @dataclass
@@ -39,59 +20,77 @@ class Served:
     """The daemon, or its successor.
 
     Attributes:
-        growth: of each daemon that lived long enough: from when it was warm to the last look.
+        growth: of daemons and workers.
+        workers_met: pids of all workers that were ever seen.
     """
 
     command: tuple[str, list[str]]
     ring: str
-    growth: list[Usage] = field(default_factory=list)
+    growth: Growth
+    workers_met: set[int] = field(default_factory=set)
     daemon: Daemon = field(init=False)
-    _warm: Usage | None = None
-    _last: Usage | None = None
 
     def start(self) -> None:
         root, arguments = self.command
         self.daemon = Daemon(root, *arguments, ring=self.ring).start()
-        self._warm = self._last = None
 
     def wait_ready(self) -> None:
         self.daemon.output.wait_for("ready", READY_S)
-        self._since = time.monotonic()
 
     def look(self) -> None:
-        """Note what the daemon holds now."""
-        if time.monotonic() - self._since < WARM_S:
-            return
-        now = usage(self.daemon.process.pid)
-        if now is not None:
-            self._warm, self._last = self._warm or now, now
-
-    def _note_growth(self) -> None:
-        if self._warm and self._last:
-            self.growth.append(Usage(self._last.fds - self._warm.fds, self._last.memory_mib - self._warm.memory_mib))
+        """Note what the daemon and its workers hold now."""
+        self.growth.look("daemon", self.daemon.process.pid)
+        workers = self.workers()
+        self.workers_met.update(workers)
+        for worker in workers:
+            self.growth.look("worker", worker)
 
     def kill(self) -> None:
         """kill -9; what it leaves in /dev/shm is its successor's to clear."""
-        self._note_growth()
         self.daemon.process.kill()
         self.daemon.process.wait()
 
     def stop(self) -> int:
         """A clean stop; its exit code."""
-        self._note_growth()
         return self.daemon.stop()
+
+    def rob(self) -> None:
+        """Remove every file of the ring from /dev/shm, and wait until the daemon has made it anew."""
+        for name in traces(self.ring):
+            with contextlib.suppress(FileNotFoundError):
+                (SHM / name).unlink()
+        self.wait_ready()
 
     def workers(self) -> list[int]:
         """Pids of the worker processes."""
         pid = self.daemon.process.pid
-        children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        try:
+            children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            return []
         return [child for child in children if _is_worker(child)]
+
+    def orphans(self) -> list[int]:
+        """Workers that still live."""
+        return [pid for pid in self.workers_met if _is_worker(pid)]
 
     def kill_worker(self, choose) -> bool:
         workers = self.workers()
         if workers:
             os.kill(choose(workers), signal.SIGKILL)
         return bool(workers)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """SIGSTOP, and SIGCONT after the block, whatever happens in it; nothing where the process has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def _is_worker(pid: int) -> bool:

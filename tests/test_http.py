@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import socket
+import time
 import uuid
 from html.parser import HTMLParser
 from http import HTTPStatus
@@ -22,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ring_fixtures import served_ring
 
 from ringfeed.failed_pairs import FailedPair, FailedPairs
-from ringfeed.status import LaneStatus, RingStatus, ring_status
+from ringfeed.status import LaneStatus, RingStatus, StoreStatus, ring_status
 from ringfeedd import metrics
 from ringfeedd.config import load_config
 from ringfeedd.errors import ConfigError, StartError
@@ -147,6 +148,11 @@ def test_a_token_is_believed_to_be_secret_only_where_its_file_is(tmp_path):
 # What they get.
 
 
+def outage(now: float) -> StoreHealth:
+    counts = {"outages": 3, "requests": 70, "hedges": 6, "hedges_won": 4}
+    return StoreHealth(workers=2, waiting_workers=1, failing_since=now - 100, next_probe_at=now + 1000, **counts)
+
+
 @pytest.fixture(scope="module")
 def served():
     with served_ring(slots=16) as served:
@@ -155,7 +161,8 @@ def served():
             Failure('</td><script>alert("1")</script>\n\x1b[31m', "no such object", "missing", 2)
         )
         served.turn()
-        served.service.report(workers=2, worker_deaths=1, store=StoreHealth())
+        served.service.retries.update({"http_503": 5, "crc32c": 2, "connect": 1})
+        served.service.report(workers=2, worker_deaths=1, store=outage(time.monotonic()))
         yield served
 
 
@@ -249,10 +256,12 @@ def test_no_id_and_no_reason_can_become_markup_and_none_is_lost(served, status, 
 def test_the_json_is_what_the_commands_print(served):
     shown, errors = (json.loads(text) for _, _, text in ask([served.service], "status.json", "errors.json"))
     expected = json.loads(json.dumps(ring_status(served.name).as_json()))
-    moving = {"uptime_s", "heartbeat_age_s"}
-    assert {k: v for k, v in shown[served.name].items() if k not in moving} == {
-        k: v for k, v in expected.items() if k not in moving
-    }
+    for facts in (shown[served.name], expected):
+        for moving in ("uptime_s", "heartbeat_age_s"):
+            facts.pop(moving)
+        for moving in ("failing_s", "next_try_s"):
+            facts["store"].pop(moving)
+    assert shown[served.name] == expected
     assert errors[served.name] == served.service.failed_pairs().as_json()
 
 
@@ -282,10 +291,46 @@ def test_the_metrics_are_the_statuss_numbers_by_ring(served):
     assert f'ring="{served.name}"' in text
 
 
+def numbers(kind) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind) if field.type in ("int", "float", "bool")}
+
+
 def test_every_number_of_the_status_is_a_metric_or_known_not_to_be_one():
-    numbers = {field.name for field in dataclasses.fields(RingStatus) if field.type in ("int", "float", "bool")}
     named = set(metrics.GAUGES) | set(metrics.COUNTERS) | metrics.NO_METRICS
-    assert numbers == named, "name a new number of RingStatus in ringfeedd/metrics.py: GAUGES, COUNTERS or NO_METRICS"
+    assert numbers(RingStatus) == named, (
+        "name a new number of RingStatus in ringfeedd/metrics.py: GAUGES, COUNTERS or NO_METRICS"
+    )
+    assert numbers(StoreStatus) == set(metrics.STORE_GAUGES) | set(metrics.STORE_COUNTERS)
+
+
+def test_the_metrics_tell_how_the_store_fares_and_why_downloads_were_tried_again(served):
+    ((_, _, text),) = ask([served.service], "metrics")
+    found = samples(text)
+    assert found["ringfeed_store_waiting_workers"] == 1
+    assert 100 <= found["ringfeed_store_failing_seconds"] < 1000
+    assert 0 < found["ringfeed_store_next_try_seconds"] <= 1000
+    assert found["ringfeed_store_outages_total"] == 3
+    assert found["ringfeed_store_requests_total"] == 70
+    assert found["ringfeed_store_hedges_total"] == 6
+    assert found["ringfeed_store_hedges_won_total"] == 4
+    causes = {
+        cause: found[f"ringfeed_retries_total[cause={cause}]"] for cause in ring_status(served.name).retries_by_cause
+    }
+    assert causes == {"timeout": 0, "connection": 1, "body": 2, "429": 0, "5xx": 5, "other": 0}
+    assert sum(causes.values()) == found["ringfeed_fetch_retries_total"]
+
+
+def test_the_page_and_the_json_tell_of_an_outage_and_the_page_says_it_in_red_only_while_it_lasts(served, status):
+    shown, page = (text for _, _, text in ask([served.service], "status.json", ""))
+    store = json.loads(shown)[served.name]["store"]
+    assert (store["waiting_workers"], store["outages"]) == (1, 3)
+    assert json.loads(shown)[served.name]["retries_by_cause"]["5xx"] == 5
+    said = r"has not answered for \d{3} s; 1 of 2 workers wait, next try in \d+ s"
+    assert re.search(rf'<p class="bad">the store {said}</p>', page)
+    assert re.search(rf'<th scope="row">store</th><td>{said}</td>', page)
+    assert "8 retries (1 connection, 2 body, 5 5xx)" in page
+    well = dataclasses.replace(status, store=dataclasses.replace(status.store, waiting_workers=0))
+    assert "the store " not in status_page([dataclasses.replace(look(served.service), status=well)], "gpu01")
 
 
 def test_anonymous_readers_do_not_begin_a_time_series_each(served, status):

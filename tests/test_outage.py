@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import threading
-import urllib.request
 import uuid
 
 import numpy as np
 import pytest
 from decode_reference import reference_image, reference_label
-from house import RINGFEED, Daemon, Output, photographs, wait_until
+from house import RINGFEED, Daemon, photographs, wait_until
+from store_process import StoreProcess
 
 import ringfeed
 from ringfeed.status import ring_status
@@ -25,34 +22,6 @@ PAIRS = 30
 EPOCHS = 4
 HEIGHT, WIDTH = 48, 64
 CONCURRENCY = 8
-
-
-class Store:
-    """The fault server as a process, always on the same port."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        command = [sys.executable, "-m", "ringfeedd.fakegcs", str(self.folder), "--port", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        Output(self.process).wait_for("fake GCS on")
-
-    def ask(self, path, method="GET", body=None):
-        request = urllib.request.Request(self.url + path, body, method=method)
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as response:
-            return json.loads(response.read())
-
-    def requests(self):
-        return sum(self.ask("/_requests").values())
-
-    def kill(self):
-        self.process.kill()
-        self.process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +35,7 @@ def store(bucket, tmp_path):
         path = tmp_path / "b" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    store = Store(tmp_path)
+    store = StoreProcess(tmp_path)
     store.start()
     yield store
     store.kill()
@@ -121,10 +90,10 @@ def outage_of_two_kinds(store, status, daemon):
 
 def outage_in_silence(store, status, daemon):
     """The server takes connections, and says nothing."""
-    store.process.send_signal(signal.SIGSTOP)
+    store.pause()
     wait_until(lambda: status().waiting_workers == 2 and status().failing_s > 2)
     look(daemon.ring)
-    store.process.send_signal(signal.SIGCONT)
+    store.resume()
 
 
 def look(ring):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from ringfeed.layout import RingState
-from ringfeed.status import LaneStatus, RingStatus
+from ringfeed.status import LaneStatus, RingStatus, StoreStatus
 from ringfeedd.view import RingView
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -50,6 +50,19 @@ COUNTERS: Final = {
 NO_METRICS: Final = {"daemon_pid", "seed", "slot_height", "slot_width", "mirrored"}
 """What identifies a ring, and is no measurement."""
 
+# By the names of `StoreStatus`. All rings of a daemon read from one store: each of them has the same numbers.
+STORE_GAUGES: Final = {
+    "waiting_workers": ("store_waiting_workers", "Workers that keep pairs back because the store does not answer."),
+    "failing_s": ("store_failing_seconds", "Since when the store does not answer; 0 while it does."),
+    "next_try_s": ("store_next_try_seconds", "Until it is asked again; 0 while no worker waits for that."),
+}
+STORE_COUNTERS: Final = {
+    "outages": ("store_outages", "Outages of the store that workers met, each worker's counted."),
+    "requests": ("store_requests", "Requests for objects."),
+    "hedges": ("store_hedges", "Second requests for objects that took unusually long."),
+    "hedges_won": ("store_hedges_won", "Second requests that came first."),
+}
+
 LANE_GAUGES: Final = {
     "held_pairs": ("reader_held_pairs", "Pairs from the first that the reader may still read to its next batch."),
     "waiting_s": ("reader_waiting_seconds", "How long the reader has been waiting for its next batch."),
@@ -71,12 +84,9 @@ class RingCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every family of metrics, with a sample for each ring or reader."""
         rings = [(view.name, view.status) for view in self._views if view.status is not None]
-        for names, family in ((GAUGES, GaugeMetricFamily), (COUNTERS, CounterMetricFamily)):
-            for attribute, (name, what) in names.items():
-                metric = family(f"ringfeed_{name}", what, labels=["ring"])
-                for ring, status in rings:
-                    metric.add_metric([ring], getattr(status, attribute))
-                yield metric
+        yield from _numbers(rings, GAUGES, COUNTERS)
+        yield from _numbers([(ring, status.store) for ring, status in rings], STORE_GAUGES, STORE_COUNTERS)
+        yield _retries(rings)
         yield self._causes()
         yield from _states(self._views)
         yield from _readers(rings)
@@ -87,6 +97,28 @@ class RingCollector(Collector):
             for cause, count in sorted(view.failed.causes.items()):
                 metric.add_metric([view.name, cause], count)
         return metric
+
+
+def _numbers(
+    owners: Sequence[tuple[str, RingStatus | StoreStatus]],
+    gauges: Mapping[str, tuple[str, str]],
+    counters: Mapping[str, tuple[str, str]],
+) -> Iterator[Metric]:
+    """The numbers of each ring that go by these names."""
+    for names, family in ((gauges, GaugeMetricFamily), (counters, CounterMetricFamily)):
+        for attribute, (name, what) in names.items():
+            metric = family(f"ringfeed_{name}", what, labels=["ring"])
+            for ring, owner in owners:
+                metric.add_metric([ring], getattr(owner, attribute))
+            yield metric
+
+
+def _retries(rings: Iterable[tuple[str, RingStatus]]) -> Metric:
+    metric = CounterMetricFamily("ringfeed_retries", "Downloads tried again, by cause.", labels=["ring", "cause"])
+    for ring, status in rings:
+        for cause, count in status.retries_by_cause.items():
+            metric.add_metric([ring, cause], count)
+    return metric
 
 
 def _states(views: Iterable[RingView]) -> Iterator[Metric]:

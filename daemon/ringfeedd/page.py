@@ -81,9 +81,9 @@ def _ring(view: RingView) -> list[ET.Element]:
         return [_tag("h2", view.name), _tag("p", view.problem, class_="bad")]
     state = _tag("span", status.state, class_="bad" if view.ailment else "well")
     parts = [_tag("h2", f"{view.name}: ", state)]
-    parts += [
-        _tag("p", sentence, class_="bad") for sentence in (status.reason, status.hangs, status.held_up) if sentence
-    ]
+    store = f"the store {status.store.sentence(status.workers)}" if status.store.waiting_workers else ""
+    troubles = (status.reason, status.hangs, store, status.held_up)
+    parts += [_tag("p", sentence, class_="bad") for sentence in troubles if sentence]
     meter = _tag("meter", value=str(status.filled_slots), max=str(status.slots))
     slots = _tag("tr", _tag("th", "filled", scope="row"), _tag("td", meter, f" {status.filled_slots}/{status.slots}"))
     rows = [_tag("tr", _tag("th", name, scope="row"), _tag("td", text)) for name, text in status.rows().items()]
