@@ -242,10 +242,6 @@ fd = segment.open_lock(sys.argv[1])
 assert segment.try_lock(fd, 3)
 segment.close_in_children(fd)
 if len(sys.argv) > 2 and os.fork() == 0:
-    os.write(1, b"%d\n" % os.getpid())  # in one piece: both write here
-    sys.stdin.read()  # the child outlives its parent
-    os._exit(0)
-os.write(1, b"locked\n")
     os.write(1, b"%d\\n" % os.getpid())  # whole, whatever the parent writes at this moment
     sys.stdin.read()  # the child outlives its parent
     os._exit(0)
