@@ -26,7 +26,7 @@ MAX_PAIRS = 2**32 - 1
 """Indices are uint32."""
 
 
-class Pair(msgspec.Struct, frozen=True, gc=False):
+class Pair(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """An image and its label, as they were listed; made on demand."""
 
     id: str
@@ -123,10 +123,10 @@ class ObjectColumns:
     def info(self, row: int, pair_id: str) -> ObjectInfo:
         """The object of one row."""
         return ObjectInfo(
-            name=self.template.name(pair_id, self.suffixes[self.suffix[row]]),
-            size=int(self.size[row]),
-            generation=int(self.generation[row]),
-            crc32c=int(self.crc32c[row]) if self.has_crc32c[row] else None,
+            self.template.name(pair_id, self.suffixes[self.suffix.item(row)]),
+            self.size.item(row),
+            self.generation.item(row),
+            self.crc32c.item(row) if self.has_crc32c.item(row) else None,
         )
 
     def take(self, rows: Rows) -> ObjectColumns:

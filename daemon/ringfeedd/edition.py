@@ -30,7 +30,7 @@ class Edition:
 
     def catalog_index(self, index: int) -> int:
         """Of the pair with this index of the split, in the catalog."""
-        return int(self.split.indices[index])
+        return self.split.indices.item(index)
 
     def pair_id(self, index: int) -> str:
         """The id of the pair with this index of the split."""
@@ -71,12 +71,16 @@ def make_editions(catalog: Catalog, config: Config, nodes: Nodes) -> dict[str, E
 
 
 class Editions:
-    """The editions of one ring, by the epoch with which each began, and the one that waits to begin."""
+    """The editions of one ring, by the epoch with which each began, and the one that waits to begin.
+
+    Attributes:
+        newest: the one that is served from some epoch on for good.
+    """
 
     def __init__(self, ring: Ring, edition: Edition) -> None:
         """Start with the one whose order the ring gives."""
         self._ring = ring
-        self._editions = {0: edition}
+        self._take({0: edition})
         self._waiting: Edition | None = None
 
     def __repr__(self) -> str:
@@ -85,10 +89,9 @@ class Editions:
             f"Editions({', '.join(f'{len(e.split)} pairs from epoch {n}' for n, e in self._editions.items())}{waiting})"
         )
 
-    @property
-    def newest(self) -> Edition:
-        """The one that is served from some epoch on for good."""
-        return self._editions[max(self._editions)]
+    def _take(self, editions: dict[int, Edition]) -> None:
+        self._editions = editions
+        self.newest = editions[max(editions)]
 
     def of(self, seq: int) -> Edition:
         """The one whose pair has this number."""
@@ -104,7 +107,7 @@ class Editions:
         """
         old, new = len(self.newest.split), len(edition.split)
         if edition.split.fingerprint == self.newest.split.fingerprint:
-            self._editions[max(self._editions)] = edition
+            self._take({**self._editions, max(self._editions): edition})
             self._waiting = None
             return f"the ids are the same {old:,} as before; objects that were replaced are read as they are now"
         if group := groups.left_empty(edition.order.length):
@@ -123,7 +126,7 @@ class Editions:
         one change at a time.
         """
         if self._ring.forget_former_orders():
-            self._editions = {0: self.newest}
+            self._take({0: self.newest})
         if self._waiting is None or self._ring.changing:
             return None
         return groups.earliest_change(self._ring, self._waiting.order.length)
@@ -139,11 +142,11 @@ class Editions:
         assert self._waiting is not None
         old, edition = self.newest, self._waiting
         self._ring.change(epoch, edition.order)
-        self._editions = {0: old, epoch: edition} if epoch else {0: edition}
+        self._take({0: old, epoch: edition} if epoch else {0: edition})
         self._waiting = None
         return f"{len(edition.split):,} pairs instead of {len(old.split):,} from epoch {epoch} on"
 
     def settle(self) -> None:
         """Serve the newest in all epochs; nobody may be reading."""
         self._ring.settle()
-        self._editions = {0: self.newest}
+        self._take({0: self.newest})
