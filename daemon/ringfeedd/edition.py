@@ -11,7 +11,7 @@ from ringfeedd.errors import StartError
 from ringfeedd.groups import Groups
 from ringfeedd.nodes import Nodes, NodeShare
 from ringfeedd.order import Order, make_order
-from ringfeedd.ring import Ring
+from ringfeedd.ring import Job, Ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,10 @@ class Edition:
     def pair(self, index: int) -> Pair:
         """The pair with this index of the split, and its objects."""
         return self.catalog.pair(self.catalog_index(index))
+
+    def pairs(self, indices: list[int]) -> list[Pair]:
+        """`pair` of each of these."""
+        return self.catalog.pairs(self.split.indices[indices].tolist())
 
     def served(self, since_epoch: int) -> ServedCatalog:
         """What consumers are told of it."""
@@ -96,6 +100,12 @@ class Editions:
     def of(self, seq: int) -> Edition:
         """The one whose pair has this number."""
         return self.newest if len(self._editions) == 1 else self._editions[self._ring.since(seq)]
+
+    def pairs(self, jobs: list[Job]) -> list[Pair]:
+        """The pair of each job."""
+        if len(self._editions) == 1:
+            return self.newest.pairs([job.index for job in jobs])
+        return [self.of(job.seq).pair(job.index) for job in jobs]
 
     def offer(self, edition: Edition, groups: Groups) -> str:
         """Take a new listing, which begins as soon as it can, see `due`; returns a sentence on what comes of it.

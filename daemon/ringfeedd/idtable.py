@@ -77,6 +77,11 @@ class IdTable:
             raise IndexError(f"there is no row {row} in a table of {self._rows} ids")
         return bytes(self._bytes[self._offsets.item(row) : self._offsets.item(row + 1)])
 
+    def some(self, rows: Rows) -> list[str]:
+        """The ids of these rows, in this order; rows that are not in the table are not noticed."""
+        starts, ends, text = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist(), self._bytes
+        return [str(text[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+
     def take(self, rows: Rows) -> IdTable:
         """A new table of these rows, in this order."""
         offsets = np.zeros(len(rows) + 1, np.int64)

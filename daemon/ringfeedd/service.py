@@ -385,8 +385,8 @@ class RingService:
         pool.set_limit(self.number, self.ring.limit)
         jobs = self.ring.jobs(min(JOBS_PER_STEP, pool.room))
         if jobs:
-            edition = self._editions.of
-            pool.give(self.number, [PairJob(job.seq, edition(job.seq).pair(job.index)) for job in jobs])
+            pairs = self._editions.pairs(jobs)
+            pool.give(self.number, [PairJob(job.seq, pair) for job, pair in zip(jobs, pairs, strict=True)])
 
     def _publish(self) -> None:
         ring, memory = self.ring, self.memory
