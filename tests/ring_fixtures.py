@@ -67,6 +67,9 @@ class FakeCatalog:
     def pair(self, index: int) -> FakePair:
         return FakePair(index)
 
+    def pairs(self, indices: list[int]) -> list[FakePair]:
+        return [FakePair(index) for index in indices]
+
 
 class FakeSplit:
     def __init__(self, length: int, fingerprint: str) -> None:

@@ -69,6 +69,14 @@ def test_a_store_without_checksums_gives_none_and_not_zero():
     assert build(both(["a"]), crc32c=False).pair(0).image.crc32c is None
 
 
+def test_many_pairs_looked_up_together_are_those_looked_up_one_by_one():
+    catalog = build(both([f"größe/{number}" for number in range(40)]))
+    some = [39, 0, 7, 7, *range(12, 30)]
+    assert catalog.pairs(some) == [catalog.pair(index) for index in some]
+    assert catalog.pairs([3]) == [catalog.pair(3)]
+    assert catalog.pairs([]) == []
+
+
 def test_an_index_outside_the_catalog_is_an_error():
     catalog = build(both(["a", "b"]))
     for index in (-1, 2):

@@ -12,12 +12,13 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 import ringfeed
 from ringfeed.batch import Batch, Pixels
 from ringfeed.descriptor import read_descriptor
-from ringfeed.guard import over_ring
+from ringfeed.guard import channels_first, over_ring
 from ringfeed.plan import Plan
 from ringfeed.ranks import Ranks, check_nodes, default_group, resolve_ranks
 from ringfeed.reader import RESTART_S, Reader
 from ringfeed.state import ResumeState
 
+_PIXELS: Final = ("image", "label")
 _FIELDS: Final = ("image", "label", "valid", "ids", "epoch", "positions")
 
 
@@ -72,7 +73,7 @@ class RingDataset(IterableDataset[Any]):
         super().__init__()
         if unknown := [name for name in fields if name not in _FIELDS]:
             raise ValueError(f"fields has {unknown[0]!r}; known are {', '.join(_FIELDS)}")
-        if transform is not None and tuple(fields[:2]) != ("image", "label"):
+        if transform is not None and tuple(fields[:2]) != _PIXELS:
             raise ValueError("transform takes (image, label), so fields must begin with these two")
         self.ring = ring
         self.batch_size = batch_size
@@ -241,6 +242,8 @@ class RingDataset(IterableDataset[Any]):
             reader.close(keep_place=True)
 
     def _present(self, batch: Batch) -> Any:  # noqa: ANN401  # what transforms return
+        if self.fields == _PIXELS and self.transform is None and self.batch_transform is None:
+            return self._tensor(batch.image), self._tensor(batch.label)
         values = {name: getattr(batch, name) for name in self.fields}
         if "valid" in values:
             values["valid"] = torch.from_numpy(values["valid"])
@@ -264,5 +267,6 @@ class RingDataset(IterableDataset[Any]):
         return self._one_tensor(pixels, channels=pixels.ndim == 4)
 
     def _one_tensor(self, pixels: Pixels, *, channels: bool) -> torch.Tensor:
-        tensor = torch.from_numpy(pixels) if self.copy else over_ring(pixels)
-        return tensor.movedim(-1, -3) if channels else tensor
+        if not self.copy:
+            return over_ring(pixels, channels=channels)
+        return torch.from_numpy(channels_first(pixels) if channels else pixels)

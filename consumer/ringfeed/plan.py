@@ -87,11 +87,12 @@ class Plan:
 
     def block(self, place: Place) -> Block:
         """This rank's block in the round at ``place``, or in the next epoch's first where none is left there."""
-        if self.at_epoch_end(place):
+        round_pairs, left = self.round_pairs, self._left(place)
+        if left == 0 or (self.drop_last and left < round_pairs):
             place = self.epoch_start(place)
-        left = self._left(place)
-        if left >= self.round_pairs:
-            size = self.round_pairs
+            left = self._left(place)
+        if left >= round_pairs:
+            size = round_pairs
             offset, count = self.rank * self.batch_size, self.batch_size
         else:
             size = left
@@ -99,7 +100,7 @@ class Plan:
             offset = self.rank * share + min(self.rank, extra)
             count = share + (self.rank < extra)
         following = Place(place.seq + size, place.epoch, place.position + size)
-        if self.at_epoch_end(following):
+        if left - size < round_pairs and self.at_epoch_end(following):
             following = self.epoch_start(following)
         repeated = count == 0
         if repeated:

@@ -91,7 +91,9 @@ class Reader:
         self._page = attachment.page
         self._plan = attachment.plan
         self._place: Place = attachment.place
-        first = self._plan.block(self._place).seq
+        block = self._plan.block(self._place)
+        self._laid_out = (self._plan, self._place, block)
+        first = block.seq
         self._page[Lane.TAKEN] = self._page[Lane.RELEASED] = first
         # Not a method of this reader's: leases outlive a reader that is forgotten, and keep the attachment alive.
         self._leases = Leases(attachment.tell_released, seq=first)
@@ -144,7 +146,7 @@ class Reader:
         with self._lock:
             self._check_open()
             while True:
-                block = self._plan.block(self._place)
+                block = self._block(self._place)
                 if block.epoch != epoch or iteration != self._iteration:
                     return None
                 if (gone := self._wait_for(block)) is not None:
@@ -156,11 +158,19 @@ class Reader:
                 elif (batch := self._take(block)) is not None:
                     return batch
 
+    def _block(self, place: Place) -> Block:
+        """`Plan.block`. What follows one batch is the next one, so it is mostly known already."""
+        plan, known, block = self._laid_out
+        if plan is not self._plan or known is not place:
+            block = self._plan.block(place)
+            self._laid_out = (self._plan, place, block)
+        return block
+
     def _take(self, block: Block) -> Batch | None:
         """The batch of a block that is published. None where it was overwritten while it was copied."""
         before, broken_off = self._place, self._broken_off
         self._place = block.next
-        following = self._plan.block(block.next)
+        following = self._block(block.next)
         self._broken_off = following.epoch == block.epoch
         lease = self._leases.take(block.seq, following.seq)
         self._page[Lane.TAKEN] = following.seq

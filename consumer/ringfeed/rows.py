@@ -15,6 +15,7 @@ from ringfeed.lease import Lease
 from ringfeed.plan import Block
 
 _IMAGE_SIZE: Final = slice(SlotRecord.IMAGE_HEIGHT, SlotRecord.IMAGE_WIDTH + 1)
+_VALID: Final = np.uint64(SLOT_VALID)
 _LABEL_SIZE: Final = slice(SlotRecord.LABEL_HEIGHT, SlotRecord.LABEL_WIDTH + 1)
 
 
@@ -26,21 +27,26 @@ def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool
             readers that skip.
     """
     control, geometry, descriptor = attachment.control, attachment.geometry, attachment.descriptor
-    slots = np.arange(block.seq, block.end, dtype=np.uint64) % np.uint64(geometry.slots)
-    records = control.slot_table[slots]
-    if records[0, SlotRecord.SEQ] != block.seq or records[-1, SlotRecord.SEQ] != block.end - 1:
+    slots, table = geometry.slots, control.slot_table
+    first, seq, count = block.seq % slots, block.seq, block.count
+    if first + count <= slots:
+        records = table[first : first + count]
+    else:
+        records = np.concatenate((table[first:], table[: first + count - slots]))
+    if records.item(0, SlotRecord.SEQ) != seq or records.item(count - 1, SlotRecord.SEQ) != seq + count - 1:
         raise SlotOverwrittenError(
-            f"Slot {slots[0]} of ring {descriptor.ring!r} holds pair {records[0, SlotRecord.SEQ]} where pair "
-            f"{block.seq} was promised: a defect of ringfeed, please report it; a restart of the trainer helps."
+            f"Slot {first} of ring {descriptor.ring!r} holds pair {records[0, SlotRecord.SEQ]} where pair "
+            f"{seq} was promised: a defect of ringfeed, please report it; a restart of the trainer helps."
         )
-    valid = (records[:, SlotRecord.FLAGS] & np.uint64(SLOT_VALID)).astype(np.bool_)
+    valid = (records[:, SlotRecord.FLAGS] & _VALID).astype(np.bool_)
     if block.repeated:
         valid[:] = False
-    image, label = (_rows(attachment, field, block, lease, copy=copy) for field in (geometry.image, geometry.label))
+    image = _rows(attachment, geometry.image, block, lease, copy=copy)
+    label = _rows(attachment, geometry.label, block, lease, copy=copy)
     native = descriptor.fit == "native"
 
     def read_ids() -> list[str]:
-        return [control.slot_id(int(slot)) for slot in slots]
+        return [control.slot_id(number % slots) for number in range(seq, seq + count)]
 
     ids = read_ids() if copy else None  # a copy's slots are released before anybody can ask
     return Batch(

@@ -11,7 +11,7 @@ from ringfeedd.errors import StartError
 from ringfeedd.groups import Groups
 from ringfeedd.nodes import Nodes, NodeShare
 from ringfeedd.order import Order, make_order
-from ringfeedd.ring import Ring
+from ringfeedd.ring import Job, Ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Edition:
 
     def catalog_index(self, index: int) -> int:
         """Of the pair with this index of the split, in the catalog."""
-        return int(self.split.indices[index])
+        return self.split.indices.item(index)
 
     def pair_id(self, index: int) -> str:
         """The id of the pair with this index of the split."""
@@ -39,6 +39,10 @@ class Edition:
     def pair(self, index: int) -> Pair:
         """The pair with this index of the split, and its objects."""
         return self.catalog.pair(self.catalog_index(index))
+
+    def pairs(self, indices: list[int]) -> list[Pair]:
+        """`pair` of each of these."""
+        return self.catalog.pairs(self.split.indices[indices].tolist())
 
     def served(self, since_epoch: int) -> ServedCatalog:
         """What consumers are told of it."""
@@ -71,12 +75,16 @@ def make_editions(catalog: Catalog, config: Config, nodes: Nodes) -> dict[str, E
 
 
 class Editions:
-    """The editions of one ring, by the epoch with which each began, and the one that waits to begin."""
+    """The editions of one ring, by the epoch with which each began, and the one that waits to begin.
+
+    Attributes:
+        newest: the one that is served from some epoch on for good.
+    """
 
     def __init__(self, ring: Ring, edition: Edition) -> None:
         """Start with the one whose order the ring gives."""
         self._ring = ring
-        self._editions = {0: edition}
+        self._take({0: edition})
         self._waiting: Edition | None = None
 
     def __repr__(self) -> str:
@@ -85,14 +93,19 @@ class Editions:
             f"Editions({', '.join(f'{len(e.split)} pairs from epoch {n}' for n, e in self._editions.items())}{waiting})"
         )
 
-    @property
-    def newest(self) -> Edition:
-        """The one that is served from some epoch on for good."""
-        return self._editions[max(self._editions)]
+    def _take(self, editions: dict[int, Edition]) -> None:
+        self._editions = editions
+        self.newest = editions[max(editions)]
 
     def of(self, seq: int) -> Edition:
         """The one whose pair has this number."""
         return self.newest if len(self._editions) == 1 else self._editions[self._ring.since(seq)]
+
+    def pairs(self, jobs: list[Job]) -> list[Pair]:
+        """The pair of each job."""
+        if len(self._editions) == 1:
+            return self.newest.pairs([job.index for job in jobs])
+        return [self.of(job.seq).pair(job.index) for job in jobs]
 
     def offer(self, edition: Edition, groups: Groups) -> str:
         """Take a new listing, which begins as soon as it can, see `due`; returns a sentence on what comes of it.
@@ -104,7 +117,7 @@ class Editions:
         """
         old, new = len(self.newest.split), len(edition.split)
         if edition.split.fingerprint == self.newest.split.fingerprint:
-            self._editions[max(self._editions)] = edition
+            self._take({**self._editions, max(self._editions): edition})
             self._waiting = None
             return f"the ids are the same {old:,} as before; objects that were replaced are read as they are now"
         if group := groups.left_empty(edition.order.length):
@@ -123,7 +136,7 @@ class Editions:
         one change at a time.
         """
         if self._ring.forget_former_orders():
-            self._editions = {0: self.newest}
+            self._take({0: self.newest})
         if self._waiting is None or self._ring.changing:
             return None
         return groups.earliest_change(self._ring, self._waiting.order.length)
@@ -139,11 +152,11 @@ class Editions:
         assert self._waiting is not None
         old, edition = self.newest, self._waiting
         self._ring.change(epoch, edition.order)
-        self._editions = {0: old, epoch: edition} if epoch else {0: edition}
+        self._take({0: old, epoch: edition} if epoch else {0: edition})
         self._waiting = None
         return f"{len(edition.split):,} pairs instead of {len(old.split):,} from epoch {epoch} on"
 
     def settle(self) -> None:
         """Serve the newest in all epochs; nobody may be reading."""
         self._ring.settle()
-        self._editions = {0: self.newest}
+        self._take({0: self.newest})

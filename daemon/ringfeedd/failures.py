@@ -95,14 +95,19 @@ class Failures:
     def succeed(self) -> None:
         """A pair was decoded."""
         self._succeeded = True
-        self._note(failed=False)
+        if self._failed_in_window and len(self._window) == WINDOW_PAIRS:  # for each pair: mostly there is none
+            self._failed_in_window -= self._window[0]
+        self._window.append(False)
 
     def fail(self, failure: Failure) -> str | None:
         """A pair could not be had. Returns the sentence with which the ring must stop, if it must."""
         self.total += 1
         self.causes[failure.cause] += 1
         latest = self._list(failure)
-        self._note(failed=True)
+        if len(self._window) == WINDOW_PAIRS:
+            self._failed_in_window -= self._window[0]
+        self._window.append(True)
+        self._failed_in_window += 1
         if self._on_error is OnError.STOP:
             return (
                 f'on_error = "stop", and the pair {latest.pair_id!r} could not be had: {latest.reason}; mend or remove '
@@ -133,9 +138,3 @@ class Failures:
         if len(self._listed) > MOST_LISTED:
             self._listed.popitem(last=False)
         return pair
-
-    def _note(self, *, failed: bool) -> None:
-        if len(self._window) == WINDOW_PAIRS:
-            self._failed_in_window -= self._window[0]
-        self._window.append(failed)
-        self._failed_in_window += failed

@@ -39,6 +39,8 @@ class IdTable:
     def __init__(self, blob: Bytes, offsets: Rows) -> None:
         self._blob = blob
         self._offsets = offsets
+        self._bytes: memoryview = blob.data  # a row read through it costs a third of one read through numpy
+        self._rows = len(offsets) - 1
 
     @classmethod
     def of(cls, ids: list[str]) -> IdTable:
@@ -54,7 +56,7 @@ class IdTable:
         return cls(np.frombuffer(blob, np.uint8), offsets)
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return self._rows
 
     def __getitem__(self, row: int) -> str:
         return self.encoded(row).decode()
@@ -71,9 +73,14 @@ class IdTable:
 
     def encoded(self, row: int) -> bytes:
         """Row's UTF-8."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"there is no row {row} in a table of {len(self)} ids")
-        return self._blob[self._offsets[row] : self._offsets[row + 1]].tobytes()
+        if not 0 <= row < self._rows:
+            raise IndexError(f"there is no row {row} in a table of {self._rows} ids")
+        return bytes(self._bytes[self._offsets.item(row) : self._offsets.item(row + 1)])
+
+    def some(self, rows: Rows) -> list[str]:
+        """The ids of these rows, in this order; rows that are not in the table are not noticed."""
+        starts, ends, text = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist(), self._bytes
+        return [str(text[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
 
     def take(self, rows: Rows) -> IdTable:
         """A new table of these rows, in this order."""

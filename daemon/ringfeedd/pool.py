@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from heapq import heapify, heapreplace
 from typing import Final
 
 from ringfeedd import messages
@@ -174,17 +175,22 @@ class Pool:
 
     def give(self, ring: int, jobs: Iterable[PairJob]) -> None:
         """Hand out pairs, no more than there is room for; each to the worker that has the fewest."""
-        shares: dict[int, list[PairJob]] = {}
+        shares: dict[int, list[PairJob]] = {number: [] for number in self._workers}
+        loads = [(len(worker.pairs), number) for number, worker in self._workers.items()]
+        heapify(loads)
         for job in jobs:
             kills = self._kills[job.pair] if self._kills else 0
             if kills >= KILLS_BEFORE_QUARANTINE:
                 self._on_lost(ring, job.seq, True)
                 continue
-            worker = min(self._workers.values(), key=lambda worker: len(worker.pairs))
-            worker.pairs[ring, job.seq] = job.pair
-            shares.setdefault(worker.number, []).append(PairJob(job.seq, job.pair, alone=True) if kills else job)
+            load, number = loads[0]
+            heapreplace(loads, (load + 1, number))
+            shares[number].append(PairJob(job.seq, job.pair, alone=True) if kills else job)
         for number, share in shares.items():
-            self._workers[number].send(Jobs(ring, share))
+            if share:
+                worker = self._workers[number]
+                worker.pairs.update(((ring, job.seq), job.pair) for job in share)
+                worker.send(Jobs(ring, share))
 
     def set_limit(self, ring: int, limit: int) -> None:
         """Let pairs of ``ring`` below ``limit`` be decoded."""
@@ -265,11 +271,14 @@ class Pool:
 
     async def _listen(self, worker: _Worker) -> None:
         while (message := await messages.read_results(worker.reader)) is not None:
+            pairs = worker.pairs
             for result in message.results:
-                pair = worker.pairs.pop((result.ring, result.seq), None)
-                if pair is not None and self._kills:
+                pair = pairs.pop((result.ring, result.seq), None)
+                if pair is None:
+                    continue
+                if self._kills:
                     self._kills.pop(pair, None)
-                if pair is not None and isinstance(result, Decoded):
+                if type(result) is Decoded:
                     self._known.append(pair.label)  # the smaller of the two, mostly
             worker.finished += len(message.results)
             if message.traffic is not None:

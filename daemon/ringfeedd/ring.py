@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -27,8 +28,7 @@ MAX_DRAWS: Final = 16
 _ORDER_BLOCK: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True, gc=False):
     """Fetch the pair with this ``index`` of the split and decode it into the slot of ``seq``.
 
     Attributes:
@@ -115,19 +115,19 @@ class Ring:
             if job.seq in self._in_flight:
                 taken.append(job)
         end = min(self.limit + self.readahead, self.head + most - len(taken))
-        for job in self._draw(self.head, end):
-            self._in_flight[job.seq] = job
-            taken.append(job)
+        drawn = [Job(seq, index, 0) for seq, index in enumerate(self._draw(self.head, end), self.head)]
+        self._in_flight.update((job.seq, job) for job in drawn)
         self.head = max(self.head, end)
-        return taken
+        return taken + drawn
 
-    def _draw(self, seq: int, end: int) -> Iterator[Job]:
+    def _draw(self, seq: int, end: int) -> Iterator[int]:
+        """Indices of the order for the pairs from ``seq`` to before ``end``."""
         while seq < end:
             place = self.place(seq)
             count = min(end - seq, self.epochs.length(place.epoch) - place.position)
-            for index in self._block(place.epoch, place.position, count):
-                yield Job(seq, int(index), 0)
-                seq += 1
+            block: list[int] = self._block(place.epoch, place.position, count).tolist()
+            yield from block
+            seq += len(block)
 
     def _block(self, epoch: int, position: int, count: int) -> npt.NDArray[np.integer]:
         """Indices of the order, at most ``count`` of them from ``position`` on; computed some hundreds at a time."""
@@ -156,7 +156,8 @@ class Ring:
 
     def finish(self, seq: int) -> Job | None:
         """The pair's pixels lie in its slot. None when it is no longer wanted, and its record is not to change."""
-        self._stale.discard(seq)
+        if self._stale:
+            self._stale.discard(seq)
         job = self._in_flight.pop(seq, None)
         if job is not None:
             self._ready.add(seq)
@@ -197,11 +198,13 @@ class Ring:
 
     def publish(self) -> int:
         """Move ``published`` over every pair that is ready, in order; return how many those are."""
-        before = self.published
-        while self.published in self._ready:
-            self._ready.remove(self.published)
-            self.published += 1
-        return self.published - before
+        before = following = self.published
+        ready = self._ready
+        while following in ready:
+            ready.remove(following)
+            following += 1
+        self.published = following
+        return following - before
 
     def release(self, floor: int) -> bool:
         """Nobody reads below ``floor`` any more. True when something changed.

@@ -186,27 +186,33 @@ class RingService:
 
     def result(self, result: Result, pool: Pool) -> None:
         """Take note of what a worker has done with one pair."""
-        ring = self.ring
         match result:
-            case Decoded(seq=seq):
-                job = ring.finish(seq)
-                if job is None:
-                    return
-                self._counters.decoded += 1
-                self._counters.downloaded_bytes += result.downloaded
-                self.retries.update(result.retries)
-                self.failures.succeed()
-                edition = self._editions.of(seq)
-                index, pair_id = edition.catalog_index(job.index), edition.pair_id(job.index).encode()
-                if result.size_mismatch:
-                    self._note_mismatch(pair_id, result)
-                self.memory.write_record(seq, index=index, valid=job.attempt == 0, sizes=result.sizes, pair_id=pair_id)
+            case Decoded():
+                self._finish(result)
             case Failed(seq=seq):
                 self._replace(seq, result)
             case Dropped(seq=seq):
-                ring.forget(seq)
-                if ring.lost(seq):
+                self.ring.forget(seq)
+                if self.ring.lost(seq):
                     self._give(pool)
+
+    def _finish(self, result: Decoded) -> None:
+        seq = result.seq
+        job = self.ring.finish(seq)
+        if job is None:
+            return
+        counters = self._counters
+        counters.decoded += 1
+        counters.downloaded_bytes += result.downloaded
+        if result.retries:
+            self.retries.update(result.retries)
+        self.failures.succeed()
+        edition = self._editions.of(seq)
+        index = edition.catalog_index(job.index)
+        pair_id = edition.catalog.id(index).encode()
+        if result.size_mismatch:
+            self._note_mismatch(pair_id, result)
+        self.memory.write_record(seq, index=index, valid=job.attempt == 0, sizes=result.sizes, pair_id=pair_id)
 
     def _note_mismatch(self, pair_id: bytes, result: Decoded) -> None:
         self._counters.size_mismatches += 1
@@ -279,7 +285,10 @@ class RingService:
 
     def _hear(self, now: float) -> None:
         """Read every lane: progress, departures and deaths, then new requests, which may want a dead one's place."""
-        fresh = [lane for lane, page in enumerate(self.memory.lanes) if page[Lane.NONCE] != self._nonces[lane]]
+        nonces = self.memory.nonces()
+        fresh = []
+        if nonces != self._nonces:
+            fresh = [lane for lane, (now_, known) in enumerate(zip(nonces, self._nonces, strict=True)) if now_ != known]
         look = bool(fresh) or now - self._looked >= LIVENESS_INTERVAL_S
         if look:
             self._looked = now
@@ -376,8 +385,8 @@ class RingService:
         pool.set_limit(self.number, self.ring.limit)
         jobs = self.ring.jobs(min(JOBS_PER_STEP, pool.room))
         if jobs:
-            edition = self._editions.of
-            pool.give(self.number, (PairJob(job.seq, edition(job.seq).pair(job.index)) for job in jobs))
+            pairs = self._editions.pairs(jobs)
+            pool.give(self.number, [PairJob(job.seq, pair) for job, pair in zip(jobs, pairs, strict=True)])
 
     def _publish(self) -> None:
         ring, memory = self.ring, self.memory

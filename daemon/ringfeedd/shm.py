@@ -10,8 +10,6 @@ import secrets
 import time
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from ringfeed import layout, segment
 from ringfeed.descriptor import Descriptor, ServedCatalog, announces, remove_descriptor, write_descriptor
 from ringfeed.doorbell import Doorbell, semaphore_path, unlink_doorbell
@@ -21,6 +19,7 @@ from ringfeed.layout import (
     FIRST_LANE_LOCK_BYTE,
     PAGE_BYTES,
     SLOT_VALID,
+    WORD_BYTES,
     Geometry,
     Header,
     Lane,
@@ -81,14 +80,14 @@ class RingMemory:
         self._bytes = segment.map_bytes(control_fd, 0, geometry.control_bytes, writable=True)
         os.close(control_fd)
         self._words = self._bytes.cast("Q")
-        table = np.frombuffer(
-            self._bytes, np.uint64, geometry.slots * SlotRecord.WORDS, offset=geometry.slot_table_offset
-        )
-        self._table = table.reshape(geometry.slots, SlotRecord.WORDS)
+        self._first_record = geometry.slot_table_offset // WORD_BYTES
+        self._first_id = geometry.id_table_offset
         self.lanes = [
             LanePage(self._bytes[offset : offset + PAGE_BYTES])
             for offset in map(geometry.lane_offset, range(geometry.lanes))
         ]
+        first, step = geometry.lanes_offset // WORD_BYTES, PAGE_BYTES // WORD_BYTES
+        self._nonces = self._words[first + Lane.NONCE // WORD_BYTES :: step]  # all of them are looked at in each turn
         names = [layout.space_name(ring, generation)]
         names += [layout.lane_bell_name(ring, generation, lane) for lane in range(geometry.lanes)]
         bells = []
@@ -169,9 +168,22 @@ class RingMemory:
             sizes: image height and width, label height and width, in pixels.
         """
         slot = seq % self.geometry.slots
-        offset = self.geometry.id_table_offset + slot * layout.ID_BYTES
+        offset = self._first_id + slot * layout.ID_BYTES
         self._bytes[offset : offset + len(pair_id)] = pair_id
-        self._table[slot] = (seq, index, SLOT_VALID if valid else 0, *sizes, len(pair_id))
+        # One store a word: a record is written for each pair, and this costs a fifth of a row of a numpy array.
+        words, record = self._words, self._first_record + slot * SlotRecord.WORDS
+        words[record + SlotRecord.SEQ] = seq
+        words[record + SlotRecord.PAIR_INDEX] = index
+        words[record + SlotRecord.FLAGS] = SLOT_VALID if valid else 0
+        words[record + SlotRecord.IMAGE_HEIGHT] = sizes[0]
+        words[record + SlotRecord.IMAGE_WIDTH] = sizes[1]
+        words[record + SlotRecord.LABEL_HEIGHT] = sizes[2]
+        words[record + SlotRecord.LABEL_WIDTH] = sizes[3]
+        words[record + SlotRecord.ID_LENGTH] = len(pair_id)
+
+    def nonces(self) -> list[int]:
+        """`Lane.NONCE` of every lane, as they stand now."""
+        return self._nonces.tolist()
 
     def ring_lane(self, lane: int, count: int) -> None:
         """Tell the consumer on ``lane`` of ``count`` more batches."""

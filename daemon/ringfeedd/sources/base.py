@@ -13,7 +13,7 @@ PAGE_OBJECTS = 1000
 """Objects in one page of a listing: the most that the GCS JSON API gives at once."""
 
 
-class ObjectInfo(msgspec.Struct, frozen=True, gc=False):
+class ObjectInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One object as it was listed.
 
     Attributes:

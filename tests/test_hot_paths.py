@@ -1,0 +1,145 @@
+"""What a pair costs the supervisor, and a batch the trainer, in calls: a number that no busy machine can change.
+
+Each stored figure is what was counted when it was written. A change that needs more on purpose writes its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from ring_fixtures import Served, served_ring, turning
+
+import ringfeed
+from ringfeed.torch import RingDataset
+from ringfeedd import messages
+from ringfeedd.catalog import Pair
+from ringfeedd.messages import Decoded, PairJob, Results
+from ringfeedd.pool import Pool, WorkerSettings, _Worker
+from ringfeedd.sources import ObjectInfo
+
+PAIRS = 1000
+BATCHES = 1000
+STORED = {"ring": 19.9, "pool": 6.2, "reader": 67.1, "dataset": 88.1}
+"""Calls for each pair that is handed out and published, for each that a worker gets and answers, and for each batch."""
+
+TOLERANCE = 1.1
+"""Between Python's versions: some call less, none that we know calls more."""
+
+
+class Calls:
+    """Counts the calls, of Python's functions and of C's, that this thread makes while it looks."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def _note(self, _frame: object, event: str, _arg: object) -> None:
+        self._counts[event] += 1
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        gc.disable()  # a collection may end other tests' objects, whose callbacks are none of ours
+        sys.setprofile(self._note)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+            gc.enable()
+
+    def each(self, things: int) -> float:
+        """Calls for each of so many things."""
+        return (self._counts["call"] + self._counts["c_call"]) / things
+
+
+class NoPipe:
+    def write(self, _frame: bytes) -> None:
+        pass
+
+
+def make_pool(workers: int) -> Pool:
+    settings: Any = WorkerSettings("gs://nothing", None, 1, 1, None, [])  # type: ignore[arg-type]
+    pool = Pool(workers, settings, on_results=lambda _results: None, on_lost=lambda *_lost: None, most_pairs=PAIRS)
+    for number in range(workers):
+        worker = _Worker(number, None, asyncio.StreamReader(), NoPipe(), memoryview(b""))  # type: ignore[arg-type]
+        pool._workers[number] = worker
+    return pool
+
+
+def test_a_pair_costs_the_ring_as_few_calls_as_it_did():
+    calls, given = Calls(), 0
+    with served_ring(slots=2048, epoch_length=100_000) as served:
+        service, pool = served.service, served.pool
+        pool.work(service)
+        service.step(pool)
+        while pool.jobs:
+            results = [Decoded(0, job.seq, (8, 8, 8, 8), False, 10, {}) for job in pool.jobs]
+            given += len(results)
+            pool.jobs = []
+            with calls.counted():
+                for result in results:
+                    service.result(result, pool)
+                service.step(pool)
+        assert service.ring.published == 2048
+    assert given >= PAIRS
+    assert calls.each(given) <= STORED["ring"] * TOLERANCE
+
+
+@pytest.mark.parametrize("workers", [2, 32])
+def test_a_pair_costs_the_pool_as_few_calls_as_it_did_with_many_workers_too(workers: int):
+    pairs = [Pair(str(n), ObjectInfo(f"i{n}", 1), ObjectInfo(f"l{n}", 1)) for n in range(PAIRS)]
+    calls = Calls()
+
+    async def hand_out_and_hear() -> None:
+        pool = make_pool(workers)
+        with calls.counted():
+            pool.give(0, [PairJob(seq, pair) for seq, pair in enumerate(pairs)])
+        shares = [[seq for _, seq in worker.pairs] for worker in pool._workers.values()]
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        for worker, share in zip(pool._workers.values(), shares, strict=True):
+            results = [Decoded(0, seq, (8, 8, 8, 8), False, 10, {}) for seq in share]
+            worker.reader.feed_data(messages.frame(Results(results)))
+            worker.reader.feed_eof()
+            with calls.counted():
+                await pool._listen(worker)
+        assert pool.statistics().pairs == 0
+
+    asyncio.run(hand_out_and_hear())
+    assert calls.each(PAIRS) <= STORED["pool"] * TOLERANCE
+
+
+def fill(served: Served) -> None:
+    for _ in range(6):
+        served.turn(0.01)
+
+
+@pytest.mark.parametrize("through", ["reader", "dataset"])
+def test_a_batch_is_handed_over_with_as_few_calls_as_it_was_whatever_its_size(through: str):
+    counts = []
+    for batch_size in (1, 16):
+        calls, taken = Calls(), 0
+        with served_ring(slots=1024, epoch_length=1_000_000) as served:
+            fill(served)
+            with turning(served):
+                if through == "reader":
+                    reader = ringfeed.attach(served.name, batch_size=batch_size)
+                    batches: Iterator[Any] = iter(reader)
+                else:
+                    dataset = RingDataset(served.name, batch_size=batch_size)
+                    batches, reader = iter(dataset), dataset.reader
+            with reader:
+                next(batches)
+                while taken < BATCHES:
+                    fill(served)
+                    with calls.counted():
+                        for _ in range(1024 // batch_size // 2):
+                            next(batches)  # the last one ends here, and its slots are given back
+                            taken += 1
+        counts.append(calls.each(taken))
+    assert max(counts) <= STORED[through] * TOLERANCE
+    assert max(counts) - min(counts) < 1
