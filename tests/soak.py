@@ -2,7 +2,8 @@
 
 Every fault is chosen by the seed: what the store does wrong, and in the midst of it who is killed, stopped or robbed.
 After each, everybody has to get on within `BOUND_S`; at the end each job's log must be, position by position, that of a
-job to which nothing happened, and nobody may hold more of the machine than at the start.
+job to which nothing happened, and nobody may hold more of the machine than at the start. The bucket does not grow
+meanwhile: a job that is killed while its catalog is replaced may be told to start otherwise, see `test_refresh.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import queue
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,9 +21,9 @@ from collections import Counter
 from pathlib import Path
 
 from audit import Undisturbed, judge, reference_digests
-from audited_job import Job, RefusedError
 from house import photographs, traces, wipe
 from soak_faults import Served, stopped
+from soak_jobs import Jobs
 from soak_table import BOUND_S, Ending, invariants
 from soak_usage import Growth, generations, shared
 from soak_weather import FAULTS, OUTAGES, Weather
@@ -33,11 +35,7 @@ from ringfeedd.demo.interrupts import Interrupts
 PAIRS = 131
 HEIGHT, WIDTH = 48, 64
 SLOTS = 96
-LINGER_BLOCKING_S = 1.0
-STEP_S = 0.02
-"""What a training step takes: some batches are in hand at each kill, and the ring is full now and then."""
-
-PATIENCE = ("--read-timeout-s", "1", "--max-attempts", "100", "--max-failed", "0")
+PATIENCE = ("--linger-blocking-s", "1", "--read-timeout-s", "1", "--max-attempts", "100", "--max-failed", "0")
 """Nothing may be lost to a store that is ill for seconds, so a single failed pair stops the ring, and the soak."""
 
 KINDS = {
@@ -50,6 +48,7 @@ KINDS = {
     "stop a worker": 2,
     "stop a trainer": 2,
     "remove the ring's files": 3,
+    "list the bucket again": 1,
     "": 4,
 }
 """How often each is chosen, relatively; the empty one leaves it at what the store does."""
@@ -72,27 +71,17 @@ class Soak:
 
     def __init__(self, folder: Path, weather: Weather, seed: int) -> None:
         self.ring = f"soak{os.getpid()}"
-        shape = [
-            "--emulator",
-            weather.store.url,
-            "--size",
-            f"{HEIGHT}x{WIDTH}",
-            "--label-mode",
-            "index",
-            "--slots",
-            str(SLOTS),
-        ]
-        linger = ["--workers", "2", "--concurrency", "16", "--linger-blocking-s", str(LINGER_BLOCKING_S)]
+        shape = ["--size", f"{HEIGHT}x{WIDTH}", "--label-mode", "index", "--slots", str(SLOTS), "--workers", "2"]
+        arguments = ["--emulator", weather.store.url, *shape, "--concurrency", "16", *PATIENCE]
         self.growth = Growth()
         self.weather = weather
-        self.served = Served(("gs://b/set", [*shape, *linger, *PATIENCE]), self.ring, self.growth)
-        self.jobs = [Job(f"{self.ring}-train", group, folder) for group in "AB"]
+        self.served = Served(("gs://b/set", arguments), self.ring, self.growth)
         self.done: Counter[str] = Counter()
-        self.refused: Counter[str] = Counter()
         self.longest_s = 0.0
         self.ending: Ending | None = None
         self._next_look = 0.0
         self._random = random.Random(seed)
+        self.jobs = Jobs(f"{self.ring}-train", folder, self._random, self.say, BOUND_S)
         self._began = time.monotonic()
 
     def say(self, sentence: str) -> None:
@@ -107,7 +96,7 @@ class Soak:
         self.weather.store.start()
         self.served.start()
         self.served.wait_ready()
-        self._restart_jobs()
+        self.jobs.start_all()
         self._recover()
         before = shared(self.ring)
         self._began = time.monotonic()
@@ -120,9 +109,14 @@ class Soak:
                 self._end_weather()
             self._recover()
         self._rest(minutes)
-        maps = [generations(pid, f"{self.ring}-train") for pid in self._readers()]
+        maps = [generations(pid, f"{self.ring}-train") for pid in self.jobs.pids]
         self.ending = Ending(before, shared(self.ring), max(maps))
-        self._end()
+        self.jobs.end()
+        self._stop_daemon()
+        deadline = time.monotonic() + MOST_ORPHANED_S
+        while orphans := self.served.orphans():
+            assert time.monotonic() < deadline, f"workers outlive their daemons: {orphans}"
+            time.sleep(0.05)
 
     def _choose(self, weights: dict[str, int]) -> str:
         (chosen,) = self._random.choices(list(weights), weights=list(weights.values()))
@@ -153,6 +147,9 @@ class Soak:
             if self.weather.outage:  # the ring begins anew, and is ready when it has something to give
                 self._end_weather()
             self.served.rob()
+        elif kind == "list the bucket again":
+            self.say("SIGHUP: the daemon lists the bucket again")
+            self.served.daemon.process.send_signal(signal.SIGHUP)
         elif kind.startswith("stop"):
             self._stop(kind)
         else:
@@ -163,7 +160,7 @@ class Soak:
         pids = {
             "stop the daemon": [self.served.daemon.process.pid],
             "stop a worker": self.served.workers(),
-            "stop a trainer": self._readers(),
+            "stop a trainer": self.jobs.pids,
         }[kind]
         if pids:
             seconds = self._random.uniform(0.5, MOST_STOPPED_S)
@@ -173,11 +170,9 @@ class Soak:
 
     def _replace(self, kind: str) -> None:
         """Kill, and start again."""
-        job = self._random.choice(self.jobs)
         if kind == "restart the daemon":
             self.say("clean restart of the daemon")
-            code = self.served.stop()
-            assert code == 0, f"the daemon ended with {code}"
+            self._stop_daemon()
             assert not traces(self.ring), f"a clean stop left {traces(self.ring)}"
         if "daemon" in kind and kind.startswith("kill"):
             self.say("kill -9 of the daemon")
@@ -187,21 +182,13 @@ class Soak:
                 self._end_weather()
             self.served.start()
         if "job" in kind:
-            self._kill(job)
-            self._start(job)
+            self.jobs.replace_one()
         if "daemon" in kind:
             self.served.wait_ready()
 
-    def _kill(self, job: Job) -> None:
-        ranks = self._random.sample(range(job.run.world_size), job.run.world_size)
-        job.kill(ranks, gap_s=self._random.choice((0.0, 0.05)))
-        self.say(f"kill -9 of job {job.group} (ranks {ranks}); all had logged up to {job.run.end}")
-
-    def _start(self, job: Job) -> None:
-        world_size, batch_size = self._random.choice((1, 2, 3)), self._random.choice((8, 12))
-        job.start(world_size, batch_size, step_s=STEP_S)
-        self.say(f"job {job.group} goes on from {job.run.begin} with {world_size} ranks, batch size {batch_size}")
-        job.order(f"until {sys.maxsize}")
+    def _stop_daemon(self) -> None:
+        code = self.served.stop()
+        assert code == 0, f"the daemon ended with {code}"
 
     def _go_on(self, seconds: float) -> None:
         """Let everybody read for a while."""
@@ -214,92 +201,39 @@ class Soak:
         """Note now and then what everybody holds."""
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_INTERVAL_S
-            for pid in self._readers():
+            for pid in self.jobs.pids:
                 self.growth.look("trainer", pid)
             self.served.look()
 
-    def _readers(self) -> list[int]:
-        return [pid for job in self.jobs for pid in job.pids]
-
     def _poll(self) -> None:
         self._look()
-        try:
-            for job in self.jobs:
-                job.poll()
-        except RefusedError as error:
-            self._note_refusal(str(error))
-            self._restart_jobs()
-
-    def _note_refusal(self, said: str) -> None:
-        sentence = said.splitlines()[-1]
-        kind = "behind the ring" if "lies behind" in sentence else sentence
-        self.refused[kind] += 1
-        self.say(f"refused: {sentence}")
-
-    def _restart_jobs(self) -> None:
-        """All jobs from their logs, the earliest first: the ring begins at its place and is behind nobody's."""
-        for job in self.jobs:
-            if job.runs:
-                self._kill(job)
-        deadline = time.monotonic() + BOUND_S
-        for job in sorted(self.jobs, key=lambda job: job.run.end if job.runs else (0, 0)):
-            job.start(*(self._random.choice(sizes) for sizes in ((1, 2, 3), (8, 12))), step_s=STEP_S)
-            self.say(f"job {job.group} starts at {job.run.begin}")
-            job.wait_attached(max(0.1, deadline - time.monotonic()))
-        for job in self.jobs:
-            job.order(f"until {sys.maxsize}")
+        self.jobs.poll()
 
     def _recover(self) -> None:
         """Wait until every rank reads from the daemon that serves now, and has taken a batch more."""
         began = time.monotonic()
-        before = {id(job.run): [len(entries) for entries in job.run.ranks] for job in self.jobs}
-        while not (self._all_attached() and self._all_went_on(before)):
-            waited = time.monotonic() - began
-            if waited > BOUND_S:
-                raise BoundError(f"after {waited:.0f} s somebody has not gone on: {self.jobs}")
+        before = self.jobs.logged()
+        while not (self._all_attached() and self.jobs.went_on_since(before)):
+            self.longest_s = max(self.longest_s, time.monotonic() - began)
+            if self.longest_s > BOUND_S:
+                raise BoundError(f"after {self.longest_s:.0f} s somebody has not gone on: {self.jobs}")
             self._poll()
             time.sleep(0.02)
-        self.longest_s = max(self.longest_s, time.monotonic() - began)
 
     def _all_attached(self) -> bool:
         try:
-            return {lane.pid for lane in ring_status(f"{self.ring}-train").consumers} == set(self._readers())
+            return {lane.pid for lane in ring_status(f"{self.ring}-train").consumers} == set(self.jobs.pids)
         except (RingfeedError, OSError):
             return False
-
-    def _all_went_on(self, before: dict[int, list[int]]) -> bool:
-        return all(
-            len(entries) > count
-            for job in self.jobs
-            for entries, count in zip(job.run.ranks, before.get(id(job.run), [0] * job.run.world_size), strict=True)
-        )
 
     def _rest(self, minutes: float) -> None:
         """Let the last processes have as long a life as they need to be compared."""
         self.say("nothing is done for a while, to see what is held in the end")
         self._go_on(max(6.0, min(60.0, 6 * minutes)))
 
-    def _end(self) -> None:
-        """Every job reads to the end of an epoch that none has begun, and leaves."""
-        last = 1 + max(entry.place[0] for job in self.jobs for entries in job.run.ranks for entry in entries[-1:])
-        self.say(f"the jobs read on to epoch {last} and end")
-        for job in self.jobs:
-            job.order(f"until {last}")
-        for job in self.jobs:
-            job.finish()
-            assert job.run.end == (last, 0), f"{job!r} did not end at epoch {last}"
-        code = self.served.stop()
-        assert code == 0, f"the daemon ended with {code}"
-        deadline = time.monotonic() + MOST_ORPHANED_S
-        while orphans := self.served.orphans():
-            assert time.monotonic() < deadline, f"workers outlive their daemons: {orphans}"
-            time.sleep(0.05)
-
     def clean_up(self) -> None:
         """Stop every child, whatever happened."""
-        for job in self.jobs:
-            if job.runs:
-                job.kill()
+        self.jobs.kill()
         daemon = getattr(self.served, "daemon", None)
         if daemon is not None and daemon.process.poll() is None:
             daemon.process.kill()
@@ -325,10 +259,10 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
         it.clean_up()
         left = traces(it.ring)
         wipe(it.ring)
-    verdicts = {job.group: judge(job.runs, Undisturbed(list(pixels)), pixels) for job in it.jobs if job.runs}
+    verdicts = {job.group: judge(job.runs, Undisturbed(list(pixels)), pixels) for job in it.jobs.all if job.runs}
     rows = invariants(verdicts, it.growth, it.ending, longest_s=it.longest_s, left=left)
     print(f"\ndone: {', '.join(f'{kind} {count}' for kind, count in it.done.items()) or 'nothing'}")
-    print(f"starts refused, and made good by starting all jobs anew: {dict(it.refused) or 'none'}\n")
+    print(f"starts refused, and made good by starting all jobs anew: {dict(it.jobs.refused) or 'none'}\n")
     width = max(len(row.name) for row in rows)
     for row in rows:
         print(f"  {'ok' if row.holds else 'NO':<3} {row.name:<{width}}  {row.found}")

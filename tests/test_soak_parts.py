@@ -1,0 +1,110 @@
+"""The soak's invariants can fail, its looks see what grows, and its store does what it is told."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import soak_usage
+from soak_table import BOUND_S, Ending, invariants
+from soak_usage import Growth, Shared, Usage
+from soak_weather import ALWAYS, FAULTS, OUTAGES, SILENT, Weather
+
+
+def held(invariants_of):
+    return {row.name: row.holds for row in invariants_of}
+
+
+NOTHING = Usage(0, 0, 0.0)
+
+
+def found(*, grown=NOTHING, ending=None, longest_s=1.0, left=()):
+    """The invariants of a soak in which one process of each kind grew so much."""
+
+    class Grown(Growth):
+        def most(self, kind):
+            return grown
+
+        def lives(self, kind):
+            return 1
+
+    return held(invariants({}, Grown(), ending, longest_s=longest_s, left=left))
+
+
+SAME = Shared(65, 4, 1 << 20)
+
+
+def test_a_soak_in_which_nothing_grew_and_nobody_waited_long_ends_well():
+    assert all(found(ending=Ending(SAME, SAME, 1)).values())
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"grown": Usage(100, 0, 0.0)},
+        {"grown": Usage(0, 20, 0.0)},
+        {"grown": Usage(0, 0, 100.0)},
+        {"longest_s": BOUND_S + 1},
+        {"left": ["ringfeed.x.lock"]},
+        {"ending": Ending(SAME, Shared(66, 4, 1 << 20), 1)},
+        {"ending": Ending(SAME, Shared(65, 5, 1 << 20), 1)},
+        {"ending": Ending(SAME, Shared(65, 4, 2 << 20), 1)},
+        {"ending": Ending(SAME, SAME, 2)},
+    ],
+)
+def test_whatever_is_not_flat_at_a_soaks_end_is_found(what):
+    assert not all(found(**what).values())
+
+
+def test_a_soak_that_saw_no_process_long_enough_does_not_call_it_flat():
+    assert not any(
+        holds for name, holds in held(invariants({}, Growth(), None, longest_s=0, left=())).items() if "grow" in name
+    )
+
+
+def test_growth_is_what_a_process_holds_more_than_when_it_was_warm(monkeypatch):
+    monkeypatch.setattr(soak_usage, "WARM_S", 0.0)
+    growth, pid = Growth(), os.getpid()
+    growth.look("daemon", pid)
+    with ExitStack() as files:
+        for _ in range(7):
+            files.enter_context(Path("/dev/null").open())
+        growth.look("daemon", pid)
+        assert growth.most("daemon").fds == 7
+        assert growth.lives("daemon") == 1
+        assert growth.lives("worker") == 0
+    growth.look("daemon", pid)
+    assert growth.most("daemon").fds == 0
+
+
+@pytest.mark.parametrize("kind", [*FAULTS, *OUTAGES])
+def test_each_weather_of_the_soaks_store_comes_and_goes(kind, sky):
+    def read():
+        try:
+            return [sky.store.ask("/storage/v1/b/b/o") for _ in range(3)]
+        except (OSError, ValueError):
+            return None
+
+    well = read()
+    assert well
+    sky.begin(kind)
+    assert sky.outage == (kind in OUTAGES)
+    if not sky.outage:
+        assert len(sky.store.ask("/_faults")) > len(ALWAYS.split())
+        assert read() == well, "a daemon can be started under it"
+    elif kind != SILENT:  # whose silence would have to be waited for
+        assert read() is None
+    sky.end()
+    assert read() == well
+    assert len(sky.store.ask("/_faults")) == len(ALWAYS.split())
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory):
+    root = tmp_path_factory.mktemp("buckets")
+    (root / "b").mkdir()
+    (root / "b" / "one").write_bytes(b"1")
+    weather = Weather(root, 0)
+    weather.store.start()
+    yield weather
+    weather.store.kill()
