@@ -11,18 +11,33 @@ from ringfeedd.errors import StartError
 from .base import PAGE_OBJECTS, ObjectInfo, Source, SourceError
 from .gcs import READ_TIMEOUT_S, open_gcs
 from .local import LocalSource
+from .plane import DEFAULT_PLANE, PlaneName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["GCS_SCHEME", "PAGE_OBJECTS", "ObjectInfo", "Source", "SourceError", "open_source"]
+__all__ = [
+    "DEFAULT_PLANE",
+    "GCS_SCHEME",
+    "PAGE_OBJECTS",
+    "ObjectInfo",
+    "PlaneName",
+    "Source",
+    "SourceError",
+    "open_source",
+]
 
 GCS_SCHEME = "gs://"
 FILE_SCHEME = "file://"
 
 
 async def open_source(
-    root: str, *, emulator: str | None, concurrency: int, read_timeout_s: float = READ_TIMEOUT_S
+    root: str,
+    *,
+    emulator: str | None,
+    concurrency: int,
+    read_timeout_s: float = READ_TIMEOUT_S,
+    data_plane: PlaneName = DEFAULT_PLANE,
 ) -> Source:
     """The source for `root`: ``gs://bucket/prefix``, ``file:///folder`` or a path to a folder.
 
@@ -34,15 +49,18 @@ async def open_source(
         emulator: the address of a GCS emulator, e.g. ``http://127.0.0.1:9023``; None for Google's own service.
         concurrency: requests (connections, or threads) at once, at most.
         read_timeout_s: silence of the bucket, seconds, after which a request is cut; nothing for a folder.
+        data_plane: what objects of a bucket are read with, see `ringfeedd.sources.plane`; nothing for a folder.
 
     Raises:
-        StartError: no such folder, no such kind of root, no usable credentials, or an emulator set in the environment
-            that nobody asked for.
+        StartError: no such folder, no such kind of root, no usable credentials, no package for the data plane, or an
+            emulator set in the environment that nobody asked for.
     """
     if concurrency < 1:
         raise StartError(f"The concurrency is {concurrency}, and nothing can be read so; set it to 1 or more.")
     if root.startswith(GCS_SCHEME):
-        return await open_gcs(root, emulator=emulator, concurrency=concurrency, read_timeout_s=read_timeout_s)
+        return await open_gcs(
+            root, emulator=emulator, concurrency=concurrency, read_timeout_s=read_timeout_s, data_plane=data_plane
+        )
     if root.startswith(FILE_SCHEME):
         return _open_folder(root, lambda: unquote(_file_path(root)), concurrency)
     if "://" in root:

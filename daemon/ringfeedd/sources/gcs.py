@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
-import urllib.request
-import zlib
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -18,41 +14,39 @@ from gcloud.aio.storage import Storage
 
 from ringfeedd.errors import StartError
 
+from .aiohttp_plane import client_timeout, open_session
 from .backoff import Backoff, with_retries
 from .base import PAGE_OBJECTS, ObjectInfo, SourceError
 from .bearer import Bearer, open_bearer
 from .http_errors import error_from_status, error_from_transport
 from .pages import Page, Paging
+from .plane import DEFAULT_PLANE, PlaneName
+from .planes import open_plane
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 T = TypeVar("T")
-Headers = dict[str, str]
 
 GOOGLE_API = "https://www.googleapis.com"
 LISTED_FIELDS = "items(name,size,generation,crc32c),nextPageToken"
 LISTING_CONNECTIONS = 4
 LISTING_BACKOFF = Backoff(max_attempts=5, base_s=0.25, max_s=8.0)
 
-CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 20.0
 """Silence after which a request is cut; a body that drips is cut by the deadline of its pair."""
 
 PAGE_TIMEOUT_S = 300.0
 """For one page of a listing, which has no other deadline."""
 
-DNS_TTL_S = 60
-_PIECE_BYTES = 1 << 16
-MAX_ERROR_BYTES = 1 << 20
 _BUCKET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
 
 
 class GcsSource:
     """Objects below ``gs://bucket/prefix``; see `Source`.
 
-    Lists with gcloud-aio-storage, which knows the API's addresses and credentials. Reads with the same session and
-    token, but by a request of our own: `Storage.download` cannot name a generation, follows redirects, and unpacks
+    Lists with gcloud-aio-storage, which knows the API's addresses and credentials. Reads with the same token, but by
+    a request of our own through a `Plane`: `Storage.download` cannot name a generation, follows redirects, and unpacks
     gzip, after which size and crc32c no longer fit.
     """
 
@@ -66,6 +60,7 @@ class GcsSource:
         concurrency: int,
         backoff: Backoff = LISTING_BACKOFF,
         read_timeout_s: float = READ_TIMEOUT_S,
+        data_plane: PlaneName = DEFAULT_PLANE,
     ) -> None:
         """Open the session; inside the event loop that will use it.
 
@@ -77,15 +72,18 @@ class GcsSource:
             concurrency: connections at once.
             backoff: how pages of the listing are retried.
             read_timeout_s: silence, seconds, after which a request is cut.
+            data_plane: what reads are made with; listings always are gcloud-aio-storage's.
+
+        Raises:
+            StartError: the data plane's package is not installed.
         """
         self._bucket, self._prefix, self._api_root = bucket, prefix, api_root
         self._bearer, self._backoff = bearer, backoff
         self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
-        # No total: it would include the wait for a free connection, and a long queue would look like a dead server.
-        self._session = _session(api_root, concurrency, _timeout(read_timeout_s, total_s=None))
+        self._plane = open_plane(data_plane, api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
         # Listings have a session of their own: they need not queue behind reads, and are the only ones to be traced.
-        self._page_timeout = _timeout(read_timeout_s, total_s=PAGE_TIMEOUT_S)
-        self._listing_session = _session(api_root, LISTING_CONNECTIONS, self._page_timeout, _refusing_redirects())
+        self._page_timeout = client_timeout(read_timeout_s, total_s=PAGE_TIMEOUT_S)
+        self._listing_session = open_session(api_root, LISTING_CONNECTIONS, self._page_timeout, _refusing_redirects())
         # "dev" stands for: send no credentials of your own. We add them (see `Bearer`), and the library's other
         # meaning of it, no TLS checks, has no effect on a session that is ours.
         self._storage = Storage(session=self._listing_session, token=_NoToken(), api_root=api_root, api_is_dev=True)
@@ -108,7 +106,7 @@ class GcsSource:
         paging = Paging(self.root)
         while True:
             page = await with_retries(
-                lambda: self._authorised(lambda headers: self._list_page(params, headers)), self._backoff
+                lambda: self._authorised(lambda header: self._list_page(params, header)), self._backoff
             )
             if objects := page.objects(self._prefix):
                 yield objects
@@ -119,51 +117,38 @@ class GcsSource:
 
     async def read(self, name: str, generation: int, max_bytes: int | None = None) -> bytes:
         """The stored bytes, unverified and still gzipped where they are stored so; see `Source.read`."""
-        url = f"{self._objects_url}/{quote(self._prefix + name, safe='')}"
-        params = {"alt": "media"}
-        if generation:
-            params["generation"] = str(generation)
-        return await self._authorised(lambda headers: self._get(url, params, headers, name, max_bytes))
+        pinned = f"&generation={generation}" if generation else ""
+        url = f"{self._objects_url}/{quote(self._prefix + name, safe='')}?alt=media{pinned}"
+        what = f"{self.root}/{name} cannot be read"
+        return await self._authorised(lambda header: self._plane.get(url, header, max_bytes, what))
 
     async def close(self) -> None:
         """Close the connections and the token's session."""
-        await self._session.close()
+        await self._plane.close()
         await self._listing_session.close()
         if self._bearer is not None:
             await self._bearer.close()
 
-    async def _authorised(self, request: Callable[[Headers], Awaitable[T]]) -> T:
+    async def _authorised(self, request: Callable[[str | None], Awaitable[T]]) -> T:
         """`request`, with credentials; once more with a fresh token when the server refuses the one we hold."""
         if self._bearer is None:
-            return await request({})
+            return await request(None)
         header = await self._bearer.header()
         try:
-            return await request({"Authorization": header})
+            return await request(header)
         except SourceError as error:
             if error.cause != "unauthorized":
                 raise
         header = await self._bearer.header_after_refusal(header)
-        return await request({"Authorization": header})
+        return await request(header)
 
-    async def _get(self, url: str, params: Headers, headers: Headers, name: str, max_bytes: int | None) -> bytes:
-        what = f"{self.root}/{name} cannot be read"
-        headers["Accept-Encoding"] = "gzip"  # else the server unpacks gzip, and nothing fits the listing any more
-        try:
-            async with self._session.get(url, params=params, headers=headers, allow_redirects=False) as response:
-                if response.status == 200:
-                    return await _body(response, max_bytes)
-                body = _text(await _body(response, MAX_ERROR_BYTES), response.headers.get("Content-Encoding"))
-                raise error_from_status(response.status, response.headers, body, what)
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            raise error_from_transport(error, what) from error
-
-    async def _list_page(self, params: Headers, headers: Headers) -> Page:
+    async def _list_page(self, params: dict[str, str], authorization: str | None) -> Page:
         what = f"{self.root} cannot be listed"
         try:
             content: object = await self._storage.list_objects(
                 self._bucket,
                 params=params,
-                headers=headers,
+                headers={} if authorization is None else {"Authorization": authorization},
                 timeout=self._page_timeout,  # type: ignore[arg-type]  # annotated as seconds, and handed on to aiohttp as it is
             )
         except aiohttp.ClientResponseError as error:
@@ -190,11 +175,14 @@ class GcsSource:
         return refused
 
 
-async def open_gcs(root: str, *, emulator: str | None, concurrency: int, read_timeout_s: float) -> GcsSource:
+async def open_gcs(
+    root: str, *, emulator: str | None, concurrency: int, read_timeout_s: float, data_plane: PlaneName
+) -> GcsSource:
     """The source for ``gs://bucket/prefix``; credentials are fetched, nothing else is asked.
 
     Raises:
-        StartError: no such bucket name, no credentials, or ``STORAGE_EMULATOR_HOST`` set without `emulator`.
+        StartError: no such bucket name, no credentials, no package for the data plane, or ``STORAGE_EMULATOR_HOST`` set
+            without `emulator`.
     """
     bucket, _, prefix = root.removeprefix("gs://").partition("/")
     if not _BUCKET.fullmatch(bucket):
@@ -204,7 +192,13 @@ async def open_gcs(root: str, *, emulator: str | None, concurrency: int, read_ti
     if emulator is not None:
         api_root = _emulator_address(emulator)
         return GcsSource(
-            bucket, prefix, api_root=api_root, bearer=None, concurrency=concurrency, read_timeout_s=read_timeout_s
+            bucket,
+            prefix,
+            api_root=api_root,
+            bearer=None,
+            concurrency=concurrency,
+            read_timeout_s=read_timeout_s,
+            data_plane=data_plane,
         )
     if host := os.environ.get("STORAGE_EMULATOR_HOST"):
         # The library would obey it, and send every request there without credentials or TLS checks.
@@ -214,7 +208,18 @@ async def open_gcs(root: str, *, emulator: str | None, concurrency: int, read_ti
         )
         raise StartError(sentence)
     bearer = await open_bearer()
-    return GcsSource(bucket, prefix, bearer=bearer, concurrency=concurrency, read_timeout_s=read_timeout_s)
+    try:
+        return GcsSource(
+            bucket,
+            prefix,
+            bearer=bearer,
+            concurrency=concurrency,
+            read_timeout_s=read_timeout_s,
+            data_plane=data_plane,
+        )
+    except StartError:
+        await bearer.close()
+        raise
 
 
 class _NoToken(Token):
@@ -239,32 +244,6 @@ def _emulator_address(emulator: str) -> str:
     return address.rstrip("/").removesuffix("/storage/v1").rstrip("/")
 
 
-def _timeout(read_timeout_s: float, *, total_s: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=total_s, connect=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s)
-
-
-def _session(
-    api_root: str, concurrency: int, timeout: aiohttp.ClientTimeout, *traces: aiohttp.TraceConfig
-) -> aiohttp.ClientSession:
-    """A session of a source.
-
-    Not with trust_env: aiohttp would look through netrc and the environment in two threads for every request. The proxy
-    is looked up once.
-    """
-    address = urlsplit(api_root)
-    proxy = None
-    if not urllib.request.proxy_bypass(address.hostname or ""):
-        proxy = urllib.request.getproxies().get(address.scheme)
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=concurrency, ttl_dns_cache=DNS_TTL_S),
-        timeout=timeout,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        proxy=proxy,
-        trace_configs=list(traces),
-    )
-
-
 def _refusing_redirects() -> aiohttp.TraceConfig:
     """The library follows redirects, and offers no way to tell it not to.
 
@@ -278,24 +257,3 @@ def _refusing_redirects() -> aiohttp.TraceConfig:
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(refuse)
     return trace
-
-
-def _text(body: bytes, encoding: str | None) -> str:
-    """The text of an error's body, of which every byte is optional."""
-    if encoding == "gzip":
-        with suppress(OSError, EOFError, zlib.error):
-            body = gzip.decompress(body)
-    return body.decode(errors="replace")
-
-
-async def _body(response: aiohttp.ClientResponse, max_bytes: int | None) -> bytes:
-    """The whole body, or a little more than `max_bytes` of it."""
-    if max_bytes is None or (response.content_length is not None and response.content_length <= max_bytes):
-        return await response.read()
-    body = bytearray()
-    async for piece in response.content.iter_chunked(_PIECE_BYTES):
-        body += piece
-        if len(body) > max_bytes:
-            response.close()  # what is still to come would have to be read before the connection could be used again
-            break
-    return bytes(body)

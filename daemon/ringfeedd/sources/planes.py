@@ -1,0 +1,26 @@
+"""The choice of a data plane by its name."""
+
+from __future__ import annotations
+
+from ringfeedd.errors import StartError
+
+from .aiohttp_plane import AiohttpPlane
+from .plane import Plane, PlaneName
+
+
+def open_plane(name: PlaneName, api_root: str, *, concurrency: int, read_timeout_s: float) -> Plane:
+    """The plane of that name, inside the event loop that will use it; see `GcsSource` for the arguments.
+
+    Raises:
+        StartError: its package is not installed.
+    """
+    if name == "gcloud":
+        return AiohttpPlane(api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
+    try:
+        from .curl_plane import CurlPlane  # noqa: PLC0415  # an extra: without it all else works
+    except ImportError as error:
+        raise StartError(
+            f"The data plane is curl, which needs the package pycurl, and that cannot be imported ({error}); "
+            "pip install 'ringfeed[curl]', or leave it at gcloud."
+        ) from error
+    return CurlPlane(api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
