@@ -6,6 +6,7 @@ import random
 
 import google_crc32c
 import pytest
+from data_planes import DATA_PLANES
 from gcs_fixtures import ManualClock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -223,7 +224,8 @@ def test_retry_after_is_read_as_seconds_and_as_a_date_and_bounded():
     assert retry_after_s({"Retry-After": "soon"}) is None
 
 
-def test_every_pair_of_a_bucket_comes_whole_through_a_server_that_fails_every_third_time():
+@pytest.mark.parametrize("plane", DATA_PLANES)
+def test_every_pair_of_a_bucket_comes_whole_through_a_server_that_fails_every_third_time(plane):
     rng = random.Random(5)
     objects = {}
     for number in range(25):
@@ -235,7 +237,7 @@ def test_every_pair_of_a_bucket_comes_whole_through_a_server_that_fails_every_th
 
     async def story():
         async with FakeGcs({"b": objects}, faults, seed=3) as server:
-            source = await open_source("gs://b/p", emulator=server.url, concurrency=8)
+            source = await open_source("gs://b/p", emulator=server.url, concurrency=8, data_plane=plane)
             try:
                 catalog = await build_catalog(source, KeyTemplates.parse())
                 pairs = [catalog.pair(index) for index in range(len(catalog))]

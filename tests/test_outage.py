@@ -11,6 +11,7 @@ import uuid
 
 import numpy as np
 import pytest
+from data_planes import DATA_PLANES
 from decode_reference import reference_image, reference_label
 from house import RINGFEED, Daemon, photographs, wait_until
 from store_process import StoreProcess
@@ -102,10 +103,12 @@ def look(ring):
     assert re.search(r"store +has not answered for \d+ s; 2 of 2 workers wait, next try (in|now)", run.stdout)
 
 
+@pytest.mark.parametrize("plane", DATA_PLANES)
 @pytest.mark.parametrize("outage", [outage_of_two_kinds, pytest.param(outage_in_silence, marks=pytest.mark.slow)])
-def test_an_outage_under_a_live_daemon_costs_time_and_no_pair(store, ring, bucket, outage):
+def test_an_outage_under_a_live_daemon_costs_time_and_no_pair(store, ring, bucket, outage, plane):
     arguments = ["--emulator", store.url, "--size", f"{HEIGHT}x{WIDTH}", "--label-mode", "index", "--slots", "16"]
     arguments += ["--workers", "2", "--concurrency", str(CONCURRENCY), "--max-failed", "0", "--read-timeout-s", "1"]
+    arguments += ["--data-plane", plane]
 
     def status():
         return ring_status(f"{ring}-train").store

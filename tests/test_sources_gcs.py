@@ -6,7 +6,6 @@ import gzip
 import json
 import socket
 import ssl
-from importlib.util import find_spec
 
 import google_crc32c
 import jwt
@@ -16,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from data_planes import DATA_PLANES
 
 from ringfeedd.errors import StartError
 from ringfeedd.fakegcs import FakeGcs, Fault
@@ -47,9 +47,7 @@ READ_TIMEOUT_S = 0.4
 QUICK = Backoff(max_attempts=3, base_s=0.001, max_s=0.002)
 
 
-@pytest.fixture(
-    params=["gcloud", pytest.param("curl", marks=pytest.mark.skipif(find_spec("pycurl") is None, reason="no pycurl"))]
-)
+@pytest.fixture(params=DATA_PLANES)
 def plane(request):
     """Each data plane gives the same guarantees."""
     return request.param

@@ -25,7 +25,7 @@ from ringfeedd.nodes import MAX_NODES, Nodes, choose_nodes
 from ringfeedd.order import Mode
 from ringfeedd.ramp import START_REQUESTS_PER_S
 from ringfeedd.shm import Access
-from ringfeedd.sources import GCS_SCHEME
+from ringfeedd.sources import GCS_SCHEME, PlaneName
 from ringfeedd.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -57,6 +57,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             as many retries as downloads succeed, at most.
         hedge: send a second request for an object that takes longer than 95 of 100, 5 % more requests at most.
         start_requests_per_s: of the whole daemon, at first; doubled every 20 minutes while it is used. 0: no limit.
+        data_plane: ``"gcloud"``, or ``"curl"`` (the extra ``curl``): what objects of a bucket are downloaded with.
         emulator: address of a GCS emulator to use instead of Google's service.
         images, labels: key templates.
         catalog: ``"list"``: list the root at the start. ``"cached"``: start with the latest cached listing, where one
@@ -97,6 +98,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     retry_budget: Fraction = _FETCH.retry_budget
     hedge: bool = _FETCH.hedge
     start_requests_per_s: Annotated[float, Meta(ge=0.0, le=1e9)] = START_REQUESTS_PER_S
+    data_plane: PlaneName = _FETCH.data_plane
     emulator: str | None = None
     images: str = DEFAULT_IMAGES
     labels: str = DEFAULT_LABELS
@@ -167,6 +169,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             retry_budget=self.retry_budget,
             hedge=self.hedge,
             start_requests_per_s=self.start_requests_per_s / workers if ramped else 0.0,
+            data_plane=self.data_plane,
         )
 
     def access(self) -> Access:

@@ -14,6 +14,7 @@ from ringfeedd.integrity import GZIP_MAGIC, unpacked
 from ringfeedd.ramp import START_REQUESTS_PER_S
 from ringfeedd.sources.backoff import Backoff, Clock, with_retries
 from ringfeedd.sources.base import ObjectInfo, SourceError
+from ringfeedd.sources.plane import DEFAULT_PLANE, PlaneName
 from ringfeedd.traffic import Traffic
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class FetchPolicy:
         retry_budget: retries that each successful read earns, see `RetryBudget`.
         hedge: whether a read that takes unusually long is sent a second time.
         start_requests_per_s: at which the ramp of one process begins, see `Ramp`; 0 for no limit.
+        data_plane: what objects of a bucket are downloaded with, see `ringfeedd.sources.plane`.
     """
 
     max_attempts: int = 8
@@ -45,6 +47,7 @@ class FetchPolicy:
     retry_budget: float = 0.5
     hedge: bool = False
     start_requests_per_s: float = START_REQUESTS_PER_S
+    data_plane: PlaneName = DEFAULT_PLANE
 
 
 @dataclass(frozen=True, slots=True)

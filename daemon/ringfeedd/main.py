@@ -11,7 +11,7 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from tqdm import tqdm
 
@@ -32,6 +32,7 @@ from ringfeedd.nodes import AUTO
 from ringfeedd.notify import Notifier
 from ringfeedd.order import Mode
 from ringfeedd.proxies import spare_local_hosts
+from ringfeedd.sources import PlaneName
 from ringfeedd.spec import Fit, LabelMode
 from ringfeedd.supervisor import Supervisor
 
@@ -182,6 +183,11 @@ def _add_serve_store(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="N",
         help="at first; doubled every 20 min while it is used; 0: no limit (default: 5000)",
+    )
+    parser.add_argument(
+        "--data-plane",
+        choices=get_args(PlaneName),
+        help="what downloads: curl takes half the CPU, and wants pip install 'ringfeed[curl]' (default: gcloud)",
     )
 
 

@@ -185,7 +185,11 @@ class Supervisor:
         config = self._config
         start = self._cached_start({split: of_split for split, of_split in formers.items() if of_split}) or self._served
         source = await open_source(
-            config.root, emulator=config.emulator, concurrency=self._connections, read_timeout_s=config.read_timeout_s
+            config.root,
+            emulator=config.emulator,
+            concurrency=self._connections,
+            read_timeout_s=config.read_timeout_s,
+            data_plane=config.data_plane,
         )
         try:
             if start is None:

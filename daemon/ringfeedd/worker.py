@@ -227,6 +227,7 @@ async def _main(connection: socket.socket) -> None:
         emulator=hello.emulator,
         concurrency=hello.concurrency,
         read_timeout_s=hello.policy.read_timeout_s,
+        data_plane=hello.policy.data_plane,
     )
     await Worker(hello, source, writer).run(reader)
 

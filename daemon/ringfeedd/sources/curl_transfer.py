@@ -14,8 +14,8 @@ from .http_errors import error_from_status
 from .payload import text_of
 from .plane import CONNECT_TIMEOUT_S
 
-_BUFFER_BYTES: Final = 1 << 16
-"""What libcurl receives, and hands on, at a time."""
+_BUFFER_BYTES: Final = 1 << 18
+"""What libcurl receives, and hands on, at a time: most objects come in one piece, which need not be joined."""
 
 _SLACK_BYTES: Final = 1 << 15
 """How much longer than asked for a body may grow: the JSON of an error may be longer than the object would be."""
@@ -77,6 +77,8 @@ class Transfer:
             connected = bool(self.easy.getinfo(pycurl.PRETRANSFER_TIME_T))
             raise error_from_curl(ended, connected=connected, answered=bool(status), what=what)
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        if enough:
+            body = body[: int(self._limit) + 1]  # the last piece may be a big one
         if status == 200:
             return body
         wait_s: int = self.easy.getinfo(pycurl.RETRY_AFTER)
