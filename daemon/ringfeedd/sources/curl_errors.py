@@ -12,7 +12,8 @@ from .curl_loop import Ended
 SILENT: Final = Ended(pycurl.E_OPERATION_TIMEDOUT)
 """Our own verdict: libcurl counts silence in whole seconds."""
 
-CLOSED: Final = Ended(pycurl.E_ABORTED_BY_CALLBACK, "the source was closed")
+CLOSED: Final = Ended(pycurl.E_ABORTED_BY_CALLBACK)
+"""The source was closed meanwhile."""
 
 _UNREACHABLE: Final = frozenset(
     {

@@ -37,7 +37,7 @@ class CurlPlane:
             transfer.prepare(url, authorization, max_bytes)
             self._flying.add(transfer)
             if self._watch is None:
-                self._watch = self._loop.call_later(self._read_timeout_s, self._cut_the_silent)
+                self._watch_until(self._loop.time() + self._read_timeout_s)
             try:
                 return transfer.body(await self._curl.perform(transfer.easy), what)
             finally:
@@ -55,12 +55,18 @@ class CurlPlane:
 
     def _cut_the_silent(self) -> None:
         """One timer for all: it rings when the transfer that has been silent for longest would be to be cut."""
-        self._watch = None
+        assert self._watch is not None
         now = self._loop.time()
-        due = [(transfer.heard() + self._read_timeout_s, transfer) for transfer in self._flying]
+        # A loop that was held up for this long heard nobody: that is no silence of the server's.
+        late_s = max(0.0, now - self._watch.when())
+        self._watch = None
+        due = [(transfer.heard() + self._read_timeout_s + late_s, transfer) for transfer in self._flying]
         for moment, transfer in due:
             if moment <= now:
                 self._curl.cut(transfer.easy, SILENT)
         waiting = [moment for moment, _ in due if moment > now]
         if waiting:
-            self._watch = self._loop.call_at(min(waiting), self._cut_the_silent)
+            self._watch_until(min(waiting))
+
+    def _watch_until(self, moment: float) -> None:
+        self._watch = self._loop.call_at(moment, self._cut_the_silent)
