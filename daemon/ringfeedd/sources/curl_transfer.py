@@ -74,7 +74,7 @@ class Transfer:
         status: int = self.easy.getinfo(pycurl.RESPONSE_CODE)
         enough = ended.code == pycurl.E_WRITE_ERROR and self._size > self._limit
         if ended.code and not enough:
-            connected = bool(self.easy.getinfo(pycurl.PRETRANSFER_TIME_T))
+            connected = bool(self.easy.getinfo(pycurl.REQUEST_SIZE))  # the times are filled in at a failure, too
             raise error_from_curl(ended, connected=connected, answered=bool(status), what=what)
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         if enough:
