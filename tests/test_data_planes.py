@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import ssl
 import sys
 from email.utils import formatdate
 from time import time
 
 import pytest
-from data_planes import DATA_PLANES, NO_PYCURL
+from data_planes import DATA_PLANES, NO_PYCURL, localhost_tls
 
 from ringfeedd.errors import StartError
 from ringfeedd.sources import SourceError, open_source, proxy
@@ -32,14 +34,15 @@ def _no_proxies(monkeypatch):
 class Server:
     """Answers every request with `answer`; None: never. Keeps what was asked, and counts connections."""
 
-    def __init__(self, answer: bytes | None = OK) -> None:
-        self.answer = answer
+    def __init__(self, answer: bytes | None = OK, tls: ssl.SSLContext | None = None) -> None:
+        self.answer, self.tls = answer, tls
         self.connections = 0
         self.heads: list[str] = []
 
     async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
+        host = "https://localhost" if self.tls else "http://127.0.0.1"
+        self.url = f"{host}:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_):
@@ -196,6 +199,41 @@ def test_the_proxy_is_looked_up_by_scheme_and_host(monkeypatch):
     assert proxy.proxy_for("https://www.googleapis.com") == "http://proxy:3128"
     assert proxy.proxy_for("http://www.googleapis.com") is None
     assert proxy.proxy_for("https://gcs.internal:8443") is None
+
+
+SECURE_READ = """
+import asyncio, sys
+from ringfeedd.sources.gcs import GcsSource
+
+async def main(url, plane):
+    source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=1, data_plane=plane)
+    try:
+        print((await source.read("x", 0)).decode())
+    finally:
+        await source.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_the_certificates_that_the_environment_names_are_trusted(plane, tmp_path):
+    tls = localhost_tls(tmp_path)
+
+    async def main():
+        async with Server(tls=tls) as server:
+            for host, expected in (("localhost", 0), ("127.0.0.1", 1)):  # the name is looked at, too
+                child = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-c", SECURE_READ, server.url.replace("localhost", host), plane),
+                    env=os.environ | {"SSL_CERT_FILE": str(tmp_path / "cert")},  # read once in a process
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                )
+                out, err = await child.communicate()
+                assert child.returncode == expected, err.decode()
+                assert out == (b"data\n" if expected == 0 else b"")
+            assert len(server.heads) == 1
+
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 @NO_PYCURL

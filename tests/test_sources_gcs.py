@@ -1,21 +1,17 @@
 """The GCS source against a real HTTP server that fails on command."""
 
 import asyncio
-import datetime as dt
 import gzip
 import json
 import socket
-import ssl
 
 import google_crc32c
 import jwt
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from data_planes import DATA_PLANES
+from data_planes import DATA_PLANES, localhost_tls
 
 from ringfeedd.errors import StartError
 from ringfeedd.fakegcs import FakeGcs, Fault
@@ -426,17 +422,9 @@ def test_the_token_is_asked_for_reading_only(tmp_path, monkeypatch):
 
 def test_a_certificate_that_nobody_signed_is_refused(tmp_path, plane):
     # api_is_dev keeps the library from looking for credentials; in a session of its own it switches the checks off, too
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + dt.timedelta(days=1))
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    (tmp_path / "cert").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = localhost_tls(tmp_path)
 
     async def main():
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
         asked = []
 
         async def listen(reader, writer):

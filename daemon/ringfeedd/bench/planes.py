@@ -1,0 +1,73 @@
+"""What a download costs by each data plane: ``python -m ringfeedd.bench.planes``. No decoding, no daemon, no TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final, get_args
+
+from ringfeedd.bench.store import BUCKET, Store
+from ringfeedd.errors import StartError
+from ringfeedd.sources import PlaneName, Source, open_source
+
+OBJECT_BYTES: Final = 70_000
+NAME: Final = "images/x.jpg"
+CONCURRENCY: Final = 16
+WARM_UP: Final = 20
+GETS: Final = 150
+"""For each of those that read at the same time, in one round."""
+
+ROUNDS: Final = 7
+
+
+async def _read(source: Source, times: int) -> None:
+    for _ in range(times):
+        assert len(await source.read(NAME, 1, OBJECT_BYTES)) == OBJECT_BYTES
+
+
+async def cpu_us(plane: PlaneName, url: str) -> float:
+    """CPU of this process for one GET, us; connections are open and warm. Raises: `StartError` without its package."""
+    source = await open_source(f"gs://{BUCKET}", emulator=url, concurrency=CONCURRENCY, data_plane=plane)
+    try:
+        await asyncio.gather(*(_read(source, WARM_UP) for _ in range(CONCURRENCY)))
+        began = time.process_time()
+        await asyncio.gather(*(_read(source, GETS) for _ in range(CONCURRENCY)))
+        return (time.process_time() - began) / (GETS * CONCURRENCY) * 1e6
+    finally:
+        await source.close()
+
+
+def measure(url: str) -> dict[str, list[float]]:
+    """Plane -> CPU us for one GET, a figure for each round; they take turns. One that is not installed is left out."""
+    figures: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for plane in get_args(PlaneName):
+            try:
+                figures.setdefault(plane, []).append(asyncio.run(cpu_us(plane, url)))
+            except StartError as error:
+                sys.stderr.write(f"{error}\n")
+    return {plane: of_plane for plane, of_plane in figures.items() if of_plane}
+
+
+def main() -> None:
+    """Print one line for each plane."""
+    with tempfile.TemporaryDirectory(prefix="ringfeed-bench-planes-") as folder:
+        root = Path(folder)
+        root.chmod(0o755)  # nginx may be somebody else
+        for path, data in (("listing/images-0.json", b"{}"), (NAME, os.urandom(OBJECT_BYTES))):
+            (root / path).parent.mkdir(exist_ok=True)
+            (root / path).write_bytes(data)
+        with Store(root) as store:
+            figures = measure(store.url)
+    for plane, of_plane in figures.items():
+        median, least, most = statistics.median(of_plane), min(of_plane), max(of_plane)
+        sys.stdout.write(f"{plane:8}{median:7.0f} us of CPU for a GET of 70 kB ({least:.0f} to {most:.0f})\n")
+
+
+if __name__ == "__main__":
+    main()
