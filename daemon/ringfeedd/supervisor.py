@@ -359,10 +359,16 @@ class Supervisor:
             if interval is not None and now - watched >= min(interval, TICK_S):
                 watched = now
                 self._notifier.watchdog()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
-                    await self._wake.wait()
+            await self._something_to_do()
         return EXIT_CLEAN
+
+    async def _something_to_do(self) -> None:
+        """Wait until somebody wakes the loop, for a tick at most."""
+        tick = asyncio.get_running_loop().call_later(TICK_S, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            tick.cancel()
 
     def _refresh_if_wanted(self) -> None:
         if self._refresh_wanted and (self._refreshing is None or self._refreshing.done()):
@@ -446,7 +452,9 @@ class Supervisor:
             while not ending.is_set():
                 if space.wait():
                     space.drain()
-                    loop.call_soon_threadsafe(self._wake.set)
+                    # Where a turn is due already, it begins after this and reads what was written before the token.
+                    if not self._wake.is_set():
+                        loop.call_soon_threadsafe(self._wake.set)
 
         thread = threading.Thread(target=listen, name="space", daemon=True)
         thread.start()
