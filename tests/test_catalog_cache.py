@@ -13,7 +13,7 @@ from test_refresh import epoch_of, names, pictures
 
 import ringfeed
 from ringfeed.status import ring_status
-from ringfeedd.catalog_cache import KEPT, CatalogCache, default_folder
+from ringfeedd.catalog_cache import KEPT, KEPT_S, CatalogCache, default_folder
 from ringfeedd.keys import KeyTemplates
 from ringfeedd.listing import build_catalog
 from ringfeedd.sources.local import LocalSource
@@ -74,6 +74,16 @@ def test_the_latest_listings_are_kept_and_no_more(tmp_path):
         for path in (tmp_path / "cache").iterdir():  # a second older each time: the clock's grain is coarse
             os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
     assert [catalog.fingerprint for catalog in cache_in(tmp_path / "cache")] == fingerprints[: -KEPT - 1 : -1]
+
+
+def test_roots_that_nobody_lists_any_more_are_forgotten_in_time(folder, tmp_path):
+    for root in ("given up", "in use"):
+        cache_in(tmp_path, root).save(listing(folder))
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, path.stat().st_mtime - KEPT_S - 1))
+    cache_in(tmp_path, "in use").save(listing(folder))
+    assert len(list(cache_in(tmp_path, "in use"))) == 1
+    assert list(cache_in(tmp_path, "given up")) == []
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_nothing_else(folder, tmp_path, caplog):

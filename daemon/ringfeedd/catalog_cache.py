@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import stat
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,9 @@ _LOG: Final = logging.getLogger("ringfeedd")
 
 KEPT: Final = 3
 """Listings of one root: that of the trainers that read on, that of a refresh under way, and one to spare."""
+
+KEPT_S: Final = 90 * 86400.0
+"""Listings of roots that nobody has listed for so long are removed: roots come and go, and nobody else would."""
 
 _VERSION: Final = 1
 _COLUMNS: Final = ("size", "generation", "crc32c", "has_crc32c", "suffix")
@@ -69,7 +73,7 @@ class CatalogCache:
                 _LOG.warning("the cached catalog %s is passed over: %s", path, error)
 
     def save(self, catalog: Catalog) -> None:
-        """Keep a listing, and the `KEPT` latest of this root."""
+        """Keep a listing, and the `KEPT` latest of this root; no root's for longer than `KEPT_S`."""
         if self._folder is None:
             return
         path = self._folder / f"{self._key}.{catalog.fingerprint}.catalog"
@@ -79,7 +83,9 @@ class CatalogCache:
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 np.savez(file, allow_pickle=False, **self._arrays(catalog))
             draft.replace(path)
-            for old in self._files()[KEPT:]:
+            now = time.time()
+            aged = [old for old in self._folder.glob("*.catalog") if now - old.stat().st_mtime > KEPT_S]
+            for old in [*self._files()[KEPT:], *aged]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             _LOG.warning("the catalog could not be cached in %s: %s", self._folder, error.strerror)

@@ -122,7 +122,7 @@ def _play(work: Path, pairs: int, epochs: int, ranks: int, interrupts: Interrupt
 
 def _serve_command(ringfeed: str, url: str, slots: int) -> list[str]:
     return [
-        *(ringfeed, "serve", f"gs://{BUCKET}/{PREFIX}"),
+        *(ringfeed, "serve", f"gs://{BUCKET}/{PREFIX}", "--catalog-cache", "off"),
         *("--emulator", url),
         *("--ring", RING),
         *("--size", SIZE),
