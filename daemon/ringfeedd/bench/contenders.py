@@ -109,6 +109,7 @@ class Ringfeed:
             *(sys.executable, "-m", self.module, "serve", f"gs://{task.bucket}", "--emulator", task.url),
             *("--ring", ring, "--size", f"{task.height}x{task.width}", "--label-mode", "index", "--test-ratio", "0"),
             *([] if "--slots" in self.serve else ["--slots", str(SLOTS)]),
+            *([] if "--catalog-cache" in self.serve else ["--catalog-cache", "off"]),
             *self.serve,
         ]
         daemon = Child(ring, command, log=log / "daemon.log", environ=environ)
