@@ -1,13 +1,23 @@
-"""What holds for all tests: nothing is kept in the user's cache, and Ctrl-C is what it is at a terminal."""
+"""What holds for all tests: names of rings, nothing kept in the user's cache, and Ctrl-C as at a terminal."""
 
 import os
 import signal
+import uuid
 
 import pytest
+from house import wipe
 
 # A shell has its background jobs ignore Ctrl-C, and so would every trainer that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def ring():
+    """A ring's name, or its prefix, that nobody else has; nothing is left under it."""
+    name = f"t{uuid.uuid4().hex[:10]}"
+    yield name
+    wipe(name)
 
 
 @pytest.fixture(autouse=True, scope="session")

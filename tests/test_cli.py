@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import time
-import uuid
 
 import pytest
 from house import RINGFEED, Daemon, finish, photographs, traces, trainer, wait_until, wipe, write_folder
@@ -16,11 +15,6 @@ import ringfeed
 from ringfeed.status import ring_status
 from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
 from ringfeedd.main import main
-
-
-@pytest.fixture
-def ring():
-    return f"t{uuid.uuid4().hex[:10]}"
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
-import uuid
 
 import pytest
-from house import Daemon, Output, traces, wait_until, wipe, write_folder
+from house import Daemon, Output, traces, wait_until, write_folder
 
 import ringfeed
 from ringfeedd.notify import Notifier
@@ -72,13 +71,6 @@ class Manager:
         self.socket.close()
         for fd in self.store.values():
             os.close(fd)
-
-
-@pytest.fixture
-def ring():
-    name = f"t{uuid.uuid4().hex[:10]}"
-    yield name
-    wipe(name)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Readers that skip: they hold nobody up, are told what they missed, and never see a torn picture."""
 
 import json
-import uuid
 from itertools import pairwise
 
 import numpy as np
@@ -24,11 +23,6 @@ with ringfeed.attach(sys.argv[1], batch_size=4, group="monitor", on_lag="skip", 
         for b in reader:
             print(json.dumps([b.ids, int(b.image.sum()), b.missed, int(b.seqs[0])]), flush=True)
 """
-
-
-@pytest.fixture
-def ring():
-    return f"t{uuid.uuid4().hex[:10]}"
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,10 @@ import os
 import socket
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 
 import pytest
-from house import HERE, SHM, Daemon, Output, traces, trainer, wait_until, wipe, write_folder
+from house import HERE, SHM, Daemon, Output, traces, trainer, wait_until, write_folder
 from ring_fixtures import make_descriptor, served_ring, small_geometry, turning
 
 import ringfeed
@@ -26,13 +25,6 @@ from ringfeedd.shm import Access, RingMemory, reserved_bytes
 from ringfeedd.singleton import SingletonLock
 
 PAIRS = 24
-
-
-@pytest.fixture
-def ring():
-    name = f"t{uuid.uuid4().hex[:10]}"
-    yield name
-    wipe(name)
 
 
 @pytest.fixture(scope="module")

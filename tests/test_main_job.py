@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import uuid
 
 import numpy as np
 import pytest
@@ -37,11 +36,6 @@ with ringfeed.attach(ring, batch_size=int(batch), group=group, rank=int(rank), w
     print("done", flush=True)
     sys.stdin.readline()
 """
-
-
-@pytest.fixture
-def ring():
-    return f"t{uuid.uuid4().hex[:10]}"
 
 
 @pytest.fixture(scope="module")

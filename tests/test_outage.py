@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import threading
-import uuid
 
 import numpy as np
 import pytest
@@ -40,11 +39,6 @@ def store(bucket, tmp_path):
     store.start()
     yield store
     store.kill()
-
-
-@pytest.fixture
-def ring():
-    return f"t{uuid.uuid4().hex[:10]}"
 
 
 class Trainer(threading.Thread):

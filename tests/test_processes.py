@@ -9,7 +9,6 @@ import signal
 import socket
 import threading
 import time
-import uuid
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -28,11 +27,6 @@ from ringfeedd.turns import LONGEST_TURN_S, TurnClock
 
 STEPS_OF_A_TRAINER = 200
 """More than it takes; the story's own end is what ends the loop."""
-
-
-@pytest.fixture
-def ring():
-    return f"t{uuid.uuid4().hex[:10]}"
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import uuid
 from contextlib import ExitStack
 
 import numpy as np
@@ -21,11 +20,6 @@ import ringfeed
 from ringfeed.status import ring_status
 
 PAIRS, MORE = 20, 12
-
-
-@pytest.fixture
-def ring():
-    return f"t{uuid.uuid4().hex[:10]}"
 
 
 @pytest.fixture(scope="module")

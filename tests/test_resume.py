@@ -2,7 +2,6 @@
 
 import json
 import time
-import uuid
 
 import pytest
 from house import Daemon, finish, trainer, wait_until, write_folder
@@ -28,11 +27,6 @@ while reader.epoch < int(epochs):
         sys.stdin.readline()  # one line for each batch; at its end, all the rest at once
 print("done", flush=True)
 """
-
-
-@pytest.fixture
-def ring():
-    return f"t{uuid.uuid4().hex[:10]}"
 
 
 @pytest.fixture(scope="module")

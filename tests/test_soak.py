@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,6 @@ from ringfeed.status import ring_status
 PAIRS = 67
 HEIGHT, WIDTH = 48, 64
 FEW_SLOTS = 8
-
-
-@pytest.fixture
-def ring():
-    return f"t{uuid.uuid4().hex[:10]}"
 
 
 @pytest.fixture(scope="module")
