@@ -325,6 +325,21 @@ def test_a_killed_jobs_batch_in_hand_is_kept_for_one_that_goes_on_from_the_state
     assert ring.floor == in_hand.seq, "it took nothing, and still stands there"
 
 
+def test_a_listing_that_would_leave_a_group_empty_that_came_after_it_waits_until_that_one_has_gone(groups, ring):
+    editions = Editions(ring, fake_edition(31))
+    editions.offer(fake_edition(20, fingerprint="20"), groups)
+    editions.begin(editions.due(groups))
+    editions.offer(fake_edition(5, fingerprint="5"), groups)  # waits: the first pairs may still be read
+    assert editions.due(groups) is None
+    ring.seek(3, 0)
+    attached(groups, ring, "trio", 0, 0, start=Start.AT, at=(3, 0))  # rounds of 12 pairs
+    assert editions.due(groups) is None
+    assert not ring.changing
+    groups.gone(0, Leaving.LEAVE, 0.0)
+    groups.expire(LINGER_S, ring)
+    assert editions.due(groups) is not None
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

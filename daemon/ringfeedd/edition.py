@@ -97,6 +97,11 @@ class Editions:
         self._editions = editions
         self.newest = editions[max(editions)]
 
+    @property
+    def catalogs(self) -> list[Catalog]:
+        """Those of the editions that are read, the earliest first."""
+        return [edition.catalog for edition in self._editions.values()]
+
     def of(self, seq: int) -> Edition:
         """The one whose pair has this number."""
         return self.newest if len(self._editions) == 1 else self._editions[self._ring.since(seq)]
@@ -133,11 +138,12 @@ class Editions:
         """The epoch with which the edition that waits can begin now; None while there is none, or it cannot.
 
         It cannot while some reader may still want pairs from before the last change: what consumers are told of holds
-        one change at a time.
+        one change at a time. Nor while there is a group to which its epochs would give no batch, which came after it
+        was offered.
         """
         if self._ring.forget_former_orders():
             self._take({0: self.newest})
-        if self._waiting is None or self._ring.changing:
+        if self._waiting is None or self._ring.changing or groups.left_empty(self._waiting.order.length):
             return None
         return groups.earliest_change(self._ring, self._waiting.order.length)
 
