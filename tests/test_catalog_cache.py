@@ -4,14 +4,14 @@ import asyncio
 import os
 import subprocess
 import sys
-import uuid
 
 import numpy as np
 import pytest
-from house import Daemon, wait_until, write_folder
+from house import SHM, Daemon, wait_until, write_folder
 from test_refresh import epoch_of, names, pictures
 
 import ringfeed
+from ringfeed.descriptor import read_descriptor
 from ringfeed.status import ring_status
 from ringfeedd.catalog_cache import KEPT, KEPT_S, CatalogCache, default_folder
 from ringfeedd.keys import KeyTemplates
@@ -19,11 +19,6 @@ from ringfeedd.listing import build_catalog
 from ringfeedd.sources.local import LocalSource
 
 PAIRS, MORE = 20, 12
-
-
-@pytest.fixture
-def ring():
-    return f"t{uuid.uuid4().hex[:10]}"
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +111,13 @@ def grow(folder, tmp_path):
                 path.rename(target)
 
 
+def refreshed_from(ring):
+    """Refresh; the epoch with which the new pairs come in."""
+    command = [sys.executable, "-m", "ringfeedd", "refresh", f"{ring}-train"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(said.rpartition("from epoch ")[2].split()[0])
+
+
 def test_a_daemon_killed_after_the_bucket_has_grown_loses_nobody_and_lets_the_new_pairs_in(tmp_path, ring):
     folder = write_folder(tmp_path / "set", PAIRS)
     old = names(folder)
@@ -147,9 +149,7 @@ def test_a_daemon_killed_between_a_refresh_and_its_epoch_serves_both_catalogs_on
         seen = list(next(batches).ids)
         wait_until(lambda: list((tmp_path / "cache").glob("*.catalog")))
         grow(folder, tmp_path)
-        command = [sys.executable, "-m", "ringfeedd", "refresh", f"{ring}-train"]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        begins = int(said.rpartition("from epoch ")[2].split()[0])
+        begins = refreshed_from(ring)
         wait_until(lambda: len(list((tmp_path / "cache").glob("*.catalog"))) == 2)
         daemon.process.kill()
         daemon.process.wait()
@@ -158,6 +158,28 @@ def test_a_daemon_killed_between_a_refresh_and_its_epoch_serves_both_catalogs_on
         assert sorted(seen) == old
         while (epoch := reader.epoch) <= begins:
             assert sorted(epoch_of(reader)) == (names(folder) if epoch >= begins else old)
+
+
+def test_files_removed_between_a_refresh_and_its_epoch_need_no_cache_for_both_catalogs_to_be_served_on(tmp_path, ring):
+    folder = write_folder(tmp_path / "set", PAIRS)
+    old = names(folder)
+    with (
+        serve(folder, ring, "off") as daemon,
+        ringfeed.attach(f"{ring}-train", batch_size=4, group="g", drop_last=False) as reader,
+    ):
+        batches = iter(reader)
+        seen = list(next(batches).ids)
+        grow(folder, tmp_path)
+        begins = refreshed_from(ring)
+        assert begins > 0
+        generation = read_descriptor(f"{ring}-train").generation
+        (SHM / f"ringfeed.{ring}-train").unlink()
+        daemon.output.wait_for("ERROR ringfeedd: somebody removed")
+        seen += [pair_id for batch in batches for pair_id in batch.ids]
+        assert sorted(seen) == old
+        while (epoch := reader.epoch) <= begins:
+            assert sorted(epoch_of(reader)) == (names(folder) if epoch >= begins else old)
+        assert reader.descriptor.generation != generation
 
 
 def test_a_start_with_the_latest_listing_needs_no_new_one_and_makes_it_beside(tmp_path, ring):

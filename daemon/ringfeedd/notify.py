@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,7 +35,7 @@ class Notifier:
 
     address: str | None = None
     watchdog_interval_s: float | None = None
-    stored: Mapping[str, int] = field(default_factory=dict)
+    stored: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_environ(cls, environ: MutableMapping[str, str] | None = None) -> Notifier:
@@ -103,7 +103,9 @@ class Notifier:
         return self._send("FDSTORE=1", f"FDNAME={name}", fds=(fd,))
 
     def unstore(self, name: str) -> bool:
-        """What is stored under this name is needed no more."""
+        """What is stored under this name is needed no more; closes this process's copy of it, too."""
+        if (fd := self.stored.pop(name, None)) is not None:
+            os.close(fd)
         return self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def _send(self, *lines: str, timeout_s: float = SEND_TIMEOUT_S, fds: Sequence[int] = ()) -> bool:

@@ -13,6 +13,7 @@ from ringfeed.failed_pairs import FailedPairs
 from ringfeed.holdups import Standing, hold_up
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Lane, Leaving, RingState, State
+from ringfeedd.catalog import Catalog
 from ringfeedd.edition import Edition, Editions
 from ringfeedd.errors_file import ErrorsFile
 from ringfeedd.failures import Failure, Failures
@@ -102,9 +103,9 @@ class RingService:
         return self.ring.published > 0
 
     @property
-    def edition(self) -> Edition:
-        """What is served now, to those who are furthest behind."""
-        return self._editions.of(self.ring.floor)
+    def catalogs(self) -> list[Catalog]:
+        """What is served now, to those who are furthest behind first."""
+        return self._editions.catalogs
 
     def expect(self, formers: list[Former]) -> None:
         """Begin where former daemons' consumers stood, and keep their places for them."""
@@ -116,8 +117,7 @@ class RingService:
                     "ring %s: %d readers of a former daemon read another catalog, seed or order, and will be told so",
                     *(self.name, len(former.places)),
                 )
-                former.forget()
-                drop(former.descriptor, self._notifier)
+                self._let_go(former)
         places = [place for former in self.formers for place in former.places]
         if not places:
             return
@@ -132,9 +132,12 @@ class RingService:
     def _forget_formers(self) -> None:
         """Remove what is left of former daemons whose consumers have all come, or gone."""
         for former in [former for former in self.formers if not former.lives]:
-            former.forget()
-            drop(former.descriptor, self._notifier)
+            self._let_go(former)
             self.formers.remove(former)
+
+    def _let_go(self, former: Former) -> None:
+        former.forget()
+        drop(former.descriptor, self._notifier)
 
     # Another listing.
 

@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterator
+from itertools import chain
+from typing import Any, Final
 
 from ringfeed.attachment import Control
 from ringfeed.descriptor import Descriptor
@@ -91,7 +92,8 @@ class Supervisor:
         self._refresh_wanted = False
         self._refreshing: asyncio.Task[None] | None = None
         self._still_attached: list[Control] = []
-        self._served: Start | None = None
+        self._known: list[Catalog] = []
+        self._beside: set[asyncio.Task[None]] = set()
         self._locks: list[SingletonLock] = []
         self._clock = TurnClock()
         self._looked = 0.0
@@ -166,6 +168,7 @@ class Supervisor:
         )
         self._open_rings(start, spec, shape)
         pool = self._open_pool(spec, shape)
+        self._undo.push_async_callback(self._end_what_is_beside)
         for service in self.services:
             service.begin()
         return pool
@@ -183,7 +186,7 @@ class Supervisor:
     async def _survey(self, formers: dict[str, list[Former]]) -> tuple[Start, DecodeSpec]:
         """Find out what to serve, and settle how its pairs are decoded."""
         config = self._config
-        start = self._cached_start({split: of_split for split, of_split in formers.items() if of_split}) or self._served
+        start = self._known_start({split: of_split for split, of_split in formers.items() if of_split})
         source = await open_source(
             config.root,
             emulator=config.emulator,
@@ -219,23 +222,40 @@ class Supervisor:
             max_pixels=config.max_pixels,
         )
 
-    def _cached_start(self, formers: dict[str, list[Former]]) -> Start | None:
-        """A start without a listing: with what living trainers were promised, or as configured; None where none is."""
+    def _known_start(self, formers: dict[str, list[Former]]) -> Start | None:
+        """A start without a listing: with what living trainers were promised, or as configured; None where none is.
+
+        What this process has served, in an earlier generation, comes before what is cached.
+        """
         config, start = self._config, None
         if formers:
-            start = find_promised(formers, config.cache(), config, self._nodes)
-        elif config.catalog == "cached" and (latest := next(iter(config.cache()), None)) is not None:
-            with contextlib.suppress(StartError):
+            start = find_promised(formers, chain(self._known, config.cache()), config, self._nodes)
+        if start is None and (self._known or (config.catalog == "cached" and not formers)):
+            with contextlib.suppress(StartError, StopIteration):
+                latest = next(chain(self._known, config.cache()))
                 start = Start(latest, make_editions(latest, config, self._nodes))
-        if start is not None:
+        if start is not None and not self._known:
             self._say(f"begins with the {len(start.catalog):,} pairs of an earlier listing of {config.root}")
             self._refresh_wanted = self._nodes.num_nodes == 1
         return start
 
     def _save(self, catalog: Catalog) -> None:
         """Keep a listing for the next start, beside what goes on."""
-        saving = asyncio.create_task(asyncio.to_thread(self._config.cache().save, catalog))
-        self._undo.push_async_callback(asyncio.wait, (saving,))
+        self._do_beside(asyncio.to_thread(self._config.cache().save, catalog))
+
+    def _do_beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have it done beside the loop, as a task that is forgotten when it is done."""
+        task = asyncio.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
+
+    async def _end_what_is_beside(self) -> None:
+        """Listings are broken off; what is being kept of one is kept."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+        if self._beside:
+            await asyncio.wait(self._beside)
 
     def _listed_more(self, progress: Progress) -> None:
         self._on_progress(progress)
@@ -373,8 +393,7 @@ class Supervisor:
     def _refresh_if_wanted(self) -> None:
         if self._refresh_wanted and (self._refreshing is None or self._refreshing.done()):
             self._refresh_wanted = False
-            self._refreshing = asyncio.create_task(self._refresh())
-            self._undo.push_async_callback(_end, self._refreshing)
+            self._refreshing = self._do_beside(self._refresh())
 
     async def _refresh(self) -> None:
         """List the root again, and hand each ring its new listing."""
@@ -413,8 +432,7 @@ class Supervisor:
             return False
         _LOG.error("%s", removed)
         self._still_attached = [control for service in self.services for control in still_attached(service)]
-        editions = {service.memory.descriptor.split: service.edition for service in self.services}
-        self._served = Start(self.services[0].edition.catalog, editions)
+        self._known = list(dict.fromkeys(catalog for service in self.services for catalog in service.catalogs))
         if self._refreshing is not None and not self._refreshing.done():
             self._refresh_wanted = True  # it ends with this generation
         return True
@@ -477,6 +495,7 @@ class Supervisor:
         def refresh() -> None:
             if self._had_terminal and not os.isatty(sys.stdin.fileno()):
                 stop()  # the terminal was closed
+                return
             self._refresh_wanted = True
             self._wake.set()
 
@@ -488,8 +507,3 @@ class Supervisor:
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))
