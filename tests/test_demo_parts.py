@@ -68,7 +68,7 @@ def test_a_line_that_came_before_it_was_asked_for_is_found(start):
 
 
 def test_a_child_that_ends_too_early_is_a_sentence_with_its_last_lines(start):
-    child = start("import sys; print('one'); print('no such bucket', file=sys.stderr); sys.exit(3)")
+    child = start("import sys; print('one', flush=True); print('no such bucket', file=sys.stderr); sys.exit(3)")
     with pytest.raises(DemoError, match=r"the child ended too early \(exit code 3\).*\n  \| one\n  \| no such bucket$"):
         child.wait_for_line("^ready", timeout_s=20)
     with pytest.raises(DemoError, match=r"the child failed \(exit code 3\)"):

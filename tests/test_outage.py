@@ -76,7 +76,7 @@ def outage_of_two_kinds(store, status, daemon):
         os.kill(int(worker), signal.SIGKILL)
     store.kill()
     # those that take their place have read nothing themselves, and find out all the same
-    wait_until(lambda: ring_status(f"{daemon.ring}-train").worker_deaths == 2 and status().waiting_workers)
+    wait_until(lambda: ring_status(f"{daemon.ring}-train").worker_deaths == 2 and status().outages > 2)
     failing_s = status().failing_s
     wait_until(lambda: status().failing_s > failing_s + 1)
     assert status().waiting_workers
