@@ -186,7 +186,7 @@ class Restarting(RuleBasedStateMachine):
         for reader in self.readers:
             if reader.lane is not None:
                 seq = reader.plan.block(self.place(reader)).seq
-                self.groups.progress(reader.lane, taken=seq, released=seq)
+                self.groups.progress(reader.lane, self.ring, taken=seq, released=seq)
         self.groups.expire(self.now, self.ring)
         if (floor := self.groups.floor()) is not None:
             self.ring.release(floor)

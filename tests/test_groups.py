@@ -129,7 +129,7 @@ class ComingAndGoing(RuleBasedStateMachine):
     def step(self) -> None:
         """One turn, as the service does it."""
         for _, rank in self.live():
-            self.groups.progress(rank.lane, taken=rank.next_seq, released=rank.released)
+            self.groups.progress(rank.lane, self.ring, taken=rank.next_seq, released=rank.released)
         self.groups.expire(self.now, self.ring)
         self.forget_the_gone()
         self.change_catalog()
@@ -251,7 +251,7 @@ class ComingAndGoing(RuleBasedStateMachine):
     def go(self, data, leaving: Leaving) -> None:
         if self.live():
             _, rank = data.draw(st.sampled_from(self.live()))
-            self.groups.progress(rank.lane, taken=rank.next_seq, released=rank.released)
+            self.groups.progress(rank.lane, self.ring, taken=rank.next_seq, released=rank.released)
             assert str(1000 + rank.plan.rank) in self.groups.gone(rank.lane, leaving, self.now)
             rank.go(self.now, leaving)
 
@@ -314,9 +314,9 @@ def test_a_killed_jobs_batch_in_hand_is_kept_for_one_that_goes_on_from_the_state
     attached(groups, ring, "solo", 0, 0)
     attached(groups, ring, "other", 0, 1)
     in_hand = plan.block(Place(0, 0, 0)).next
-    groups.progress(0, taken=plan.block(in_hand).next.seq, released=in_hand.seq)
+    groups.progress(0, ring, taken=plan.block(in_hand).next.seq, released=in_hand.seq)
     groups.gone(0, Leaving.NO, 0.0)
-    groups.progress(1, taken=20, released=20)
+    groups.progress(1, ring, taken=20, released=20)
     ring.release(groups.floor())
     answer = groups.attach(2, make_request("solo", 0, Start.AT, (0, in_hand.position)), ring, 1.0)
     assert answer == Accepted(in_hand)
@@ -394,8 +394,8 @@ def test_a_rank_out_of_step_with_its_live_group_is_refused(groups, ring):
 def test_a_killed_ranks_place_is_kept_and_it_goes_on_at_the_next_pair_not_taken(groups, ring):
     for rank in range(2):
         attached(groups, ring, "pair", rank, lane=rank)
-    groups.progress(0, taken=4, released=0)
-    groups.progress(1, taken=6, released=2)
+    groups.progress(0, ring, taken=4, released=0)
+    groups.progress(1, ring, taken=6, released=2)
     groups.gone(1, Leaving.NO, 0.0)
     assert groups.expire(LINGER_BLOCKING_S - 1, ring) == []
     assert attached(groups, ring, "pair", 1, lane=2).place == Place(4, 0, 4)
@@ -409,7 +409,7 @@ def test_a_place_that_holds_up_another_group_is_kept_for_seconds_and_else_for_mi
     groups.gone(0, Leaving.NO, 0.0)
     assert groups.expire(LINGER_BLOCKING_S, ring) == [], "nobody waits for its slots yet"
     for lane in (1, 2):
-        groups.progress(lane, taken=SLOTS + 2, released=SLOTS + 2)
+        groups.progress(lane, ring, taken=SLOTS + 2, released=SLOTS + 2)
     assert groups.floor() == 0
     (told,) = groups.expire(LINGER_BLOCKING_S, ring)
     assert "the place of rank 0 of group 'solo'" in told
@@ -434,10 +434,10 @@ def test_an_anonymous_groups_place_is_kept_for_nobody(groups, ring):
     assert len(groups) == 0
 
 
-@pytest.mark.parametrize("taken", [MAX_SEQ, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("taken", [31 * 3, MAX_SEQ - 1, MAX_SEQ, 2**63, 2**64 - 1])
 def test_a_wild_word_of_one_consumer_moves_nothing(groups, ring, taken):
     attached(groups, ring, "solo", 0, lane=0)
-    groups.progress(0, taken=taken, released=2**64 - 1)
+    groups.progress(0, ring, taken=taken, released=2**64 - 1)
     assert groups.floor() == 0
     assert list(groups.offers(ring.published))
 
@@ -445,7 +445,7 @@ def test_a_wild_word_of_one_consumer_moves_nothing(groups, ring, taken):
 def test_a_consumer_that_skipped_an_epoch_is_not_told_of_every_batch_in_it(groups, ring):
     attached(groups, ring, "solo", 0, lane=0)
     assert dict(groups.offers(ring.published)) == {0: SLOTS // 3}
-    groups.progress(0, taken=31 * 1000, released=31 * 1000)
+    groups.progress(0, ring, taken=31, released=31)
     ring.release(groups.floor())
     fill(ring)
     assert dict(groups.offers(ring.published)) == {0: SLOTS // 3}
@@ -453,14 +453,14 @@ def test_a_consumer_that_skipped_an_epoch_is_not_told_of_every_batch_in_it(group
 
 def test_groups_that_start_together_both_see_epoch_0_whole_while_none_of_it_is_released(groups, ring):
     first = attached(groups, ring, "solo", 0, lane=0, start=Start.EPOCH)
-    groups.progress(0, taken=9, released=0)
+    groups.progress(0, ring, taken=9, released=0)
     second = attached(groups, ring, "pair", 0, lane=1, start=Start.EPOCH)
     assert first.place == second.place == Place(0, 0, 0)
 
 
 def test_a_late_group_that_wants_a_whole_epoch_waits_for_the_next(groups, ring):
     attached(groups, ring, "solo", 0, lane=0)
-    groups.progress(0, taken=9, released=9)
+    groups.progress(0, ring, taken=9, released=9)
     ring.release(groups.floor())
     assert attached(groups, ring, "pair", 0, lane=1, start=Start.EPOCH).place == Place(31, 1, 0)
 

@@ -401,7 +401,7 @@ def test_a_daemon_that_stops_while_a_consumer_attaches_is_told_as_such(served: S
         ringfeed.attach(served.name, batch_size=2)
 
 
-@pytest.mark.parametrize("taken", [2**48, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("taken", [2**48 - 1, 2**48, 2**63, 2**64 - 1])
 def test_a_consumer_that_writes_nonsense_stops_neither_the_daemon_nor_the_others(served: Served, taken):
     reader = DocumentReader(served.name)
     reader.ask(b"mad", batch_size=4)

@@ -290,13 +290,14 @@ class Groups:
         self._lanes[lane] = (group, member)
         return Accepted(member.place)
 
-    def progress(self, lane: int, *, taken: int, released: int) -> None:
+    def progress(self, lane: int, ring: Ring, *, taken: int, released: int) -> None:
         """Take note of how far the consumer on ``lane`` says it has read.
 
-        Numbers that go back are not believed, nor those that no pair can have.
+        Numbers that go back are not believed, nor those to which no consumer can have come: it may leave out the rest
+        of an epoch of which it has read something, and what it can have read is published.
         """
         _, member = self._lanes[lane]
-        if taken < MAX_SEQ:
+        if taken <= member.place.seq + member.plan.round_pairs or taken <= _furthest(member, ring):
             member.place = member.plan.skip_to(member.place, taken)
         if member.offered.seq < member.place.seq:
             member.offered = member.place  # it skipped rounds: nobody waits to be told of them
@@ -381,6 +382,12 @@ class Groups:
     def lanes(self) -> list[int]:
         """The lanes that are attached."""
         return list(self._lanes)
+
+
+def _furthest(member: Member, ring: Ring) -> int:
+    """No first pair of a block that this consumer may wait for lies beyond this number."""
+    epoch = ring.place(max(ring.published, member.place.seq)).epoch
+    return ring.seq(epoch + 2, 0) + member.plan.round_pairs
 
 
 def _place_among_others(request: Request, ring: Ring, at: tuple[int, int]) -> Place | Refused | Wait:

@@ -313,7 +313,7 @@ class RingService:
         leaving = page.leaving
         gone = (look or leaving is not Leaving.NO) and not self.memory.lane_lives(lane)
         # Its words are read after the look: what it wrote before it went counts.
-        self.groups.progress(lane, taken=page[Lane.TAKEN], released=page[Lane.RELEASED])
+        self.groups.progress(lane, self.ring, taken=page[Lane.TAKEN], released=page[Lane.RELEASED])
         if not gone:
             return
         self._note_gone(lane, page.leaving, now)
