@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-NO_PYCURL = pytest.mark.skipif(find_spec("pycurl") is None, reason="the extra curl is not installed")
+NO_PYCURL = pytest.mark.skipif(find_spec("pycurl") is None, reason="the extra fast is not installed")
 DATA_PLANES = ["gcloud", pytest.param("curl", marks=NO_PYCURL)]
 
 

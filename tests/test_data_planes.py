@@ -16,6 +16,7 @@ from data_planes import DATA_PLANES, NO_PYCURL, localhost_tls
 from ringfeedd.errors import StartError
 from ringfeedd.sources import SourceError, open_source, proxy
 from ringfeedd.sources.gcs import GcsSource
+from ringfeedd.sources.planes import open_plane
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndata"
 
@@ -204,6 +205,7 @@ def test_the_proxy_is_looked_up_by_scheme_and_host(monkeypatch):
 SECURE_READ = """
 import asyncio, sys
 from ringfeedd.sources.gcs import GcsSource
+from ringfeedd.sources.planes import open_plane
 
 async def main(url, plane):
     source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=1, data_plane=plane)
@@ -265,13 +267,33 @@ def test_a_loop_that_was_held_up_for_longer_than_the_time_out_cuts_nobody(monkey
     run(story, "curl")
 
 
-def test_a_plane_whose_package_is_missing_is_one_sentence_with_the_way_to_it(monkeypatch):
+@pytest.fixture
+def _no_pycurl(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("ringfeedd.sources.curl")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pycurl", None)
 
+
+@pytest.mark.usefixtures("_no_pycurl")
+def test_a_plane_whose_package_is_missing_is_one_sentence_with_the_way_to_it():
     async def main():
-        with pytest.raises(StartError, match=r"pip install 'ringfeed\[curl\]'"):
+        with pytest.raises(StartError, match=r"pip install 'ringfeed\[fast\]'"):
             await open_source("gs://b-1/p", emulator="http://127.0.0.1:1", concurrency=1, data_plane="curl")
 
     asyncio.run(main())
+
+
+async def auto_plane():
+    plane = open_plane("auto", "http://127.0.0.1:1", concurrency=1, read_timeout_s=1.0)
+    await plane.close()
+    return type(plane).__name__
+
+
+@NO_PYCURL
+def test_libcurl_is_taken_where_it_is_installed():
+    assert asyncio.run(auto_plane()) == "CurlPlane"
+
+
+@pytest.mark.usefixtures("_no_pycurl")
+def test_aiohttp_is_taken_where_libcurl_is_not_installed():
+    assert asyncio.run(auto_plane()) == "AiohttpPlane"

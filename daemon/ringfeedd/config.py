@@ -57,7 +57,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             as many retries as downloads succeed, at most.
         hedge: send a second request for an object that takes longer than 95 of 100, 5 % more requests at most.
         start_requests_per_s: of the whole daemon, at first; doubled every 20 minutes while it is used. 0: no limit.
-        data_plane: ``"gcloud"``, or ``"curl"`` (the extra ``curl``): what objects of a bucket are downloaded with.
+        data_plane: what objects of a bucket are downloaded with: ``"curl"`` (the extra ``fast``), ``"gcloud"``, or
+            ``"auto"``: curl where it is installed.
         emulator: address of a GCS emulator to use instead of Google's service.
         images, labels: key templates.
         catalog: ``"list"``: list the root at the start. ``"cached"``: start with the latest cached listing, where one

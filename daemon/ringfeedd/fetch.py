@@ -87,9 +87,10 @@ async def fetch_pair(traffic: Traffic, pair: Pair, policy: FetchPolicy) -> Fetch
         sentence = f"{_times(attempts)}{error}"
         raise BadPairError(sentence, cause=error.cause, attempts=attempts, retries=retries) from error
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if not all(task.done() for task in tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
     retries = dict(image.retries + label.retries)
     return Fetched(image_bytes, label_bytes, max(image.attempts, label.attempts), retries)
 

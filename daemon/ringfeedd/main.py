@@ -187,7 +187,7 @@ def _add_serve_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-plane",
         choices=get_args(PlaneName),
-        help="what downloads: curl takes half the CPU, and wants pip install 'ringfeed[curl]' (default: gcloud)",
+        help="what downloads: curl takes half the CPU, and comes with 'ringfeed[fast]' (default: auto, curl if there)",
     )
 
 

@@ -27,7 +27,7 @@ SLOTS: Final = 256
 KEPT_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 """Lets glibc keep big buffers instead of giving them back to the kernel each time, for the peers as our workers do."""
 
-FAST_PACKAGES: Final = ("simplejpeg", "deflate", "isal")
+FAST_PACKAGES: Final = ("simplejpeg", "deflate", "isal", "pycurl")
 
 
 class Contender(Protocol):

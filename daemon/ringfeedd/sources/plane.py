@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final, Literal, Protocol, TypeAlias
 
-PlaneName: TypeAlias = Literal["gcloud", "curl"]
-"""``"gcloud"``: aiohttp, as gcloud-aio-storage uses it. ``"curl"``: libcurl; the extra ``curl`` brings it."""
+PlaneName: TypeAlias = Literal["auto", "gcloud", "curl"]
+"""``"gcloud"``: aiohttp, as gcloud-aio-storage uses it. ``"curl"``: libcurl; the extra ``fast`` brings it. ``"auto"``:
+libcurl where it is installed."""
 
-DEFAULT_PLANE: Final[PlaneName] = "gcloud"
+DEFAULT_PLANE: Final[PlaneName] = "auto"
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_ERROR_BYTES: Final = 1 << 20
 

@@ -19,8 +19,10 @@ def open_plane(name: PlaneName, api_root: str, *, concurrency: int, read_timeout
     try:
         from .curl_plane import CurlPlane  # noqa: PLC0415  # an extra: without it all else works
     except ImportError as error:
+        if name == "auto":
+            return AiohttpPlane(api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
         raise StartError(
             f"The data plane is curl, which needs the package pycurl, and that cannot be imported ({error}); "
-            "pip install 'ringfeed[curl]', or leave it at gcloud."
+            "pip install 'ringfeed[fast]', or leave it at auto."
         ) from error
     return CurlPlane(api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
