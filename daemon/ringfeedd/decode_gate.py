@@ -17,6 +17,11 @@ class DecodeGate:
     def __repr__(self) -> str:
         return f"DecodeGate({self._inside} inside{', alone' if self._one_is_alone else ''}, {self._ones_waiting} wait)"
 
+    @property
+    def inside(self) -> int:
+        """How many decode."""
+        return self._inside
+
     async def enter(self, *, alone: bool) -> None:
         """Wait for one's turn; whoever came in must `leave`. A cancelled wait leaves nothing behind."""
         if alone:

@@ -87,11 +87,11 @@ async def fetch_pair(traffic: Traffic, pair: Pair, policy: FetchPolicy) -> Fetch
         sentence = f"{_times(attempts)}{error}"
         raise BadPairError(sentence, cause=error.cause, attempts=attempts, retries=retries) from error
     finally:
-        if not all(task.done() for task in tasks):
+        if not (tasks[0].done() and tasks[1].done()):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-    retries = dict(image.retries + label.retries)
+    retries = dict(image.retries + label.retries) if image.retries or label.retries else {}
     return Fetched(image_bytes, label_bytes, max(image.attempts, label.attempts), retries)
 
 

@@ -20,12 +20,16 @@ from ringfeedd import messages
 from ringfeedd.catalog import Pair
 from ringfeedd.fetch import FetchPolicy
 from ringfeedd.messages import Cancel, Decoded, Hello, Jobs, Limit, PairJob, Result, RingSpec, Stop, ToWorker
+from ringfeedd.sizing import SPARE_PAIRS
 from ringfeedd.sources import ObjectInfo
 from ringfeedd.storewatch import StoreWatch
 from ringfeedd.traffic import KNOWN_OBJECTS
 from ringfeedd.worker import FIRST_SUSPECT_WORD, HEARTBEAT_WORD, SUSPECT_RING_SHIFT, vital_words
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
+
+LEAST_GIVEN: Final = SPARE_PAIRS // 2
+"""Pairs for one worker at a time, unless there are no more: it has the other spare ones to go on with."""
 
 KILLS_BEFORE_QUARANTINE: Final = 2
 STOP_TIMEOUT_S: Final = 1.0
@@ -170,8 +174,9 @@ class Pool:
 
     @property
     def room(self) -> int:
-        """Pairs that can be handed out now."""
-        return sum(max(0, self._most_pairs - len(worker.pairs)) for worker in self._workers.values())
+        """Pairs that can be handed out now; none as long as that would be a frame for each pair that comes back."""
+        spare = [max(0, self._most_pairs - len(worker.pairs)) for worker in self._workers.values()]
+        return sum(spare) if max(spare, default=0) >= min(self._most_pairs, LEAST_GIVEN) else 0
 
     def give(self, ring: int, jobs: Iterable[PairJob]) -> None:
         """Hand out pairs, no more than there is room for; each to the worker that has the fewest."""

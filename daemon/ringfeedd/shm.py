@@ -91,7 +91,7 @@ class RingMemory:
         names = [layout.space_name(ring, generation)]
         names += [layout.lane_bell_name(ring, generation, lane) for lane in range(geometry.lanes)]
         bells = []
-        self._bell_names = names
+        self._bell_paths = [semaphore_path(name) for name in names]
         for name in names:
             self._made.callback(unlink_doorbell, name)
             bells.append(Doorbell.create(name, mode=access.mode, gid=access.gid))
@@ -209,7 +209,7 @@ class RingMemory:
             for name, fd in ((descriptor.control, self._lock_fd), (descriptor.data, self.data_fd))
             if not segment.is_still(name, fd)
         ]
-        gone += [path.name for path in map(semaphore_path, self._bell_names) if not path.exists()]
+        gone += [path.name for path in self._bell_paths if not path.exists()]
         if not announces(descriptor):
             gone.append(layout.descriptor_name(descriptor.ring))
         return gone

@@ -19,6 +19,7 @@ DECODE_THREADS: Final = 2
 """In each worker: one decodes while the other's Python runs."""
 
 SPARE_PAIRS: Final = 16
+"""In each worker, so that it has something to do while more of them are on their way."""
 
 
 def geometries(config: Config, spec: DecodeSpec, rings: list[str], *, free: int) -> list[Geometry]:

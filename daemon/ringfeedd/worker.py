@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
@@ -44,6 +45,10 @@ FIRST_SUSPECT_WORD: Final = 1
 """The words by which the pool sees what a worker does: a count of its loop's turns, then a suspect word a thread."""
 
 HEARTBEAT_S: Final = 0.5
+
+RESULTS_WAIT_S: Final = 0.01
+"""What ends within it goes to the supervisor in one frame: waking both sides for each pair costs more than that pair's
+words, and a ring does not miss 10 ms."""
 
 
 def vital_words(threads: int) -> int:
@@ -117,6 +122,7 @@ class Worker:
         self._thread_numbers = iter(range(FIRST_SUSPECT_WORD, vital_words(hello.threads)))
         self._gate = DecodeGate()
         self._waiting: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._decoded: deque[Result] = deque()
         self._memory = worker_bytes([spec.decode for spec in hello.rings], hello.threads)
         self._results: list[Result] = []
         self._flushing = False
@@ -153,21 +159,20 @@ class Worker:
                 fetched = await fetch_pair(self._traffic, job.pair, self._hello.policy)
             await self._rings[ring].room(job.seq)
             await self._gate.enter(alone=job.alone)
-            try:
-                del self._waiting[key]  # from here on the slot is being written, and the pair cannot be cancelled
-                result: Result = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._decode, ring, job.seq, fetched
-                )
-            finally:
-                self._gate.leave()
-        except BadPairError as error:
-            result = Failed(ring, job.seq, str(error), error.cause, error.attempts, error.retries)
-        except MemoryError:
-            result = Failed(ring, job.seq, self._no_memory, "memory", 1)
         except Exception as error:  # noqa: BLE001  # a defect of ours must cost one pair, not the worker
-            result = Failed(ring, job.seq, f"{type(error).__name__}: {error}", "internal", 1)
-        self._waiting.pop(key, None)
-        self._report(result)
+            self._waiting.pop(key, None)
+            self._results.append(self._failed(ring, job.seq, error))
+        else:
+            del self._waiting[key]  # from here on the slot is being written, and the pair cannot be cancelled
+            self._threads.submit(self._decode, ring, job.seq, fetched)
+        self._flush_soon()
+
+    def _failed(self, ring: int, seq: int, error: BaseException) -> Failed:
+        if isinstance(error, BadPairError):
+            return Failed(ring, seq, str(error), error.cause, error.attempts, error.retries)
+        if isinstance(error, MemoryError):
+            return Failed(ring, seq, self._no_memory, "memory", 1)
+        return Failed(ring, seq, f"{type(error).__name__}: {error}", "internal", 1)
 
     @property
     def _no_memory(self) -> str:
@@ -179,9 +184,18 @@ class Worker:
     def _drop_if_cancelled(self, ring: int, seq: int, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # maybe before its first step, which no except clause inside it would see
             self._waiting.pop((ring, seq), None)
-            self._report(Dropped(ring, seq))
+            self._results.append(Dropped(ring, seq))
+            self._flush_soon()
 
-    def _decode(self, ring: int, seq: int, fetched: Fetched) -> Result:
+    def _decode(self, ring: int, seq: int, fetched: Fetched) -> None:
+        """In a thread. The loop is not woken: it looks for what came of it every `RESULTS_WAIT_S`."""
+        try:
+            result: Result = self._decode_into_slot(ring, seq, fetched)
+        except BaseException as error:  # noqa: BLE001  # nobody else would ever hear of it
+            result = self._failed(ring, seq, error)
+        self._decoded.append(result)
+
+    def _decode_into_slot(self, ring: int, seq: int, fetched: Fetched) -> Decoded:
         number = getattr(self._thread, "number", None)
         if number is None:
             number = self._thread.number = next(self._thread_numbers)
@@ -201,20 +215,23 @@ class Worker:
             fetched.retries,
         )
 
-    def _report(self, result: Result) -> None:
-        self._results.append(result)
-        self._flush_soon()
-
     def _flush_soon(self) -> None:
-        if not self._flushing:  # one frame for all that ends in this turn of the loop
+        if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_later(RESULTS_WAIT_S, self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
-        self._reported = self._traffic.statistics()
-        self._writer.write(messages.frame(Results(self._results, self._reported)))
-        self._results = []
+        while self._decoded:
+            self._results.append(self._decoded.popleft())
+            self._gate.leave()
+        if self._gate.inside:
+            self._flush_soon()
+        traffic = self._traffic.statistics()
+        if self._results or traffic != self._reported:
+            self._reported = traffic
+            self._writer.write(messages.frame(Results(self._results, traffic)))
+            self._results = []
 
 
 async def _main(connection: socket.socket) -> None:

@@ -1,0 +1,141 @@
+"""A worker's loop in this process, with a source in memory: what it answers, how often, and with how many calls."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+import time
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pytest
+from decode_reference import encode, photograph
+from PIL import Image
+
+from ringfeed.layout import page_ceil
+from ringfeedd import messages, worker
+from ringfeedd.catalog import Pair
+from ringfeedd.fetch import FetchPolicy
+from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Results, RingSpec, Stop
+from ringfeedd.sources import ObjectInfo, SourceError
+from ringfeedd.spec import DecodeSpec, LabelMode
+
+PAIRS = 300
+SPEC = DecodeSpec(8, 16, label_mode=LabelMode.INDEX)
+OBJECTS = {
+    "image": encode(photograph("china").resize((16, 8)), "JPEG"),
+    "label": encode(Image.fromarray(np.arange(128, dtype=np.uint8).reshape(8, 16)), "PNG"),
+}
+MOST_CALLS = 430
+"""Of the loop, for each pair that is fetched and answered; some 390 were counted. How many turns the loop makes depends
+a little on the clock."""
+
+
+class MemorySource:
+    """Gives each object after a turn of the loop; "missing" is not there."""
+
+    root = "mem://set"
+
+    async def read(self, name: str, _generation: int, _max_bytes: int | None = None) -> bytes:
+        await asyncio.sleep(0)
+        if name == "missing":
+            raise SourceError("missing is not there.", cause="missing")
+        return OBJECTS[name]
+
+
+class Pipe:
+    """Where the worker writes to: keeps the results, and says when there are enough."""
+
+    def __init__(self, enough: int) -> None:
+        self.results: list[messages.Result] = []
+        self.frames = 0
+        self.enough = asyncio.Event()
+        self._enough = enough
+        self._decoder = messages.msgspec.msgpack.Decoder(Results)
+
+    def write(self, frame: bytes) -> None:
+        self.frames += 1
+        self.results += self._decoder.decode(frame[4:]).results
+        if len(self.results) >= self._enough:
+            self.enough.set()
+
+
+def info(name: str) -> ObjectInfo:
+    data = OBJECTS.get(name, b"?")
+    return ObjectInfo(name, len(data), 0, google_crc32c.value(data))
+
+
+def job(seq: int, image: str = "image", label: str = "label", *, alone: bool = False) -> PairJob:
+    return PairJob(seq, Pair(str(seq), info(image), info(label)), alone)
+
+
+@pytest.fixture
+def hello():
+    size = page_ceil(PAIRS * 8 * 16 * 3)
+    data_fd, vitals_fd = os.memfd_create("data"), os.memfd_create("vitals")
+    os.truncate(data_fd, 2 * size)
+    os.truncate(vitals_fd, worker.vital_words(2) * 8)
+    ring = RingSpec("r", data_fd, PAIRS, 0, size, SPEC)
+    yield Hello("mem://set", None, 64, 2, vitals_fd, FetchPolicy(), [ring])
+    os.close(data_fd)
+    os.close(vitals_fd)
+
+
+def work(hello: Hello, orders: list[Any], answers: int, *, trace: Any = None) -> tuple[Pipe, float]:
+    """What the worker answers to these orders, and how long it took, seconds."""
+
+    async def main() -> tuple[Pipe, float]:
+        pipe, orders_in = Pipe(answers), asyncio.StreamReader()
+        it = worker.Worker(hello, MemorySource(), pipe)  # type: ignore[arg-type]
+        running = asyncio.create_task(it.run(orders_in))
+        began = time.monotonic()
+        sys.setprofile(trace)
+        try:
+            for order in orders:
+                orders_in.feed_data(messages.frame(order))
+            await asyncio.wait_for(pipe.enough.wait(), 60)
+        finally:
+            sys.setprofile(None)
+        took_s = time.monotonic() - began
+        orders_in.feed_data(messages.frame(Stop()))
+        await running
+        return pipe, took_s
+
+    return asyncio.run(main())
+
+
+@pytest.fixture(autouse=True)
+def _this_process_keeps_its_memory(monkeypatch):
+    monkeypatch.setattr(worker, "limit_own_memory", lambda _bytes: None)
+
+
+def test_every_pair_is_answered_once_and_what_ends_together_is_told_together(hello):
+    orders = [Limit(0, PAIRS - 1), Jobs(0, [job(seq, alone=seq % 50 == 7) for seq in range(PAIRS)])]
+    orders += [Jobs(0, [job(PAIRS, image="missing")]), Cancel(0, 0)]
+    pipe, took_s = work(hello, orders, PAIRS)
+    assert sorted(one.seq for one in pipe.results) == [*range(PAIRS - 1), PAIRS]
+    assert {type(one) for one in pipe.results} == {Decoded, Failed}
+    assert pipe.frames <= 2 + took_s / worker.RESULTS_WAIT_S
+
+
+def test_a_pair_beyond_the_limit_is_given_up_when_it_is_cancelled_and_answered_all_the_same(hello):
+    pipe, _ = work(hello, [Limit(0, 2), Jobs(0, [job(seq) for seq in range(5)]), Cancel(0, 4), Limit(0, 5)], 5)
+    assert {one.seq: type(one) for one in pipe.results if one.seq >= 2} == {2: Dropped, 3: Dropped, 4: Decoded}
+
+
+def test_a_pair_costs_the_loop_as_few_calls_as_it_did(hello):
+    calls = 0
+
+    def note(_frame: object, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    gc.disable()  # a collection may end other tests' objects, whose callbacks are none of ours
+    try:
+        work(hello, [Limit(0, PAIRS), Jobs(0, [job(seq) for seq in range(PAIRS)])], PAIRS, trace=note)
+    finally:
+        gc.enable()
+    assert calls / PAIRS <= MOST_CALLS
