@@ -7,10 +7,11 @@ Each run of a job counts up to the place at which the next run began, and there 
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
@@ -127,21 +128,47 @@ class Verdict:
     def wrongs(self) -> list[str]:
         return self.lost + self.repeated + self.wrong_pair + self.wrong_pixels + self.out_of_order
 
+    def __add__(self, other: Verdict) -> Verdict:
+        """Both together: of a job that was started over, before and after."""
+        return Verdict(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
 
 class Undisturbed:
     """What a job delivers that nothing happens to: computed from the ids and the order alone."""
 
-    def __init__(self, ids: Sequence[str], *, seed: int = 0, order: str = "shuffle") -> None:
-        self._ids = sorted(ids, key=str.encode)
-        self.epoch_length = len(ids)
-        self._order = make_order(order, length=len(ids), seed=seed)
+    def __init__(
+        self, ids: Sequence[str] | Mapping[int, Sequence[str]], *, seed: int = 0, order: str = "shuffle"
+    ) -> None:
+        """Compute nothing yet.
 
-    def id(self, place: Place) -> str:
-        return self._ids[self._order.index(*place)]
+        Args:
+            ids: of all epochs, or those of a bucket that grows by the epoch from which on they hold, from 0 upwards.
+        """
+        catalogs = ids if isinstance(ids, Mapping) else {0: ids}
+        assert min(catalogs) == 0, "the first epochs are of some catalog, too"
+        self._since = sorted(catalogs)
+        self._ids = {epoch: sorted(catalogs[epoch], key=str.encode) for epoch in self._since}
+        self._orders = {epoch: make_order(order, length=len(catalogs[epoch]), seed=seed) for epoch in self._since}
+
+    def _edition(self, epoch: int) -> int:
+        return self._since[bisect.bisect_right(self._since, epoch) - 1]
+
+    def epoch_length(self, epoch: int) -> int:
+        """In pairs."""
+        return len(self._ids[self._edition(epoch)])
+
+    def id(self, place: Place) -> str | None:
+        """None where the epoch has no such position."""
+        if place[1] >= self.epoch_length(place[0]):
+            return None
+        edition = self._edition(place[0])
+        return self._ids[edition][self._orders[edition].index(*place)]
 
     def places(self, end: Place) -> Iterator[Place]:
-        for number in range(end[0] * self.epoch_length + end[1]):
-            yield divmod(number, self.epoch_length)
+        """All before ``end``, which may be the very end of an epoch."""
+        for epoch in range(end[0]):
+            yield from ((epoch, position) for position in range(self.epoch_length(epoch)))
+        yield from ((end[0], position) for position in range(end[1]))
 
 
 def judge(runs: Sequence[Run], undisturbed: Undisturbed, pixels: dict[str, str]) -> Verdict:

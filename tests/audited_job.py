@@ -9,13 +9,17 @@ import time
 from pathlib import Path
 
 from audit import BEGINNING, Entry, Run
-from audited_trainer import REFUSED
+from audited_trainer import OTHER_CATALOG, REFUSED
 
 TRAINER = Path(__file__).with_name("audited_trainer.py")
 
 
 class RefusedError(Exception):
     """The daemon refused a rank its place; the message is its sentence."""
+
+
+class OtherCatalogError(RefusedError):
+    """The state that a rank was to start from is of ids that are not served any more; the message is its sentence."""
 
 
 class _Rank:
@@ -44,6 +48,8 @@ class _Rank:
         code = self.process.poll()
         if code == REFUSED:
             raise RefusedError(self.said())
+        if code == OTHER_CATALOG:
+            raise OtherCatalogError(self.said())
         assert code in (None, 0, -9), f"a rank ended with {code}:\n{self.said()}"
 
     def said(self) -> str:
@@ -88,6 +94,7 @@ class Job:
 
         Raises:
             RefusedError: a rank was refused its place.
+            OtherCatalogError: its state is of a former catalog.
         """
         for rank, entries in zip(self._ranks, self.run.ranks, strict=True):
             entries.extend(rank.read())

@@ -19,6 +19,9 @@ import ringfeed
 REFUSED = 4
 """Exit code when the daemon refuses the place that is asked for; its sentence is printed."""
 
+OTHER_CATALOG = 5
+"""Exit code when the state that it is to start from is of ids that are not served any more."""
+
 
 class Orders:
     """What may be taken; `may_take` waits for it."""
@@ -58,16 +61,20 @@ def main() -> int:
     ring, group, rank, world_size, batch_size, start, log, step_s = sys.argv[1:]
     place = json.loads(start)
     try:
-        reader = ringfeed.attach(
-            ring,
-            batch_size=int(batch_size),
-            group=group,
-            rank=int(rank),
-            world_size=int(world_size),
-            drop_last=False,
-            start=tuple(place) if isinstance(place, list) else place,
-            wait_s=60,
-        )
+        try:
+            reader = ringfeed.attach(
+                ring,
+                batch_size=int(batch_size),
+                group=group,
+                rank=int(rank),
+                world_size=int(world_size),
+                drop_last=False,
+                start=tuple(place) if isinstance(place, list) else place,
+                wait_s=60,
+            )
+        except ringfeed.StateMismatchError as error:  # here only: a reader that is in is promised its catalog
+            print(error, flush=True)
+            return OTHER_CATALOG
         with Path(log).open("ab", buffering=0) as file:
             file.write(b"in\n")
             _read(reader, file, float(step_s))

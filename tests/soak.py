@@ -2,13 +2,14 @@
 
 Every fault is chosen by the seed: what the store does wrong, and in the midst of it who is killed, stopped or robbed.
 After each, everybody has to get on within `BOUND_S`; at the end each job's log must be, position by position, that of a
-job to which nothing happened, and nobody may hold more of the machine than at the start. The bucket does not grow
-meanwhile: a job that is killed while its catalog is replaced may be told to start otherwise, see `test_refresh.py`.
+job to which nothing happened, and nobody may hold more of the machine than at the start. The bucket grows
+meanwhile, and each epoch must be of one of the catalogs that it had, whole, and never of a former one.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import queue
 import random
@@ -20,11 +21,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from audit import Undisturbed, judge, reference_digests
+from audit import reference_digests
 from house import photographs, traces, wipe
+from manager import Manager
+from soak_bucket import PREFIX, ROOT, Bucket
 from soak_faults import Served, stopped
 from soak_jobs import Jobs
-from soak_table import BOUND_S, Ending, invariants
+from soak_table import BOUND_S, Ending, catalogs, invariants
 from soak_usage import Growth, generations, shared
 from soak_weather import FAULTS, OUTAGES, Weather
 
@@ -33,6 +36,7 @@ from ringfeed.status import ring_status
 from ringfeedd.demo.interrupts import Interrupts
 
 PAIRS = 131
+RESERVE_A_MINUTE = 8
 HEIGHT, WIDTH = 48, 64
 SLOTS = 96
 PATIENCE = ("--linger-blocking-s", "1", "--read-timeout-s", "1", "--max-attempts", "100", "--max-failed", "0")
@@ -53,6 +57,9 @@ KINDS = {
 }
 """How often each is chosen, relatively; the empty one leaves it at what the store does."""
 
+GROWTH = 0.4
+"""In how many rounds the bucket grows shortly before the fault, which then falls into the change."""
+
 WEATHERS = {"": 8} | dict.fromkeys(FAULTS, 1) | dict.fromkeys(OUTAGES, 2)
 """What the store does meanwhile."""
 
@@ -69,13 +76,16 @@ class BoundError(Exception):
 class Soak:
     """One run: the jobs, the daemon, the store, and what was done to them."""
 
-    def __init__(self, folder: Path, weather: Weather, seed: int) -> None:
+    def __init__(self, folder: Path, weather: Weather, bucket: Bucket, seed: int) -> None:
         self.ring = f"soak{os.getpid()}"
         shape = ["--size", f"{HEIGHT}x{WIDTH}", "--label-mode", "index", "--slots", str(SLOTS), "--workers", "2"]
         arguments = ["--emulator", weather.store.url, *shape, "--concurrency", "16", *PATIENCE]
+        arguments += ["--catalog-cache", str(folder / "catalogs")]
         self.growth = Growth()
         self.weather = weather
-        self.served = Served(("gs://b/set", arguments), self.ring, self.growth)
+        self.bucket = bucket
+        self.manager = Manager(folder / "notify")
+        self.served = Served((ROOT, arguments), self.ring, self.growth, self.manager)
         self.done: Counter[str] = Counter()
         self.longest_s = 0.0
         self.ending: Ending | None = None
@@ -103,6 +113,8 @@ class Soak:
         while time.monotonic() - self._began < 60 * minutes:
             self._go_on(self._random.uniform(0.2, 2.0))
             self._begin_weather(self._choose(WEATHERS))
+            if self._random.random() < GROWTH:
+                self._grow()
             self._do(self._choose(KINDS))
             if self.weather.now:
                 self._go_on(self._random.uniform(0.0, 4.0))
@@ -148,12 +160,21 @@ class Soak:
                 self._end_weather()
             self.served.rob()
         elif kind == "list the bucket again":
-            self.say("SIGHUP: the daemon lists the bucket again")
-            self.served.daemon.process.send_signal(signal.SIGHUP)
+            self._list_again()
         elif kind.startswith("stop"):
             self._stop(kind)
         else:
             self._replace(kind)
+
+    def _grow(self) -> None:
+        self.done["the bucket grows"] += 1
+        self.say(f"the bucket grows by {self.bucket.grow() or 'nothing more'!r}")
+        self._list_again()
+        self._go_on(self._random.uniform(0.0, 1.0))
+
+    def _list_again(self) -> None:
+        self.say("SIGHUP: the daemon lists the bucket again")
+        self.served.daemon.process.send_signal(signal.SIGHUP)
 
     def _stop(self, kind: str) -> None:
         """SIGSTOP for a while."""
@@ -227,7 +248,8 @@ class Soak:
             return False
 
     def _rest(self, minutes: float) -> None:
-        """Let the last processes have as long a life as they need to be compared."""
+        """Let the last processes have as long a life as they need to be compared, and what was added come in."""
+        self._list_again()
         self.say("nothing is done for a while, to see what is held in the end")
         self._go_on(max(6.0, min(60.0, 6 * minutes)))
 
@@ -239,17 +261,16 @@ class Soak:
             daemon.process.kill()
             daemon.process.wait()
         self.weather.store.kill()
+        self.manager.close()
 
 
 def soak(minutes: float, seed: int, folder: Path) -> int:
     """Run it and print what came of it; 0 when all invariants hold."""
-    objects = photographs(PAIRS)
-    pixels = reference_digests(objects, "set/", HEIGHT, WIDTH)
-    for name, data in objects.items():
-        path = folder / "buckets" / "b" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    it = Soak(folder, Weather(folder / "buckets", seed), seed)
+    reserve = math.ceil(RESERVE_A_MINUTE * minutes)
+    objects = photographs(PAIRS + reserve, prefix=PREFIX)
+    pixels = reference_digests(objects, PREFIX, HEIGHT, WIDTH)
+    bucket = Bucket(folder / "buckets", objects, list(pixels), reserve, seed)
+    it = Soak(folder, Weather(folder / "buckets", seed), bucket, seed)
     trouble = None
     try:
         it.run(minutes)
@@ -259,8 +280,11 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
         it.clean_up()
         left = traces(it.ring)
         wipe(it.ring)
-    verdicts = {job.group: judge(job.runs, Undisturbed(list(pixels)), pixels) for job in it.jobs.all if job.runs}
-    rows = invariants(verdicts, it.growth, it.ending, longest_s=it.longest_s, left=left)
+    verdicts, found = it.jobs.judged(bucket.catalogs, pixels)
+    rows = [
+        *invariants(verdicts, it.growth, it.ending, longest_s=it.longest_s, left=left),
+        *catalogs(found),
+    ]
     print(f"\ndone: {', '.join(f'{kind} {count}' for kind, count in it.done.items()) or 'nothing'}")
     print(f"starts refused, and made good by starting all jobs anew: {dict(it.jobs.refused) or 'none'}\n")
     width = max(len(row.name) for row in rows)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from house import SHM, Daemon, traces
+from manager import Manager
 from soak_usage import Growth
 
 READY_S = 45.0
@@ -17,7 +18,7 @@ READY_S = 45.0
 
 @dataclass
 class Served:
-    """The daemon, or its successor.
+    """The daemon, or its successor, under a service manager: what that keeps survives a clean stop and a kill -9.
 
     Attributes:
         growth: of daemons and workers.
@@ -27,12 +28,13 @@ class Served:
     command: tuple[str, list[str]]
     ring: str
     growth: Growth
+    manager: Manager
     workers_met: set[int] = field(default_factory=set)
     daemon: Daemon = field(init=False)
 
     def start(self) -> None:
         root, arguments = self.command
-        self.daemon = Daemon(root, *arguments, ring=self.ring).start()
+        self.daemon = self.manager.start(Daemon(root, *arguments, ring=self.ring))
 
     def wait_ready(self) -> None:
         self.daemon.output.wait_for("ready", READY_S)

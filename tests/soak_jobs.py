@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from audit import BEGINNING
-from audited_job import Job, RefusedError
+from audit import BEGINNING, Verdict, judge
+from audit_catalogs import CatalogsRead, catalogs_read
+from audited_job import Job, OtherCatalogError, RefusedError
 
 STEP_S = 0.02
 """What a training step takes: some batches are in hand at each kill, and the ring is full now and then."""
@@ -20,7 +21,11 @@ WORLD_SIZES, BATCH_SIZES = (1, 2, 3), (8, 12)
 class Jobs:
     """Two jobs on one ring, each a group of its own.
 
+    A state is of one catalog. When a ring is left by all readers, it begins anew with the newest, and a state of a
+    former one is refused. Then both jobs start over from the beginning: another *term*, with logs of its own.
+
     Attributes:
+        terms: the jobs of each term; every job's log is whole.
         refused: starts that the daemon refused, by kind.
     """
 
@@ -29,17 +34,29 @@ class Jobs:
         Args:
             patience_s: how long a start of all of them may take.
         """
-        self.all = [Job(ring, group, folder) for group in "AB"]
+        self.terms: list[list[Job]] = []
         self.refused: Counter[str] = Counter()
+        self._ring, self._folder = ring, folder
         self._random, self._say, self._patience_s = chance, say, patience_s
+        self._start_over()
 
     def __repr__(self) -> str:
         return repr(self.all)
 
     @property
+    def all(self) -> list[Job]:
+        """Those of the present term."""
+        return self.terms[-1]
+
+    @property
     def pids(self) -> list[int]:
         """Of all ranks that live."""
         return [pid for job in self.all for pid in job.pids]
+
+    def _start_over(self) -> None:
+        folder = self._folder / f"term-{len(self.terms)}"
+        folder.mkdir()
+        self.terms.append([Job(self._ring, group, folder) for group in "AB"])
 
     def replace_one(self) -> None:
         """kill -9 of one job's ranks in some order, and its start from what all of them had logged."""
@@ -49,7 +66,11 @@ class Jobs:
         job.order(f"until {sys.maxsize}")
 
     def start_all(self) -> None:
-        """All anew from their logs, the earliest first: the ring begins at its place and is behind nobody's."""
+        """All anew from their logs, the earliest first: the ring begins at its place and is behind nobody's.
+
+        Raises:
+            OtherCatalogError: it begins with other ids than a log was of.
+        """
         for job in self.all:
             if job.runs:
                 self._kill(job)
@@ -71,14 +92,49 @@ class Jobs:
 
     def poll(self) -> None:
         """Read their logs on; where one was refused its place, start all anew."""
-        try:
-            for job in self.all:
+        for job in self.all:
+            try:
                 job.poll()
-        except RefusedError as error:
-            sentence = str(error).splitlines()[-1]
-            self.refused["behind the ring" if "lies behind" in sentence else sentence] += 1
-            self._say(f"refused: {sentence}")
-            self.start_all()
+            except RefusedError as error:
+                self._make_good(job, error)
+                return
+
+    def _make_good(self, job: Job, error: RefusedError) -> None:
+        self._note(error)
+        if isinstance(error, OtherCatalogError):
+            self._check_left_behind(job, error)
+        else:
+            try:
+                self.start_all()
+            except OtherCatalogError as other:  # with nobody left to read it, the ring went on to the newest catalog
+                self._note(other)
+            else:
+                return
+        self._say("both jobs start over from the beginning")
+        for each in self.all:
+            self._kill(each)
+        self._start_over()
+        self.start_all()
+
+    def _note(self, error: RefusedError) -> None:
+        sentence = str(error).splitlines()[-1]
+        kind = "behind the ring" if "lies behind" in sentence else sentence
+        self.refused["of a former catalog" if isinstance(error, OtherCatalogError) else kind] += 1
+        self._say(f"refused: {sentence}")
+
+    def _check_left_behind(self, refused: Job, error: RefusedError) -> None:
+        """A state is of a former catalog when all others have left its epoch behind; before that, its ids are kept."""
+        refused_at = refused.run.begin
+        for job in self.all:
+            if job is not refused and job.pids:
+                try:
+                    job.poll()
+                except RefusedError:  # it has not come in either
+                    continue
+                assert job.run.end[0] > refused_at[0], (
+                    f"job {refused.group} was refused epoch {refused_at[0]} of its catalog, which job {job.group} "
+                    f"reads at {job.run.end}: {error}"
+                )
 
     def logged(self) -> dict[int, list[int]]:
         """How many batches each rank of each run that is under way has logged; a later start is another run."""
@@ -101,6 +157,20 @@ class Jobs:
         for job in self.all:
             job.finish()
             assert job.run.end == (last, 0), f"{job!r} did not end at epoch {last}"
+
+    def judged(
+        self, catalogs: Sequence[Sequence[str]], pixels: dict[str, str]
+    ) -> tuple[dict[str, Verdict], list[CatalogsRead]]:
+        """The verdict on each job over all terms; and the catalogs that the epochs were read from, by term."""
+        verdicts: dict[str, Verdict] = {}
+        found = []
+        for term in self.terms:
+            found.append(catalogs_read([run for job in term for run in job.runs], catalogs))
+            for job in term:
+                if job.runs:
+                    verdict = judge(job.runs, found[-1].undisturbed(), pixels)
+                    verdicts[job.group] = verdicts.get(job.group, Verdict()) + verdict
+        return verdicts, found
 
     def kill(self) -> None:
         """All, whatever they do."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from audit import Verdict
+from audit_catalogs import CatalogsRead
 from soak_usage import Growth, Shared, Usage
 
 BOUND_S = 45.0
@@ -83,6 +84,26 @@ def _ending(ending: Ending) -> list[Invariant]:
     return [
         Invariant("/dev/shm holds the same as before", shm, before == after),
         Invariant("trainers let go of former generations", f"{ending.generations} mapped at most", one),
+    ]
+
+
+def catalogs(found: Sequence[CatalogsRead]) -> list[Invariant]:
+    """Of a bucket that grew.
+
+    Args:
+        found: what the logs tell, by term; at least one.
+    """
+    wrongs = [wrong for each in found for wrong in each.wrongs]
+    last, read = found[-1], {number for each in found for number in each.by_epoch.values()}
+    newest, epoch = len(last.catalogs) - 1, max(last.by_epoch, default=0)
+    came = f"the last epoch has {len(last.catalogs[last.by_epoch.get(epoch, 0)])} pairs of {len(last.catalogs[newest])}"
+    return [
+        Invariant(
+            "each epoch is of one catalog, none of a former one",
+            f"{len(read)} catalogs read of {newest + 1}; {few(wrongs)}",
+            not wrongs,
+        ),
+        Invariant("what was added came in", came, last.by_epoch.get(epoch) == newest),
     ]
 
 
