@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from audit import BEGINNING, Entry, Row, Run, Undisturbed, judge, reference_digests
+from audit_catalogs import catalogs_read, fingerprint
 from audited_job import Job, RefusedError
 from house import Daemon, photographs, traces
 
@@ -242,3 +243,67 @@ def test_what_only_some_ranks_had_logged_is_rolled_back(four):
     run.ranks[1] = [Entry(rows(four, (0, 1)), {"epoch": 0, "position": 2})]
     verdict = judge([run], four, DIGESTS)
     assert (run.end, verdict.wrongs, verdict.delivered, verdict.rolled_back) == ((0, 2), [], 2, 1)
+
+
+# So can that of a bucket that grows.
+
+CATALOGS = [["b", "d"], ["b", "d", "c"], ["b", "d", "c", "a"]]
+
+
+def read(*epochs, **changes):
+    """A run of one rank, batch size 1, over epochs of these numbers of catalogs, as it is logged."""
+    run = Run(1, 1, BEGINNING)
+    source = Undisturbed({epoch: CATALOGS[number] for epoch, number in enumerate(epochs)})
+    following = fingerprint(CATALOGS[epochs[0]])
+    for epoch, number in enumerate(epochs):
+        length = len(CATALOGS[number])
+        for position in range(length):
+            place = (epoch, position + 1) if position + 1 < length else (epoch + 1, 0)
+            named = fingerprint(CATALOGS[number]) if place[1] else following  # as one who has not looked yet
+            following = fingerprint(CATALOGS[number])
+            state = {"epoch": place[0], "position": place[1], "fingerprint": changes.get(f"epoch_{epoch}", named)}
+            run.ranks[0].append(Entry(rows(source, (epoch, position)), state))
+    return run
+
+
+def judged(*runs):
+    found = catalogs_read(runs, CATALOGS)
+    return found.wrongs, [wrong for run in runs for wrong in judge([run], found.undisturbed(), DIGESTS).wrongs]
+
+
+def test_the_audit_passes_jobs_over_a_bucket_that_grows():
+    first, second = read(0, 0, 1, 1, 2), read(0, 0, 1)
+    assert judged(first, second) == ([], [])
+    assert catalogs_read([first], CATALOGS).by_epoch == {0: 0, 1: 0, 2: 1, 3: 1, 4: 2}
+    assert judge([first], catalogs_read([first], CATALOGS).undisturbed(), DIGESTS).delivered == 2 + 2 + 3 + 3 + 4
+
+
+def test_an_epoch_of_two_catalogs_is_found_within_a_job_and_between_two():
+    assert "epoch 1 was read from 2 catalogs" in judged(read(0, 0, 1), read(0, 1, 1))[0][0]
+    halves = read(0, 2, 2)
+    halves.ranks[0][3].state["fingerprint"] = fingerprint(CATALOGS[1])
+    assert "epoch 1 was read from 2 catalogs" in judged(halves)[0][0]
+
+
+def test_an_epoch_of_ids_that_the_bucket_never_had_is_found():
+    assert "epoch 1 is of ids strange that the bucket never had" in judged(read(0, 0, epoch_1="strange"))[0]
+
+
+def test_an_epoch_of_a_former_catalog_is_found():
+    assert judged(read(1, 2, 1))[0] == ["epoch 2 has 3 pairs, and one before it had 4"]
+
+
+@pytest.mark.parametrize("epochs", [(0, 0, 0, 0), (0, 0, 1, 2), (2, 2, 2, 2)])
+@pytest.mark.parametrize("of", range(3))
+def test_no_guess_of_a_catalog_hides_that_an_epochs_pairs_are_those_of_another(epochs, of):
+    """All evidence of the epoch is taken away, and its pairs are those of any catalog."""
+    run = read(*epochs[:2], of, epochs[3])
+    for entry in run.ranks[0]:
+        if entry.rows[0].epoch == 2:
+            entry.state["position"] = 0
+    found = catalogs_read([run], CATALOGS)
+    assert 2 not in found.by_epoch
+    guessed = found.undisturbed()
+    taken = {row.place: row.pair_id for row in run.rows() if row.epoch == 2}
+    right = {(2, position): guessed.id((2, position)) for position in range(guessed.epoch_length(2))}
+    assert bool(judge([run], guessed, DIGESTS).wrongs) == (taken != right)

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 import soak_usage
-from soak_table import BOUND_S, Ending, invariants
+from audit import reference_digests
+from audit_catalogs import CatalogsRead
+from house import photographs
+from soak_bucket import BUCKET, PREFIX, Bucket
+from soak_table import BOUND_S, Ending, catalogs, invariants
 from soak_usage import Growth, Shared, Usage
 from soak_weather import ALWAYS, FAULTS, OUTAGES, SILENT, Weather
 
@@ -29,6 +33,31 @@ def found(*, grown=NOTHING, ending=None, longest_s=1.0, left=()):
             return 1
 
     return held(invariants({}, Grown(), ending, longest_s=longest_s, left=left))
+
+
+def test_the_soaks_bucket_grows_by_whole_pairs_that_lie_among_the_others(tmp_path):
+    objects = photographs(20)
+    ids = list(reference_digests(objects, PREFIX, 8, 8))
+    bucket = Bucket(tmp_path / "buckets", objects, ids, 5, seed=1)
+    root = tmp_path / "buckets" / BUCKET / PREFIX
+    while bucket.grow() is not None:
+        present = sorted(bucket.catalogs[-1])
+        for part in ("images", "labels"):
+            found = (path.relative_to(root / part) for path in (root / part).rglob("*") if path.is_file())
+            assert sorted(str(path.with_suffix("")) for path in found) == present
+    assert [len(catalog) for catalog in bucket.catalogs] == list(range(15, 21))
+    assert sorted(bucket.catalogs[-1]) == sorted(ids)
+    added = set(ids) - set(bucket.catalogs[0])
+    assert any(pair_id < max(bucket.catalogs[0]) for pair_id in added), "it moves the others"
+
+
+@pytest.mark.parametrize(
+    ("last", "wrongs", "holds"),
+    [(1, [], [True, True]), (0, [], [True, False]), (1, ["epoch 3 ..."], [False, True])],
+)
+def test_a_soak_whose_catalogs_are_mixed_or_do_not_come_in_is_found(last, wrongs, holds):
+    terms = [CatalogsRead(["a", "ab"], {0: 0, 1: 1}, []), CatalogsRead(["a", "ab"], {0: 0, 1: last}, wrongs)]
+    assert list(held(catalogs(terms)).values()) == holds
 
 
 SAME = Shared(65, 4, 1 << 20)
