@@ -257,6 +257,33 @@ def test_a_reader_that_sleeps_over_two_changes_holds_nobody_up_and_knows_where_i
         assert len(sleeper) == 28 // 4
 
 
+def test_a_change_is_over_when_every_reader_has_seen_it_also_one_that_waits_at_an_epochs_start():
+    with (
+        served_ring(slots=12, epoch_length=12) as served,
+        turning(served) as lock,
+        ringfeed.attach(served.name, batch_size=4, group="early", drop_last=False) as early,
+        ringfeed.attach(served.name, batch_size=4, group="late", drop_last=False) as late,
+    ):
+        assert len(epoch_of(early)) == 12  # the ring is full and ends with the epoch, since the other has read nothing
+        with lock:
+            served.service.refresh(fake_edition(16, fingerprint="2" * 32))
+        assert len(epoch_of(late)) == 12
+        batches = iter(late)
+        next(batches)  # it is in the second epoch; the first one validates, say, and has not looked since
+        assert late.descriptor.catalog_changes == 1
+        with lock:
+            served.service.refresh(fake_edition(20, fingerprint="3" * 32))
+        for _ in range(3):  # whole turns, each with all that it can do
+            with lock:
+                served.turn(0.001)
+        epoch = early.epoch
+        assert epoch_of(early) == [f"größe/{1000 + position}" for position in range(16)]
+        assert epoch == 1
+        assert len([pair_id for batch in batches for pair_id in batch.ids]) == 12
+        counts = [[len(ids) for ids in epoch_of(early, late)] for _ in range(3)]
+        assert counts[-1] == [20, 20], "the third catalog comes in"
+
+
 def test_a_closed_terminal_stops_the_daemon_and_refreshes_nothing(grown, tmp_path, ring):
     folder = put(grown, tmp_path, PAIRS)
     daemon = serve(folder, ring)

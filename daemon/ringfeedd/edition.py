@@ -137,13 +137,13 @@ class Editions:
     def due(self, groups: Groups) -> int | None:
         """The epoch with which the edition that waits can begin now; None while there is none, or it cannot.
 
-        It cannot while some reader may still want pairs from before the last change: what consumers are told of holds
-        one change at a time. Nor while there is a group to which its epochs would give no batch, which came after it
-        was offered.
+        It cannot while some reader may still want pairs from before the last change, or may not know of it yet: what
+        consumers are told of holds one change at a time. Nor while there is a group to which its epochs would give no
+        batch, which came after it was offered.
         """
-        if self._ring.forget_former_orders():
+        if groups.passed(max(self._editions)) and self._ring.forget_former_orders():
             self._take({0: self.newest})
-        if self._waiting is None or self._ring.changing or groups.left_empty(self._waiting.order.length):
+        if self._waiting is None or len(self._editions) > 1 or groups.left_empty(self._waiting.order.length):
             return None
         return groups.earliest_change(self._ring, self._waiting.order.length)
 

@@ -354,6 +354,14 @@ class Groups:
         shortest = min(length, *(span for _, span in ring.epochs.spans))
         return epoch + any(member.plan.round_pairs > shortest for member in members)
 
+    def passed(self, epoch: int) -> bool:
+        """Whether everybody who is waited for has taken something of ``epoch``, or is beyond it.
+
+        Who stands at its very start may have come there before the catalog changed with it, and have slept since.
+        """
+        members = (member for group in self if not group.skips for member in group.members if not member.given_up)
+        return all((member.place.epoch, member.place.position) > (epoch, 0) for member in members)
+
     def left_empty(self, length: int) -> Group | None:
         """A group to which epochs of ``length`` pairs would give no batch at all."""
         epochs = Epochs.all(length)
