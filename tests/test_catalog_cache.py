@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ import ringfeed
 from ringfeed.descriptor import read_descriptor
 from ringfeed.status import ring_status
 from ringfeedd.catalog_cache import KEPT, KEPT_S, CatalogCache, default_folder
+from ringfeedd.config import Config
+from ringfeedd.edition import make_editions
 from ringfeedd.keys import KeyTemplates
 from ringfeedd.listing import build_catalog
+from ringfeedd.promised import find_promised
 from ringfeedd.sources.local import LocalSource
 
 PAIRS, MORE = 20, 12
@@ -69,6 +73,16 @@ def test_the_latest_listings_are_kept_and_no_more(tmp_path):
         for path in (tmp_path / "cache").iterdir():  # a second older each time: the clock's grain is coarse
             os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
     assert [catalog.fingerprint for catalog in cache_in(tmp_path / "cache")] == fingerprints[: -KEPT - 1 : -1]
+
+
+def test_a_listing_that_trainers_read_is_kept_however_many_came_after_it(tmp_path):
+    catalogs = [listing(write_folder(tmp_path / f"set{count}", count)) for count in range(2, 2 + KEPT + 2)]
+    for catalog in catalogs:
+        cache_in(tmp_path / "cache").save(catalog, served={catalogs[0].fingerprint})
+        for path in (tmp_path / "cache").iterdir():
+            os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
+    kept = [catalog.fingerprint for catalog in cache_in(tmp_path / "cache")]
+    assert kept == [catalog.fingerprint for catalog in [*catalogs[: -KEPT - 1 : -1], catalogs[0]]]
 
 
 def test_roots_that_nobody_lists_any_more_are_forgotten_in_time(folder, tmp_path):
@@ -158,6 +172,52 @@ def test_a_daemon_killed_between_a_refresh_and_its_epoch_serves_both_catalogs_on
         assert sorted(seen) == old
         while (epoch := reader.epoch) <= begins:
             assert sorted(epoch_of(reader)) == (names(folder) if epoch >= begins else old)
+
+
+def test_a_reader_that_waits_at_a_catalogs_first_epoch_is_promised_the_one_before_it_too(tmp_path):
+    catalogs = [listing(write_folder(tmp_path / f"set{count}", count)) for count in (PAIRS, PAIRS + MORE)]
+    config = Config(root="r", test_ratio=0.0)
+    nodes = config.nodes()
+    old, new = (make_editions(catalog, config, nodes)["train"] for catalog in catalogs)
+    descriptor = SimpleNamespace(newest=new.served(1), catalog=lambda epoch: (new if epoch else old).served(0))
+    for at, first, later in [((0, 4), old, {"train": 1}), ((1, 0), old, {"train": 1}), ((1, 4), new, {})]:
+        former = SimpleNamespace(descriptor=descriptor, places=[SimpleNamespace(at=at)])
+        start = find_promised({"train": [former]}, catalogs, config, nodes)
+        assert start.editions["train"].split.fingerprint == first.split.fingerprint
+        assert {split: epoch for split, (epoch, _) in start.later.items()} == later
+
+
+def test_a_reader_that_is_busy_while_two_daemons_die_goes_on_though_the_second_had_promised_more(tmp_path, ring):
+    folder = write_folder(tmp_path / "set", PAIRS)
+    old = names(folder)
+    daemon = serve(folder, ring, tmp_path / "cache")
+    with (
+        daemon,
+        ringfeed.attach(f"{ring}-train", batch_size=2, group="busy", drop_last=False) as busy,
+        ringfeed.attach(f"{ring}-train", batch_size=2, group="quick", drop_last=False) as quick,
+    ):
+        batches, others = iter(busy), iter(quick)
+        seen = list(next(batches).ids)
+        theirs = list(next(others).ids)
+
+        def serve_again():
+            daemon.process.kill()
+            daemon.process.wait()
+            daemon.start().output.wait_for("ready")
+
+        wait_until(lambda: list((tmp_path / "cache").glob("*.catalog")))
+        serve_again()
+        theirs += [pair_id for _ in range(8) for pair_id in next(others).ids]  # as far as the busy one lets it
+        assert len(ring_status(f"{ring}-train").consumers) == 1, "the busy one is still in its first step"
+        grow(folder, tmp_path)
+        begins = refreshed_from(ring)
+        serve_again()
+        seen += [pair_id for batch in batches for pair_id in batch.ids]
+        theirs += [pair_id for batch in others for pair_id in batch.ids]
+        assert sorted(seen) == sorted(theirs) == old
+        while (epoch := busy.epoch) <= begins:
+            expected = names(folder) if epoch >= begins else old
+            assert [sorted(ids) for ids in epoch_of(busy, quick)] == [expected, expected]
 
 
 def test_files_removed_between_a_refresh_and_its_epoch_need_no_cache_for_both_catalogs_to_be_served_on(tmp_path, ring):

@@ -14,7 +14,7 @@ import os
 import stat
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,11 +72,16 @@ class CatalogCache:
             except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
                 _LOG.warning("the cached catalog %s is passed over: %s", path, error)
 
-    def save(self, catalog: Catalog) -> None:
-        """Keep a listing, and the `KEPT` latest of this root; no root's for longer than `KEPT_S`."""
+    def save(self, catalog: Catalog, served: Collection[str] = ()) -> None:
+        """Keep a listing, and the `KEPT` latest of this root; no root's for longer than `KEPT_S`.
+
+        Args:
+            served: fingerprints of listings that trainers read now. They stay, whatever came after them: in a long
+                epoch there may be many refreshes.
+        """
         if self._folder is None:
             return
-        path = self._folder / f"{self._key}.{catalog.fingerprint}.catalog"
+        path = self._path(catalog.fingerprint)
         draft = path.with_suffix(f".{os.getpid()}.draft")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,12 +90,17 @@ class CatalogCache:
             draft.replace(path)
             now = time.time()
             aged = [old for old in self._folder.glob("*.catalog") if now - old.stat().st_mtime > KEPT_S]
-            for old in [*self._files()[KEPT:], *aged]:
+            needed = {self._path(fingerprint) for fingerprint in served}
+            for old in {*self._files()[KEPT:], *aged} - needed:
                 old.unlink(missing_ok=True)
         except OSError as error:
             _LOG.warning("the catalog could not be cached in %s: %s", self._folder, error.strerror)
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
+
+    def _path(self, fingerprint: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{self._key}.{fingerprint}.catalog"
 
     def _files(self) -> list[Path]:
         if self._folder is None:

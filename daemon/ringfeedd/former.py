@@ -46,10 +46,17 @@ class Former:
         return any(place.lives() for place in self.places)
 
     def serves_the_same(self, descriptor: Descriptor) -> bool:
-        """Whether its consumers' places mean the same in another generation's stream."""
-        epoch = min(place.at for place in self.places)[0]
+        """Whether its consumers' places mean the same in another generation's stream.
+
+        As far as they can read with what is left of their own ring, that is: of what follows they are told anew.
+        """
+        first = min(place.at for place in self.places)[0]
+        reached, position = max(place.reaches for place in self.places)
+        last = reached - (position == 0)
+        changes = (catalog.since_epoch for d in (self.descriptor, descriptor) for catalog in d.catalogs)
+        epochs = [first, *(epoch for epoch in changes if first < epoch <= last)]
         ours, theirs = (
-            (d.order, d.seed, d.num_nodes, d.node_rank, d.catalog(epoch).fingerprint, d.epochs.since(epoch))
+            (d.order, d.seed, d.num_nodes, d.node_rank, [d.catalog(epoch).fingerprint for epoch in epochs])
             for d in (self.descriptor, descriptor)
         )
         return ours == theirs

@@ -41,8 +41,11 @@ def find_promised(
     first: dict[str, str] = {}
     later: dict[str, tuple[int, str]] = {}
     for split, of_split in formers.items():
-        epoch = min(place.at for former in of_split for place in former.places)[0]
+        epoch, position = min(place.at for former in of_split for place in former.places)
         descriptor = of_split[0].descriptor
+        if not position and epoch == descriptor.newest.since_epoch:
+            # Who stands at the very start of a catalog's first epoch may know it by the name of the one before only.
+            epoch = max(0, epoch - 1)
         first[split] = descriptor.catalog(epoch).fingerprint
         if descriptor.newest.since_epoch > epoch:
             later[split] = (descriptor.newest.since_epoch, descriptor.newest.fingerprint)

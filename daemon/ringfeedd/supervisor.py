@@ -239,9 +239,10 @@ class Supervisor:
             self._refresh_wanted = self._nodes.num_nodes == 1
         return start
 
-    def _save(self, catalog: Catalog) -> None:
+    def _save(self, catalog: Catalog) -> asyncio.Task[None]:
         """Keep a listing for the next start, beside what goes on."""
-        self._do_beside(asyncio.to_thread(self._config.cache().save, catalog))
+        served = {catalog.fingerprint for service in self.services for catalog in service.catalogs}
+        return self._do_beside(asyncio.to_thread(self._config.cache().save, catalog, served))
 
     def _do_beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Have it done beside the loop, as a task that is forgotten when it is done."""
@@ -408,7 +409,8 @@ class Supervisor:
         try:
             catalog = await list_root(self._config)
             editions = make_editions(catalog, self._config, self._nodes)
-            self._save(catalog)
+            # Before anybody is promised what is new. Whoever cancels this waits for the saving itself.
+            await asyncio.shield(self._save(catalog))
         except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
             reason = str(error) if isinstance(error, DaemonError) else f"{type(error).__name__}: {error}"
             for service in self.services:
