@@ -16,15 +16,12 @@ from ringfeedd.fetch import FetchPolicy, fetch_pair
 from ringfeedd.picture import open_picture
 from ringfeedd.sources import Source, SourceError
 from ringfeedd.spec import Fit
-from ringfeedd.store_wait import listed_objects
+from ringfeedd.store_wait import SILENCE_S, listed_objects
 from ringfeedd.traffic import Traffic
 
 SAMPLE_PAIRS: Final = 32
 NATIVE_MARGIN: Final = 1.5
 """Where sizes differ, a native slot holds this many times the largest sampled picture's pixels."""
-SILENCE_S: Final = 5.0
-"""Nobody is answered for so long, and it is no use to look any further now."""
-
 _LOOK_S: Final = 0.25
 
 

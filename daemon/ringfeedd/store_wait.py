@@ -24,6 +24,12 @@ PAUSES: Final = Backoff(base_s=1.0, max_s=30.0)
 NOTICE_S: Final = 30.0
 """What the service manager is asked for, twice as often, while the store is waited for."""
 
+SILENCE_S: Final = 5.0
+"""Requests that are under way, which have retries of their own, find nobody for so long: only then it is an outage."""
+
+_NOTHING_S: Final = 0.01
+"""So little of the time left is none: a sleep may end early, by the clock's grain."""
+
 
 class Patience:
     """How long one start waits in all. Pure; moments come in as seconds of one monotonic clock."""
@@ -60,7 +66,7 @@ class Patience:
         if self._down_since is None:
             self._down_since = now
         left_s = self.wait_s - self.waited_s(now)
-        if left_s <= 0.0:
+        if left_s <= _NOTHING_S:
             return None
         self._failures += 1
         return min(PAUSES.wait_s(self._failures, retry_after_s, self._rng), left_s)
@@ -135,10 +141,10 @@ class StoreWait:
             StoreDownError: for too long.
         """
         wait_s = self._patience.wait_s
-        if there or not wait_s or health.failing_since is None:
+        if there or health.failing_since is None:
             return
         down_s = self._clock.monotonic() - health.failing_since
-        if down_s > wait_s:
+        if down_s > max(wait_s, SILENCE_S):
             raise StoreDownError(
                 f"the first pairs could not be had: the store has not answered for {down_s:.0f} s ({health.cause}), "
                 f"and store_wait_s = {wait_s:g}; start again when it answers"

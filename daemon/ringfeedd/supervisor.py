@@ -355,7 +355,7 @@ class Supervisor:
             on_results=self._results,
             on_lost=self._lost,
             most_pairs=shape.most_pairs,
-            known=listed_objects(catalog) if config.store_wait_s else (),
+            known=listed_objects(catalog),
         )
         self._undo.push_async_callback(pool.stop)
         pool.start()
