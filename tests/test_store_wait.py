@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from gcs_fixtures import ManualClock
 from house import Daemon, photographs, traces, wait_until
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_process import StoreProcess
 
@@ -35,6 +35,7 @@ def down(retry_after_s=None):
 # -- the decision
 
 
+@settings(deadline=None)
 @given(
     wait_s=st.floats(0.5, 10_000),
     seed=st.integers(0, 1000),
@@ -57,10 +58,11 @@ def test_without_patience_nothing_is_tried_again():
     assert Patience(0.0).failed(5.0) is None
 
 
-def test_pauses_grow_to_half_a_minute():
+@pytest.mark.parametrize("asked_s", [None, 0.0])
+def test_pauses_grow_to_half_a_minute_however_little_the_store_asks_for(asked_s):
     patience, now, pauses = Patience(86_400.0, random.Random(3)), 0.0, []
     for _ in range(400):
-        pauses.append(patience.failed(now))
+        pauses.append(patience.failed(now, asked_s))
         now += pauses[-1]
     assert pauses[0] <= 1.0
     assert 25.0 < max(pauses[10:]) <= 30.0

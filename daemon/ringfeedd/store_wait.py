@@ -69,7 +69,10 @@ class Patience:
         if left_s <= _NOTHING_S:
             return None
         self._failures += 1
-        return min(PAUSES.wait_s(self._failures, retry_after_s, self._rng), left_s)
+        pause_s = PAUSES.wait_s(self._failures, None, self._rng)
+        if retry_after_s is not None:  # at least what it asks for, which may be nothing
+            pause_s = max(pause_s, PAUSES.wait_s(self._failures, retry_after_s, self._rng))
+        return min(pause_s, left_s)
 
     def answered(self, now: float) -> float | None:
         """The store answers: the seconds for which it had not, None where it had."""
@@ -128,7 +131,7 @@ class StoreWait:
         """The store has answered something."""
         if (down_s := self._patience.answered(self._clock.monotonic())) is not None:
             self._tell_no_more()
-            self._say(f"the store answers again, after {down_s:.0f} s: the start goes on")
+            self._say(goes_on(down_s))
 
     def first_pairs(self, health: StoreHealth, *, there: bool) -> None:
         """Until the first pairs are there, workers wait by themselves for a store that went down meanwhile.
@@ -180,6 +183,11 @@ def begins_to_wait(error: StoreDownError, left_s: float) -> str:
         f"the store does not answer, and the start waits for it: {error} It goes on by itself when the store answers, "
         f"and gives up after {left_s:.0f} s (--store-wait-s); Ctrl-C ends it"
     )
+
+
+def goes_on(down_s: float) -> str:
+    """What is said once when it is over."""
+    return f"the store answers again, after {down_s:.0f} s: the start goes on"
 
 
 def gives_up(error: StoreDownError, waited_s: float) -> StoreDownError:
