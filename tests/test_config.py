@@ -46,6 +46,7 @@ def test_a_file_gives_every_setting_by_its_name(written):
         retry_budget = 0.1
         hedge = true
         start_requests_per_s = 1000
+        store_wait_s = 30
         data_plane = "curl"
         emulator = "http://localhost:9023"
         images = "i/{id}.jpg"
@@ -76,6 +77,7 @@ def test_a_file_gives_every_setting_by_its_name(written):
         retry_budget=0.1,
         hedge=True,
         start_requests_per_s=1000.0,
+        store_wait_s=30.0,
         data_plane="curl",
         emulator="http://localhost:9023",
         images="i/{id}.jpg",

@@ -60,7 +60,8 @@ def get_async_dataloaders(
         emulator: address of a GCS emulator.
         drop_last: drop an epoch's last pairs where they are no full batch.
         serve: settings for a daemon that is started here, by the names of its configuration, e.g. ``size="512x512"``,
-            ``fit="resize"``. By default pairs keep their own sizes.
+            ``fit="resize"``. By default pairs keep their own sizes, and a store that does not answer is an error at
+            once (``store_wait_s=0``), since nobody sees here what the daemon says while it waits.
 
     Returns:
         ``{"train": DataLoader, "test": DataLoader}``; without a test loader where ``test_ratio`` is 0.
@@ -70,7 +71,13 @@ def get_async_dataloaders(
     """
     rings = _find(gcs_data_root, test_ratio) or _start(
         gcs_data_root,
-        {"test_ratio": test_ratio, "fit": "native", **({"emulator": emulator} if emulator else {}), **serve},
+        {
+            "test_ratio": test_ratio,
+            "fit": "native",
+            "store_wait_s": 0,
+            **({"emulator": emulator} if emulator else {}),
+            **serve,
+        },
     )
     return {
         split: DataLoader(

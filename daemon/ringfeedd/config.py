@@ -33,6 +33,9 @@ Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
 
 _FETCH = FetchPolicy()
 
+DEFAULT_STORE_WAIT_S = 600.0
+"""With it, starts that fail lie too far apart for systemd to give the service up (StartLimitBurst in the unit)."""
+
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one daemon serves, and how. The keys of the TOML file are these names.
@@ -57,6 +60,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             as many retries as downloads succeed, at most.
         hedge: send a second request for an object that takes longer than 95 of 100, 5 % more requests at most.
         start_requests_per_s: of the whole daemon, at first; doubled every 20 minutes while it is used. 0: no limit.
+        store_wait_s: for how long a start waits for a store that does not answer, until the first pairs are there; then
+            it ends with exit code 3. 0: at once, as it does in any case where the root or the account is wrong.
         data_plane: what objects of a bucket are downloaded with: ``"curl"`` (the extra ``fast``), ``"gcloud"``, or
             ``"auto"``: curl where it is installed.
         emulator: address of a GCS emulator to use instead of Google's service.
@@ -99,6 +104,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     retry_budget: Fraction = _FETCH.retry_budget
     hedge: bool = _FETCH.hedge
     start_requests_per_s: Annotated[float, Meta(ge=0.0, le=1e9)] = START_REQUESTS_PER_S
+    store_wait_s: Seconds = DEFAULT_STORE_WAIT_S
     data_plane: PlaneName = _FETCH.data_plane
     emulator: str | None = None
     images: str = DEFAULT_IMAGES

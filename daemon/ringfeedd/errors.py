@@ -20,6 +20,18 @@ class StartError(DaemonError):
     """Something that the daemon needs is missing: the bucket, credentials, pairs, memory."""
 
 
+class StoreDownError(StartError):
+    """What the start needs of the store cannot be had now, and may be had a little later.
+
+    Attributes:
+        retry_after_s: how long the store asked us to wait, in seconds; None where it said nothing.
+    """
+
+    def __init__(self, sentence: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+
+
 class AlreadyRunningError(DaemonError):
     """Another daemon serves this ring."""
 

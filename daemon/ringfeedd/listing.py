@@ -51,6 +51,7 @@ async def build_catalog(
     after each page.
 
     Raises:
+        StoreDownError: the store does not answer.
         StartError: the listing failed, or there is no pair; then the sentence names the nearest look-alike layout.
     """
     images, labels = _Side(templates.images), _Side(templates.labels)
@@ -69,7 +70,7 @@ async def build_catalog(
     try:
         await asyncio.gather(*tasks)
     except SourceError as error:
-        raise StartError(str(error)) from error
+        raise error.start_error() from error
     finally:
         for task in tasks:
             task.cancel()
@@ -80,7 +81,7 @@ async def build_catalog(
     try:
         raise StartError(await no_pairs_sentence(source, templates, catalog.incomplete))
     except SourceError as error:
-        raise StartError(str(error)) from error
+        raise error.start_error() from error
 
 
 class _Side:

@@ -185,6 +185,12 @@ def _add_serve_store(parser: argparse.ArgumentParser) -> None:
         help="at first; doubled every 20 min while it is used; 0: no limit (default: 5000)",
     )
     parser.add_argument(
+        "--store-wait-s",
+        type=float,
+        metavar="S",
+        help="for which a start waits for a store that does not answer; 0: ends at once (default: 600)",
+    )
+    parser.add_argument(
         "--data-plane",
         choices=get_args(PlaneName),
         help="what downloads: curl takes half the CPU, and comes with 'ringfeed[fast]' (default: auto, curl if there)",

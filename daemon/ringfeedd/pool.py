@@ -115,6 +115,7 @@ class Pool:
         on_results: Callable[[list[Result]], None],
         on_lost: Callable[[int, int, bool], None],
         most_pairs: int,
+        known: Iterable[ObjectInfo] = (),
     ) -> None:
         """Prepare a pool; `start` starts it.
 
@@ -123,11 +124,12 @@ class Pool:
             on_lost: called with (ring, seq, quarantine) for each pair that a dead worker had; with ``quarantine`` the
                 pair has killed workers before and is not decoded again, also not when it is given in a later epoch.
             most_pairs: pairs that one worker may have at a time.
+            known: objects that were there a moment ago, by which workers ask for the store until they have read one.
         """
         self.size = size
         self.deaths = 0
         self.store = StoreWatch()
-        self._known: deque[ObjectInfo] = deque(maxlen=KNOWN_OBJECTS)
+        self._known: deque[ObjectInfo] = deque(known, maxlen=KNOWN_OBJECTS)
         self._settings = settings
         self._on_results = on_results
         self._on_lost = on_lost

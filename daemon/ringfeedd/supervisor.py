@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any, Final
 
@@ -44,6 +45,7 @@ from ringfeedd.singleton import SingletonLock
 from ringfeedd.sizing import DECODE_THREADS, Shares, geometries, shares, total
 from ringfeedd.sources import open_source
 from ringfeedd.spec import DecodeSpec
+from ringfeedd.store_wait import StoreWait, listed_objects
 from ringfeedd.turns import TurnClock
 
 _LOG: Final = logging.getLogger("ringfeedd")
@@ -134,6 +136,7 @@ class Supervisor:
 
     async def _startup(self) -> Pool:
         config = self._config
+        self._store_wait = StoreWait(config.store_wait_s, say=self._say, tell=self._notifier.extend_timeout)
         names = config.ring_names
         if not config.test_ratio:
             names = {"train": names["train"]}
@@ -167,7 +170,7 @@ class Supervisor:
             mean_pair_bytes=start.catalog.mean_pair_bytes,
         )
         self._open_rings(start, spec, shape)
-        pool = self._open_pool(spec, shape)
+        pool = self._open_pool(start.catalog, spec, shape)
         self._undo.push_async_callback(self._end_what_is_beside)
         for service in self.services:
             service.begin()
@@ -187,17 +190,19 @@ class Supervisor:
         """Find out what to serve, and settle how its pairs are decoded."""
         config = self._config
         start = self._known_start({split: of_split for split, of_split in formers.items() if of_split})
-        source = await open_source(
-            config.root,
-            emulator=config.emulator,
-            concurrency=self._connections,
-            read_timeout_s=config.read_timeout_s,
-            data_plane=config.data_plane,
+        source = await self._store_wait.has(
+            lambda: open_source(
+                config.root,
+                emulator=config.emulator,
+                concurrency=self._connections,
+                read_timeout_s=config.read_timeout_s,
+                data_plane=config.data_plane,
+            )
         )
         try:
             if start is None:
                 self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
-                catalog = await build_catalog(source, config.templates, self._listed_more)
+                catalog = await self._store_wait.has(lambda: build_catalog(source, config.templates, self._listed_more))
                 self._say(f"found {len(catalog):,} pairs under {config.root}")
                 for sentence in catalog.incomplete.sentences():
                     self._say(f"  {sentence}")
@@ -206,8 +211,13 @@ class Supervisor:
             self._on_listed()
             size = config.pixels
             if size is None:
-                sizes = await probe_sizes(
-                    source, start.catalog, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation
+                sizes = await self._store_wait.has(
+                    partial(
+                        probe_sizes,
+                        *(source, start.catalog),
+                        max_pixels=config.max_pixels,
+                        exif_orientation=config.exif_orientation,
+                    )
                 )
                 size = choose_size(sizes, config.fit)
                 spread = f"{'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
@@ -259,6 +269,7 @@ class Supervisor:
             await asyncio.wait(self._beside)
 
     def _listed_more(self, progress: Progress) -> None:
+        self._store_wait.answered()
         self._on_progress(progress)
         self._notifier.extend_timeout(
             START_NOTICE_S, f"listing: {progress.images:,} images, {progress.labels:,} labels"
@@ -317,7 +328,7 @@ class Supervisor:
             )
         _LOG.info("%d bytes of shared memory are reserved", total(laid_out))
 
-    def _open_pool(self, spec: DecodeSpec, shape: Shares) -> Pool:
+    def _open_pool(self, catalog: Catalog, spec: DecodeSpec, shape: Shares) -> Pool:
         config = self._config
         rings = [
             RingSpec(
@@ -344,6 +355,7 @@ class Supervisor:
             on_results=self._results,
             on_lost=self._lost,
             most_pairs=shape.most_pairs,
+            known=listed_objects(catalog),
         )
         self._undo.push_async_callback(pool.stop)
         pool.start()
@@ -369,6 +381,7 @@ class Supervisor:
                 reported = now
                 pool.kill_hung(now, self._config.worker_timeout_s)
                 store = pool.store.statistics()
+                self._store_wait.first_pairs(store, there=announced)
                 for service in self.services:
                     service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths, store=store)
             if self._files_were_removed(now):

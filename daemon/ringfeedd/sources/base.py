@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from ringfeedd.errors import StartError, StoreDownError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -33,6 +35,10 @@ OBJECT_CAUSES = frozenset({"size", "crc32c"})
 """Worth another attempt, yet they tell of one object and not of the store: it did answer."""
 
 
+OUTAGE_CAUSES = frozenset({"connect", "timeout", "reset", "truncated", "deadline"})
+"""Of failures in which nobody answered; statuses by which a store asks for patience are ``http_...``."""
+
+
 class SourceError(Exception):
     """A listing or a read failed; the message is a sentence that names the object.
 
@@ -56,6 +62,21 @@ class SourceError(Exception):
     def of_store(self) -> bool:
         """Whether it tells of the store, or of the way to it: while it is down, everybody fails like this."""
         return (self.retryable or self.cause == "deadline") and self.cause not in OBJECT_CAUSES
+
+    @property
+    def of_outage(self) -> bool:
+        """Whether nobody answered, or the store said that it cannot now: it is worth a start's while to wait.
+
+        A wrong answer (a redirect, a login page, a token that is refused) is none: there, somebody has to mend
+        a setting, and wants to be told at once.
+        """
+        return self.of_store and (self.cause in OUTAGE_CAUSES or self.cause.startswith("http_"))
+
+    def start_error(self, sentence: str = "") -> StartError:
+        """What a start ends with that cannot do without this; `sentence` instead of this one's own."""
+        if self.of_outage:
+            return StoreDownError(sentence or str(self), retry_after_s=self.retry_after_s)
+        return StartError(sentence or str(self))
 
 
 class Source(Protocol):

@@ -9,9 +9,10 @@ import time
 import aiohttp
 from gcloud.aio.auth import Token
 
-from ringfeedd.errors import StartError
+from ringfeedd.errors import StartError, StoreDownError
 
 from .base import SourceError
+from .http_errors import outage_cause
 
 READ_ONLY = "https://www.googleapis.com/auth/devstorage.read_only"
 """All that we ask for; the library's own default is full control."""
@@ -27,6 +28,8 @@ NO_CREDENTIALS = (
     "exist, and this machine has no metadata server. Run `gcloud auth application-default login`, or set "
     "GOOGLE_APPLICATION_CREDENTIALS to a service account's key file."
 )
+
+CHECK = "Check the credentials and the way to Google."
 
 
 class Bearer:
@@ -68,7 +71,7 @@ class Bearer:
             await asyncio.shield(self._start())
         except Exception as error:  # the library raises whatever its transport, its parser and its keys raise
             sentence = f"No access token for Google Cloud Storage could be had ({_in_short(error)})."
-            raise SourceError(sentence, cause="unauthorized", retryable=True) from error
+            raise SourceError(sentence, cause=outage_cause(error) or "unauthorized", retryable=True) from error
 
     async def _acquire(self) -> None:
         await self._token.acquire_access_token()
@@ -88,6 +91,7 @@ async def open_bearer() -> Bearer:
     """The bearer for the credentials of this machine's user, with a first token in hand.
 
     Raises:
+        StoreDownError: nobody answers who gives tokens.
         StartError: no credentials, or none that work.
     """
     # A session of its own: waiting for a free connection among busy downloads would use up the refresh's 10 s.
@@ -117,10 +121,12 @@ async def _first_token(session: aiohttp.ClientSession) -> Bearer:
     try:
         async with asyncio.timeout(FIRST_TOKEN_S):
             await bearer.header()
-    except (SourceError, TimeoutError) as error:
+    except TimeoutError as error:
         await bearer.close()
-        reason = str(error) or f"No access token came within {FIRST_TOKEN_S:.0f} s."
-        raise StartError(f"{reason} Check the credentials and the way to Google.") from error
+        raise StoreDownError(f"No access token came within {FIRST_TOKEN_S:.0f} s. {CHECK}") from error
+    except SourceError as error:
+        await bearer.close()
+        raise error.start_error(f"{error} {CHECK}") from error
     return bearer
 
 

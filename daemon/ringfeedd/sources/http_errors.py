@@ -52,6 +52,15 @@ def error_from_transport(error: Exception, what: str) -> SourceError:
     return SourceError(f"{what}: {reason}{f' ({detail})' if detail else ''}.", cause=cause, retryable=True)
 
 
+def outage_cause(error: Exception) -> str | None:
+    """The word for a request of a library's that was not answered, or put off; None for any other end of it."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"http_{error.status}" if error.status in RETRYABLE else None
+    if isinstance(error, aiohttp.ClientConnectionError | TimeoutError | ConnectionError):
+        return _transport_cause(error)[0]
+    return None
+
+
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that a Retry-After header asks for, given as a number or as a date; None where there is none."""
     value = headers.get("Retry-After")
