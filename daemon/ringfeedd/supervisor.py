@@ -10,17 +10,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from functools import partial
-from itertools import chain
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from ringfeed.attachment import Control
 from ringfeed.descriptor import Descriptor
 from ringfeed.doorbell import Doorbell
 from ringfeedd.catalog import TEST, Catalog
 from ringfeedd.config import Config
-from ringfeedd.edition import make_editions
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
 from ringfeedd.files import connections, raise_limit
@@ -30,31 +27,27 @@ from ringfeedd.handover import take_over
 from ringfeedd.http import HttpServer, read_token
 from ringfeedd.http_guard import Listen
 from ringfeedd.leavings import clear_leavings
-from ringfeedd.listing import Progress, build_catalog
+from ringfeedd.listing import Progress
 from ringfeedd.messages import Result, RingSpec
 from ringfeedd.notify import Notifier
 from ringfeedd.pool import Pool, WorkerSettings
-from ringfeedd.probe import choose_size, probe_sizes
-from ringfeedd.promised import Start, find_promised
-from ringfeedd.refresh import list_root
+from ringfeedd.promised import Start
+from ringfeedd.refresher import Refresher
 from ringfeedd.renewal import LOOK_INTERVAL_S, removed_files, still_attached
 from ringfeedd.ring import Ring
 from ringfeedd.service import RingService
 from ringfeedd.shm import RingMemory, free_bytes
 from ringfeedd.singleton import SingletonLock
 from ringfeedd.sizing import DECODE_THREADS, Shares, geometries, shares, total
-from ringfeedd.sources import open_source
 from ringfeedd.spec import DecodeSpec
 from ringfeedd.store_wait import StoreWait, listed_objects
+from ringfeedd.survey import Survey
 from ringfeedd.turns import TurnClock
 
 _LOG: Final = logging.getLogger("ringfeedd")
 
 TICK_S: Final = 0.25
 """The loop turns at least this often, for liveness and expiry; doorbells and results turn it at once."""
-
-START_NOTICE_S: Final = 30.0
-"""What the service manager is asked for, again and again, while the listing goes on."""
 
 
 class Supervisor:
@@ -91,15 +84,13 @@ class Supervisor:
         self._pool: Pool | None = None
         self._formers: dict[str, list[Former]] = {}
         self._had_terminal = os.isatty(sys.stdin.fileno()) if sys.stdin else False
-        self._refresh_wanted = False
-        self._refreshing: asyncio.Task[None] | None = None
         self._still_attached: list[Control] = []
         self._known: list[Catalog] = []
-        self._beside: set[asyncio.Task[None]] = set()
         self._locks: list[SingletonLock] = []
         self._clock = TurnClock()
         self._looked = 0.0
         self._connections = config.concurrency
+        self._refresher = Refresher(config, self._nodes, self.services, self._wake.set)
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until its terminal is closed; returns the exit code.
@@ -157,7 +148,22 @@ class Supervisor:
             if cleared := clear_leavings(name, frozenset(former.descriptor.generation for former in formers)):
                 _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
         await self._open_page()
-        start, spec = await self._survey({split: self._formers[name] for split, name in names.items()})
+        survey = Survey(
+            config,
+            self._nodes,
+            self._store_wait,
+            self._notifier,
+            say=self._say,
+            on_progress=self._on_progress,
+            on_listed=self._on_listed,
+        )
+        formers_of = {split: self._formers[name] for split, name in names.items()}
+        found = await survey.find(formers_of, self._known, connections=self._connections)
+        start, spec = found.start, found.spec
+        if found.listed:
+            self._refresher.save(start.catalog)
+        elif not self._known:
+            self._refresher.wanted = self._nodes.num_nodes == 1
         editions = start.editions
         if config.test_ratio and TEST not in editions:
             self._say(
@@ -171,7 +177,7 @@ class Supervisor:
         )
         self._open_rings(start, spec, shape)
         pool = self._open_pool(start.catalog, spec, shape)
-        self._undo.push_async_callback(self._end_what_is_beside)
+        self._undo.push_async_callback(self._refresher.end)
         for service in self.services:
             service.begin()
         return pool
@@ -185,95 +191,6 @@ class Supervisor:
         address = await server.start()
         self._undo.push_async_callback(server.stop)
         self._say(f"status page: {address}")
-
-    async def _survey(self, formers: dict[str, list[Former]]) -> tuple[Start, DecodeSpec]:
-        """Find out what to serve, and settle how its pairs are decoded."""
-        config = self._config
-        start = self._known_start({split: of_split for split, of_split in formers.items() if of_split})
-        source = await self._store_wait.has(
-            lambda: open_source(
-                config.root,
-                emulator=config.emulator,
-                concurrency=self._connections,
-                read_timeout_s=config.read_timeout_s,
-                data_plane=config.data_plane,
-            )
-        )
-        try:
-            if start is None:
-                self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
-                catalog = await self._store_wait.has(lambda: build_catalog(source, config.templates, self._listed_more))
-                self._say(f"found {len(catalog):,} pairs under {config.root}")
-                for sentence in catalog.incomplete.sentences():
-                    self._say(f"  {sentence}")
-                start = Start(catalog, make_editions(catalog, config, self._nodes))
-                self._save(catalog)
-            self._on_listed()
-            size = config.pixels
-            if size is None:
-                sizes = await self._store_wait.has(
-                    partial(
-                        probe_sizes,
-                        *(source, start.catalog),
-                        max_pixels=config.max_pixels,
-                        exif_orientation=config.exif_orientation,
-                    )
-                )
-                size = choose_size(sizes, config.fit)
-                spread = f"{'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
-                self._say(f"looked at {len(sizes)} images of {spread}: slots of {size[0]}x{size[1]}, fit {config.fit}")
-        finally:
-            await source.close()
-        return start, DecodeSpec(
-            *size,
-            fit=config.fit,
-            label_mode=config.label_mode,
-            exif_orientation=config.exif_orientation,
-            max_pixels=config.max_pixels,
-        )
-
-    def _known_start(self, formers: dict[str, list[Former]]) -> Start | None:
-        """A start without a listing: with what living trainers were promised, or as configured; None where none is.
-
-        What this process has served, in an earlier generation, comes before what is cached.
-        """
-        config, start = self._config, None
-        if formers:
-            start = find_promised(formers, chain(self._known, config.cache()), config, self._nodes)
-        if start is None and (self._known or (config.catalog == "cached" and not formers)):
-            with contextlib.suppress(StartError, StopIteration):
-                latest = next(chain(self._known, config.cache()))
-                start = Start(latest, make_editions(latest, config, self._nodes))
-        if start is not None and not self._known:
-            self._say(f"begins with the {len(start.catalog):,} pairs of an earlier listing of {config.root}")
-            self._refresh_wanted = self._nodes.num_nodes == 1
-        return start
-
-    def _save(self, catalog: Catalog) -> asyncio.Task[None]:
-        """Keep a listing for the next start, beside what goes on."""
-        served = {catalog.fingerprint for service in self.services for catalog in service.catalogs}
-        return self._do_beside(asyncio.to_thread(self._config.cache().save, catalog, served))
-
-    def _do_beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Have it done beside the loop, as a task that is forgotten when it is done."""
-        task = asyncio.create_task(work)
-        self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
-        return task
-
-    async def _end_what_is_beside(self) -> None:
-        """Listings are broken off; what is being kept of one is kept."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-        if self._beside:
-            await asyncio.wait(self._beside)
-
-    def _listed_more(self, progress: Progress) -> None:
-        self._store_wait.answered()
-        self._on_progress(progress)
-        self._notifier.extend_timeout(
-            START_NOTICE_S, f"listing: {progress.images:,} images, {progress.labels:,} labels"
-        )
 
     def _open_rings(self, start: Start, spec: DecodeSpec, shape: Shares) -> None:
         config, editions = self._config, start.editions
@@ -369,7 +286,7 @@ class Supervisor:
         reported = watched = -math.inf
         while not self._stop.is_set():
             self._wake.clear()
-            self._refresh_if_wanted()
+            self._refresher.begin()
             for service in self.services:
                 service.step(pool)
             if pool.failed is not None:
@@ -404,39 +321,6 @@ class Supervisor:
         finally:
             tick.cancel()
 
-    def _refresh_if_wanted(self) -> None:
-        if self._refresh_wanted and (self._refreshing is None or self._refreshing.done()):
-            self._refresh_wanted = False
-            self._refreshing = self._do_beside(self._refresh())
-
-    async def _refresh(self) -> None:
-        """List the root again, and hand each ring its new listing."""
-        if self._nodes.num_nodes > 1:
-            for service in self.services:
-                service.refuse_refresh(
-                    f"not done: {self._nodes.num_nodes} machines share every epoch, and each would change its share "
-                    f"with an epoch of its own; stop the job and restart all daemons"
-                )
-            return
-        _LOG.info("refresh: listing %s again", self._config.root)
-        try:
-            catalog = await list_root(self._config)
-            editions = make_editions(catalog, self._config, self._nodes)
-            # Before anybody is promised what is new. Whoever cancels this waits for the saving itself.
-            await asyncio.shield(self._save(catalog))
-        except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
-            reason = str(error) if isinstance(error, DaemonError) else f"{type(error).__name__}: {error}"
-            for service in self.services:
-                service.refuse_refresh(f"failed, and what was listed before is served on: {reason}")
-            return
-        for service in self.services:
-            split = service.memory.descriptor.split
-            if split in editions:
-                service.refresh(editions[split])
-            else:
-                service.refuse_refresh("not taken: the listing gives this ring none of the pairs")
-        self._wake.set()
-
     def _files_were_removed(self, now: float) -> bool:
         """Whether the rings need a new generation; then it knows what to serve and whom to expect."""
         if now - self._looked < LOOK_INTERVAL_S:
@@ -448,8 +332,7 @@ class Supervisor:
         _LOG.error("%s", removed)
         self._still_attached = [control for service in self.services for control in still_attached(service)]
         self._known = list(dict.fromkeys(catalog for service in self.services for catalog in service.catalogs))
-        if self._refreshing is not None and not self._refreshing.done():
-            self._refresh_wanted = True  # it ends with this generation
+        self._refresher.begin_again()
         return True
 
     def _all_failed(self, *, ready: bool) -> int | None:
@@ -511,7 +394,7 @@ class Supervisor:
             if self._had_terminal and not os.isatty(sys.stdin.fileno()):
                 stop()  # the terminal was closed
                 return
-            self._refresh_wanted = True
+            self._refresher.wanted = True
             self._wake.set()
 
         numbers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: refresh}

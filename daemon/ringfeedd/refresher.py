@@ -1,0 +1,98 @@
+"""What goes on beside the rings: the root is listed again when that is wanted, and listings are kept for later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+
+from ringfeedd.catalog import Catalog
+from ringfeedd.config import Config
+from ringfeedd.edition import make_editions
+from ringfeedd.errors import DaemonError
+from ringfeedd.nodes import Nodes
+from ringfeedd.refresh import list_root
+from ringfeedd.service import RingService
+
+_LOG: Final = logging.getLogger("ringfeedd")
+
+
+class Refresher:
+    """One for the daemon; on its event loop only.
+
+    Attributes:
+        wanted: somebody asks for another listing; `begin` begins it.
+    """
+
+    def __init__(self, config: Config, nodes: Nodes, services: Sequence[RingService], wake: Callable[[], None]) -> None:
+        """Prepare.
+
+        Args:
+            services: the rings of the present generation, whichever they are at the time.
+            wake: called when there is something new for them.
+        """
+        self.wanted = False
+        self._config, self._nodes, self._services, self._wake = config, nodes, services, wake
+        self._listing: asyncio.Task[None] | None = None
+        self._beside: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"Refresher({'wanted' if self.wanted else 'not wanted'}, {len(self._beside)} under way)"
+
+    def begin(self) -> None:
+        """List the root again if that is wanted, once what is under way is over."""
+        if self.wanted and (self._listing is None or self._listing.done()):
+            self.wanted = False
+            self._listing = self._do(self._refresh())
+
+    def save(self, catalog: Catalog) -> asyncio.Task[None]:
+        """Keep a listing for the next start, beside what goes on."""
+        served = {catalog.fingerprint for service in self._services for catalog in service.catalogs}
+        return self._do(asyncio.to_thread(self._config.cache().save, catalog, served))
+
+    def begin_again(self) -> None:
+        """This generation of the rings ends: a listing that is under way is for the next one to begin anew."""
+        if self._listing is not None and not self._listing.done():
+            self.wanted = True
+
+    async def end(self) -> None:
+        """Break a listing off, and wait until what is being kept of one is kept."""
+        if self._listing is not None:
+            self._listing.cancel()
+        if self._beside:
+            await asyncio.wait(self._beside)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
+
+    async def _refresh(self) -> None:
+        """List the root again, and hand each ring its new listing."""
+        if self._nodes.num_nodes > 1:
+            for service in self._services:
+                service.refuse_refresh(
+                    f"not done: {self._nodes.num_nodes} machines share every epoch, and each would change its share "
+                    f"with an epoch of its own; stop the job and restart all daemons"
+                )
+            return
+        _LOG.info("refresh: listing %s again", self._config.root)
+        try:
+            catalog = await list_root(self._config)
+            editions = make_editions(catalog, self._config, self._nodes)
+            # Before anybody is promised what is new. Whoever cancels this waits for the saving itself.
+            await asyncio.shield(self.save(catalog))
+        except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
+            reason = str(error) if isinstance(error, DaemonError) else f"{type(error).__name__}: {error}"
+            for service in self._services:
+                service.refuse_refresh(f"failed, and what was listed before is served on: {reason}")
+            return
+        for service in self._services:
+            split = service.memory.descriptor.split
+            if split in editions:
+                service.refresh(editions[split])
+            else:
+                service.refuse_refresh("not taken: the listing gives this ring none of the pairs")
+        self._wake()

@@ -1,0 +1,141 @@
+"""Before a ring can be made: what there is to serve, and how its pairs are decoded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Final
+
+from ringfeedd.catalog import Catalog
+from ringfeedd.config import Config
+from ringfeedd.edition import make_editions
+from ringfeedd.errors import StartError
+from ringfeedd.former import Former
+from ringfeedd.listing import Progress, build_catalog
+from ringfeedd.nodes import Nodes
+from ringfeedd.notify import Notifier
+from ringfeedd.probe import choose_size, probe_sizes
+from ringfeedd.promised import Start, find_promised
+from ringfeedd.sources import Source, open_source
+from ringfeedd.spec import DecodeSpec
+from ringfeedd.store_wait import StoreWait
+
+START_NOTICE_S: Final = 30.0
+"""What the service manager is asked for, again and again, while the listing goes on."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a survey came to.
+
+    Attributes:
+        listed: the root was listed for it; else it begins with what an earlier listing had found.
+    """
+
+    start: Start
+    spec: DecodeSpec
+    listed: bool
+
+
+class Survey:
+    """Asks the store what there is, unless living trainers, or the cache, say what to begin with."""
+
+    def __init__(
+        self,
+        config: Config,
+        nodes: Nodes,
+        store_wait: StoreWait,
+        notifier: Notifier,
+        *,
+        say: Callable[[str], None],
+        on_progress: Callable[[Progress], None],
+        on_listed: Callable[[], None],
+    ) -> None:
+        """Prepare; see `Supervisor` for those who are told."""
+        self._config, self._nodes, self._store_wait, self._notifier = config, nodes, store_wait, notifier
+        self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
+
+    async def find(self, formers: dict[str, list[Former]], known: list[Catalog], *, connections: int) -> Found:
+        """Find out what to serve, and settle how its pairs are decoded.
+
+        Args:
+            formers: of each split, the former daemons whose consumers may come.
+            known: catalogs that this process has served in an earlier generation.
+            connections: of the source.
+
+        Raises:
+            StartError: there is nothing to serve, or the store did not answer for too long.
+        """
+        config = self._config
+        start = self._known_start({split: of_split for split, of_split in formers.items() if of_split}, known)
+        listed = start is None
+        source = await self._store_wait.has(
+            lambda: open_source(
+                config.root,
+                emulator=config.emulator,
+                concurrency=connections,
+                read_timeout_s=config.read_timeout_s,
+                data_plane=config.data_plane,
+            )
+        )
+        try:
+            if start is None:
+                start = await self._listed_start(source)
+            self._on_listed()
+            height, width = config.pixels or await self._common_size(source, start.catalog)
+        finally:
+            await source.close()
+        spec = DecodeSpec(
+            height,
+            width,
+            fit=config.fit,
+            label_mode=config.label_mode,
+            exif_orientation=config.exif_orientation,
+            max_pixels=config.max_pixels,
+        )
+        return Found(start, spec, listed)
+
+    def _known_start(self, formers: dict[str, list[Former]], known: list[Catalog]) -> Start | None:
+        """A start without a listing: with what living trainers were promised, or as configured; None where none is.
+
+        What this process has served comes before what is cached.
+        """
+        config, start = self._config, None
+        if formers:
+            start = find_promised(formers, chain(known, config.cache()), config, self._nodes)
+        if start is None and (known or (config.catalog == "cached" and not formers)):
+            with contextlib.suppress(StartError, StopIteration):
+                latest = next(chain(known, config.cache()))
+                start = Start(latest, make_editions(latest, config, self._nodes))
+        if start is not None and not known:
+            self._say(f"begins with the {len(start.catalog):,} pairs of an earlier listing of {config.root}")
+        return start
+
+    async def _listed_start(self, source: Source) -> Start:
+        config = self._config
+        self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
+        catalog = await self._store_wait.has(lambda: build_catalog(source, config.templates, self._listed_more))
+        self._say(f"found {len(catalog):,} pairs under {config.root}")
+        for sentence in catalog.incomplete.sentences():
+            self._say(f"  {sentence}")
+        return Start(catalog, make_editions(catalog, config, self._nodes))
+
+    def _listed_more(self, progress: Progress) -> None:
+        self._store_wait.answered()
+        self._on_progress(progress)
+        self._notifier.extend_timeout(
+            START_NOTICE_S, f"listing: {progress.images:,} images, {progress.labels:,} labels"
+        )
+
+    async def _common_size(self, source: Source, catalog: Catalog) -> tuple[int, int]:
+        """Height and width of a slot, pixels, by a look at some images."""
+        config = self._config
+        look = partial(probe_sizes, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation)
+        sizes = await self._store_wait.has(lambda: look(source, catalog))
+        size = choose_size(sizes, config.fit)
+        spread = f"{'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
+        self._say(f"looked at {len(sizes)} images of {spread}: slots of {size[0]}x{size[1]}, fit {config.fit}")
+        return size
