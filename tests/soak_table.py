@@ -13,8 +13,9 @@ BOUND_S = 45.0
 """After the last fault every rank has its next batch within this: the starts of processes included, and the wait until
 a store that was away is asked again, or a download that failed."""
 
-MOST_GROWTH = {"daemon": Usage(8, 2, 16.0), "worker": Usage(32, 8, 32.0), "trainer": Usage(8, 2, 16.0)}
-"""By kind of process. A worker may have all its downloads under way at the one look, and none at the other."""
+MOST_GROWTH = {"daemon": Usage(20, 3, 16.0), "worker": Usage(32, 8, 32.0), "trainer": Usage(8, 2, 16.0)}
+"""By kind of process. A worker may have all its downloads under way at the one look, and none at the other; so may a
+daemon that lists the bucket again, with an event loop of its own for it."""
 
 
 @dataclass(frozen=True, slots=True)
