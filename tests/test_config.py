@@ -98,7 +98,7 @@ def test_flags_win_over_the_file(written):
 def test_a_root_alone_is_enough():
     config = load_config(None, {"root": "folder"})
     assert config.ring_names == {"train": "train", "test": "test"}
-    assert (config.pixels, config.slots, config.workers) == (None, None, None)
+    assert (config.pixels, config.slots, config.workers) == (None, None, "auto")
     assert (config.access().mode, config.access().gid) == (0o600, -1)
 
 

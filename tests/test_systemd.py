@@ -282,7 +282,7 @@ def test_the_example_config_loads_and_tells_the_real_defaults(tmp_path):
     plain.write_text(text)
     complete.write_text(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
     default, shown = load_config(plain, {}), load_config(complete, {})
-    no_default = {"ring": "NAME", "slots": 512, "workers": 8, "emulator": "http://127.0.0.1:9023"}
+    no_default = {"ring": "NAME", "slots": 512, "emulator": "http://127.0.0.1:9023"}
     no_default |= {"num_nodes": 2, "node_rank": 0}
     no_default |= {"http_token_file": "/etc/ringfeed/http-token"}
     differing = {

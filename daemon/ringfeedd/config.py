@@ -15,13 +15,14 @@ from msgspec import Meta
 from ringfeed.descriptor import check_ring_name
 from ringfeed.layout import MAX_LANES, MAX_UINT64
 from ringfeedd.catalog_cache import CatalogCache, default_folder
+from ringfeedd.cores import usable_cores
 from ringfeedd.errors import ConfigError
 from ringfeedd.failures import OnError
 from ringfeedd.fetch import FetchPolicy
 from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
 from ringfeedd.http_guard import OFF, Listen
 from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
-from ringfeedd.nodes import MAX_NODES, Nodes, choose_nodes
+from ringfeedd.nodes import AUTO, MAX_NODES, Nodes, choose_nodes
 from ringfeedd.order import Mode
 from ringfeedd.ramp import START_REQUESTS_PER_S
 from ringfeedd.shm import Access
@@ -32,6 +33,8 @@ Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
 
 _FETCH = FetchPolicy()
+
+LEAST_DOWNLOADS, DOWNLOADS_A_WORKER, MOST_DOWNLOADS = 128, 64, 4096
 
 DEFAULT_STORE_WAIT_S = 600.0
 """With it, starts that fail lie too far apart for systemd to give the service up (StartLimitBurst in the unit)."""
@@ -46,8 +49,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         size: ``"HxW"`` of a slot in pixels, or ``"auto"``: what a sample of the pairs has.
         slots: of each ring; None: what half of the free memory holds, at most 512.
         lanes: consumer processes that may be attached to one ring at a time.
-        workers: processes that fetch and decode; None: one for each core.
-        concurrency: downloads (objects) under way at a time, in all.
+        workers: processes that fetch and decode; ``"auto"``: one for each core that the daemon may use.
+        concurrency: downloads (objects) under way at a time, in all; ``"auto"``: 64 for each worker, 128 at least,
+            which is what one core decodes of while a store is 100 ms away.
         fit: how a picture comes into a slot; see docs/decoding.md.
         exif_orientation: turn images as their EXIF data asks.
         test_ratio: fraction of the pairs that the test ring gets, by a hash of the id; 0: no test ring.
@@ -87,8 +91,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     size: str = "auto"
     slots: Annotated[int, Meta(ge=2, le=1 << 24)] | None = None
     lanes: Annotated[int, Meta(ge=1, le=MAX_LANES)] = 64
-    workers: Annotated[int, Meta(ge=1, le=512)] | None = None
-    concurrency: Annotated[int, Meta(ge=1, le=4096)] = 128
+    workers: Annotated[int, Meta(ge=1, le=512)] | Literal["auto"] = "auto"
+    concurrency: Annotated[int, Meta(ge=1, le=MOST_DOWNLOADS)] | Literal["auto"] = "auto"
     seed: Annotated[int, Meta(ge=0)] = 0
     order: Mode = Mode.SHUFFLE
     test_ratio: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.1
@@ -147,6 +151,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def pixels(self) -> tuple[int, int] | None:
         """Height and width of a slot; None for ``"auto"``."""
         return _parse_size(self.size)
+
+    @property
+    def worker_count(self) -> int:
+        """Worker processes."""
+        return usable_cores() if self.workers == AUTO else self.workers
+
+    @property
+    def downloads(self) -> int:
+        """Objects that are downloaded at a time, by all workers together."""
+        if self.concurrency == AUTO:
+            return min(max(LEAST_DOWNLOADS, DOWNLOADS_A_WORKER * self.worker_count), MOST_DOWNLOADS)
+        return self.concurrency
 
     @property
     def templates(self) -> KeyTemplates:

@@ -100,9 +100,17 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--lanes", type=int, metavar="N", help="consumer processes on one ring at a time (default: 64)")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes that fetch and decode (default: one a core)"
+        "--workers",
+        type=_number_or_auto,
+        metavar="N",
+        help="processes that fetch and decode (default: auto, one for each core that may be used)",
     )
-    parser.add_argument("--concurrency", type=int, metavar="N", help="downloads under way at a time (default: 128)")
+    parser.add_argument(
+        "--concurrency",
+        type=_number_or_auto,
+        metavar="N",
+        help="downloads under way at a time (default: auto, 64 a worker and 128 at least)",
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="of the order (default: 0)")
     parser.add_argument("--order", choices=[mode.value for mode in Mode], help="of an epoch (default: shuffle)")
     parser.add_argument(

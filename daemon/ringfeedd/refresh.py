@@ -57,7 +57,7 @@ async def _list(config: Config, stop: threading.Event) -> Catalog:
             raise DaemonError(_STOPPED)
 
     source = await open_source(
-        config.root, emulator=config.emulator, concurrency=config.concurrency, read_timeout_s=config.read_timeout_s
+        config.root, emulator=config.emulator, concurrency=config.downloads, read_timeout_s=config.read_timeout_s
     )
     try:
         return await build_catalog(source, config.templates, go_on)

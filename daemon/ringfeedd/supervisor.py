@@ -89,7 +89,7 @@ class Supervisor:
         self._locks: list[SingletonLock] = []
         self._clock = TurnClock()
         self._looked = 0.0
-        self._connections = config.concurrency
+        self._connections = config.downloads
         self._refresher = Refresher(config, self._nodes, self.services, self._wake.set)
 
     async def run(self) -> int:
@@ -132,7 +132,7 @@ class Supervisor:
         if not config.test_ratio:
             names = {"train": names["train"]}
         self._connections = connections(
-            config.concurrency, files=raise_limit(), workers=config.workers or os.cpu_count() or 1, rings=len(names)
+            config.downloads, files=raise_limit(), workers=config.worker_count, rings=len(names)
         )
         access = config.access()
         self.services.clear()
@@ -170,8 +170,8 @@ class Supervisor:
                 f"ring {names[TEST]}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs"
             )
         shape = shares(
-            workers=config.workers or os.cpu_count() or 1,
-            concurrency=config.concurrency,
+            workers=config.worker_count,
+            concurrency=config.downloads,
             rings=len(editions),
             mean_pair_bytes=start.catalog.mean_pair_bytes,
         )

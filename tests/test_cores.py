@@ -1,0 +1,62 @@
+"""As many workers as this process has cores for: its CPU set and its control groups count, not the machine."""
+
+import os
+
+import pytest
+
+from ringfeedd.config import Config
+from ringfeedd.cores import usable_cores
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A tree of control groups, in which this process is in ``a/b``."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "self").write_text("0::/a/b\n")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _sixteen_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(16)))
+
+
+def cores(tree):
+    return usable_cores(tree, tree / "self")
+
+
+@pytest.mark.parametrize(
+    ("quotas", "expected"),
+    [
+        ({}, 16),
+        ({"a/b": "max 100000"}, 16),
+        ({"a/b": "400000 100000"}, 4),
+        ({"a/b": "250000 100000"}, 3),
+        ({"a/b": "10000 100000"}, 1),
+        ({"a": "200000 100000", "a/b": "400000 100000"}, 2),
+        ({"": "800000 100000", "a/b": "max 100000"}, 8),
+        ({"a/b": "9900000 100000"}, 16),
+        ({"a/b": "nonsense"}, 16),
+    ],
+)
+def test_quotas_of_the_group_and_of_those_it_is_in_count(tree, quotas, expected):
+    for group, quota in quotas.items():
+        (tree / group / "cpu.max").write_text(quota)
+    assert cores(tree) == expected
+
+
+@pytest.mark.parametrize("membership", [None, "", "12:cpu:/a\n", "0::/../outside\n", "0::/gone\n"])
+def test_without_a_group_that_can_be_found_the_cpu_set_counts(tree, membership):
+    (tree / "self").unlink()
+    if membership is not None:
+        (tree / "self").write_text(membership)
+    assert cores(tree) == 16
+
+
+def test_auto_gives_each_worker_its_downloads_and_a_small_machine_enough_to_hide_a_far_store(monkeypatch):
+    monkeypatch.setattr("ringfeedd.config.usable_cores", lambda: 16)
+    auto = Config(root="gs://b")
+    assert (auto.worker_count, auto.downloads) == (16, 1024)
+    assert Config(root="gs://b", workers=1).downloads == 128
+    assert Config(root="gs://b", workers=100).downloads == 4096
+    assert Config(root="gs://b", workers=3, concurrency=7).downloads == 7
