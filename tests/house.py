@@ -35,12 +35,17 @@ def photographs(pairs: int, *, prefix: str = "set/", mode: str = "index") -> dic
     return objects
 
 
-def write_folder(root: Path, pairs: int) -> Path:
-    """A root on the local disk: the same objects as files."""
-    for name, data in photographs(pairs, prefix="").items():
+def write_objects(root: Path, objects: dict[str, bytes]) -> Path:
+    """Objects as files below a folder."""
+    for name, data in objects.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
     return root
+
+
+def write_folder(root: Path, pairs: int) -> Path:
+    """A root on the local disk."""
+    return write_objects(root, photographs(pairs, prefix=""))
 
 
 class Output:
@@ -169,4 +174,5 @@ __all__ = [
     "wait_until",
     "wipe",
     "write_folder",
+    "write_objects",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from data_planes import DATA_PLANES
 from decode_reference import reference_image, reference_label
-from house import RINGFEED, Daemon, photographs, wait_until
+from house import RINGFEED, Daemon, photographs, wait_until, write_objects
 from store_process import StoreProcess
 
 import ringfeed
@@ -31,10 +31,7 @@ def bucket():
 
 @pytest.fixture
 def store(bucket, tmp_path):
-    for name, data in bucket.items():
-        path = tmp_path / "b" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    write_objects(tmp_path / "b", bucket)
     store = StoreProcess(tmp_path)
     store.start()
     yield store

@@ -9,7 +9,7 @@ import pytest
 from audit import BEGINNING, Entry, Row, Run, Undisturbed, judge, reference_digests
 from audit_catalogs import catalogs_read, fingerprint
 from audited_job import Job, RefusedError
-from house import Daemon, photographs, traces
+from house import Daemon, photographs, traces, write_objects
 
 from ringfeed.status import ring_status
 
@@ -25,11 +25,7 @@ def objects():
 
 @pytest.fixture(scope="module")
 def folder(objects, tmp_path_factory):
-    root = tmp_path_factory.mktemp("set")
-    for name, data in objects.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
+    return write_objects(tmp_path_factory.mktemp("set"), objects)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import aiohttp
 import pytest
 from gcs_fixtures import ManualClock
-from house import Daemon, photographs, traces, wait_until
+from house import Daemon, photographs, traces, wait_until, write_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_process import StoreProcess
@@ -246,10 +246,7 @@ def bucket():
 @pytest.fixture
 def store(bucket, tmp_path):
     """A store that does not run."""
-    for name, data in bucket.items():
-        path = tmp_path / "b" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    write_objects(tmp_path / "b", bucket)
     store = StoreProcess(tmp_path)
     yield store
     store.kill()
