@@ -136,6 +136,11 @@ def test_status_and_attach_read_any_control_segment_and_end_in_a_sentence_at_wor
         page.free()
 
 
+def test_a_ring_that_says_it_stands_beyond_all_epochs_has_no_status(served):
+    with garbled(served, [(State.BASE_EPOCH >> 3, 2**64 - 1)]), pytest.raises(NotTrustedError, match="restart the"):
+        ring_status(served.name)
+
+
 def look_for_formers(served):
     """As a successor does; what it opens would otherwise stay open, thousands of examples long."""
     for former in read_formers(served.name):

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ringfeed.attachment import Control
 from ringfeed.descriptor import read_descriptor
-from ringfeed.errors import DaemonNotRunningError
+from ringfeed.errors import DaemonNotRunningError, NotTrustedError
 from ringfeed.holdups import Standing, hold_up
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, RingState, State
@@ -253,7 +253,10 @@ def _read(control: Control) -> RingStatus:
     now = time.monotonic_ns()
     floor, published = word(State.FLOOR), control.published
     base = (word(State.BASE_EPOCH), word(State.BASE_POSITION))
-    epoch, position = descriptor.epochs.forward(base, max(0, floor - word(State.BASE_SEQ)))
+    try:
+        epoch, position = descriptor.epochs.forward(base, max(0, floor - word(State.BASE_SEQ)))
+    except ValueError as error:
+        raise NotTrustedError(control.distrust(f"it says that the ring stands at epoch {base[0]}")) from error
     height, width = geometry.image.row_shape[:2]
     return RingStatus(
         ring=descriptor.ring,
