@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 from ringfeedd.bench.store import BUCKET, Store
 from ringfeedd.errors import StartError
@@ -23,6 +23,8 @@ GETS: Final = 150
 """For each of those that read at the same time, in one round."""
 
 ROUNDS: Final = 7
+PLANES: Final[tuple[PlaneName, ...]] = ("gcloud", "curl")
+"""Each once: ``"auto"`` is one of them."""
 
 
 async def _read(source: Source, times: int) -> None:
@@ -46,7 +48,7 @@ def measure(url: str) -> dict[str, list[float]]:
     """Plane -> CPU us for one GET, a figure for each round; they take turns. One that is not installed is left out."""
     figures: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
-        for plane in get_args(PlaneName):
+        for plane in PLANES:
             try:
                 figures.setdefault(plane, []).append(asyncio.run(cpu_us(plane, url)))
             except StartError as error:
