@@ -207,10 +207,15 @@ def test_a_state_of_another_ring_is_refused_with_what_differs(folder, ring):
 
 
 def test_a_place_behind_other_readers_is_refused_or_waited_for(folder, ring):
-    script = (
+    raw = (
         "import sys, ringfeed\n"
         "r = ringfeed.attach(sys.argv[1], batch_size=4, start=(0, 4), wait=True)\n"
         "print(int(next(iter(r)).positions[0]))\n"
+    )
+    dataset = (
+        "import sys, ringfeed.torch\n"
+        "d = ringfeed.torch.RingDataset(sys.argv[1], batch_size=4, start=(0, 4), wait=True, fields=['positions'])\n"
+        "print(int(next(iter(d))[0]))\n"
     )
     with serve(folder, ring):
         reader = ringfeed.attach(f"{ring}-train", batch_size=4)
@@ -220,9 +225,28 @@ def test_a_place_behind_other_readers_is_refused_or_waited_for(folder, ring):
         wait_until(lambda: ring_status(f"{ring}-train").floor > 4)
         with pytest.raises(ringfeed.AttachRefusedError, match=r"lies behind .* wait=True"):
             ringfeed.attach(f"{ring}-train", batch_size=4, start=(0, 4))
-        waiting = trainer(script, f"{ring}-train")
+        waiting = [trainer(script, f"{ring}-train") for script in (raw, dataset)]
         reader.close()
-        assert finish(waiting) == "4\n"
+        assert [finish(process) for process in waiting] == ["4\n", "4\n"]
+
+
+def test_a_reader_whose_place_is_refused_leaves_its_lane_alone_and_says_that_it_is_closed(folder, ring):
+    name = f"{ring}-train"
+    with serve(folder, ring), ringfeed.attach(name, batch_size=4) as ahead:
+        reader = ringfeed.attach(name, batch_size=4)
+        state = reader.state_dict()
+        for one in (ahead, reader, ahead, reader):
+            for batch in one:
+                del batch
+        for batch in ahead:
+            del batch
+        wait_until(lambda: ring_status(name).floor > 4)
+        with pytest.raises(ringfeed.AttachRefusedError, match="lies behind"):
+            reader.load_state_dict(state)
+        with ringfeed.attach(name, batch_size=4, start="epoch") as heir:  # on the lane that was the other's
+            with pytest.raises(ringfeed.ReaderClosedError, match="attach again"):
+                next(iter(reader))
+            assert int(next(iter(heir)).positions[0]) == 0
 
 
 def test_set_epoch_chooses_the_next_iterations_epoch(folder, ring):

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import uuid
@@ -359,6 +360,7 @@ def test_the_snippets_loaders_come_with_a_daemon_of_their_own(unserved, num_work
         "loaders = get_async_dataloaders(sys.argv[1], 4, to_tensors, 0.5, int(sys.argv[2]))\n"
         "for epoch in range(2):\n"
         "    print({name: sum(len(image) for image, label in loader) for name, loader in loaders.items()})\n"
+        "state = loaders['train'].state_dict()\nassert (state['epoch'], state['position']) == (2, 0)\n"
         "images, labels = next(iter(loaders['train']))\nprint(tuple(images.shape), tuple(labels.shape))\n"
     )
     said = finish(trainer(script, unserved, num_workers)).splitlines()
@@ -484,6 +486,74 @@ def test_a_place_to_start_at_is_one_for_the_first_epoch_only(ring):
         assert rows_of(loader) == undisturbed(1)[8:]
         assert rows_of(loader) == undisturbed(2)
         loader.dataset.close()
+
+
+@pytest.mark.parametrize(("drop_last", "pairs", "batches"), [(True, 20, 4), (False, PAIRS, 6)])
+def test_a_loaders_length_counts_what_its_workers_yield_and_no_pair_comes_twice(ring, drop_last, pairs, batches):
+    dataset = RingDataset(ring, batch_size=5, fields=("epoch", "positions"), drop_last=drop_last)
+    loader = RingLoader(dataset, num_workers=2)  # rounds of 10 pairs; 4 are left at the end
+    rows = list(loader)
+    assert len(rows) == len(loader) == batches
+    assert rows_of(rows) == undisturbed(0)[:pairs]
+
+
+def test_workers_without_a_pair_of_their_own_at_an_epochs_end_repeat_none(ring):
+    loader = RingLoader(places(ring, batch_size=6, start=(0, 23)), num_workers=2)
+    assert rows_of(loader) == [(0, 23)]
+    assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (1, 0)
+    assert rows_of(loader) == undisturbed(1)
+
+
+@pytest.mark.parametrize("kind", [RingLoader, DataLoader])
+def test_workers_that_persist_begin_a_new_epoch_after_a_break(ring, kind):
+    options = {} if kind is RingLoader else {"batch_size": None}
+    loader = kind(places(ring, batch_size=2), num_workers=2, persistent_workers=True, **options)
+    for _ in loader:
+        break
+    assert sorted(rows_of(loader)) == undisturbed(1)
+    assert sorted(rows_of(loader)) == undisturbed(2)
+
+
+def test_workers_that_persist_follow_set_epoch_and_a_state(ring):
+    loader = RingLoader(places(ring, batch_size=4), num_workers=2, persistent_workers=True)
+    for epoch in (0, 1, 4):
+        loader.set_epoch(epoch)
+        assert rows_of(loader) == undisturbed(epoch)
+    loader.load_state_dict({**loader.state_dict(), "epoch": 2, "position": 20})
+    assert rows_of(loader) == undisturbed(2)[20:]
+    assert rows_of(loader) == undisturbed(3)
+
+
+def late(worker):
+    """A worker's start: the second one's never ends, until it is killed."""
+    if worker == 1:
+        signal.pause()
+
+
+@pytest.mark.slow
+def test_a_loader_broken_off_before_every_worker_came_begins_the_new_epoch_in_all_of_them(ring):
+    loader = RingLoader(places(ring, batch_size=4), num_workers=2, worker_init_fn=late)
+    for _ in loader:
+        break
+    loader.worker_init_fn = None
+    assert rows_of(loader) == undisturbed(1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_rest_too_short_for_the_new_batch_size_is_not_made_up_for_by_set_epoch(ring, workers):
+    loader = RingLoader(places(ring, batch_size=3), num_workers=0)
+    batches = iter(loader)
+    state = [loader.state_dict() for _ in zip(range(7), batches, strict=False)][-1]
+    loader.dataset.close()
+    assert (state["epoch"], state["position"]) == (0, 21)
+    other = RingLoader(
+        RingDataset(ring, batch_size=4, fields=("epoch", "positions"), drop_last=True), num_workers=workers
+    )
+    other.load_state_dict(state)
+    for epoch, expected in ((0, []), (1, undisturbed(1)), (2, undisturbed(2))):
+        other.set_epoch(epoch)
+        assert rows_of(other) == expected
+    other.dataset.close()
 
 
 class RingDatasetState:

@@ -19,12 +19,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from ringfeed.batch import Pixels
 from ringfeed.dataset import RingDataset
 from ringfeed.descriptor import Descriptor, read_descriptor, ring_names
 from ringfeed.errors import DaemonNotRunningError, RingfeedError
+from ringfeed.loader import RingLoader
 from ringfeed.status import ring_status
 
 SPLITS: Final = ("train", "test")
@@ -44,7 +44,7 @@ def get_async_dataloaders(
     emulator: str | None = None,
     drop_last: bool = False,
     **serve: object,
-) -> dict[str, DataLoader[Any]]:
+) -> dict[str, RingLoader]:
     """Loaders over all pairs below a root, split consistently into train and test.
 
     Reads the rings of the daemon that serves the root on this machine. Where none does, one is started for as long as
@@ -64,7 +64,8 @@ def get_async_dataloaders(
             once (``store_wait_s=0``), since nobody sees here what the daemon says while it waits.
 
     Returns:
-        ``{"train": DataLoader, "test": DataLoader}``; without a test loader where ``test_ratio`` is 0.
+        ``{"train": RingLoader, "test": RingLoader}``, DataLoaders that know where they stand; without a test loader
+        where ``test_ratio`` is 0.
 
     Raises:
         RingfeedError: no daemon could be started, or one serves this root with another test_ratio.
@@ -80,14 +81,13 @@ def get_async_dataloaders(
         },
     )
     return {
-        split: DataLoader(
+        split: RingLoader(
             RingDataset(
                 descriptor.ring,
                 batch_size=batch_size,
                 drop_last=drop_last,
                 transform=_PairTransform(transform, descriptor.label_mode),
             ),
-            batch_size=None,
             num_workers=num_workers,
         )
         for split, descriptor in rings.items()

@@ -13,7 +13,6 @@ import ringfeed
 from ringfeed.batch import Batch, Pixels
 from ringfeed.descriptor import read_descriptor
 from ringfeed.guard import channels_first, over_ring
-from ringfeed.plan import Plan
 from ringfeed.ranks import Ranks, check_nodes, default_group, resolve_ranks
 from ringfeed.reader import RESTART_S, Reader
 from ringfeed.state import ResumeState
@@ -46,6 +45,7 @@ class RingDataset(IterableDataset[Any]):
         world_size: int | None = None,
         drop_last: bool = True,
         start: str | tuple[int, int] | Mapping[str, Any] = "auto",
+        wait: bool = False,
         transform: Callable[[tuple[Any, Any]], Any] | None = None,
         batch_transform: Callable[[Any], Any] | None = None,
         fields: Sequence[str] = ("image", "label"),
@@ -80,6 +80,7 @@ class RingDataset(IterableDataset[Any]):
         self.ranks: Ranks = resolve_ranks(rank, world_size)
         self.drop_last = drop_last
         self.start = start if isinstance(start, str) else "auto"
+        self.wait = wait
         self.transform = transform
         self.batch_transform = batch_transform
         self.fields = tuple(fields)
@@ -110,16 +111,26 @@ class RingDataset(IterableDataset[Any]):
         )
 
     def __len__(self) -> int:
-        """Batches that this rank gets in a whole epoch.
+        """Batches that this rank gets in a whole epoch, without DataLoader workers; `RingLoader` counts with them.
 
         Raises:
             DaemonNotRunningError: no daemon serves the ring.
         """
         if self._reader is not None and self._pid == os.getpid():
             return len(self._reader)
-        descriptor, ranks = read_descriptor(self.ring), self.ranks
-        plan = Plan(descriptor.epochs, ranks.world_size, ranks.rank, self.batch_size, self.drop_last)
-        return plan.steps_left(descriptor.newest.since_epoch)
+        return self.batches_of_workers(1)
+
+    def batches_of_workers(self, workers: int) -> int:
+        """Batches that this rank gets in a whole epoch from so many DataLoader workers, at least 1, together.
+
+        An epoch's rounds are those of all workers, so with ``drop_last`` these may be fewer, and else more.
+
+        Raises:
+            DaemonNotRunningError: no daemon serves the ring.
+        """
+        world_size, length = self.ranks.world_size, read_descriptor(self.ring).newest.epoch_length
+        rounds, left = divmod(length, world_size * workers * self.batch_size)
+        return rounds * workers + (0 if self.drop_last else min(workers, -(-left // world_size)))
 
     def __iter__(self) -> Iterator[Any]:
         """One epoch. Raises what `ringfeed.attach` and `ringfeed.Reader` raise."""
@@ -127,7 +138,7 @@ class RingDataset(IterableDataset[Any]):
         if worker is not None:
             return self._iterate_in_worker(worker.id, worker.num_workers)
         reader = self.reader
-        self._resume = None
+        self.forget_resume()
         return map(self._present, reader)
 
     @property
@@ -136,8 +147,7 @@ class RingDataset(IterableDataset[Any]):
         if self._reader is None or self._pid != os.getpid():
             self._reader = self._attach(self.ranks.rank, self.ranks.world_size, named=self._named)
             self._pid = os.getpid()
-            if self._epoch is not None and self._resume is None:
-                self._reader.set_epoch(self._epoch)
+            self._choose_epoch(self._reader)
         return self._reader
 
     def close(self) -> None:
@@ -172,6 +182,7 @@ class RingDataset(IterableDataset[Any]):
             AttachRefusedError: other groups have gone beyond it.
         """
         ResumeState.from_dict(state)
+        self._epoch = None
         if self._reader is not None and self._pid == os.getpid():
             self._reader.load_state_dict(state, strict=strict)
         else:
@@ -184,8 +195,25 @@ class RingDataset(IterableDataset[Any]):
             self._reader.set_epoch(epoch)
 
     def forget_resume(self) -> None:
-        """The loaded state was handed to the workers of one iteration; later ones go on by themselves."""
-        self._resume = None
+        """The loaded state or chosen epoch was one iteration's; later ones go on by themselves."""
+        self._resume = self._epoch = None
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the next iteration begins where it was told to, by a state, a place or an epoch."""
+        return self._resume is not None or self._epoch is not None
+
+    def let_workers_begin(self, epoch: int) -> None:
+        """Let the workers of the next iteration begin with ``epoch``, wherever each of them stands."""
+        self._epoch = epoch
+
+    def _choose_epoch(self, reader: Reader) -> None:
+        """Carry out `set_epoch` in a reader that has just attached; a loaded state tells more than its own epoch."""
+        if self._epoch is None:
+            return
+        place = self._resume and self._resume[0]
+        if place is None or (place["epoch"] if isinstance(place, Mapping) else place[0]) == self._epoch:
+            reader.set_epoch(self._epoch)
 
     def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:
         start, strict = self._resume or (self.start, True)
@@ -198,6 +226,7 @@ class RingDataset(IterableDataset[Any]):
             drop_last=self.drop_last,
             start=start,
             strict=strict,
+            wait=self.wait,
             on_lag=self.on_lag,
             copy=self.copy,
             wait_s=self.wait_s,
@@ -218,26 +247,27 @@ class RingDataset(IterableDataset[Any]):
                 "would begin there in every epoch. Use ringfeed.torch.RingLoader, or load the state into torchdata's "
                 "StatefulDataLoader."
             )
+        if self._reader is not None and self._pid == os.getpid():
+            self._reader.close(keep_place=True)  # of an iteration of this very worker that was broken off
         # Workers count before ranks: then the batches that a loader yields, worker by worker, are the order's own.
         world_size = self.ranks.world_size
         reader = self._attach(worker * world_size + self.ranks.rank, world_size * workers, named=True)
-        if self._resume is None:
+        if self.resumes:
+            self._choose_epoch(reader)
+        else:
             # A DataLoader starts new workers for each epoch: they take the old ones' places, at an epoch's start.
-            if self._epoch is not None:
-                reader.set_epoch(self._epoch)
-            else:
-                reader.skip_rest_of_epoch()
-        self._resume = self._epoch = None
+            reader.skip_rest_of_epoch()
+        self.forget_resume()
         self._reader, self._pid = reader, os.getpid()
-        return self._pass_in_worker(reader, (worker + 1) * world_size - 1)
+        return self._pass_in_worker(reader, range(worker * world_size, (worker + 1) * world_size))
 
-    def _pass_in_worker(self, reader: Reader, last_rank: int) -> Iterator[Any]:
+    def _pass_in_worker(self, reader: Reader, turn: range) -> Iterator[Any]:
         try:
-            if self.tells_places:
-                for batch, state in reader.with_states(last_rank, self.ranks.world_size):
-                    yield self._present(batch), state
-            else:
-                yield from map(self._present, reader)
+            for batch, state in reader.with_states(turn, self.ranks.world_size):
+                item = self._present(batch)
+                del batch
+                yield (item, state) if self.tells_places else item
+                del item
         finally:
             reader.close(keep_place=True)
 

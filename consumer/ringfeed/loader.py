@@ -24,11 +24,23 @@ class RingLoader(DataLoader[Any]):
         self._state: dict[str, Any] | None = None
         dataset.tells_places = num_workers > 0
 
+    def __len__(self) -> int:
+        """Batches of a whole epoch.
+
+        Raises:
+            DaemonNotRunningError: no daemon serves the ring.
+        """
+        dataset, workers = self._ring_dataset, self.num_workers
+        return dataset.batches_of_workers(workers) if workers else len(dataset)
+
     def __iter__(self) -> Any:  # noqa: ANN401  # a DataLoader calls it an iterator of its own kind
         """One epoch."""
         if not self.num_workers:
             yield from super().__iter__()
             return
+        if self._state is not None and not self._ring_dataset.resumes:
+            # After an epoch that was broken off: a worker that had taken nothing of it yet would begin it now.
+            self._ring_dataset.let_workers_begin(_following_epoch(self._state))
         batches = super().__iter__()
         self._ring_dataset.forget_resume()
         for item, state in batches:
@@ -47,7 +59,20 @@ class RingLoader(DataLoader[Any]):
         """Go on where a state stands; the next iteration is the rest of that epoch. As the dataset's."""
         self._ring_dataset.load_state_dict(state, strict=strict)
         self._state = None
+        self._end_workers()
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be ``epoch``, as a DistributedSampler does."""
         self._ring_dataset.set_epoch(epoch)
+        if self._state is None or epoch != _following_epoch(self._state):
+            self._end_workers()
+
+    def _end_workers(self) -> None:
+        """Persistent workers have a dataset each, which hears nothing of this one's: let new ones begin."""
+        if self.num_workers:
+            self._iterator = None
+
+
+def _following_epoch(state: Mapping[str, Any]) -> int:
+    """The epoch of an iteration that follows the one that ended, or was broken off, in this state."""
+    return int(state["epoch"]) + int(state["position"] > 0)

@@ -80,6 +80,7 @@ class Reader:
         self._waited_ns = 0
         self._iteration = 0
         self._broken_off = False
+        self._ended_epoch: int | None = None
         self._lock = threading.RLock()  # a signal's handler may want the state in the middle of a wait
         self._pid = os.getpid()
         self._closed = False
@@ -138,7 +139,8 @@ class Reader:
             if self._broken_off:
                 self._skip(self._plan.epoch_start(self._place))
             self._iteration += 1
-            iteration, epoch = self._iteration, self.epoch
+            ended, self._ended_epoch = self._ended_epoch, None
+            iteration, epoch = self._iteration, self.epoch if ended is None else ended
         return _EpochIterator(self, iteration, epoch)
 
     def take(self, iteration: int, epoch: int) -> Batch | None:
@@ -325,28 +327,31 @@ class Reader:
         with self._lock:
             return self._state().to_dict()
 
-    def with_states(self, last_rank: int, world_size: int) -> Iterator[tuple[Batch, dict[str, Any]]]:
-        """One epoch, each batch with the state once all ranks up to ``last_rank`` have taken theirs of the round.
+    def with_states(self, turn: range, world_size: int) -> Iterator[tuple[Batch, dict[str, Any]]]:
+        """One epoch, each batch with the state once all ranks of its turn, and before, have taken theirs of the round.
 
         For ranks that take turns, as a DataLoader's workers do: what their batches, put in turn, have used up of the
-        order is a run of it, also in the middle of a round.
+        order is a run of it, also in the middle of a round. A turn in which no rank has a pair of its own is left out.
 
         Args:
-            last_rank: the last of the ranks whose turn it is together with this one.
+            turn: the ranks whose turn it is together with this one.
             world_size: for the state; the ranks that do not take turns.
         """
-        plan = replace(self._plan, rank=last_rank)
+        first, last = (replace(self._plan, rank=rank) for rank in (turn[0], turn[-1]))
         batches = iter(self)
         while True:
             before = self._place
             batch = next(batches, None)
             if batch is None:
                 return
-            block = plan.block(before)
+            if first.block(before).repeated:
+                del batch
+                continue
+            block = last.block(before)
             place = block.next
-            if last_rank < plan.world_size - 1 and not block.repeated and block.end < place.seq:
+            if last.rank < last.world_size - 1 and not block.repeated and block.end < place.seq:
                 place = Place(block.end, block.epoch, block.position + block.count)
-            shape = (world_size, plan.batch_size, plan.drop_last)
+            shape = (world_size, last.batch_size, last.drop_last)
             yield batch, state_at(self.descriptor, epoch=place.epoch, position=place.position, shape=shape).to_dict()
             del batch
 
@@ -357,7 +362,7 @@ class Reader:
 
         Raises:
             StateMismatchError: the state is of another catalog, seed or order, and ``strict``.
-            AttachRefusedError: other groups have gone beyond it.
+            AttachRefusedError: other groups have gone beyond it; the reader is closed.
         """
         with self._lock:
             self._check_open()
@@ -367,21 +372,27 @@ class Reader:
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be ``epoch``, as a DistributedSampler does; what it is anyhow needs no call.
 
-        Does nothing in the middle of an epoch that a state was loaded for.
+        Does nothing in the middle of an epoch that a state was loaded for. Where less than a round is left of that
+        epoch and is dropped, the next iteration gives nothing.
 
         Raises:
-            AttachRefusedError: other groups have gone beyond it.
+            AttachRefusedError: other groups have gone beyond it; the reader is closed.
         """
         with self._lock:
             self._check_open()
+            self._ended_epoch = None
             following = self._plan.epoch_start(self._place) if self._broken_off else self._place
-            if self._plan.block(following).epoch != epoch:
+            if following.epoch == epoch and following.position and self._plan.at_epoch_end(following):
+                self._iteration += 1
+                self._ended_epoch = epoch
+            elif self._plan.block(following).epoch != epoch:
                 self._go_to((epoch, 0))
 
     def _go_to(self, at: tuple[int, int], state: ResumeState | None = None) -> None:
         """Stand at (epoch, position), which a state may tell the catalog of."""
         here = self._place
         self._iteration += 1
+        self._ended_epoch = None
         if at == (here.epoch, here.position):
             self._broken_off = False
         elif at == (here.epoch + 1, 0):
@@ -394,7 +405,12 @@ class Reader:
         self._leases.close()
         self._attachment.detach(Leaving.LEAVE)
         self._broken_off = False
-        self._take_attachment(Attachment(self.ring, request, state=state))
+        try:
+            attachment = Attachment(self.ring, request, state=state, still_wanted=self._check_open)
+        except BaseException:
+            self.close()  # its lane is given back, and may be another consumer's by now
+            raise
+        self._take_attachment(attachment)
 
     def skip_rest_of_epoch(self) -> None:
         """Go to the next epoch's start, unless at one already."""
