@@ -151,6 +151,24 @@ def test_a_daemon_that_comes_back_with_another_order_is_refused_by_its_readers(f
                     del batch
 
 
+@pytest.mark.parametrize("changed", [("--size", "48x64"), ("--label-mode", "rgb"), ("--fit", "pad")])
+def test_a_daemon_that_comes_back_with_other_pixels_is_refused_by_its_readers(folder, ring, changed):
+    name = f"{ring}-train"
+    with serve(folder, ring, "--label-mode", "index") as first, ringfeed.attach(name, batch_size=4) as reader:
+        next(iter(reader))
+        state = reader.state_dict()
+        first.process.kill()
+        first.process.wait()
+        with serve(folder, ring, "--label-mode", "index", *changed):
+            with pytest.raises(ringfeed.StateMismatchError, match=f"other pixels, .*{changed[1]}.* after .*24x32"):
+                for _ in range(20):
+                    for batch in reader:
+                        del batch
+            # a job that is started again from its state has asked for it
+            with ringfeed.attach(name, batch_size=4, start=state) as anew:
+                assert int(next(iter(anew)).positions[0]) == 4
+
+
 def test_a_state_goes_on_with_any_number_of_ranks_and_any_batch_size(folder, ring):
     seen = []
     state = "auto"

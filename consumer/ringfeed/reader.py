@@ -279,7 +279,7 @@ class Reader:
 
         Raises:
             DaemonGoneError: none came in time, or the ring was stopped for a reason that a restart does not mend.
-            StateMismatchError: the new one serves another order.
+            StateMismatchError: the new one serves another order, or other pixels.
         """
         if self._control.word(State.STATE) == RingState.FAILED or not self._restart_s:
             raise gone
@@ -293,6 +293,7 @@ class Reader:
                 descriptor = read_descriptor(self.ring)
                 if descriptor.generation != former.generation:
                     _check_node(descriptor, former)
+                    _check_pixels(descriptor, former)
                     at = state.place(descriptor, strict=True)
                     request = replace(self._request, start=Start.AT, at=at, resuming=True)
                     attachment = Attachment(self.ring, request, state=state, still_wanted=self._check_open)
@@ -475,6 +476,22 @@ def _check_node(descriptor: Descriptor, former: Descriptor) -> None:
             f"The daemon of ring {former.ring!r} came back as node {node[0]} of {node[1]}, and this reader was "
             f"reading the share of node {before[0]} of {before[1]}; start the trainers again from their checkpoint."
         )
+
+
+def _check_pixels(descriptor: Descriptor, former: Descriptor) -> None:
+    """Raise unless a new daemon makes the same arrays of a pair as the former one."""
+    now, before = _pixels(descriptor), _pixels(former)
+    if now != before:
+        raise StateMismatchError(
+            f"The daemon of ring {former.ring!r} came back with other pixels, {now} after {before}; restart it as it "
+            f"was, or the trainers from their checkpoint."
+        )
+
+
+def _pixels(descriptor: Descriptor) -> str:
+    height, width = descriptor.geometry.image.row_shape[:2]
+    size = "" if descriptor.fit == "native" else f" to {height}x{width}"  # there a slot's size shapes no pair
+    return f"{descriptor.fit}{size} with {descriptor.label_mode} labels"
 
 
 _OPEN: weakref.WeakSet[Reader] = weakref.WeakSet()
