@@ -524,6 +524,20 @@ def test_workers_that_persist_follow_set_epoch_and_a_state(ring):
     assert rows_of(loader) == undisturbed(3)
 
 
+@pytest.mark.parametrize("persist", [False, True])
+def test_workers_that_begin_an_epoch_wait_for_a_daemon_that_is_being_restarted_and_repeat_nothing(folder, persist):
+    name = f"t{uuid.uuid4().hex[:10]}"
+    daemons = [Daemon(str(folder), "--size", "24x32", "--slots", "64", ring=name) for _ in range(2)]
+    with daemons[0]:
+        loader = RingLoader(places(f"{name}-train", batch_size=4), num_workers=2, persistent_workers=persist)
+        assert rows_of(loader) == undisturbed(0)
+        daemons[0].process.kill()
+        daemons[0].process.wait()
+        daemons[1].start()  # its ring is not there yet
+        assert rows_of(loader) == undisturbed(1)
+        assert daemons[1].stop() == 0
+
+
 def late(worker):
     """A worker's start: the second one's never ends, until it is killed."""
     if worker == 1:

@@ -15,7 +15,7 @@ from ringfeed.descriptor import read_descriptor
 from ringfeed.guard import channels_first, over_ring
 from ringfeed.ranks import Ranks, check_nodes, default_group, resolve_ranks
 from ringfeed.reader import RESTART_S, Reader
-from ringfeed.state import ResumeState
+from ringfeed.state import ResumeState, following_epoch
 
 _PIXELS: Final = ("image", "label")
 _FIELDS: Final = ("image", "label", "valid", "ids", "epoch", "positions")
@@ -27,7 +27,8 @@ class RingDataset(IterableDataset[Any]):
     Use it with ``DataLoader(dataset, batch_size=None)``, or iterate over it directly; each iteration is one epoch. It
     attaches in the process that iterates, at its first iteration, so it may be made before a fork or sent to a spawned
     process. In a DataLoader's worker processes it works too, each worker being a sub-rank of its rank; batches are then
-    copied between processes, which costs more than it saves unless the transform is heavy.
+    copied between processes, which costs more than it saves unless the transform is heavy. With workers, take a
+    `RingLoader`: it knows where they stand, and tells it to the next epoch's.
 
     Yields ``(image, label)``: image ``(B, 3, H, W)`` uint8, a channels-last view; label ``(B, 3, H, W)`` uint8 with
     label mode rgb, else ``(B, H, W)`` uint8 or uint16. With ``fit="native"`` two lists of B such tensors, ``(3, h,
@@ -98,6 +99,7 @@ class RingDataset(IterableDataset[Any]):
         self._loaded_by = os.getpid()
         if not isinstance(start, str):
             self._resume = (start, True)
+        self._went_on = False  # to that place by reading, so that there was a daemon
         self.tells_places = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,6 +189,7 @@ class RingDataset(IterableDataset[Any]):
             self._reader.load_state_dict(state, strict=strict)
         else:
             self._resume, self._loaded_by = (dict(state), strict), os.getpid()
+            self._went_on = False
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be ``epoch``, as a DistributedSampler does; not needed to count upwards."""
@@ -197,15 +200,19 @@ class RingDataset(IterableDataset[Any]):
     def forget_resume(self) -> None:
         """The loaded state or chosen epoch was one iteration's; later ones go on by themselves."""
         self._resume = self._epoch = None
+        self._went_on = False
 
-    @property
-    def resumes(self) -> bool:
-        """Whether the next iteration begins where it was told to, by a state, a place or an epoch."""
-        return self._resume is not None or self._epoch is not None
+    def go_on_from(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration's new readers begin the epoch after the one that ended, or was broken off, in a state.
 
-    def let_workers_begin(self, epoch: int) -> None:
-        """Let the workers of the next iteration begin with ``epoch``, wherever each of them stands."""
-        self._epoch = epoch
+        It would begin there anyhow, were each of them known to have read of that epoch, and the daemon the same. As
+        what goes on, they wait for a daemon that is being restarted, and insist on its order. A state or a place that
+        is loaded already, or another epoch that is chosen, stands.
+        """
+        epoch = following_epoch(state)
+        if self._resume is None and self._epoch in (None, epoch):
+            self._resume, self._loaded_by = ({**state, "epoch": epoch, "position": 0}, True), os.getpid()
+            self._went_on = True
 
     def _choose_epoch(self, reader: Reader) -> None:
         """Carry out `set_epoch` in a reader that has just attached; a loaded state tells more than its own epoch."""
@@ -229,7 +236,7 @@ class RingDataset(IterableDataset[Any]):
             wait=self.wait,
             on_lag=self.on_lag,
             copy=self.copy,
-            wait_s=self.wait_s,
+            wait_s=max(self.wait_s, self.restart_s) if self._went_on else self.wait_s,
             restart_s=self.restart_s,
         )
         try:
@@ -247,12 +254,13 @@ class RingDataset(IterableDataset[Any]):
                 "would begin there in every epoch. Use ringfeed.torch.RingLoader, or load the state into torchdata's "
                 "StatefulDataLoader."
             )
-        if self._reader is not None and self._pid == os.getpid():
-            self._reader.close(keep_place=True)  # of an iteration of this very worker that was broken off
+        if self._reader is not None and self._pid == os.getpid():  # this very worker's last iteration's: it persists
+            self._reader.close(keep_place=True)
+            self.go_on_from(self._reader.state_dict())
         # Workers count before ranks: then the batches that a loader yields, worker by worker, are the order's own.
         world_size = self.ranks.world_size
         reader = self._attach(worker * world_size + self.ranks.rank, world_size * workers, named=True)
-        if self.resumes:
+        if self._resume is not None or self._epoch is not None:
             self._choose_epoch(reader)
         else:
             # A DataLoader starts new workers for each epoch: they take the old ones' places, at an epoch's start.

@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from ringfeed.dataset import RingDataset
+from ringfeed.state import following_epoch
 
 
 class RingLoader(DataLoader[Any]):
@@ -38,9 +39,8 @@ class RingLoader(DataLoader[Any]):
         if not self.num_workers:
             yield from super().__iter__()
             return
-        if self._state is not None and not self._ring_dataset.resumes:
-            # After an epoch that was broken off: a worker that had taken nothing of it yet would begin it now.
-            self._ring_dataset.let_workers_begin(_following_epoch(self._state))
+        if self._state is not None:
+            self._ring_dataset.go_on_from(self._state)
         batches = super().__iter__()
         self._ring_dataset.forget_resume()
         for item, state in batches:
@@ -64,15 +64,10 @@ class RingLoader(DataLoader[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be ``epoch``, as a DistributedSampler does."""
         self._ring_dataset.set_epoch(epoch)
-        if self._state is None or epoch != _following_epoch(self._state):
+        if self._state is None or epoch != following_epoch(self._state):
             self._end_workers()
 
     def _end_workers(self) -> None:
         """Persistent workers have a dataset each, which hears nothing of this one's: let new ones begin."""
         if self.num_workers:
             self._iterator = None
-
-
-def _following_epoch(state: Mapping[str, Any]) -> int:
-    """The epoch of an iteration that follows the one that ended, or was broken off, in this state."""
-    return int(state["epoch"]) + int(state["position"] > 0)

@@ -120,3 +120,8 @@ def state_at(descriptor: Descriptor, *, epoch: int, position: int, shape: tuple[
         batch_size=batch_size,
         drop_last=drop_last,
     )
+
+
+def following_epoch(state: Mapping[str, Any]) -> int:
+    """The epoch of the iteration after the one that ended, or was broken off, in ``state``."""
+    return int(state["epoch"]) + int(state["position"] > 0)
