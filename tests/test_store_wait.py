@@ -21,7 +21,7 @@ import ringfeed
 from ringfeed.status import ring_status
 from ringfeedd.errors import EXIT_COULD_NOT_START, StartError, StoreDownError
 from ringfeedd.sources import SourceError
-from ringfeedd.sources.http_errors import outage_cause
+from ringfeedd.sources.aiohttp_errors import outage_cause
 from ringfeedd.store_wait import NOTICE_S, PAUSES, SILENCE_S, Patience, StoreWait
 from ringfeedd.storewatch import StoreHealth
 

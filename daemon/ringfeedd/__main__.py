@@ -2,6 +2,6 @@
 
 import sys
 
-from ringfeedd.main import main
+from ringfeedd.entry import main
 
 sys.exit(main())

@@ -11,30 +11,31 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, get_args
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
 import ringfeed
 from ringfeed.cli import add_errors, add_refresh, add_status, add_top
 from ringfeed.descriptor import check_ring_name
 from ringfeed.printable import one_line
 from ringfeedd.bench.arguments import add_bench
-from ringfeedd.checks import Level
 from ringfeedd.clean import clean, rings_with_files
 from ringfeedd.config import Config, load_config
-from ringfeedd.doctor import examine
 from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_CRASH, EXIT_USAGE, DaemonError
 from ringfeedd.failures import OnError
+from ringfeedd.launch import ForkServer
 from ringfeedd.listing import Progress
 from ringfeedd.log import log_to_stderr
 from ringfeedd.nodes import AUTO
 from ringfeedd.notify import Notifier
 from ringfeedd.order import Mode
 from ringfeedd.proxies import spare_local_hosts
-from ringfeedd.sources import PlaneName
+from ringfeedd.sources import PlaneName, modules_for
+from ringfeedd.spawn import Spawner
 from ringfeedd.spec import Fit, LabelMode
 from ringfeedd.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _EXIT_CODES: Final = (
     "Exit codes: 0 stopped cleanly; 1 crashed or every ring failed; 2 usage; 3 could not start; "
@@ -42,12 +43,18 @@ _EXIT_CODES: Final = (
 )
 
 
-_NO_SETTINGS: Final = ("run", "config", "stop_on_eof")
+_NO_SETTINGS: Final = ("run", "config", "stop_on_eof", "server")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+def main(argv: list[str] | None = None, server: ForkServer | None = None) -> int:
+    """Run one command; returns its exit code.
+
+    Args:
+        argv: without the program's name; this process's own by default.
+        server: from which a daemon's workers are forked.
+    """
     arguments = _parser().parse_args(argv)
+    arguments.server = server
     try:
         return int(arguments.run(arguments))
     except DaemonError as error:
@@ -216,25 +223,24 @@ def _number_or_auto(text: str) -> int | str:
 
 def _serve(arguments: argparse.Namespace) -> int:
     flags: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name not in _NO_SETTINGS}
-    spare_local_hosts(os.environ)
     config = load_config(getattr(arguments, "config", None), flags)
     log_to_stderr()
-    return asyncio.run(_supervise(config, Notifier.from_environ(), stop_on_eof=hasattr(arguments, "stop_on_eof")))
+    spare_local_hosts(os.environ)
+    spawner = Spawner(arguments.server)
+    spawner.need(modules_for(config.root, emulator=config.emulator, data_plane=config.data_plane))
+    notifier = Notifier.from_environ()
+    return asyncio.run(_supervise(config, notifier, spawner, stop_on_eof=hasattr(arguments, "stop_on_eof")))
 
 
-async def _supervise(config: Config, notifier: Notifier, *, stop_on_eof: bool) -> int:
-    # disable=None: no bar where stderr is no terminal, e.g. in a journal
-    bar = tqdm(desc="listing", unit=" objects", disable=None, leave=False)
-
-    def show(progress: Progress) -> None:
-        bar.update(progress.images + progress.labels - bar.n)
-
+async def _supervise(config: Config, notifier: Notifier, spawner: Spawner, *, stop_on_eof: bool) -> int:
+    bar = _ListingBar()
     supervisor = Supervisor(
         config,
         say=lambda sentence: print(one_line(sentence), flush=True),
-        on_progress=show,
+        on_progress=bar.show,
         on_listed=bar.close,
         notifier=notifier,
+        spawner=spawner,
     )
     if stop_on_eof:
         threading.Thread(target=_stop_on_eof, args=(os.getpid(),), daemon=True).start()
@@ -242,6 +248,26 @@ async def _supervise(config: Config, notifier: Notifier, *, stop_on_eof: bool) -
         return await supervisor.run()
     finally:
         bar.close()
+        spawner.close()
+
+
+class _ListingBar:
+    """How far the listing is, on a terminal; the library for it is not imported before there is something to show."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[NoReturn] | None = None
+
+    def show(self, progress: Progress) -> None:
+        if self._bar is None:
+            from tqdm import tqdm  # noqa: PLC0415
+
+            # disable=None: no bar where stderr is no terminal, e.g. in a journal
+            self._bar = tqdm(desc="listing", unit=" objects", disable=None, leave=False)
+        self._bar.update(progress.images + progress.labels - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def _stop_on_eof(pid: int) -> None:
@@ -287,6 +313,9 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    from ringfeedd.checks import Level  # noqa: PLC0415
+    from ringfeedd.doctor import examine  # noqa: PLC0415  # it looks at packages that nothing else here needs
+
     found = examine()
     if arguments.json:
         print(json.dumps([asdict(check) for check in found], indent=2))

@@ -8,7 +8,6 @@ import logging
 import mmap
 import os
 import socket
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -22,9 +21,10 @@ from ringfeedd.fetch import FetchPolicy
 from ringfeedd.messages import Cancel, Decoded, Hello, Jobs, Limit, PairJob, Result, RingSpec, Stop, ToWorker
 from ringfeedd.sizing import SPARE_PAIRS
 from ringfeedd.sources import ObjectInfo
+from ringfeedd.spawn import FORKABLE, Spawner, WorkerProcess, describe
 from ringfeedd.storewatch import StoreWatch
 from ringfeedd.traffic import KNOWN_OBJECTS
-from ringfeedd.worker import FIRST_SUSPECT_WORD, HEARTBEAT_WORD, SUSPECT_RING_SHIFT, vital_words
+from ringfeedd.vitals import FIRST_SUSPECT_WORD, HEARTBEAT_WORD, SUSPECT_RING_SHIFT, vital_words
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
 
@@ -40,7 +40,7 @@ RESTART_DELAY_S: Final = 1.0
 
 _WORD_BYTES: Final = 8
 
-WORKER_MODULE = "ringfeedd.worker"
+WORKER_MODULE = FORKABLE
 """What a worker process runs; the benchmark puts one that does nothing in its place."""
 
 
@@ -59,7 +59,7 @@ class WorkerSettings:
 @dataclass
 class _Worker:
     number: int
-    process: asyncio.subprocess.Process
+    process: WorkerProcess
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     vitals: memoryview
@@ -116,6 +116,7 @@ class Pool:
         on_lost: Callable[[int, int, bool], None],
         most_pairs: int,
         known: Iterable[ObjectInfo] = (),
+        spawner: Spawner | None = None,
     ) -> None:
         """Prepare a pool; `start` starts it.
 
@@ -125,8 +126,10 @@ class Pool:
                 pair has killed workers before and is not decoded again, also not when it is given in a later epoch.
             most_pairs: pairs that one worker may have at a time.
             known: objects that were there a moment ago, by which workers ask for the store until they have read one.
+            spawner: starts the processes; by default each on its own.
         """
         self.size = size
+        self._spawner = spawner or Spawner()
         self.deaths = 0
         self.store = StoreWatch()
         self._known: deque[ObjectInfo] = deque(known, maxlen=KNOWN_OBJECTS)
@@ -229,7 +232,7 @@ class Pool:
             self.deaths += 1
             _LOG.warning(
                 "worker %d (pid %d) died with %s after %.1f s; its %d pairs go to others",
-                *(number, worker.process.pid, _describe(code), time.monotonic() - began, len(worker.pairs)),
+                *(number, worker.process.pid, describe(code), time.monotonic() - began, len(worker.pairs)),
             )
             decoding = worker.decoding()
             # once a death, though two epochs of a small root may have it decoded twice at the same time
@@ -247,11 +250,7 @@ class Pool:
         os.ftruncate(vitals_fd, vitals_bytes)
         fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in self._settings.rings)]
         try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", WORKER_MODULE, str(theirs.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=fds,
-            )
+            process = await self._spawner.spawn(WORKER_MODULE, fds)
             vitals = memoryview(mmap.mmap(vitals_fd, vitals_bytes)).cast("Q")
             reader, writer = await asyncio.open_connection(sock=ours)
         finally:
@@ -317,7 +316,3 @@ class Pool:
             for task in late:
                 task.cancel()
             await asyncio.gather(*self._keepers, return_exceptions=True)
-
-
-def _describe(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -24,7 +24,6 @@ from ringfeedd.files import connections, raise_limit
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
 from ringfeedd.handover import take_over
-from ringfeedd.http import HttpServer, read_token
 from ringfeedd.http_guard import Listen
 from ringfeedd.leavings import clear_leavings
 from ringfeedd.listing import Progress
@@ -39,6 +38,7 @@ from ringfeedd.service import RingService
 from ringfeedd.shm import RingMemory, free_bytes
 from ringfeedd.singleton import SingletonLock
 from ringfeedd.sizing import DECODE_THREADS, Shares, geometries, shares, total
+from ringfeedd.spawn import Spawner
 from ringfeedd.spec import DecodeSpec
 from ringfeedd.store_wait import StoreWait, listed_objects
 from ringfeedd.survey import Survey
@@ -61,12 +61,14 @@ class Supervisor:
         on_progress: Callable[[Progress], None] = lambda _progress: None,
         on_listed: Callable[[], None] = lambda: None,
         notifier: Notifier | None = None,
+        spawner: Spawner | None = None,
     ) -> None:
         """Prepare; nothing happens before `run`.
 
         Args:
             say: told what a person at the terminal should know, a sentence at a time.
             on_progress, on_listed: told how far the listing has come, and that it is over.
+            spawner: starts the workers; by default each on its own.
 
         Raises:
             ConfigError: the settings do not say which of several machines this is.
@@ -78,6 +80,7 @@ class Supervisor:
         self._on_progress = on_progress
         self._on_listed = on_listed
         self._notifier = notifier or Notifier()
+        self._spawner = spawner or Spawner()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._undo = contextlib.AsyncExitStack()
@@ -187,6 +190,8 @@ class Supervisor:
         listen, token_file = Listen.parse(self._config.http), self._config.http_token_file
         if listen is None:
             return
+        from ringfeedd.http import HttpServer, read_token  # noqa: PLC0415  # a third of a second of imports
+
         server = HttpServer(lambda: self.services, listen, read_token(token_file) if token_file else None)
         address = await server.start()
         self._undo.push_async_callback(server.stop)
@@ -273,6 +278,7 @@ class Supervisor:
             on_lost=self._lost,
             most_pairs=shape.most_pairs,
             known=listed_objects(catalog),
+            spawner=self._spawner,
         )
         self._undo.push_async_callback(pool.stop)
         pool.start()

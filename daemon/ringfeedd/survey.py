@@ -17,7 +17,6 @@ from ringfeedd.former import Former
 from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.nodes import Nodes
 from ringfeedd.notify import Notifier
-from ringfeedd.probe import choose_size, probe_sizes
 from ringfeedd.promised import Start, find_promised
 from ringfeedd.sources import Source, open_source
 from ringfeedd.spec import DecodeSpec
@@ -132,6 +131,8 @@ class Survey:
 
     async def _common_size(self, source: Source, catalog: Catalog) -> tuple[int, int]:
         """Height and width of a slot, pixels, by a look at some images."""
+        from ringfeedd.probe import choose_size, probe_sizes  # noqa: PLC0415  # decoders, where no size is given
+
         config = self._config
         look = partial(probe_sizes, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation)
         sizes = await self._store_wait.has(lambda: look(source, catalog))

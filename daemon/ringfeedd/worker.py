@@ -1,6 +1,6 @@
 """The worker: a process that downloads pairs and decodes them straight into their slots.
 
-``python -m ringfeedd.worker FD`` is started by the pool. It owns nothing that others wait for, and may die at any time.
+The pool has it forked by the fork server, or starts ``python -m ringfeedd.worker FD``. It owns nothing that others wait for, and may die at any time.
 """
 
 from __future__ import annotations
@@ -31,29 +31,22 @@ from ringfeedd.errors import BadPairError
 from ringfeedd.fetch import Fetched, fetch_pair
 from ringfeedd.memory_limit import limit_own_memory, worker_bytes
 from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, Results, RingSpec
+from ringfeedd.prctl import name_process
 from ringfeedd.sources import Source, open_source
 from ringfeedd.traffic import Traffic
+from ringfeedd.vitals import FIRST_SUSPECT_WORD, HEARTBEAT_WORD, SUSPECT_RING_SHIFT, vital_words
+
+NAME: Final = "ringfeed-worker"
+"""What ``ps`` and ``top`` call it, however it was started."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-
-SUSPECT_RING_SHIFT: Final = 56
-"""A suspect word is ``ring << 56 | seq + 1``; 0 when the thread decodes nothing."""
-
-HEARTBEAT_WORD: Final = 0
-FIRST_SUSPECT_WORD: Final = 1
-"""The words by which the pool sees what a worker does: a count of its loop's turns, then a suspect word a thread."""
 
 HEARTBEAT_S: Final = 0.5
 
 RESULTS_WAIT_S: Final = 0.01
 """What ends within it goes to the supervisor in one frame: waking both sides for each pair costs more than that pair's
 words, and a ring does not miss 10 ms."""
-
-
-def vital_words(threads: int) -> int:
-    """How many words a worker with this many decoding threads has."""
-    return FIRST_SUSPECT_WORD + threads
 
 
 def keep_freed_memory() -> None:
@@ -239,6 +232,7 @@ async def _main(connection: socket.socket) -> None:
     hello = await messages.read_order(reader)
     if not isinstance(hello, Hello):
         return  # the supervisor went before it had said anything
+    name_process(NAME)
     source = await open_source(
         hello.root,
         emulator=hello.emulator,

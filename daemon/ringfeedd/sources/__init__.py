@@ -12,6 +12,7 @@ from .base import PAGE_OBJECTS, ObjectInfo, Source, SourceError
 from .gcs import READ_TIMEOUT_S, open_gcs
 from .local import LocalSource
 from .plane import DEFAULT_PLANE, PlaneName
+from .planes import plane_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,7 @@ __all__ = [
     "PlaneName",
     "Source",
     "SourceError",
+    "modules_for",
     "open_source",
 ]
 
@@ -66,6 +68,13 @@ async def open_source(
     if "://" in root:
         raise StartError(f"{root} is no root that Ringfeed can read; give gs://BUCKET/PREFIX or a folder.")
     return _open_folder(root, lambda: root, concurrency)
+
+
+def modules_for(root: str, *, emulator: str | None, data_plane: PlaneName = DEFAULT_PLANE) -> list[str]:
+    """The modules that `open_source` will import for it, and a process may import before there is a loop."""
+    if not root.startswith(GCS_SCHEME):
+        return []
+    return [plane_module(data_plane), *([] if emulator else [f"{__name__}.bearer"])]
 
 
 def _open_folder(root: str, path: Callable[[], str], concurrency: int) -> LocalSource:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import aiohttp
 from yarl import URL
 
-from .http_errors import error_from_status, error_from_transport
+from .aiohttp_errors import error_from_transport
+from .http_errors import error_from_status
 from .payload import text_of
 from .plane import CONNECT_TIMEOUT_S, MAX_ERROR_BYTES
 from .proxy import proxy_for

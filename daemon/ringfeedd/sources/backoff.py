@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
-
 from .base import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from tenacity import RetryCallState
 
 T = TypeVar("T")
 
@@ -94,6 +94,8 @@ async def with_retries(
         if not error.retryable:
             raise
         first: SourceError | None = error
+
+    from tenacity import AsyncRetrying, retry_if_exception  # noqa: PLC0415  # nor its import, at every start
 
     rng = rng or random.Random()
 

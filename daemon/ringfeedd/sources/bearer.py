@@ -11,8 +11,8 @@ from gcloud.aio.auth import Token
 
 from ringfeedd.errors import StartError, StoreDownError
 
+from .aiohttp_errors import outage_cause
 from .base import SourceError
-from .http_errors import outage_cause
 
 READ_ONLY = "https://www.googleapis.com/auth/devstorage.read_only"
 """All that we ask for; the library's own default is full control."""

@@ -7,37 +7,28 @@ import re
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlsplit
 
-import aiohttp
-import msgspec
-from gcloud.aio.auth import Token
-from gcloud.aio.storage import Storage
-
 from ringfeedd.errors import StartError
 
-from .aiohttp_plane import client_timeout, open_session
 from .backoff import Backoff, with_retries
 from .base import PAGE_OBJECTS, ObjectInfo, SourceError
-from .bearer import Bearer, open_bearer
-from .http_errors import error_from_status, error_from_transport
-from .pages import Page, Paging
+from .pages import Paging
 from .plane import DEFAULT_PLANE, PlaneName
 from .planes import open_plane
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from .bearer import Bearer
+    from .gcs_listing import GcsListing
+
 T = TypeVar("T")
 
 GOOGLE_API = "https://www.googleapis.com"
 LISTED_FIELDS = "items(name,size,generation,crc32c),nextPageToken"
-LISTING_CONNECTIONS = 4
 LISTING_BACKOFF = Backoff(max_attempts=5, base_s=0.25, max_s=8.0)
 
 READ_TIMEOUT_S = 20.0
 """Silence after which a request is cut; a body that drips is cut by the deadline of its pair."""
-
-PAGE_TIMEOUT_S = 300.0
-"""For one page of a listing, which has no other deadline."""
 
 _BUCKET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
 
@@ -81,12 +72,8 @@ class GcsSource:
         self._bearer, self._backoff = bearer, backoff
         self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
         self._plane = open_plane(data_plane, api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
-        # Listings have a session of their own: they need not queue behind reads, and are the only ones to be traced.
-        self._page_timeout = client_timeout(read_timeout_s, total_s=PAGE_TIMEOUT_S)
-        self._listing_session = open_session(api_root, LISTING_CONNECTIONS, self._page_timeout, _refusing_redirects())
-        # "dev" stands for: send no credentials of your own. We add them (see `Bearer`), and the library's other
-        # meaning of it, no TLS checks, has no effect on a session that is ours.
-        self._storage = Storage(session=self._listing_session, token=_NoToken(), api_root=api_root, api_is_dev=True)
+        self._read_timeout_s = read_timeout_s
+        self._listing: GcsListing | None = None
 
     def __repr__(self) -> str:
         return f"GcsSource({self.root!r}, {self._api_root})"
@@ -103,10 +90,10 @@ class GcsSource:
             "fields": LISTED_FIELDS,
             "maxResults": str(PAGE_OBJECTS),
         }
-        paging = Paging(self.root)
+        paging, listing = Paging(self.root), self._open_listing()
         while True:
             page = await with_retries(
-                lambda: self._authorised(lambda header: self._list_page(params, header)), self._backoff
+                lambda: self._authorised(lambda header: listing.page(params, header)), self._backoff
             )
             if objects := page.objects(self._prefix):
                 yield objects
@@ -125,9 +112,18 @@ class GcsSource:
     async def close(self) -> None:
         """Close the connections and the token's session."""
         await self._plane.close()
-        await self._listing_session.close()
+        if self._listing is not None:
+            await self._listing.close()
         if self._bearer is not None:
             await self._bearer.close()
+
+    def _open_listing(self) -> GcsListing:
+        """Not before somebody lists: its libraries take half a second to import, and no worker ever needs them."""
+        if self._listing is None:
+            from .gcs_listing import GcsListing  # noqa: PLC0415
+
+            self._listing = GcsListing(self._bucket, self.root, self._api_root, read_timeout_s=self._read_timeout_s)
+        return self._listing
 
     async def _authorised(self, request: Callable[[str | None], Awaitable[T]]) -> T:
         """`request`, with credentials; once more with a fresh token when the server refuses the one we hold."""
@@ -141,38 +137,6 @@ class GcsSource:
                 raise
         header = await self._bearer.header_after_refusal(header)
         return await request(header)
-
-    async def _list_page(self, params: dict[str, str], authorization: str | None) -> Page:
-        what = f"{self.root} cannot be listed"
-        try:
-            content: object = await self._storage.list_objects(
-                self._bucket,
-                params=params,
-                headers={} if authorization is None else {"Authorization": authorization},
-                timeout=self._page_timeout,  # type: ignore[arg-type]  # annotated as seconds, and handed on to aiohttp as it is
-            )
-        except aiohttp.ClientResponseError as error:
-            raise self._listing_refused(error, what) from error
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            raise error_from_transport(error, f"{what}: {self._api_root}") from error
-        except (ValueError, RecursionError) as error:
-            sentence = f"{what}: {self._api_root} answers with something else than JSON; is it a GCS server or a proxy?"
-            raise SourceError(sentence, cause="not_json", retryable=True) from error
-        try:
-            return msgspec.convert(content, Page, strict=False)
-        except (msgspec.ValidationError, UnicodeError) as error:  # JSON may hold halves of surrogate pairs
-            sentence = f"{what}: {self._api_root} answers with JSON that is no listing ({error}); is it a GCS server?"
-            raise SourceError(sentence, cause="not_json", retryable=True) from error
-
-    def _listing_refused(self, error: aiohttp.ClientResponseError, what: str) -> SourceError:
-        refused = error_from_status(error.status, error.headers or {}, error.message, what)
-        where = f"There is no bucket {self._bucket} at {self._api_root}"
-        if error.status == 404:
-            return SourceError(f"{where}: check the name.", cause="missing")
-        if refused.cause in ("forbidden", "unauthorized"):
-            hint = "the account needs the role Storage Object Viewer (storage.objects.list and .get) on it."
-            return SourceError(f"{refused} Access to bucket {self._bucket}: {hint}", cause=refused.cause)
-        return refused
 
 
 async def open_gcs(
@@ -207,6 +171,8 @@ async def open_gcs(
             f"pass --emulator {host} to read from it, or unset the variable to read from Google."
         )
         raise StartError(sentence)
+    from .bearer import open_bearer  # noqa: PLC0415  # as for listings: an emulator needs none
+
     bearer = await open_bearer()
     try:
         return GcsSource(
@@ -222,13 +188,6 @@ async def open_gcs(
         raise
 
 
-class _NoToken(Token):
-    """Keeps the library from searching this machine for credentials: it fails where an emulator needs none."""
-
-    def __init__(self) -> None:
-        pass
-
-
 def _emulator_address(emulator: str) -> str:
     """``host:port`` or an URL, as people write it, to scheme and host: a trailing slash would give 404."""
     address = emulator.strip()
@@ -242,18 +201,3 @@ def _emulator_address(emulator: str) -> str:
     if not usable:
         raise StartError(f"{emulator!r} is no emulator's address; write http://HOST:PORT.")
     return address.rstrip("/").removesuffix("/storage/v1").rstrip("/")
-
-
-def _refusing_redirects() -> aiohttp.TraceConfig:
-    """The library follows redirects, and offers no way to tell it not to.
-
-    A portal's answer may be JSON, and would then pass for an empty bucket.
-    """
-
-    async def refuse(_session: object, _context: object, redirected: aiohttp.TraceRequestRedirectParams) -> None:
-        answer = redirected.response
-        raise aiohttp.ClientResponseError(answer.request_info, (), status=answer.status)
-
-    trace = aiohttp.TraceConfig()
-    trace.on_request_redirect.append(refuse)
-    return trace

@@ -1,4 +1,4 @@
-"""From what HTTP and its transport can do wrong to one `SourceError`: a sentence, a word to count, a verdict."""
+"""From what a server answers instead of a body to one `SourceError`: a sentence, a word to count, a verdict."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-
-import aiohttp
 
 from .base import SourceError
 
@@ -45,22 +43,6 @@ def error_from_status(status: int, headers: Mapping[str, str], body: str, what: 
     return SourceError(sentence, cause=f"http_{status}", retryable=status in RETRYABLE, retry_after_s=wait)
 
 
-def error_from_transport(error: Exception, what: str) -> SourceError:
-    """The error for a request that got no whole response; all of these are worth another attempt."""
-    cause, reason = _transport_cause(error)
-    detail = str(error).strip().partition("\n")[0][:200]
-    return SourceError(f"{what}: {reason}{f' ({detail})' if detail else ''}.", cause=cause, retryable=True)
-
-
-def outage_cause(error: Exception) -> str | None:
-    """The word for a request of a library's that was not answered, or put off; None for any other end of it."""
-    if isinstance(error, aiohttp.ClientResponseError):
-        return f"http_{error.status}" if error.status in RETRYABLE else None
-    if isinstance(error, aiohttp.ClientConnectionError | TimeoutError | ConnectionError):
-        return _transport_cause(error)[0]
-    return None
-
-
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that a Retry-After header asks for, given as a number or as a date; None where there is none."""
     value = headers.get("Retry-After")
@@ -74,20 +56,6 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
-
-
-def _transport_cause(error: Exception) -> tuple[str, str]:
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "truncated", "the body broke off"
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return "connect", "no connection came about in time"
-    if isinstance(error, TimeoutError):
-        return "timeout", "the server fell silent"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "connect", "it cannot be reached"
-    if isinstance(error, aiohttp.ClientConnectionError | ConnectionError):
-        return "reset", "the connection was lost"
-    return "http", f"the answer cannot be understood, {type(error).__name__}"
 
 
 def _said(body: str) -> str:

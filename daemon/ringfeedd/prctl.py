@@ -1,0 +1,38 @@
+"""What a Linux process may ask of the kernel for itself, and Python has no words for."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from typing import Final
+
+_SET_PDEATHSIG: Final = 1
+_SET_NAME: Final = 15
+_SET_CHILD_SUBREAPER: Final = 36
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends. Raises: OSError."""
+    _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def kill_with_parent() -> None:
+    """Die when the thread that started this process does, which should be its main thread; not inherited by a fork."""
+    with contextlib.suppress(OSError):
+        _prctl(_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def name_process(name: str) -> None:
+    """What ``ps -o comm``, ``top`` and ``pgrep`` call this process, of which the kernel keeps 15 bytes."""
+    with contextlib.suppress(OSError):
+        _prctl(_SET_NAME, name.encode())
+
+
+def _prctl(option: int, argument: int | bytes) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    given = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
+    nothing = ctypes.c_ulong(0)
+    if libc.prctl(ctypes.c_int(option), given, nothing, nothing, nothing):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
