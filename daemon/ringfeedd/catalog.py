@@ -226,4 +226,5 @@ class Catalog:
     def _split(self, name: str, rows: Rows) -> Split:
         indices = rows.astype(np.uint32)
         indices.flags.writeable = False
-        return Split(name, indices, self.ids.fingerprint(rows))
+        fingerprint = self.fingerprint if len(rows) == len(self) else self.ids.fingerprint(rows)
+        return Split(name, indices, fingerprint)

@@ -143,7 +143,7 @@ class CatalogCache:
 def _columns(arrays: dict[str, Any], side: str, template: KeyTemplate, meta: dict[str, Any]) -> ObjectColumns:
     columns = {name: arrays[f"{side}_{name}"] for name in _COLUMNS}
     suffixes = tuple(meta[f"{side}_suffixes"])
-    if {len(column) for column in columns.values()} != {len(arrays["hashes"])} or any(
+    if {len(column) for column in columns.values()} != {len(arrays["hashes"])} or np.any(
         columns["suffix"] >= len(suffixes)
     ):
         raise ValueError("its columns do not fit each other")

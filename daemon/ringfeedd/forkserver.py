@@ -3,8 +3,8 @@
 ``python -m ringfeedd.forkserver FD`` is started by `ringfeedd.launch`, before the supervisor's own imports. It owns
 nothing, has one thread, never an event loop, and may die at any time: workers are then started in another way.
 
-A worker becomes the supervisor's own child: it is forked by a process in between that ends at once, and the kernel gives
-such an orphan to the nearest ancestor that asked for orphans (PR_SET_CHILD_SUBREAPER).
+A worker becomes the supervisor's own child: it is forked by a process in between that ends at once, and the kernel
+gives such an orphan to the nearest ancestor that asked for orphans (PR_SET_CHILD_SUBREAPER).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _fork_orphan() -> int:
         read_end, write_end = os.pipe()
     except OSError as error:
         return -(error.errno or errno.EMFILE)
-    with open(read_end, "rb", buffering=0) as answer, open(write_end, "wb", buffering=0) as told:
+    with os.fdopen(read_end, "rb", buffering=0) as answer, os.fdopen(write_end, "wb", buffering=0) as told:
         try:
             between = os.fork()
         except OSError as error:

@@ -21,6 +21,7 @@ FINGERPRINT_BYTES = 16
 _CHUNK_BYTES = 1 << 20
 _CHUNK_ROWS = 1 << 16
 _WORD = 8
+_DENSE = 2
 
 
 def id_hash(pair_id: bytes) -> int:
@@ -99,7 +100,7 @@ class IdTable:
         # the lengths first: without them, ("ab", "c") and ("a", "bc") would be the same bytes
         digest.update((self._offsets[rows + 1] - self._offsets[rows]).astype("<u4").tobytes())
         for piece in self._pieces(rows):
-            digest.update(piece.tobytes())
+            digest.update(piece.data)
         return digest.hexdigest()
 
     def order(self) -> Rows:
@@ -150,7 +151,24 @@ class IdTable:
         step = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(longest, 1)))
         for at in range(0, len(rows), step):
             chunk = rows[at : at + step]
+            first, last = int(chunk[0]), int(chunk[-1])
+            if last - first < _DENSE * len(chunk) and np.all(chunk[1:] > chunk[:-1]):
+                yield self._between(first, last, chunk)
+                continue
             start, length = self._offsets[chunk], self._offsets[chunk + 1] - self._offsets[chunk]
             ends = np.cumsum(length)
             index = np.repeat(start - (ends - length), length) + np.arange(int(ends[-1]))
             yield self._blob[index]
+
+    def _between(self, first: int, last: int, rows: Rows) -> Bytes:
+        """The bytes of these rows, which ascend from first to last and leave few out: for half of what an index takes.
+
+        That is what the fingerprint of a large catalog, or of most of it, costs at a start.
+        """
+        offsets = self._offsets[first : last + 2]
+        text = self._blob[offsets.item(0) : offsets.item(-1)]
+        if len(rows) == last - first + 1:
+            return text
+        wanted = np.zeros(last - first + 1, np.bool_)
+        wanted[rows - first] = True
+        return text[np.repeat(wanted, np.diff(offsets))]

@@ -40,9 +40,13 @@ class Refresher:
     def __repr__(self) -> str:
         return f"Refresher({'wanted' if self.wanted else 'not wanted'}, {len(self._beside)} under way)"
 
-    def begin(self) -> None:
-        """List the root again if that is wanted, once what is under way is over."""
-        if self.wanted and (self._listing is None or self._listing.done()):
+    def begin(self, *, ready: bool) -> None:
+        """List the root again if that is wanted, once what is under way is over.
+
+        Args:
+            ready: the first pairs are there, from which a listing would take cores that they wait for.
+        """
+        if ready and self.wanted and (self._listing is None or self._listing.done()):
             self.wanted = False
             self._listing = self._do(self._refresh())
 

@@ -72,7 +72,7 @@ class ForkedProcess:
                 await ended.wait()
             finally:
                 loop.remove_reader(self._pidfd)
-            _, status = os.waitpid(self.pid, 0)
+            _, status = os.waitpid(self.pid, 0)  # noqa: ASYNC222  # it has ended
             self._code = os.waitstatus_to_exitcode(status)
             self._living.discard(self.pid)
             os.close(self._pidfd)

@@ -292,7 +292,7 @@ class Supervisor:
         reported = watched = -math.inf
         while not self._stop.is_set():
             self._wake.clear()
-            self._refresher.begin()
+            self._refresher.begin(ready=announced)
             for service in self.services:
                 service.step(pool)
             if pool.failed is not None:

@@ -1,6 +1,7 @@
 """The worker: a process that downloads pairs and decodes them straight into their slots.
 
-The pool has it forked by the fork server, or starts ``python -m ringfeedd.worker FD``. It owns nothing that others wait for, and may die at any time.
+The pool has it forked by the fork server, or starts ``python -m ringfeedd.worker FD``. It owns nothing that others wait
+for, and may die at any time.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ class GcsListing:
         await self._session.close()
 
     async def page(self, params: dict[str, str], authorization: str | None) -> Page:
+        """One page, as the API gives it. Raises: SourceError."""
         what = f"{self._root} cannot be listed"
         try:
             content: object = await self._storage.list_objects(
