@@ -117,6 +117,7 @@ class Pool:
         most_pairs: int,
         known: Iterable[ObjectInfo] = (),
         spawner: Spawner | None = None,
+        on_room: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare a pool; `start` starts it.
 
@@ -127,6 +128,7 @@ class Pool:
             most_pairs: pairs that one worker may have at a time.
             known: objects that were there a moment ago, by which workers ask for the store until they have read one.
             spawner: starts the processes; by default each on its own.
+            on_room: called when a new worker can be given pairs.
         """
         self.size = size
         self._spawner = spawner or Spawner()
@@ -136,6 +138,7 @@ class Pool:
         self._settings = settings
         self._on_results = on_results
         self._on_lost = on_lost
+        self._on_room = on_room
         self._most_pairs = most_pairs
         self._workers: dict[int, _Worker] = {}
         self._limits: dict[int, int] = {}
@@ -273,6 +276,7 @@ class Pool:
         for ring, limit in self._limits.items():
             worker.send(Limit(ring, limit))
         self._workers[number] = worker
+        self._on_room()
         return worker
 
     async def _listen(self, worker: _Worker) -> None:

@@ -279,6 +279,7 @@ class Supervisor:
             most_pairs=shape.most_pairs,
             known=listed_objects(catalog),
             spawner=self._spawner,
+            on_room=self._wake.set,
         )
         self._undo.push_async_callback(pool.stop)
         pool.start()
