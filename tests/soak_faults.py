@@ -97,6 +97,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 def _is_worker(pid: int) -> bool:
     try:
-        return b"ringfeedd.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        named = Path(f"/proc/{pid}/comm").read_text().strip() == "ringfeed-worker"
+        return named and bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # else it has ended, and is not reaped
     except (FileNotFoundError, ProcessLookupError):
         return False

@@ -127,10 +127,13 @@ def _take_places(fds: Sequence[int], places: Sequence[int]) -> list[int]:
     """Move ``fds`` to ``places``, and close whatever else is open beyond the standard ones."""
     above = max((_FIRST_FREE_FD - 1, *places)) + 1
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in fds]
-    os.closerange(_FIRST_FREE_FD, above)
+    for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208  # before any path is needed
+        if fd >= _FIRST_FREE_FD and fd not in moved:
+            with contextlib.suppress(OSError):  # that of the listing itself
+                os.close(fd)
     for fd, place in zip(moved, places, strict=True):
         os.dup2(fd, place, inheritable=False)
-    os.closerange(above, max(above, *moved) + 1)
+        os.close(fd)
     return list(places)
 
 

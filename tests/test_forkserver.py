@@ -1,0 +1,290 @@
+"""The process from which workers are forked: whose children they are, what they hold, and what happens when it dies."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from house import RINGFEED, Daemon, wait_until, write_folder
+
+import ringfeed
+from ringfeedd import forkserver, prctl, spawn, worker
+from ringfeedd.forkserver import Request
+from ringfeedd.launch import ForkServer
+from ringfeedd.spawn import FORKABLE, ForkedProcess, Spawner
+
+
+def comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def children(pid: int, name: str) -> list[int]:
+    """Living ones, by what the kernel calls them."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in map(int, found) if comm(child) == name and lives(child)]
+
+
+def server_of(daemon: Daemon) -> int:
+    (pid,) = children(daemon.process.pid, forkserver.NAME)
+    return pid
+
+
+def workers_of(daemon: Daemon) -> list[int]:
+    return children(daemon.process.pid, worker.NAME)
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    return {int(fd.name): str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+@pytest.fixture
+def daemon(tmp_path, ring):
+    root = write_folder(tmp_path / "root", 24)
+    with Daemon(str(root), "--size", "32x32", "--slots", "16", "--workers", "2", ring=ring) as started:
+        yield started
+
+
+def test_workers_are_the_daemons_own_children_and_named_so(daemon):
+    assert len(workers_of(daemon)) == 2
+    assert server_of(daemon) not in workers_of(daemon)
+    assert children(server_of(daemon), worker.NAME) == []
+
+
+def test_a_worker_holds_its_own_descriptors_and_nobody_elses(daemon):
+    one, other = (descriptors(pid) for pid in workers_of(daemon))
+    servers = {link for link in descriptors(server_of(daemon)).values() if link.startswith("socket:")}
+    assert servers, "what is compared must be there"
+    for mine, others in ((one, other), (other, one)):
+        held = {link for fd, link in mine.items() if fd > 2}
+        assert not held & servers
+        shared = held & {link for fd, link in others.items() if fd > 2}
+        assert {link for link in shared if "eventpoll" not in link} == {
+            link for link in shared if f"{daemon.ring}-train" in link
+        }, "only the ring's data is common to both"
+        assert len({link for link in held if "memfd:ringfeed-worker" in link}) == 1
+
+
+def test_what_the_service_manager_gives_the_daemon_reaches_neither_server_nor_workers(tmp_path, ring):
+    root = write_folder(tmp_path / "root", 8)
+    kept = tmp_path / "kept"
+    fd = os.open(kept, os.O_CREAT | os.O_RDWR)
+    os.set_inheritable(fd, True)
+    started = Daemon(str(root), "--size", "32x32", "--slots", "8", "--workers", "1", ring=ring)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        environ = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "LISTEN_FDNAMES": "x"}
+        process = subprocess.Popen(
+            started.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environ, pass_fds=(fd,), text=True
+        )
+        os.close(fd)
+        try:
+            while not (line := process.stdout.readline()).startswith("ready"):
+                assert line, "it ended"
+            started.process = process
+            for pid in (server_of(started), *workers_of(started)):
+                assert str(kept) not in descriptors(pid).values()
+                assert b"NOTIFY_SOCKET" not in Path(f"/proc/{pid}/environ").read_bytes()
+            assert str(kept) in descriptors(process.pid).values(), "what is looked for must be there"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+            process.stdout.close()
+
+
+def test_a_killed_worker_is_told_of_with_its_signal_and_replaced(daemon):
+    victim, other = workers_of(daemon)
+    os.kill(victim, signal.SIGKILL)
+    assert f"(pid {victim}) died with signal 9" in daemon.output.wait_for("WARNING ringfeedd.pool: worker")
+    wait_until(lambda: len(workers_of(daemon)) == 2)
+    assert other in workers_of(daemon)
+    assert not Path(f"/proc/{victim}").exists(), "a zombie"
+
+
+def test_when_the_server_is_killed_workers_work_on_and_another_one_forks_the_next(daemon):
+    first, before = server_of(daemon), workers_of(daemon)
+    os.kill(first, signal.SIGKILL)
+    said = daemon.output.wait_for("WARNING ringfeedd.pool: the process from which workers are forked")
+    assert f"(pid {first}) ended with signal 9; there is a new one" in said
+    assert workers_of(daemon) == before
+    wait_until(lambda: children(daemon.process.pid, forkserver.NAME))
+    assert server_of(daemon) != first
+    for victim in before:
+        os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(workers_of(daemon)) == 2 and not set(workers_of(daemon)) & set(before))
+    with ringfeed.attach(f"{daemon.ring}-train", batch_size=4) as reader:
+        assert sum(len(batch.ids) for batch in reader) == 24
+
+
+def test_a_daemon_that_is_killed_leaves_no_process_behind(daemon):
+    processes = [server_of(daemon), *workers_of(daemon)]
+    daemon.process.kill()
+    daemon.process.wait()
+    wait_until(lambda: not any(map(lives, processes)), 10)
+    # what the block's end expects
+    daemon.kill()
+
+
+@pytest.mark.parametrize("wrong", [["--nonsense"], ["gs://b", "--config", "/nowhere.toml"], ["no-such-folder"]])
+def test_a_start_that_is_refused_says_its_sentence_alone_and_leaves_no_process(wrong, tmp_path):
+    process = subprocess.Popen(
+        [*RINGFEED, "serve", *wrong],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode in (2, 3, 78)
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("ringfeed")
+    assert not [pid for pid in Path("/proc").glob("[0-9]*") if session(int(pid.name)) == process.pid]
+
+
+def session(pid: int) -> int | None:
+    try:
+        state, _, _, of, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(of) if state != "Z" else None
+
+
+# The parts, in this process.
+
+
+@pytest.fixture
+def server():
+    started = ForkServer.begin()
+    assert started is not None
+    yield started
+    started.close()
+    prctl._prctl(prctl._SET_CHILD_SUBREAPER, 0)
+
+
+def ended_at_once(spawner: Spawner, count: int = 1):
+    """Workers whose supervisor has gone already: how they ended."""
+
+    async def one() -> tuple[object, int]:
+        ours, theirs = socket.socketpair()
+        ours.close()
+        with theirs:
+            process = await spawner.spawn(FORKABLE, [theirs.fileno()])
+        return process, await process.wait()
+
+    async def run():
+        async with asyncio.timeout(30):
+            try:
+                return await asyncio.gather(*(one() for _ in range(count)))
+            finally:
+                spawner.close()
+
+    return asyncio.run(run())
+
+
+def test_answers_find_those_who_asked(server):
+    ended = ended_at_once(Spawner(server), 5)
+    assert all(type(process) is ForkedProcess and code == 0 for process, code in ended)
+    assert len({process.pid for process, _ in ended}) == 5
+
+
+def test_a_worker_that_is_killed_ends_with_minus_its_signal(server):
+    async def run() -> int:
+        spawner = Spawner(server)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            process = await spawner.spawn(FORKABLE, [theirs.fileno()])
+            process.kill()
+            code = await process.wait()
+        with pytest.raises(ProcessLookupError):
+            process.kill()
+        spawner.close()
+        return code
+
+    assert asyncio.run(run()) == -signal.SIGKILL
+
+
+def test_a_server_that_dies_before_it_forked_anything_is_not_replaced(server, caplog):
+    os.kill(server.pid, signal.SIGKILL)
+    spawner = Spawner(server)
+    ((process, code),) = ended_at_once(spawner)
+    assert type(process) is not ForkedProcess
+    assert code == 0
+    assert "ended with signal 9; workers are started on their own" in caplog.text
+    assert repr(spawner) == "Spawner(None, 0 forked)"
+
+
+def test_a_server_that_is_stopped_is_given_up(server, caplog, monkeypatch):
+    monkeypatch.setattr(spawn, "ANSWER_TIMEOUT_S", 0.2)
+    os.kill(server.pid, signal.SIGSTOP)
+    ((process, code),) = ended_at_once(Spawner(server))
+    assert type(process) is not ForkedProcess
+    assert code == 0
+    assert "ended with signal 9" in caplog.text
+
+
+def test_a_worker_that_nobody_waits_for_any_more_is_ended_and_reaped(server):
+    async def run() -> None:
+        spawner = Spawner(server)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            asking = asyncio.create_task(spawner.spawn(FORKABLE, [theirs.fileno()]))
+            await asyncio.sleep(0)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            await spawner.spawn(FORKABLE, [theirs.fileno()])  # answers come in order
+            assert "1 forked" in repr(spawner)
+            assert len(children(os.getpid(), forkserver.NAME)) == 2, "the server, and a worker that has not heard yet"
+        spawner.close()
+
+    asyncio.run(run())
+
+
+def test_a_worker_of_which_its_server_could_not_tell_is_ended_and_reaped(server):
+    async def run() -> None:
+        spawner = Spawner(server)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            server.ask(Request((theirs.fileno(),)).encode(), [theirs.fileno()])
+            others = lambda: [pid for pid in children(os.getpid(), forkserver.NAME) if pid != server.pid]  # noqa: E731
+            await asyncio.to_thread(wait_until, others)
+            spawner._ended(server)
+            assert not others()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("places", [(9, 5, 7), (5, 9, 3), (40, 41, 42), (3, 4, 5)])
+def test_descriptors_come_to_their_places_whatever_lies_there(places, tmp_path):
+    script = (
+        "import os, sys\n"
+        "from ringfeedd.forkserver import _take_places\n"
+        "fds = [os.open(path, os.O_RDONLY) for path in sys.argv[2:]]\n"
+        "os.dup2(fds[0], 90)\n"
+        "_take_places(fds, [int(place) for place in sys.argv[1].split(',')])\n"
+        "for fd in range(3, 200):\n"
+        "    link = f'/proc/self/fd/{fd}'\n"
+        "    if os.path.lexists(link): print(fd, os.readlink(link)[-1])\n"
+    )
+    files = [tmp_path / name for name in "abc"]
+    for file in files:
+        file.touch()
+    words = [",".join(map(str, places)), *map(str, files)]
+    said = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True).stdout
+    assert said.split() == " ".join(f"{fd} {name}" for fd, name in sorted(zip(places, "abc", strict=True))).split()
