@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import sys
 import threading
@@ -39,8 +38,6 @@ RESTART_S: Final = 120.0
 """How long a reader waits for a new daemon when its own is gone."""
 
 _RETRY_S: Final = 0.05
-
-_LOG: Final = logging.getLogger("ringfeed")
 
 
 class Reader:
@@ -264,7 +261,7 @@ class Reader:
                     return gone
                 if time.monotonic_ns() - warned > WARN_AFTER_S * 1e9:
                     warned = time.monotonic_ns()
-                    _LOG.warning(
+                    _warn(
                         "%r has waited %.0f s for pair %d; the ring has published up to %d. `ringfeed status %s` shows "
                         "which reader or rank holds it up, or that the source is slow.",
                         *(self, (warned - began) / 1e9, block.seq, control.published, self.ring),
@@ -284,7 +281,7 @@ class Reader:
         if self._control.word(State.STATE) == RingState.FAILED or not self._restart_s:
             raise gone
         # As text: a handler that keeps its records would keep the error, its frames, and the batches in those.
-        _LOG.warning("%s This reader waits up to %.0f s for the next one.", str(gone), self._restart_s)
+        _warn("%s This reader waits up to %.0f s for the next one.", str(gone), self._restart_s)
         state, former = self._state(), self.descriptor
         deadline = time.monotonic() + self._restart_s
         while True:
@@ -302,7 +299,7 @@ class Reader:
                     self._leases.close()
                     before.detach(Leaving.LEAVE)
                     self._take_attachment(attachment)
-                    _LOG.warning("%r goes on with the new daemon.", self)
+                    _warn("%r goes on with the new daemon.", self)
                     return
             if time.monotonic() >= deadline:
                 raise gone
@@ -512,3 +509,9 @@ def _renew_locks() -> None:
 
 atexit.register(_close_at_exit)
 os.register_at_fork(after_in_child=_renew_locks)
+
+
+def _warn(message: str, *arguments: object) -> None:
+    import logging  # noqa: PLC0415  # a tenth of what importing this package costs, for who never waits
+
+    logging.getLogger("ringfeed").warning(message, *arguments, stacklevel=2)

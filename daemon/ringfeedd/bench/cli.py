@@ -83,6 +83,9 @@ def run_bench(arguments: argparse.Namespace) -> int:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     kept = False
+    # As where pip installed it: what is imported was compiled before, also where this environment keeps no byte code.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(session.data / "bytecode")
     try:
         with Interrupts():
             for name in COMMANDS if arguments.what == "all" else [arguments.what]:

@@ -59,6 +59,7 @@ def start(session: Session) -> Result:
                 f"start {number + 1}/{session.rounds}  ready after {ready_s[-1]:.2f} s, with a listing "
                 f"{listed_s[-1]:.2f} s; first batch after {attach_ms[-1]:.1f} ms"
             )
+    _import_ms()  # compiles it
     import_ms = [_import_ms() for _ in range(IMPORTS)]
     rows = [
         FigureRow(
