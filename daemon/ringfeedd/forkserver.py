@@ -66,7 +66,7 @@ def encode_import(module: str) -> bytes:
 def decode_pid(answer: bytes) -> int:
     """The new worker's pid. Raises: OSError: it could not be forked, or nobody is there to do it."""
     if len(answer) != _PID.size:
-        raise ConnectionError("the fork server is gone")
+        raise ConnectionResetError
     (pid,) = _PID.unpack(answer)
     if pid < 0:
         raise OSError(-pid, os.strerror(-pid))

@@ -186,7 +186,7 @@ class Spawner:
         self._tell_needed()
         for answer in self._asked:
             if not answer.done():
-                answer.set_exception(ConnectionError("the fork server ended"))
+                answer.set_exception(ConnectionResetError())
         self._asked.clear()
         for pid in _unannounced(self._living):
             self._let_go(pid)
