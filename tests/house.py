@@ -101,6 +101,11 @@ class Daemon:
             raise
         return self
 
+    def workers(self) -> list[int]:
+        """Pids of the workers that have begun."""
+        command = ["pgrep", "-P", str(self.process.pid), "-x", "ringfeed-worker"]
+        return [int(pid) for pid in subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()]
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(10)

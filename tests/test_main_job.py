@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -318,12 +319,11 @@ def test_a_worker_that_is_killed_costs_nothing_but_its_restart(store, ring, buck
     with serve(store, ring, "--workers", "2") as daemon, ringfeed.attach(f"{ring}-train", batch_size=2) as reader:
         seen = []
         for epoch in range(4):
-            children = subprocess.run(
-                ["pgrep", "-P", str(daemon.process.pid)], capture_output=True, text=True, check=True
-            ).stdout.split()
+            wait_until(lambda: len(daemon.workers()) == 2)
+            workers = daemon.workers()
             for batch in reader:
                 if len(seen) % 11 == 5:
-                    subprocess.run(["kill", "-9", children[epoch % len(children)]], check=False)
+                    subprocess.run(["kill", "-9", str(workers[epoch % len(workers)])], check=False)
                 for index, pair_id in enumerate(batch.ids):
                     assert batch.valid[index]
                     digest = hashlib.sha256(batch.image[index].tobytes()).hexdigest()
@@ -336,10 +336,8 @@ def test_a_worker_that_is_killed_costs_nothing_but_its_restart(store, ring, buck
 def test_a_worker_that_is_stopped_for_long_is_replaced_and_the_stream_goes_on(store, ring):
     arguments = ("--workers", "1", "--worker-timeout-s", "2")
     with serve(store, ring, *arguments) as daemon, ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
-        (worker,) = subprocess.run(
-            ["pgrep", "-P", str(daemon.process.pid)], capture_output=True, text=True, check=True
-        ).stdout.split()
-        subprocess.run(["kill", "-STOP", worker], check=True)
+        (worker,) = daemon.workers()
+        os.kill(worker, signal.SIGSTOP)
         for _ in range(6):
             for batch in reader:
                 assert batch.valid.all()

@@ -68,9 +68,8 @@ def outage_of_two_kinds(store, status, daemon):
     # what was in flight, a few retries, some probes of each worker; without the circuit it would be hundreds
     assert store.requests() - before <= 5 * CONCURRENCY
     look(daemon.ring)
-    workers = subprocess.run(["pgrep", "-P", str(daemon.process.pid)], capture_output=True, text=True, check=True)
-    for worker in workers.stdout.split():
-        os.kill(int(worker), signal.SIGKILL)
+    for worker in daemon.workers():
+        os.kill(worker, signal.SIGKILL)
     store.kill()
     # those that take their place have read nothing themselves, and find out all the same
     wait_until(lambda: ring_status(f"{daemon.ring}-train").worker_deaths == 2 and status().outages > 2)
