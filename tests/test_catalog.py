@@ -189,6 +189,17 @@ def test_a_fingerprint_is_a_function_of_the_ids_in_order_and_of_nothing_else():
     assert build(both(["ab", "c"])).fingerprint != build(both(["a", "bc"])).fingerprint
 
 
+@given(st.lists(IDS, min_size=1, max_size=60), st.data())
+def test_a_fingerprint_of_some_rows_is_that_of_a_table_of_these_rows(ids, data):
+    """Whether they are neighbours, nearly all, a few, or in any order: each is read in its own way."""
+    table = IdTable.of(ids)
+    rows = data.draw(
+        st.lists(st.integers(0, len(ids) - 1), max_size=80) | st.sets(st.integers(0, len(ids) - 1)).map(sorted)
+    )
+    alone = IdTable.of([ids[row] for row in rows])
+    assert table.fingerprint(np.array(rows, np.int64)) == alone.fingerprint(np.arange(len(rows), dtype=np.int64))
+
+
 def test_hash_and_fingerprint_are_the_same_on_every_machine():
     assert id_hash("images/ü".encode()) == 0x92CCE7F2561E5535
     assert build(both(["a", "b"])).fingerprint == "48f0513a2d7f18fdcb08b2692dc5df23"

@@ -1,0 +1,64 @@
+"""How little a start needs: what is imported only where it is used, and what waits for the first pairs."""
+
+import asyncio
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from ringfeedd.refresher import Refresher
+from ringfeedd.sources import modules_for
+
+HEAVY = ("aiohttp", "gcloud", "PIL", "pycurl", "tqdm", "tenacity", "prometheus_client", "torch")
+
+
+def imported_by(statement: str, names: tuple[str, ...]) -> list[str]:
+    script = f"import sys; {statement}; print(*[name for name in {names!r} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_the_command_line_begins_without_anything_that_takes_long():
+    assert imported_by("import ringfeedd.entry", (*HEAVY, "numpy", "asyncio", "msgspec")) == []
+
+
+def test_a_daemon_is_imported_without_what_only_a_listing_a_status_page_or_a_worker_needs():
+    assert imported_by("import ringfeedd.main", HEAVY) == []
+
+
+@pytest.mark.parametrize(
+    ("plane", "expected"), [("auto", ["pycurl"]), ("curl", ["pycurl"]), ("gcloud", ["aiohttp"]), ("folder", [])]
+)
+def test_what_workers_will_need_is_what_opening_the_source_imports(plane, expected, tmp_path):
+    pytest.importorskip("pycurl")
+    root, plane = (str(tmp_path), "auto") if plane == "folder" else ("gs://bucket", plane)
+    given = f"{root!r}, emulator='http://127.0.0.1:9', data_plane={plane!r}"
+    opened = f"import asyncio, ringfeedd.sources as s; asyncio.run(s.open_source({given}, concurrency=1))"
+    told = f"import importlib, ringfeedd.sources as s; [importlib.import_module(m) for m in s.modules_for({given})]"
+    assert imported_by(opened, HEAVY) == imported_by(told, HEAVY) == expected
+
+
+def test_credentials_are_among_what_workers_will_need_of_a_real_bucket_alone():
+    assert "ringfeedd.sources.bearer" in modules_for("gs://bucket", emulator=None)
+    assert "ringfeedd.sources.bearer" not in modules_for("gs://bucket", emulator="http://127.0.0.1:9")
+
+
+def test_a_root_is_not_listed_again_before_the_first_pairs_are_there(monkeypatch):
+    listed = []
+
+    async def list_root(config):
+        listed.append(config)
+        raise RuntimeError
+
+    monkeypatch.setattr("ringfeedd.refresher.list_root", list_root)
+
+    async def run() -> None:
+        refresher = Refresher(SimpleNamespace(root="gs://b"), SimpleNamespace(num_nodes=1), [], lambda: None)
+        refresher.wanted = True
+        refresher.begin(ready=False)
+        await asyncio.sleep(0)
+        assert not listed
+        refresher.begin(ready=True)
+        await refresher.end()
+
+    asyncio.run(run())
