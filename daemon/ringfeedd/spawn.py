@@ -159,24 +159,33 @@ class Spawner:
             if not message:
                 self._ended(server)
                 return
-            answer = self._asked.popleft()
-            try:
-                process = ForkedProcess(decode_pid(message), self._living)
-            except OSError as error:
-                if not answer.done():
-                    answer.set_exception(error)
-                continue
+            self._take(message, self._asked.popleft())
+
+    def _take(self, message: bytes, answer: asyncio.Future[ForkedProcess]) -> None:
+        """Hand an answer on to whoever asked."""
+        pid = None
+        try:
+            pid = decode_pid(message)
             self._has_forked = True
-            if answer.done():  # nobody waits for it any more
-                self._let_go(process.pid)
-            else:
-                answer.set_result(process)
+            if not answer.done():
+                answer.set_result(ForkedProcess(pid, self._living))
+                return
+        except OSError as error:
+            if not answer.done():
+                answer.set_exception(error)
+        if pid is not None:  # nobody will wait for it, and another one may be given its connection
+            self._let_go(pid)
 
     def _ended(self, server: ForkServer) -> None:
         if server is not self._server:
             return
         self._listen_no_more(server)
         code = server.close()
+        # Before anybody is started in its place, on the same connection. Once is not enough: the process in between may
+        # be among them, and its child is found only when it has ended.
+        while strays := list(_unannounced(self._living)):
+            for pid in strays:
+                self._let_go(pid)
         self._server = ForkServer.begin() if self._has_forked else None
         self._has_forked = False
         _LOG.warning(
@@ -188,8 +197,6 @@ class Spawner:
             if not answer.done():
                 answer.set_exception(ConnectionResetError())
         self._asked.clear()
-        for pid in _unannounced(self._living):
-            self._let_go(pid)
 
     def _tell_needed(self) -> None:
         if self._server is not None:
