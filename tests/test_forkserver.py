@@ -1,6 +1,8 @@
 """The process from which workers are forked: whose children they are, what they hold, and what happens when it dies."""
 
 import asyncio
+import contextlib
+import errno
 import os
 import signal
 import socket
@@ -49,7 +51,12 @@ def workers_of(daemon: Daemon) -> list[int]:
 
 
 def descriptors(pid: int) -> dict[int, str]:
-    return {int(fd.name): str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    """What it holds, but for pairs that it is just reading."""
+    found = {}
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[int(fd.name)] = str(fd.readlink())
+    return {fd: link for fd, link in found.items() if not link.endswith((".jpg", ".png"))}
 
 
 @pytest.fixture
@@ -268,6 +275,17 @@ def test_a_worker_of_which_its_server_could_not_tell_is_ended_and_reaped(server)
             assert not others()
 
     asyncio.run(run())
+
+
+def test_a_worker_that_could_not_be_waited_for_is_ended_before_another_has_its_connection(server, caplog, monkeypatch):
+    def no_descriptors_left(_pid: int, _living: set[int]) -> ForkedProcess:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(spawn, "ForkedProcess", no_descriptors_left)
+    ((_, code),) = ended_at_once(Spawner(server))
+    assert code == 0
+    assert "a worker could not be forked (Too many open files); it is started on its own" in caplog.text
+    assert children(os.getpid(), forkserver.NAME) == []
 
 
 @pytest.mark.parametrize("places", [(9, 5, 7), (5, 9, 3), (40, 41, 42), (3, 4, 5)])
