@@ -187,13 +187,6 @@ def test_a_stream_that_unpacks_to_more_than_the_header_says_takes_no_room_for_it
     assert max(asked, default=0) <= 35
 
 
-def test_rows_too_large_to_be_inflated_with_the_interpreter_held_are_read_as_well(inflater, monkeypatch) -> None:
-    monkeypatch.setattr(label_png, "_MOST_WITH_THE_INTERPRETER_HELD", 20)
-    if label_png.deflate is not None:
-        monkeypatch.setattr(label_png.deflate, "zlib_decompress", lambda *_: pytest.fail("it was held"))
-    assert np.array_equal(fast(unfiltered(VALUES)), VALUES)
-
-
 headers = st.sampled_from([(bits, colour) for bits in (1, 2, 4, 8) for colour in (GREY, PALETTE)])
 damage = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=3)
 extra = st.lists(

@@ -99,7 +99,7 @@ def _write_image(picture: Picture, framing: Framing, spec: DecodeSpec, row: NDAr
     as_stored = framing.keeps_every_pixel and picture.turn is None
     if as_stored and target.flags.c_contiguous and any(fast(picture, target) for fast in fast_codecs.FOR_IMAGES):
         return
-    scale = framing.draft_scale if picture.may_be_drafted else 1
+    scale = framing.draft_scale if picture.header.quantized else 1
     box = _shrunk(framing.box, scale, picture)
     rgb = _to_rgb(_loaded(picture, scale), picture.role)
     if picture.turn:
@@ -114,7 +114,7 @@ def _write_label(picture: Picture, framing: Framing, spec: DecodeSpec, row: Labe
     if spec.label_mode == LabelMode.RGB:
         np.copyto(target, np.asarray(_to_rgb(_fitted(_loaded(picture), framing), picture.role)))
     elif not _write_fast_label(picture, framing, target):
-        step = _GREY_STEPS.get(picture.packing, 1)
+        step = _GREY_STEPS.get(picture.header.packing, 1)
         numbers = np.asarray(_fitted(_loaded(picture), framing))
         # Unsafe only by its type: a kind whose values would not fit has been refused.
         np.copyto(target, numbers // step if step > 1 else numbers, casting="unsafe")
@@ -174,6 +174,8 @@ def _target(row: LabelRow, framing: Framing, spec: DecodeSpec, pad_value: int) -
     if spec.fit == Fit.NATIVE:
         shape = (framing.height, framing.width, *row.shape[2:])
         return row.reshape(-1)[: int(np.prod(shape))].reshape(shape)
+    if row.shape[:2] == (framing.height, framing.width):
+        return row
     bottom = framing.top + framing.height
     right = framing.left + framing.width
     for border in (
@@ -199,7 +201,7 @@ def _shrunk(box: Box, scale: int, picture: Picture) -> Box:
 
 
 def _refuse_image_kind(picture: Picture) -> None:
-    if picture.file.mode in {"I;16", "I"}:
+    if picture.header.mode in {"I;16", "I"}:
         raise BadPairError(
             "the image is a 16-bit grey PNG, whose values from 256 up would all become white; store it with 8 bits",
             cause="unsupported",
@@ -207,7 +209,7 @@ def _refuse_image_kind(picture: Picture) -> None:
 
 
 def _refuse_label_kind(picture: Picture, mode: LabelMode) -> None:
-    kind = picture.file.mode
+    kind = picture.header.mode
     if mode == LabelMode.RGB:
         if kind in {"I;16", "I"}:
             raise BadPairError(
@@ -215,7 +217,7 @@ def _refuse_label_kind(picture: Picture, mode: LabelMode) -> None:
                 cause="unsupported",
             )
         return
-    if picture.is_jpeg:
+    if picture.header.is_jpeg:
         raise BadPairError(
             f'the label is a JPEG, whose compression changes values, so label mode "{mode}" cannot trust them; '
             f'store it as PNG, or use label mode "rgb"',

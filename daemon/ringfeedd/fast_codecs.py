@@ -37,7 +37,7 @@ _EXACT_SUBSAMPLINGS: Final = {"444", "422", "420", "Gray"}
 def jpeg_by_simplejpeg(picture: Picture, out: Pixels) -> bool:
     """A plain JPEG (YCbCr or grey, 8 bits) to RGB straight into ``out``, shape (height, width, 3), uint8."""
     codec = simplejpeg
-    if codec is None or not picture.is_jpeg or not _equals_pillow(codec):
+    if codec is None or not picture.header.is_jpeg or not _equals_pillow(codec):
         return False
     try:
         height, width, space, subsampling = codec.decode_jpeg_header(picture.data)

@@ -7,6 +7,7 @@ a row holds can be made again with Pillow only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ringfeedd.spec import Fit
 
@@ -56,6 +57,7 @@ class Framing:
         return 1
 
 
+@lru_cache(maxsize=256)
 def frame(fit: Fit, *, width: int, height: int, row_width: int, row_height: int) -> Framing:
     """How a picture of ``width`` x ``height`` comes into a row of ``row_width`` x ``row_height``, all in pixels."""
     whole = (0.0, 0.0, float(width), float(height))

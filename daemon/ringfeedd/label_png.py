@@ -13,27 +13,18 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.ImageFile import ImageFile
 
 from ringfeedd.optional import optional
 from ringfeedd.picture import Picture
 
 deflate: ModuleType | None = optional("deflate")
-"""libdeflate, five times as fast as zlib. It works with the interpreter held."""
-
-_MOST_WITH_THE_INTERPRETER_HELD: Final = 16 << 20
-"""Bytes of rows, some 5 ms: the worker's loop does not turn meanwhile. zlib, which lets go, inflates what is larger."""
+"""libdeflate, five times as fast as zlib."""
 
 _BITS: Final = {"P": 8, "P;4": 4, "P;2": 2, "P;1": 1, "L": 8, "L;4": 4, "L;2": 2, "1": 1}
 """Bits of a value, by what Pillow calls the way in which a PNG's values are packed."""
 
 _NEVER_FILTERED: Final = "P"
 """By common encoders. Of the others it depends on the encoder: a look at the first row costs less than all of them."""
-
-_MOST_COLOURS: Final = 256
-_COLOUR_BYTES: Final = 3
-_ANIMATED_OR_INTERLACED: Final = {"interlace", "loop"}
-"""What Pillow's reader notes of such a file."""
 
 
 def label_from_unfiltered_png(picture: Picture, out: NDArray[np.uint8] | NDArray[np.uint16]) -> bool:
@@ -45,16 +36,16 @@ def label_from_unfiltered_png(picture: Picture, out: NDArray[np.uint8] | NDArray
     Raises:
         MemoryError: the rows have no room.
     """
-    bits = _BITS.get(picture.packing)
-    if bits is None or out.shape != (picture.height, picture.width) or not _is_plain(picture.file):
+    header = picture.header
+    bits = _BITS.get(header.packing)
+    if bits is None or header.rows_at is None or out.shape != (picture.height, picture.width):
         return False
-    _, _, offset, _ = picture.file.tile[0]
-    compressed = _image_data(picture.data, offset)
+    compressed = _image_data(picture.data, header.rows_at)
     if compressed is None:
         return False
     height, width = out.shape
     stride = 1 + (width * bits + 7) // 8
-    if picture.packing != _NEVER_FILTERED and _begins_filtered(compressed):
+    if header.packing != _NEVER_FILTERED and _begins_filtered(compressed):
         return False
     rows = _inflate(compressed, height * stride)
     if rows is None:
@@ -64,14 +55,6 @@ def label_from_unfiltered_png(picture: Picture, out: NDArray[np.uint8] | NDArray
         return False
     _unpack(rows[:, 1:], bits, out)
     return True
-
-
-def _is_plain(file: ImageFile) -> bool:
-    """Whether the pixels are one picture's in one piece, and Pillow would not stumble over the palette."""
-    codec, extents, _, _ = file.tile[0]
-    if codec != "zip" or extents != (0, 0, *file.size) or _ANIMATED_OR_INTERLACED & file.info.keys():
-        return False
-    return file.palette is None or len(file.palette.palette) // _COLOUR_BYTES <= _MOST_COLOURS
 
 
 def _image_data(data: bytes, start: int) -> bytes | memoryview | None:
@@ -105,7 +88,7 @@ def _begins_filtered(compressed: bytes | memoryview) -> bool:
 def _inflate(compressed: bytes | memoryview, size: int) -> NDArray[np.uint8] | None:
     """Exactly ``size`` bytes with the right checksum, or None; a stream of more costs no more memory than that."""
     rows: bytes | bytearray
-    if deflate is not None and size <= _MOST_WITH_THE_INTERPRETER_HELD:
+    if deflate is not None:
         try:
             rows = deflate.zlib_decompress(compressed, size)
         except deflate.DeflateError:

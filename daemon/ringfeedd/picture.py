@@ -1,9 +1,9 @@
 """A compressed picture with its header read and nothing decoded yet: what it is, how large, which way up.
 
-Pillow's JPEG and PNG readers are called by name, never its search over all formats: an object's first bytes decide, not
-its extension, and no other reader (an EPS would start Ghostscript) can be reached from a bucket. That also leaves out
-Pillow's own size warning, whose limit is one global of the process; ``max_pixels`` is checked here instead, before a
-single pixel is decoded.
+Plain files are read by `plain_header`; all others, and whatever is wrong with any, by Pillow. Its JPEG and PNG readers
+are called by name, never its search over all formats: an object's first bytes decide, not its extension, and no other
+reader (an EPS would start Ghostscript) can be reached from a bucket. That also leaves out Pillow's own size warning,
+whose limit is one global of the process; ``max_pixels`` is checked here instead, before a single pixel is decoded.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from ringfeedd.errors import BadPairError
-
-JPEG_MAGIC: Final = b"\xff\xd8\xff"
-PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
+from ringfeedd.plain_header import JPEG_MAGIC, PNG_MAGIC, Header, plain_header
 
 MAX_SIDE: Final = 65_535
 """Pixels: a JPEG's format allows no more, and a PNG of one pixel's width would need far more memory than its pixels."""
@@ -31,6 +29,10 @@ MAX_SCANS: Final = 100
 """Of a progressive JPEG. Encoders write some ten; a few bytes ask for one, and it costs a pass over all pixels."""
 
 _START_OF_SCAN: Final = b"\xff\xda"
+_MOST_COLOURS: Final = 256
+_COLOUR_BYTES: Final = 3
+_ANIMATED_OR_INTERLACED: Final = {"interlace", "loop"}
+"""What Pillow's reader notes of such a PNG."""
 
 # What other first bytes tell the reader of the failure list; nothing is decided by them.
 _OTHERS: Final = (
@@ -69,47 +71,38 @@ TURNS: Final = {
 """EXIF orientations that are not "as stored"; the methods are those of ``ImageOps.exif_transpose``."""
 
 
-@dataclass(frozen=True, slots=True)
 class Picture:
-    """One compressed picture, its header checked.
+    """One compressed picture, its header checked; it belongs to one thread.
 
     Attributes:
         role: "image" or "label", for sentences.
         data: the whole object.
-        file: Pillow's reader of it, nothing loaded; it belongs to one thread.
+        header: what it is, as it is stored.
         turn: how it must be turned, None where it is taken as stored.
     """
 
-    role: str
-    data: bytes
-    file: ImageFile
-    turn: Turn | None
+    __slots__ = ("_file", "data", "header", "role", "turn")
+
+    def __init__(self, role: str, data: bytes, header: Header, turn: Turn | None, file: ImageFile | None) -> None:
+        self.role, self.data, self.header, self.turn = role, data, header, turn
+        self._file = file
 
     @property
-    def is_jpeg(self) -> bool:
-        """Whether it is a JPEG; else it is a PNG."""
-        return isinstance(self.file, JpegImageFile)
-
-    @property
-    def may_be_drafted(self) -> bool:
-        """Whether it can be shrunk while it is decoded: a JPEG, but not a lossless one, which has nothing quantised."""
-        return isinstance(self.file, JpegImageFile) and bool(self.file.quantization)
-
-    @property
-    def packing(self) -> str:
-        """Pillow's name for how a PNG's values are packed, e.g. "L;2"; empty for a JPEG, and once it is loaded."""
-        args = self.file.tile[0][3] if self.file.tile else None
-        return args if isinstance(args, str) else ""
+    def file(self) -> ImageFile:
+        """Pillow's reader of it; nothing is loaded before one does so."""
+        if self._file is None:
+            self._file = _open_file(self.role, self.data)
+        return self._file
 
     @property
     def width(self) -> int:
         """Pixels across, once turned."""
-        return self.file.height if self.turn and self.turn.swaps else self.file.width
+        return self.header.height if self.turn and self.turn.swaps else self.header.width
 
     @property
     def height(self) -> int:
         """Pixels down, once turned."""
-        return self.file.width if self.turn and self.turn.swaps else self.file.height
+        return self.header.width if self.turn and self.turn.swaps else self.header.height
 
 
 def open_picture(role: str, data: bytes, *, max_pixels: int, exif_orientation: bool = False) -> Picture:
@@ -119,21 +112,49 @@ def open_picture(role: str, data: bytes, *, max_pixels: int, exif_orientation: b
         BadPairError: it is no JPEG or PNG ("unsupported"), its header cannot be read ("corrupt"), or it has more than
             ``max_pixels`` pixels, a side of more than `MAX_SIDE`, or more than `MAX_SCANS` scans ("too_large").
     """
-    with as_bad_pair(role, "has a header that cannot be read"):
-        if data.startswith(JPEG_MAGIC):
-            file: ImageFile = JpegImageFile(io.BytesIO(data))
-        elif data.startswith(PNG_MAGIC):
-            file = PngImageFile(io.BytesIO(data))
-        else:
-            raise _neither_jpeg_nor_png(role, data)
-    _refuse_size(role, file, max_pixels)
+    plain = plain_header(data)
+    if plain is not None:
+        _refuse_size(role, plain, max_pixels)
+        return Picture(role, data, plain, None, None)  # there is no EXIF in a plain one
+    file = _open_file(role, data)
+    header = _header_of(file)
+    _refuse_size(role, header, max_pixels)
     _refuse_scans(role, file, data)
     turn = None
     if exif_orientation:
         with as_bad_pair(role, "has an EXIF orientation that cannot be read"):
             orientation = file.getexif().get(ExifTags.Base.Orientation)
             turn = TURNS.get(orientation) if isinstance(orientation, int) else None
-    return Picture(role, data, file, turn)
+    return Picture(role, data, header, turn, file)
+
+
+def _open_file(role: str, data: bytes) -> ImageFile:
+    with as_bad_pair(role, "has a header that cannot be read"):
+        if data.startswith(JPEG_MAGIC):
+            return JpegImageFile(io.BytesIO(data))
+        if data.startswith(PNG_MAGIC):
+            return PngImageFile(io.BytesIO(data))
+    raise _neither_jpeg_nor_png(role, data)
+
+
+def _header_of(file: ImageFile) -> Header:
+    """What Pillow's reader has found."""
+    width, height = file.size
+    if isinstance(file, JpegImageFile):
+        return Header(is_jpeg=True, width=width, height=height, mode=file.mode, quantized=bool(file.quantization))
+    packing, rows_at = "", None
+    if file.tile:
+        codec, extents, offset, args = file.tile[0]
+        packing = args if isinstance(args, str) else ""
+        in_one_piece = codec == "zip" and extents == (0, 0, width, height)
+        if in_one_piece and not _ANIMATED_OR_INTERLACED & file.info.keys() and _has_usable_palette(file):
+            rows_at = offset
+    return Header(is_jpeg=False, width=width, height=height, mode=file.mode, packing=packing, rows_at=rows_at)
+
+
+def _has_usable_palette(file: ImageFile) -> bool:
+    """Whether Pillow would not stumble over it."""
+    return file.palette is None or len(file.palette.palette) // _COLOUR_BYTES <= _MOST_COLOURS
 
 
 @contextmanager
@@ -153,15 +174,19 @@ def as_bad_pair(role: str, what: str) -> Iterator[None]:
         raise BadPairError(f"the {role} {what} ({told}); store it again", cause="corrupt") from error
 
 
-def _refuse_size(role: str, file: ImageFile, max_pixels: int) -> None:
-    size = f"the {role} has {file.height}x{file.width} pixels"
-    if file.width * file.height > max_pixels:
+def _refuse_size(role: str, header: Header, max_pixels: int) -> None:
+    width, height = header.width, header.height
+    if width * height > max_pixels:
         raise BadPairError(
-            f"{size}, which is more than max_pixels = {max_pixels}; shrink it in the bucket or raise max_pixels",
+            f"the {role} has {height}x{width} pixels, which is more than max_pixels = {max_pixels}; shrink it in the "
+            f"bucket or raise max_pixels",
             cause="too_large",
         )
-    if max(file.size) > MAX_SIDE:
-        raise BadPairError(f"{size}; a side of more than {MAX_SIDE} is not taken: cut it up", cause="too_large")
+    if max(width, height) > MAX_SIDE:
+        raise BadPairError(
+            f"the {role} has {height}x{width} pixels; a side of more than {MAX_SIDE} is not taken: cut it up",
+            cause="too_large",
+        )
 
 
 def _refuse_scans(role: str, file: ImageFile, data: bytes) -> None:
