@@ -13,21 +13,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
+from decode_reference import classes, encode, photograph
+from PIL import Image
 from ring_fixtures import Served, served_ring, turning
 
 import ringfeed
 from ringfeed.torch import RingDataset
-from ringfeedd import messages
+from ringfeedd import fast_codecs, label_png, messages
 from ringfeedd.catalog import Pair
+from ringfeedd.decode import decode_pair
 from ringfeedd.messages import Decoded, PairJob, Results
 from ringfeedd.pool import Pool, WorkerSettings, _Worker
 from ringfeedd.sources import ObjectInfo
+from ringfeedd.spec import DecodeSpec, LabelMode
 
 PAIRS = 1000
 BATCHES = 1000
-STORED = {"ring": 19.9, "pool": 6.2, "reader": 67.1, "dataset": 88.1}
-"""Calls for each pair that is handed out and published, for each that a worker gets and answers, and for each batch."""
+STORED = {"ring": 19.9, "pool": 6.2, "decode": 122.0, "reader": 67.1, "dataset": 88.1}
+"""Calls for each pair that is handed out and published, for each that a worker gets and answers, for each that is
+decoded, and for each batch."""
 
 TOLERANCE = 1.1
 """Between Python's versions: some call less, none that we know calls more."""
@@ -63,7 +69,7 @@ class NoPipe:
 
 
 def make_pool(workers: int) -> Pool:
-    settings: Any = WorkerSettings("gs://nothing", None, 1, 1, None, [])  # type: ignore[arg-type]
+    settings: Any = WorkerSettings("gs://nothing", None, 1, None, [])  # type: ignore[arg-type]
     pool = Pool(workers, settings, on_results=lambda _results: None, on_lost=lambda *_lost: None, most_pairs=PAIRS)
     for number in range(workers):
         worker = _Worker(number, None, asyncio.StreamReader(), NoPipe(), memoryview(b""))  # type: ignore[arg-type]
@@ -88,6 +94,19 @@ def test_a_pair_costs_the_ring_as_few_calls_as_it_did():
         assert service.ring.published == 2048
     assert given >= PAIRS
     assert calls.each(given) <= STORED["ring"] * TOLERANCE
+
+
+@pytest.mark.skipif(fast_codecs.simplejpeg is None or label_png.deflate is None, reason="the extra fast is missing")
+def test_a_plain_pair_costs_its_decode_as_few_calls_as_it_did():
+    calls, spec = Calls(), DecodeSpec(24, 36, label_mode=LabelMode.INDEX)
+    picture = Image.fromarray(np.asarray(photograph("china").resize((36, 24))))
+    pair = encode(picture, "JPEG"), encode(classes(picture), "PNG")
+    image, label = np.zeros(spec.image_row_shape, np.uint8), np.zeros(spec.label_row_shape, np.uint8)
+    decode_pair(*pair, spec, image, label)  # what is done once a process
+    with calls.counted():
+        for _ in range(PAIRS):
+            decode_pair(*pair, spec, image, label)
+    assert calls.each(PAIRS) <= STORED["decode"] * TOLERANCE
 
 
 @pytest.mark.parametrize("workers", [2, 32])

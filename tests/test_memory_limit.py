@@ -83,11 +83,11 @@ def test_the_worst_picture_of_max_pixels_decodes_within_what_is_allowed_for_one(
     assert finish(trainer(LIMITED + DECODE, tmp_path / "picture", fit, SIDE)) == "decoded\n"
 
 
-def test_more_threads_larger_rows_and_larger_pictures_are_allowed_more() -> None:
+def test_larger_rows_and_larger_pictures_are_allowed_more() -> None:
     small, large = DecodeSpec(224, 224), DecodeSpec(2000, 2000)
     assert decode_bytes(small) < decode_bytes(large)
     assert decode_bytes(DecodeSpec(224, 224, max_pixels=1000)) < decode_bytes(small)
-    assert worker_bytes([small, large], 3) == 3 * decode_bytes(large) + OTHER_BYTES
+    assert worker_bytes([small, large]) == decode_bytes(large) + OTHER_BYTES
     # Pillow's picture on the way is as wide as the row and as high as the image.
     assert decode_bytes(DecodeSpec(1, 4000)) > 4 * 4000 * MAX_SIDE
-    assert worker_bytes([small], 2) < 4 << 30, "what a worker of common settings may use"
+    assert worker_bytes([small]) < 3 << 30, "what a worker of common settings may use"

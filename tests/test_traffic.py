@@ -10,6 +10,7 @@ from collections import Counter
 
 import google_crc32c
 import pytest
+from fetch_ways import BY_TASKS_ONLY, WAYS
 from gcs_fixtures import ManualClock
 
 from ringfeedd.budget import LEAST_RETRIES_PER_S
@@ -21,6 +22,13 @@ from ringfeedd.sources import ObjectInfo, SourceError
 from ringfeedd.traffic import Traffic
 
 POLICY = FetchPolicy(max_attempts=4, base_delay_s=0.1, max_delay_s=1.0, deadline_s=100.0)
+
+
+@pytest.fixture(autouse=True, params=WAYS)
+def way(request, monkeypatch):
+    """Every test here holds however a pair is fetched."""
+    monkeypatch.setitem(globals(), "fetch_pair", WAYS[request.param])
+    return request.param
 
 
 def content(name):
@@ -184,6 +192,7 @@ def test_one_object_that_always_fails_is_given_up_and_does_not_pass_for_an_outag
     story(lambda _now, name, _number: down() if name == "i7" else None, use)
 
 
+@BY_TASKS_ONLY
 def test_an_object_that_only_hangs_is_given_up_at_its_deadline():
     async def use(traffic, source, clock):
         hanging = asyncio.Event()

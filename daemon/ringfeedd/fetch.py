@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from ringfeedd.catalog import Pair
 from ringfeedd.errors import BadPairError
@@ -67,18 +67,46 @@ class Fetched:
     retries: dict[str, int] = field(default_factory=dict)
 
 
-async def fetch_pair(traffic: Traffic, pair: Pair, policy: FetchPolicy) -> Fetched:
+@dataclass(frozen=True, slots=True)
+class FirstFailure:
+    """An object's first attempt, made by `FirstReads`, that came to nothing.
+
+    Attributes:
+        began: when, by the traffic's clock, seconds.
+        openings: the traffic's, then.
+    """
+
+    error: SourceError
+    began: float
+    openings: int
+
+
+Begun: TypeAlias = bytes | FirstFailure | None
+"""What came of an object's first attempt, its bytes verified; None where there was none."""
+
+
+async def fetch_pair(
+    traffic: Traffic, pair: Pair, policy: FetchPolicy, begun: tuple[Begun, Begun] = (None, None)
+) -> Fetched:
     """Both objects of a pair, verified by size and crc32c.
 
     While the store is down it waits, for as long as that takes, and begins anew afterwards. Cancelling it ends both
     reads before it returns, and leaves nothing running. The deadline cuts reads in flight by the event loop's time; the
     traffic's clock and rng decide about the waits between attempts.
 
+    Args:
+        begun: what came of the image's and the label's first attempt where that was made already.
+
     Raises:
         BadPairError: the pair cannot be had; its cause is that of the `SourceError`, or ``"size"``, ``"html"``,
             ``"crc32c"``, ``"too_large"``, ``"gzip"``, ``"deadline"``.
     """
-    image, label = (_ObjectFetch(traffic, info, policy) for info in (pair.image, pair.label))
+    for one in begun:
+        if isinstance(one, FirstFailure) and one.error.final:  # and the other is not asked for in vain
+            raise BadPairError(str(one.error), cause=one.error.cause, attempts=1) from one.error
+    image, label = (
+        _ObjectFetch(traffic, info, policy, one) for info, one in zip((pair.image, pair.label), begun, strict=True)
+    )
     tasks = [asyncio.create_task(one.run()) for one in (image, label)]
     try:
         image_bytes, label_bytes = await asyncio.gather(*tasks)
@@ -120,8 +148,9 @@ class _OwnTime:
 class _ObjectFetch:
     """One object's attempts."""
 
-    def __init__(self, traffic: Traffic, info: ObjectInfo, policy: FetchPolicy) -> None:
+    def __init__(self, traffic: Traffic, info: ObjectInfo, policy: FetchPolicy, begun: Begun) -> None:
         self._traffic, self._info, self._policy = traffic, info, policy
+        self._first = begun
         self._time = _OwnTime(traffic.clock)
         self._deadline = 0.0
         self._failing_since = 0.0
@@ -135,22 +164,28 @@ class _ObjectFetch:
         if info.size > policy.max_object_bytes:
             sentence = f"{info.name} has {info.size:,} bytes; more than {policy.max_object_bytes:,} are not fetched."
             raise SourceError(sentence, cause="too_large")
+        if isinstance(self._first, bytes):
+            data, self.attempts = self._first, 1
+        else:
+            data = await self._read()
+        return unpacked(data, info.name, policy.max_object_bytes) if data.startswith(GZIP_MAGIC) else data
+
+    async def _read(self) -> bytes:
         while True:
-            openings = self._traffic.openings
+            first = self._first if isinstance(self._first, FirstFailure) else None
+            openings = self._traffic.openings if first is None else first.openings
             try:
-                data = await self._try()
-                break
+                return await self._try(self._time.monotonic() if first is None else first.began)
             except SourceError as error:
                 if not error.of_store or await self._traffic.stands(self._failing_since, openings):
                     raise
             # The store was down: that says nothing about this object, and it has all of its attempts again.
             self.attempts = 0
-        return unpacked(data, info.name, policy.max_object_bytes) if data.startswith(GZIP_MAGIC) else data
 
-    async def _try(self) -> bytes:
+    async def _try(self, began: float) -> bytes:
         policy = self._policy
         self._last_failure = None
-        self._deadline = self._time.monotonic() + policy.deadline_s
+        self._deadline = began + policy.deadline_s
         return await with_retries(
             self._attempt,
             Backoff(policy.max_attempts, policy.base_delay_s, policy.max_delay_s),
@@ -162,6 +197,11 @@ class _ObjectFetch:
 
     async def _attempt(self) -> bytes:
         traffic = self._traffic
+        if isinstance(self._first, FirstFailure):
+            error, self._first = self._first.error, None
+            self.attempts += 1
+            self._note(error)
+            raise error
         await self._time.held(traffic.turn())
         began = traffic.clock.monotonic()
         self.attempts += 1
@@ -169,7 +209,7 @@ class _ObjectFetch:
             async with asyncio.timeout(self._deadline - self._time.monotonic()):
                 return await traffic.read(self._info)
         except TimeoutError:
-            error = self._late()
+            error = late(self._info, self._policy, self._last_failure)
             traffic.failed(error, began)
             self._note(error)
             raise error from None
@@ -184,14 +224,19 @@ class _ObjectFetch:
             self._failing_since = self._traffic.clock.monotonic()
         self._last_failure = error
 
-    def _late(self) -> SourceError:
-        before = f"; before that: {self._last_failure}" if self._last_failure else "."
-        sentence = f"{self._info.name} was not there within {self._policy.deadline_s:g} s{before}"
-        return SourceError(sentence, cause="deadline")
-
     async def _before_retry(self, error: SourceError) -> None:
         self.retries[error.cause] += 1
         await self._time.held(self._traffic.may_retry())
+
+
+def late(info: ObjectInfo, policy: FetchPolicy, before: SourceError | None = None) -> SourceError:
+    """What a read fails with that its deadline has cut.
+
+    Args:
+        before: the latest failure of the same object.
+    """
+    since = f"; before that: {before}" if before else "."
+    return SourceError(f"{info.name} was not there within {policy.deadline_s:g} s{since}", cause="deadline")
 
 
 def _times(attempts: int) -> str:

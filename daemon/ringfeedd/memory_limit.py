@@ -35,9 +35,9 @@ def decode_bytes(spec: DecodeSpec) -> int:
     return DECODED_BYTES_PER_PIXEL * spec.max_pixels + ROW_BYTES_PER_PIXEL * row + _PASS_BYTES_PER_PIXEL * on_the_way
 
 
-def worker_bytes(specs: Iterable[DecodeSpec], threads: int) -> int:
-    """The most that a worker may need beside the rings it serves, with this many decodes at a time, in bytes."""
-    return threads * max(decode_bytes(spec) for spec in specs) + OTHER_BYTES
+def worker_bytes(specs: Iterable[DecodeSpec]) -> int:
+    """The most that a worker may need beside the rings it serves, in bytes; it decodes one pair at a time."""
+    return max(decode_bytes(spec) for spec in specs) + OTHER_BYTES
 
 
 def limit_own_memory(allowed: int) -> None:

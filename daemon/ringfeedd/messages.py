@@ -44,7 +44,6 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     root: str
     emulator: str | None
     concurrency: int
-    threads: int
     vitals_fd: int
     policy: FetchPolicy
     rings: list[RingSpec]
@@ -52,15 +51,10 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
 
 
 class PairJob(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Fetch one pair and decode it into the slot of ``seq``.
-
-    Attributes:
-        alone: it was being decoded when a worker died, so nothing else is to be decoded beside it.
-    """
+    """Fetch one pair and decode it into the slot of ``seq``."""
 
     seq: int
     pair: Pair
-    alone: bool = False
 
 
 class Jobs(msgspec.Struct, tag="jobs", frozen=True):

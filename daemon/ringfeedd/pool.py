@@ -24,7 +24,7 @@ from ringfeedd.sources import ObjectInfo
 from ringfeedd.spawn import FORKABLE, Spawner, WorkerProcess, describe
 from ringfeedd.storewatch import StoreWatch
 from ringfeedd.traffic import KNOWN_OBJECTS
-from ringfeedd.vitals import FIRST_SUSPECT_WORD, HEARTBEAT_WORD, SUSPECT_RING_SHIFT, vital_words
+from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, VITAL_WORDS
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
 
@@ -38,7 +38,7 @@ START_TIMEOUT_S: Final = 60.0
 RESTART_DELAY_S: Final = 1.0
 """Between the deaths of a worker that has finished no pair and its next start: a broken install must not spin."""
 
-_WORD_BYTES: Final = 8
+_VITAL_BYTES: Final = VITAL_WORDS * 8
 
 WORKER_MODULE = FORKABLE
 """What a worker process runs; the benchmark puts one that does nothing in its place."""
@@ -51,7 +51,6 @@ class WorkerSettings:
     root: str
     emulator: str | None
     concurrency: int
-    threads: int
     policy: FetchPolicy
     rings: list[RingSpec]
 
@@ -65,29 +64,24 @@ class _Worker:
     vitals: memoryview
     pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
     finished: int = 0
-    seen: dict[int, tuple[int, float]] = field(default_factory=dict)
+    heartbeat: tuple[int, float] | None = None
 
     def send(self, message: ToWorker) -> None:
         self.writer.write(messages.frame(message))
 
-    def decoding(self) -> set[tuple[int, int]]:
-        """The pairs, as (ring, seq), that were being decoded when the process was last alive."""
-        mask = (1 << SUSPECT_RING_SHIFT) - 1
-        words = self.vitals[FIRST_SUSPECT_WORD:]
-        return {(word >> SUSPECT_RING_SHIFT, (word & mask) - 1) for word in words if word}
+    def decoding(self) -> tuple[int, int] | None:
+        """The pair, as (ring, seq), that was being decoded when the process was last alive."""
+        word = self.vitals[SUSPECT_WORD]
+        return (word >> SUSPECT_RING_SHIFT, (word & (1 << SUSPECT_RING_SHIFT) - 1) - 1) if word else None
 
     def hangs(self, now: float, timeout_s: float) -> str | None:
         """What it has been at for too long: a decode, or not turning its loop. None while all goes on."""
-        for number, word in enumerate(self.vitals):
-            before = self.seen.get(number)
-            if before is None or before[0] != word:
-                self.seen[number] = (word, now)
-            elif number == HEARTBEAT_WORD and now - before[1] > (
-                timeout_s if word else max(timeout_s, START_TIMEOUT_S)
-            ):
-                return "has not turned its loop"
-            elif now - before[1] > timeout_s and word:
-                return f"has been decoding pair {(word & (1 << SUSPECT_RING_SHIFT) - 1) - 1}"
+        beat = self.vitals[HEARTBEAT_WORD]
+        if self.heartbeat is None or self.heartbeat[0] != beat:
+            self.heartbeat = (beat, now)
+        elif now - self.heartbeat[1] > (timeout_s if beat else max(timeout_s, START_TIMEOUT_S)):
+            suspect = self.decoding()
+            return "has not turned its loop" if suspect is None else f"has been decoding pair {suspect[1]}"
         return None
 
 
@@ -174,7 +168,7 @@ class Pool:
                 _LOG.warning(
                     "worker %d (pid %d) %s for %.0f s; it is killed", worker.number, worker.process.pid, why, timeout_s
                 )
-                worker.seen.clear()
+                worker.heartbeat = None
                 with contextlib.suppress(ProcessLookupError):
                     worker.process.kill()
 
@@ -192,13 +186,12 @@ class Pool:
         loads = [(len(worker.pairs), number) for number, worker in self._workers.items()]
         heapify(loads)
         for job in jobs:
-            kills = self._kills[job.pair] if self._kills else 0
-            if kills >= KILLS_BEFORE_QUARANTINE:
+            if self._kills and self._kills[job.pair] >= KILLS_BEFORE_QUARANTINE:
                 self._on_lost(ring, job.seq, True)
                 continue
             load, number = loads[0]
             heapreplace(loads, (load + 1, number))
-            shares[number].append(PairJob(job.seq, job.pair, alone=True) if kills else job)
+            shares[number].append(job)
         for number, share in shares.items():
             if share:
                 worker = self._workers[number]
@@ -238,8 +231,8 @@ class Pool:
                 *(number, worker.process.pid, describe(code), time.monotonic() - began, len(worker.pairs)),
             )
             decoding = worker.decoding()
-            # once a death, though two epochs of a small root may have it decoded twice at the same time
-            self._kills.update({pair for key, pair in worker.pairs.items() if key in decoding})
+            if decoding in worker.pairs:
+                self._kills[worker.pairs[decoding]] += 1
             for (ring, seq), pair in worker.pairs.items():
                 self._on_lost(ring, seq, self._kills[pair] >= KILLS_BEFORE_QUARANTINE)
             if not worker.finished:
@@ -248,13 +241,11 @@ class Pool:
     async def _spawn(self, number: int) -> _Worker:
         ours, theirs = socket.socketpair()
         vitals_fd = os.memfd_create(f"ringfeed-worker-{number}")
-        threads = self._settings.threads
-        vitals_bytes = vital_words(threads) * _WORD_BYTES
-        os.ftruncate(vitals_fd, vitals_bytes)
+        os.ftruncate(vitals_fd, _VITAL_BYTES)
         fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in self._settings.rings)]
         try:
             process = await self._spawner.spawn(WORKER_MODULE, fds)
-            vitals = memoryview(mmap.mmap(vitals_fd, vitals_bytes)).cast("Q")
+            vitals = memoryview(mmap.mmap(vitals_fd, _VITAL_BYTES)).cast("Q")
             reader, writer = await asyncio.open_connection(sock=ours)
         finally:
             theirs.close()
@@ -266,7 +257,6 @@ class Pool:
                 root=settings.root,
                 emulator=settings.emulator,
                 concurrency=settings.concurrency,
-                threads=threads,
                 vitals_fd=vitals_fd,
                 policy=settings.policy,
                 rings=settings.rings,

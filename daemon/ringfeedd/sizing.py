@@ -15,9 +15,6 @@ LEAST_AUTO_SLOTS: Final = 16
 READAHEAD_BYTES: Final = 64 << 20
 """Compressed bytes that may wait in all workers together for room in one ring."""
 
-DECODE_THREADS: Final = 2
-"""In each worker: one decodes while the other's Python runs."""
-
 SPARE_PAIRS: Final = 16
 """In each worker, so that it has something to do while more of them are on their way."""
 

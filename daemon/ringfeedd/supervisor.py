@@ -37,7 +37,7 @@ from ringfeedd.ring import Ring
 from ringfeedd.service import RingService
 from ringfeedd.shm import RingMemory, free_bytes
 from ringfeedd.singleton import SingletonLock
-from ringfeedd.sizing import DECODE_THREADS, Shares, geometries, shares, total
+from ringfeedd.sizing import Shares, geometries, shares, total
 from ringfeedd.spawn import Spawner
 from ringfeedd.spec import DecodeSpec
 from ringfeedd.store_wait import StoreWait, listed_objects
@@ -270,7 +270,7 @@ class Supervisor:
                 f"files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
             )
         policy = config.fetch_policy(shape.workers)
-        settings = WorkerSettings(config.root, config.emulator, each, DECODE_THREADS, policy, rings)
+        settings = WorkerSettings(config.root, config.emulator, each, policy, rings)
         pool = Pool(
             shape.workers,
             settings,

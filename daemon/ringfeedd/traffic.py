@@ -64,6 +64,7 @@ class Traffic:
     """Reads objects from a source, within what the store can take.
 
     One for each source and process. `turn` waits for leave to send one request, `read` uses it, `done` gives it back.
+    `FirstReads` asks the source itself as long as it is well: `turn_now`, `sent`, then `came` or `failed`, then `done`.
     """
 
     def __init__(
@@ -149,8 +150,23 @@ class Traffic:
             self.done()
             raise
 
+    def turn_now(self) -> bool:
+        """Take leave for a request as it is without trouble; False where there is something to wait for."""
+        if self._hedging is not None or self._turns or self._circuit.state is not CircuitState.CLOSED:
+            return False
+        now = self.clock.monotonic()
+        if not self._ramp.is_free(now):
+            return False
+        self._ramp.take(now)
+        self._in_flight += 1
+        return True
+
+    def sent(self) -> None:
+        """Take note of a request that somebody else has sent."""
+        self._requests += 1
+
     def done(self) -> None:
-        """The request that `turn` gave leave to has ended, whatever came of it."""
+        """The request that a turn gave leave to has ended, whatever came of it."""
         self._in_flight -= 1
         self._pump()
 
@@ -162,13 +178,16 @@ class Traffic:
         except SourceError as error:
             self.failed(error, began)
             raise
-        now = self.clock.monotonic()
         if self._hedging is not None:
-            self._hedging.read(now - began)
+            self._hedging.read(self.clock.monotonic() - began)
+        self.came(info)
+        return data
+
+    def came(self, info: ObjectInfo) -> None:
+        """Take note of an object that came whole."""
         self._budget.earn()
         self._known.append(info)
-        self._answered(now)
-        return data
+        self._answered(self.clock.monotonic())
 
     def failed(self, error: SourceError, began: float) -> None:
         """Take note of a request that failed."""

@@ -1,7 +1,11 @@
-"""The worker: a process that downloads pairs and decodes them straight into their slots.
+"""The worker: a process that downloads pairs and decodes them straight into their slots, all in one thread.
 
 The pool has it forked by the fork server, or starts ``python -m ringfeedd.worker FD``. It owns nothing that others wait
 for, and may die at any time.
+
+Downloads go on in the kernel and in libcurl while a pair is decoded, and their events are looked at between two
+decodes. So a core is never without work while there is any, nobody waits for the interpreter's lock, and a pair that
+kills the process is the one that was being decoded (see ``docs/adr/0006``).
 """
 
 from __future__ import annotations
@@ -14,9 +18,8 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -27,15 +30,15 @@ from ringfeed import segment
 from ringfeed.layout import page_ceil
 from ringfeedd import messages
 from ringfeedd.decode import decode_pair
-from ringfeedd.decode_gate import DecodeGate
 from ringfeedd.errors import BadPairError
-from ringfeedd.fetch import Fetched, fetch_pair
+from ringfeedd.fetch import Begun, Fetched, fetch_pair
+from ringfeedd.first_reads import FirstReads
 from ringfeedd.memory_limit import limit_own_memory, worker_bytes
 from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, Results, RingSpec
 from ringfeedd.prctl import name_process
 from ringfeedd.sources import Source, open_source
 from ringfeedd.traffic import Traffic
-from ringfeedd.vitals import FIRST_SUSPECT_WORD, HEARTBEAT_WORD, SUSPECT_RING_SHIFT, vital_words
+from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, VITAL_WORDS
 
 NAME: Final = "ringfeed-worker"
 """What ``ps`` and ``top`` call it, however it was started."""
@@ -49,6 +52,12 @@ RESULTS_WAIT_S: Final = 0.01
 """What ends within it goes to the supervisor in one frame: waking both sides for each pair costs more than that pair's
 words, and a ring does not miss 10 ms."""
 
+BUSY_RESULTS_WAIT_S: Final = 0.03
+"""The same while more pairs wait to be decoded: then nobody waits for these, or everybody does for many more."""
+
+DECODE_TURN_S: Final = 0.004
+"""Decodes go on for so long, and to the end of the one under way, before the loop looks at the network again."""
+
 
 def keep_freed_memory() -> None:
     """Have malloc keep big buffers for the next pair: each return trip to the kernel costs a fault for every page."""
@@ -59,12 +68,17 @@ def keep_freed_memory() -> None:
 
 
 class SlotRows:
-    """One ring's rows, writable, and how far they may be written."""
+    """One ring's rows, writable, and how far they may be written.
+
+    Attributes:
+        limit: pairs below it may be decoded.
+        beyond: those that lie there already and may not, by seq.
+    """
 
     def __init__(self, spec: RingSpec) -> None:
         self.spec = spec
         self.limit = 0
-        self.changed = asyncio.Event()
+        self.beyond: dict[int, _Pair] = {}
         decode = spec.decode
         self._image = self._map(spec.image_offset, decode.image_row_shape, "uint8")
         self._label = self._map(spec.label_offset, decode.label_row_shape, str(decode.label_dtype))
@@ -80,16 +94,28 @@ class SlotRows:
         slot = seq % self.spec.slots
         return self._image[slot], self._label[slot]
 
-    def raise_limit(self, limit: int) -> None:
-        """Let pairs below ``limit`` be decoded."""
+    def raise_limit(self, limit: int) -> list[_Pair]:
+        """Let pairs below ``limit`` be decoded; gives back those that waited for it, in order."""
         self.limit = limit
-        self.changed.set()
-        self.changed = asyncio.Event()
+        return [self.beyond.pop(seq) for seq in sorted(seq for seq in self.beyond if seq < limit)]
 
-    async def room(self, seq: int) -> None:
-        """Wait until ``seq`` may be decoded."""
-        while seq >= self.limit:
-            await self.changed.wait()
+
+class _Pair:
+    """One pair on its way through the worker.
+
+    Attributes:
+        stop: ends its download; None while there is none.
+        fetched: its bytes; None before.
+        dropped: it was cancelled and answered: whoever comes upon it passes it by.
+    """
+
+    __slots__ = ("dropped", "fetched", "pair", "ring", "seq", "stop")
+
+    def __init__(self, ring: int, job: PairJob) -> None:
+        self.ring, self.seq, self.pair = ring, job.seq, job.pair
+        self.stop: Callable[[], object] | None = None
+        self.fetched: Fetched | None = None
+        self.dropped = False
 
 
 class Worker:
@@ -97,6 +123,7 @@ class Worker:
 
     def __init__(self, hello: Hello, source: Source, writer: asyncio.StreamWriter) -> None:
         self._hello = hello
+        self._loop = asyncio.get_running_loop()
         self._traffic = Traffic(
             source,
             concurrency=hello.concurrency,
@@ -106,20 +133,21 @@ class Worker:
             known=hello.known,
             on_change=self._flush_soon,
         )
+        self._first_reads = (
+            None if source.begin_read is None else FirstReads(self._traffic, source.begin_read, hello.policy)
+        )
         self._reported = self._traffic.statistics()
         self._writer = writer
         self._rings = [SlotRows(spec) for spec in hello.rings]
-        self._downloads = asyncio.Semaphore(max(1, hello.concurrency // 2))  # a pair is two objects
-        self._threads = ThreadPoolExecutor(hello.threads, thread_name_prefix="decode")
-        self._vitals = memoryview(mmap.mmap(hello.vitals_fd, vital_words(hello.threads) * 8)).cast("Q")
-        self._thread = threading.local()
-        self._thread_numbers = iter(range(FIRST_SUSPECT_WORD, vital_words(hello.threads)))
-        self._gate = DecodeGate()
-        self._waiting: dict[tuple[int, int], asyncio.Task[None]] = {}
-        self._decoded: deque[Result] = deque()
-        self._memory = worker_bytes([spec.decode for spec in hello.rings], hello.threads)
+        self._vitals = memoryview(mmap.mmap(hello.vitals_fd, VITAL_WORDS * 8)).cast("Q")
+        self._pairs: dict[tuple[int, int], _Pair] = {}
+        self._to_download: deque[_Pair] = deque()
+        self._downloads, self._most_downloads = 0, max(1, hello.concurrency // 2)  # a pair is two objects
+        self._to_decode: deque[_Pair] = deque()
+        self._decoding = self._flushing = False
+        self._flush_by = 0.0
+        self._memory = worker_bytes([spec.decode for spec in hello.rings])
         self._results: list[Result] = []
-        self._flushing = False
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Work until told to stop."""
@@ -128,37 +156,91 @@ class Worker:
         while (order := await messages.read_order(reader)) is not None:
             match order:
                 case Jobs(ring, jobs):
-                    for job in jobs:
-                        task = self._waiting[ring, job.seq] = asyncio.create_task(self._pair(ring, job))
-                        task.add_done_callback(partial(self._drop_if_cancelled, ring, job.seq))
+                    pairs = [_Pair(ring, job) for job in jobs]
+                    self._pairs.update(((ring, pair.seq), pair) for pair in pairs)
+                    self._to_download.extend(pairs)
+                    self._download()
                 case Limit(ring, limit):
-                    self._rings[ring].raise_limit(limit)
+                    for pair in self._rings[ring].raise_limit(limit):
+                        self._decode_soon(pair)
                 case Cancel(ring, below):
-                    for (number, seq), task in list(self._waiting.items()):
-                        if number == ring and seq < below:
-                            task.cancel()
+                    for pair in [one for one in self._pairs.values() if one.ring == ring and one.seq < below]:
+                        self._drop(pair)
+                    self._download()
                 case _:
                     return
 
     def _beat(self) -> None:
         self._vitals[HEARTBEAT_WORD] += 1
+        if self._first_reads is not None:
+            self._first_reads.cut_late()
         if self._traffic.statistics() != self._reported:
             self._flush_soon()
-        asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
+        self._loop.call_later(HEARTBEAT_S, self._beat)
 
-    async def _pair(self, ring: int, job: PairJob) -> None:
-        key = (ring, job.seq)
-        try:
-            async with self._downloads:
-                fetched = await fetch_pair(self._traffic, job.pair, self._hello.policy)
-            await self._rings[ring].room(job.seq)
-            await self._gate.enter(alone=job.alone)
-        except Exception as error:  # noqa: BLE001  # a defect of ours must cost one pair, not the worker
-            self._waiting.pop(key, None)
-            self._results.append(self._failed(ring, job.seq, error))
+    # Downloads.
+
+    def _download(self) -> None:
+        """Begin as many as there may be."""
+        while self._to_download and self._downloads < self._most_downloads:
+            pair = self._to_download.popleft()
+            if pair.dropped:
+                continue
+            self._downloads += 1
+            first, reads = self._first_reads, None
+            if first is not None and (reads := first.begin(pair.pair, partial(self._first_read, pair))) is not None:
+                pair.stop = reads.cancel
+            else:
+                self._fetch(pair, (None, None))
+
+    def _first_read(self, pair: _Pair, came: Fetched | tuple[Begun, Begun]) -> None:
+        if isinstance(came, tuple):
+            self._fetch(pair, came)
         else:
-            del self._waiting[key]  # from here on the slot is being written, and the pair cannot be cancelled
-            self._threads.submit(self._decode, ring, job.seq, fetched)
+            self._downloaded(pair, came)
+
+    def _fetch(self, pair: _Pair, begun: tuple[Begun, Begun]) -> None:
+        """With all that a download may need that does not go well at once."""
+        task = asyncio.create_task(fetch_pair(self._traffic, pair.pair, self._hello.policy, begun))
+        pair.stop = task.cancel
+        task.add_done_callback(partial(self._fetched, pair))
+
+    def _fetched(self, pair: _Pair, task: asyncio.Task[Fetched]) -> None:
+        came = None if task.cancelled() else task.exception() or task.result()
+        if pair.dropped:
+            return
+        if came is None:
+            self._drop(pair)
+            self._download()
+        else:
+            self._downloaded(pair, came)
+
+    def _downloaded(self, pair: _Pair, came: Fetched | BaseException) -> None:
+        pair.stop = None
+        self._downloads -= 1
+        self._download()
+        if isinstance(came, BaseException):
+            del self._pairs[pair.ring, pair.seq]
+            self._results.append(self._failed(pair.ring, pair.seq, came))
+            self._flush_soon()
+            return
+        pair.fetched = came
+        rows = self._rings[pair.ring]
+        if pair.seq < rows.limit:
+            self._decode_soon(pair)
+        else:
+            rows.beyond[pair.seq] = pair
+
+    def _drop(self, pair: _Pair) -> None:
+        """Answer for a pair that nobody wants any more; its slot is not written."""
+        pair.dropped = True
+        del self._pairs[pair.ring, pair.seq]
+        self._rings[pair.ring].beyond.pop(pair.seq, None)
+        if pair.stop is not None:
+            pair.stop()
+            pair.stop = None
+            self._downloads -= 1
+        self._results.append(Dropped(pair.ring, pair.seq))
         self._flush_soon()
 
     def _failed(self, ring: int, seq: int, error: BaseException) -> Failed:
@@ -175,31 +257,46 @@ class Worker:
             f"than max_pixels needs; look at the object, and at how much memory the machine has left"
         )
 
-    def _drop_if_cancelled(self, ring: int, seq: int, task: asyncio.Task[None]) -> None:
-        if task.cancelled():  # maybe before its first step, which no except clause inside it would see
-            self._waiting.pop((ring, seq), None)
-            self._results.append(Dropped(ring, seq))
-            self._flush_soon()
+    # Decoding.
 
-    def _decode(self, ring: int, seq: int, fetched: Fetched) -> None:
-        """In a thread. The loop is not woken: it looks for what came of it every `RESULTS_WAIT_S`."""
+    def _decode_soon(self, pair: _Pair) -> None:
+        self._to_decode.append(pair)
+        if not self._decoding:
+            self._decoding = True
+            self._loop.call_soon(self._decode_some)
+
+    def _decode_some(self) -> None:
+        """What the network has brought meanwhile, and the supervisor, come in between."""
+        end = self._loop.time() + DECODE_TURN_S
+        while self._to_decode:
+            self._decode(self._to_decode.popleft())
+            if self._loop.time() >= end:
+                break
+        if self._to_decode:
+            self._loop.call_soon(self._decode_some)
+        else:
+            self._decoding = False
+
+    def _decode(self, pair: _Pair) -> None:
+        if pair.dropped:
+            return
+        assert pair.fetched is not None
+        del self._pairs[pair.ring, pair.seq]
         try:
-            result: Result = self._decode_into_slot(ring, seq, fetched)
-        except BaseException as error:  # noqa: BLE001  # nobody else would ever hear of it
-            result = self._failed(ring, seq, error)
-        self._decoded.append(result)
+            result: Result = self._decode_into_slot(pair.ring, pair.seq, pair.fetched)
+        except Exception as error:  # noqa: BLE001  # a defect of ours must cost one pair, not the worker
+            result = self._failed(pair.ring, pair.seq, error)
+        self._results.append(result)
+        self._flush_soon()
 
     def _decode_into_slot(self, ring: int, seq: int, fetched: Fetched) -> Decoded:
-        number = getattr(self._thread, "number", None)
-        if number is None:
-            number = self._thread.number = next(self._thread_numbers)
-        self._vitals[number] = ring << SUSPECT_RING_SHIFT | seq + 1
+        self._vitals[SUSPECT_WORD] = ring << SUSPECT_RING_SHIFT | seq + 1
         rows = self._rings[ring]
         image, label = rows.rows(seq)
         try:
             decoded = decode_pair(fetched.image, fetched.label, rows.spec.decode, image, label)
         finally:
-            self._vitals[number] = 0
+            self._vitals[SUSPECT_WORD] = 0
         return Decoded(
             ring,
             seq,
@@ -212,15 +309,14 @@ class Worker:
     def _flush_soon(self) -> None:
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_later(RESULTS_WAIT_S, self._flush)
+            self._flush_by = self._loop.time() + BUSY_RESULTS_WAIT_S
+            self._loop.call_later(RESULTS_WAIT_S, self._flush)
 
     def _flush(self) -> None:
+        if self._decoding and self._loop.time() < self._flush_by:
+            self._loop.call_later(RESULTS_WAIT_S, self._flush)
+            return
         self._flushing = False
-        while self._decoded:
-            self._results.append(self._decoded.popleft())
-            self._gate.leave()
-        if self._gate.inside:
-            self._flush_soon()
         traffic = self._traffic.statistics()
         if self._results or traffic != self._reported:
             self._reported = traffic
@@ -258,7 +354,7 @@ async def _main_then_exit(connection: socket.socket) -> None:
         code = 0
     except BaseException as error:  # noqa: BLE001  # the last sentence of a dying process
         sys.stderr.write(f"ringfeed worker {os.getpid()}: {type(error).__name__}: {error}\n")
-    os._exit(code)  # a decode that hangs in a thread must not keep the process
+    os._exit(code)  # a thread that reads from a disk which hangs must not keep the process
 
 
 if __name__ == "__main__":

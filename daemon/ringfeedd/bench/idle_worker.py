@@ -13,7 +13,7 @@ _NOTHING = Fetched(b"", b"")
 _SIZES = Decoded(image_height=1, image_width=1, label_height=1, label_width=1, size_mismatch=False)
 
 
-async def _fetch(_source: object, _pair: Pair, _policy: object) -> Fetched:
+async def _fetch(_source: object, _pair: Pair, _policy: object, _begun: object) -> Fetched:
     return _NOTHING
 
 

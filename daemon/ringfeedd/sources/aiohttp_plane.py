@@ -18,6 +18,8 @@ _PIECE_BYTES = 1 << 16
 class AiohttpPlane:
     """GET by a session of its own: reads need not queue behind listings; see `Plane`."""
 
+    begin = None
+
     def __init__(self, api_root: str, *, concurrency: int, read_timeout_s: float) -> None:
         """Inside the event loop that will use it; see `GcsSource` for the arguments."""
         # No total: it would include the wait for a free connection, and a long queue would look like a dead server.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
@@ -64,6 +65,11 @@ class SourceError(Exception):
         return (self.retryable or self.cause == "deadline") and self.cause not in OBJECT_CAUSES
 
     @property
+    def final(self) -> bool:
+        """Whether no further attempt is worth while, whatever the store does."""
+        return not self.retryable and not self.of_store
+
+    @property
     def of_outage(self) -> bool:
         """Whether nobody answered, or the store said that it cannot now: it is worth a start's while to wait.
 
@@ -77,6 +83,23 @@ class SourceError(Exception):
         if self.of_outage:
             return StoreDownError(sentence or str(self), retry_after_s=self.retry_after_s)
         return StartError(sentence or str(self))
+
+
+OnEnd: TypeAlias = Callable[[bytes | SourceError], None]
+"""What is called, once, with what came of a read: its bytes, or why there are none."""
+
+
+class BeginRead(Protocol):
+    """`Source.read` without a task, which costs more than a small object's bytes do."""
+
+    def __call__(self, name: str, generation: int, max_bytes: int | None, on_end: OnEnd) -> Callable[[], None] | None:
+        """Ask for an object; `on_end` is told what came of it, never from in here.
+
+        Returns:
+            What cancels it, after which `on_end` is not called; None where that cannot be done now, and `read` can.
+            An error whose cause is ``"unauthorized"`` is no last word, either: `read` asks with other credentials.
+        """
+        ...
 
 
 class Source(Protocol):
@@ -108,6 +131,11 @@ class Source(Protocol):
         Raises:
             SourceError: the object cannot be had, or not now.
         """
+        ...
+
+    @property
+    def begin_read(self) -> BeginRead | None:
+        """The same without a task; None where there is no such way. It waits for no connection: its user counts."""
         ...
 
     async def close(self) -> None:

@@ -45,10 +45,18 @@ class Bearer:
 
     async def header(self) -> str:
         """``Bearer ...``, fresh enough to be sent. Raises: `SourceError` where no token can be had."""
-        token = self._token
-        if not token.access_token or time.time() > token.access_token_refresh_after:
+        header = self.header_now()
+        if header is None:
             await self._refresh()
-        elif time.time() > token.access_token_preempt_after and not self._is_refreshing():
+            header = f"Bearer {self._token.access_token}"
+        return header
+
+    def header_now(self) -> str | None:
+        """The same at once; None where a token has to be waited for."""
+        token, now = self._token, time.time()
+        if not token.access_token or now > token.access_token_refresh_after:
+            return None
+        if now > token.access_token_preempt_after and not self._is_refreshing():
             # in good time: nobody waits for this one
             self._start()
         return f"Bearer {token.access_token}"

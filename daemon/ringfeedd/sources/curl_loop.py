@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,7 +44,7 @@ class CurlLoop:
     def __init__(self, max_connections: int) -> None:
         """Keep at most `max_connections` open for the next requests."""
         self._loop = asyncio.get_running_loop()
-        self._flying: dict[pycurl.Curl, asyncio.Future[Ended]] = {}
+        self._flying: dict[pycurl.Curl, Callable[[Ended], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
         self._kicked = self._closed = False
@@ -57,24 +58,17 @@ class CurlLoop:
     def __repr__(self) -> str:
         return f"CurlLoop({len(self._flying)} in flight)"
 
-    async def perform(self, easy: pycurl.Curl) -> Ended:
-        """Run `easy` to its end. Cancelling it ends the transfer, and with it the connection that it was on."""
-        ended: asyncio.Future[Ended] = self._loop.create_future()
-        self._flying[easy] = ended
+    def begin(self, easy: pycurl.Curl, on_end: Callable[[Ended], None]) -> None:
+        """Run `easy` to its end, and tell `on_end`, once, how it ended; never from in here."""
+        self._flying[easy] = on_end
         self._multi.add_handle(easy)
-        try:
-            return await ended
-        finally:
-            if self._flying.pop(easy, None) is not None:  # it was cancelled
-                self._multi.remove_handle(easy)
 
     def cut(self, easy: pycurl.Curl, ended: Ended) -> None:
-        """End a transfer in flight, and have its `perform` give back `ended`."""
-        future = self._flying.pop(easy, None)
-        if future is not None:
+        """End a transfer in flight, and with it the connection that it was on; its `on_end` is told `ended`."""
+        on_end = self._flying.pop(easy, None)
+        if on_end is not None:
             self._multi.remove_handle(easy)
-            if not future.done():
-                future.set_result(ended)
+            on_end(ended)
 
     def close(self, ended: Ended) -> None:
         """End all that is in flight with `ended`, and close every connection; once."""

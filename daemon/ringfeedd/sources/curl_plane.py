@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+from .base import OnEnd, SourceError
 from .curl_errors import CLOSED, SILENT, error_from_curl
-from .curl_loop import CurlLoop
+from .curl_loop import CurlLoop, Ended
 from .curl_transfer import Transfer
 from .proxy import proxy_for
 
@@ -31,19 +33,38 @@ class CurlPlane:
     async def get(self, url: str, authorization: str | None, max_bytes: int | None, what: str) -> bytes:
         """See `Plane.get`."""
         async with self._places:
-            if self._closed:
-                raise error_from_curl(CLOSED, connected=False, answered=False, what=what)
-            transfer = self._idle.pop() if self._idle else Transfer(self._loop.time, self._proxy)
-            transfer.prepare(url, authorization, max_bytes)
-            self._flying.add(transfer)
-            if self._watch is None:
-                self._watch_until(self._loop.time() + self._read_timeout_s)
+            came: asyncio.Future[bytes | SourceError] = self._loop.create_future()
+            request = self._begin(url, authorization, max_bytes, what, came.set_result)
             try:
-                return transfer.body(await self._curl.perform(transfer.easy), what)
+                result = await came
             finally:
-                self._flying.discard(transfer)
-                transfer.forget()
-                self._idle.append(transfer)
+                request.cancel()
+        if isinstance(result, SourceError):
+            raise result
+        return result
+
+    def begin(
+        self, url: str, authorization: str | None, max_bytes: int | None, what: str, on_end: OnEnd
+    ) -> Callable[[], None] | None:
+        """See `Plane.begin`."""
+        return None if self._closed else self._begin(url, authorization, max_bytes, what, on_end).cancel
+
+    def _begin(self, url: str, authorization: str | None, max_bytes: int | None, what: str, on_end: OnEnd) -> _Request:
+        if self._closed:
+            raise error_from_curl(CLOSED, connected=False, answered=False, what=what)
+        transfer = self._idle.pop() if self._idle else Transfer(self._loop.time, self._proxy)
+        transfer.prepare(url, authorization, max_bytes)
+        self._flying.add(transfer)
+        if self._watch is None:
+            self._watch_until(self._loop.time() + self._read_timeout_s)
+        request = _Request(self._curl, transfer, what, on_end, self._land)
+        self._curl.begin(transfer.easy, request.end)
+        return request
+
+    def _land(self, transfer: Transfer) -> None:
+        self._flying.discard(transfer)
+        transfer.forget()
+        self._idle.append(transfer)
 
     async def close(self) -> None:
         """See `Plane.close`."""
@@ -69,4 +90,41 @@ class CurlPlane:
             self._watch_until(min(waiting))
 
     def _watch_until(self, moment: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()  # of a request that began as another was cut: it will be looked at sooner
         self._watch = self._loop.call_at(moment, self._cut_the_silent)
+
+
+class _Request:
+    """One request under way; its transfer is used again once it has ended, this is not."""
+
+    __slots__ = ("_curl", "_land", "_on_end", "_transfer", "_what")
+
+    def __init__(
+        self, curl: CurlLoop, transfer: Transfer, what: str, on_end: OnEnd, land: Callable[[Transfer], None]
+    ) -> None:
+        self._curl, self._what, self._land = curl, what, land
+        self._transfer: Transfer | None = transfer
+        self._on_end: OnEnd | None = on_end
+
+    def end(self, ended: Ended) -> None:
+        """It has ended, well or not."""
+        transfer, on_end = self._transfer, self._on_end
+        assert transfer is not None
+        self._transfer = self._on_end = None
+        result: bytes | SourceError
+        try:
+            result = transfer.body(ended, self._what)
+        except SourceError as error:
+            result = error
+        except Exception as error:  # noqa: BLE001  # a defect of ours must cost one object, and be told
+            result = SourceError(f"{self._what}: {type(error).__name__}: {error}", cause="internal")
+        self._land(transfer)
+        if on_end is not None:
+            on_end(result)
+
+    def cancel(self) -> None:
+        """End it, unless it has ended; nobody is told."""
+        if self._transfer is not None:
+            self._on_end = None
+            self._curl.cut(self._transfer.easy, CLOSED)

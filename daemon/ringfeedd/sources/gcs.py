@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlsplit
 
 from ringfeedd.errors import StartError
 
 from .backoff import Backoff, with_retries
-from .base import PAGE_OBJECTS, ObjectInfo, SourceError
+from .base import PAGE_OBJECTS, BeginRead, ObjectInfo, OnEnd, SourceError
 from .pages import Paging
-from .plane import DEFAULT_PLANE, PlaneName
+from .plane import DEFAULT_PLANE, Begin, PlaneName
 from .planes import open_plane
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class GcsSource:
         """
         self._bucket, self._prefix, self._api_root = bucket, prefix, api_root
         self._bearer, self._backoff = bearer, backoff
+        self._root = f"gs://{bucket}/{prefix}".rstrip("/")
         self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
         self._plane = open_plane(data_plane, api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
         self._read_timeout_s = read_timeout_s
@@ -81,7 +83,7 @@ class GcsSource:
     @property
     def root(self) -> str:
         """``gs://bucket/prefix``."""
-        return f"gs://{self._bucket}/{self._prefix}".rstrip("/")
+        return self._root
 
     async def list_pages(self, prefix: str) -> AsyncIterator[list[ObjectInfo]]:
         """Every object whose name begins with `prefix`, in the order of the names' UTF-8; see `Source.list_pages`."""
@@ -104,10 +106,26 @@ class GcsSource:
 
     async def read(self, name: str, generation: int, max_bytes: int | None = None) -> bytes:
         """The stored bytes, unverified and still gzipped where they are stored so; see `Source.read`."""
-        pinned = f"&generation={generation}" if generation else ""
-        url = f"{self._objects_url}/{quote(self._prefix + name, safe='')}?alt=media{pinned}"
-        what = f"{self.root}/{name} cannot be read"
+        url, what = self._url(name, generation), f"{self.root}/{name} cannot be read"
         return await self._authorised(lambda header: self._plane.get(url, header, max_bytes, what))
+
+    @property
+    def begin_read(self) -> BeginRead | None:
+        """`read` without a task, where the data plane has such a way; see `Source.begin_read`."""
+        begin = self._plane.begin
+        return None if begin is None else partial(self._begin_read, begin)
+
+    def _begin_read(
+        self, begin: Begin, name: str, generation: int, max_bytes: int | None, on_end: OnEnd
+    ) -> Callable[[], None] | None:
+        header = None
+        if self._bearer is not None and (header := self._bearer.header_now()) is None:
+            return None
+        return begin(self._url(name, generation), header, max_bytes, f"{self.root}/{name} cannot be read", on_end)
+
+    def _url(self, name: str, generation: int) -> str:
+        pinned = f"&generation={generation}" if generation else ""
+        return f"{self._objects_url}/{quote(self._prefix + name, safe='')}?alt=media{pinned}"
 
     async def close(self) -> None:
         """Close the connections and the token's session."""

@@ -34,6 +34,8 @@ class LocalSource:
     time in ns, so that a file rewritten after the listing is refused instead of passed off as the listed one.
     """
 
+    begin_read = None
+
     def __init__(self, folder: Path, *, concurrency: int) -> None:
         self._root = str(folder)
         self._real = os.path.realpath(folder)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal, Protocol, TypeAlias
+
+from .base import OnEnd
 
 PlaneName: TypeAlias = Literal["auto", "gcloud", "curl"]
 """``"gcloud"``: aiohttp, as gcloud-aio-storage uses it. ``"curl"``: libcurl; the extra ``fast`` brings it. ``"auto"``:
@@ -11,6 +14,16 @@ libcurl where it is installed."""
 DEFAULT_PLANE: Final[PlaneName] = "auto"
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_ERROR_BYTES: Final = 1 << 20
+
+
+class Begin(Protocol):
+    """`Plane.get` without a task."""
+
+    def __call__(
+        self, url: str, authorization: str | None, max_bytes: int | None, what: str, on_end: OnEnd
+    ) -> Callable[[], None] | None:
+        """Send a request; see `BeginRead`, of which this is the transport."""
+        ...
 
 
 class Plane(Protocol):
@@ -33,6 +46,11 @@ class Plane(Protocol):
         Raises:
             SourceError: another status, or no whole answer.
         """
+        ...
+
+    @property
+    def begin(self) -> Begin | None:
+        """`get` without a task, and without waiting for a free connection; None where there is no such way."""
         ...
 
     async def close(self) -> None:
