@@ -166,6 +166,23 @@ def test_where_there_is_something_to_wait_for_nothing_is_asked(why):
     assert reads.idle()
 
 
+@pytest.mark.parametrize("where", ["i", "l"])
+def test_a_source_that_stumbles_over_a_name_leaves_nothing_under_way(where):
+    reads = Reads()
+    begin_read = reads.first._begin_read
+
+    def stumble(name, *rest):
+        if name == where:
+            raise UnicodeError(name)
+        return begin_read(name, *rest)
+
+    reads.first._begin_read = stumble
+    with pytest.raises(UnicodeError):
+        reads.begin()
+    assert reads.idle()
+    assert reads.store.cancelled == list(reads.store.asked)
+
+
 def test_an_ended_pair_leaves_no_garbage_that_would_keep_its_bytes():
     reads = Reads()
     gc.collect()

@@ -47,11 +47,15 @@ class MemorySource:
 
     async def read(self, name: str, _generation: int, _max_bytes: int | None = None) -> bytes:
         await (asyncio.Event().wait() if name == "hangs" else asyncio.sleep(0))
+        if name == "stumbles":
+            raise UnicodeError(name)
         if name == "missing":
             raise SourceError("missing is not there.", cause="missing")
         return OBJECTS[name]
 
     def _begin_read(self, name: str, _generation: int, _max_bytes: int | None, on_end: OnEnd) -> Callable[[], None]:
+        if name == "stumbles":
+            raise UnicodeError(name)
         came = OBJECTS.get(name) or SourceError(f"{name} is not there.", cause="missing")
         return asyncio.get_running_loop().call_later(1e9 if name == "hangs" else 0, on_end, came).cancel
 
@@ -154,6 +158,26 @@ def test_a_worker_that_is_busy_tells_what_is_done_all_the_same(hello, source, mo
 def test_a_pair_beyond_the_limit_is_given_up_when_it_is_cancelled_and_answered_all_the_same(hello, source):
     pipe, _ = work(hello, source, [Limit(0, 2), Jobs(0, [job(seq) for seq in range(5)]), Cancel(0, 4), Limit(0, 5)], 5)
     assert {one.seq: type(one) for one in pipe.results if one.seq >= 2} == {2: Dropped, 3: Dropped, 4: Decoded}
+
+
+def test_a_defect_costs_its_pair_and_holds_up_nothing(hello, source, monkeypatch):
+    """In the source, over one name; in the decode, at the fifth pair."""
+    decoded = []
+
+    def decode_all_but_one(*_: object) -> decode.Decoded:
+        decoded.append(1)
+        if len(decoded) == 5:
+            raise RuntimeError("a defect")
+        return SIZES
+
+    monkeypatch.setattr(worker, "decode_pair", decode_all_but_one)
+    jobs = [job(seq, image="stumbles" if seq == 3 else "image") for seq in range(PAIRS)]
+    pipe, _ = work(hello, source, [Limit(0, PAIRS), Jobs(0, jobs)], PAIRS)
+    failed = {one.seq: one.cause for one in pipe.results if type(one) is Failed}
+    assert len(pipe.results) == len({one.seq for one in pipe.results}) == PAIRS
+    assert len(failed) == 2
+    assert failed[3] == "internal"
+    assert set(failed.values()) == {"internal"}
 
 
 def test_pairs_that_nobody_wants_any_more_make_room_wherever_they_are(hello, source):

@@ -88,7 +88,11 @@ class PairReads:
         self._cancel_image = self._begin(begin_read, self._pair.image, self._image_ended)
         if self._cancel_image is None:
             return False
-        self._cancel_label = self._begin(begin_read, self._pair.label, self._label_ended)
+        try:
+            self._cancel_label = self._begin(begin_read, self._pair.label, self._label_ended)
+        except BaseException:
+            self.cancel()
+            raise
         if self._cancel_label is None:
             self._open -= 1  # `fetch_pair` asks for it, once the image is there
         return True
@@ -115,10 +119,13 @@ class PairReads:
         traffic = self._traffic
         if not traffic.turn_now():
             return None
-        cancel = begin_read(info.name, info.generation, info.size, on_end)
-        if cancel is None:
-            traffic.done()
-        else:
+        cancel = None
+        try:
+            cancel = begin_read(info.name, info.generation, info.size, on_end)
+        finally:
+            if cancel is None:
+                traffic.done()
+        if cancel is not None:
             traffic.sent()
         return cancel
 

@@ -32,7 +32,7 @@ from ringfeedd import messages
 from ringfeedd.decode import decode_pair
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch import Begun, Fetched, fetch_pair
-from ringfeedd.first_reads import FirstReads
+from ringfeedd.first_reads import FirstReads, PairReads
 from ringfeedd.memory_limit import limit_own_memory, worker_bytes
 from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, Results, RingSpec
 from ringfeedd.prctl import name_process
@@ -187,11 +187,18 @@ class Worker:
             if pair.dropped:
                 continue
             self._downloads += 1
-            first, reads = self._first_reads, None
-            if first is not None and (reads := first.begin(pair.pair, partial(self._first_read, pair))) is not None:
-                pair.stop = reads.cancel
-            else:
+            reads = self._read_at_once(pair)
+            if reads is None:
                 self._fetch(pair, (None, None))
+            else:
+                pair.stop = reads.cancel
+
+    def _read_at_once(self, pair: _Pair) -> PairReads | None:
+        first = self._first_reads
+        try:
+            return None if first is None else first.begin(pair.pair, partial(self._first_read, pair))
+        except Exception:  # noqa: BLE001  # a defect of ours; it costs this pair where it happens again, in its task
+            return None
 
     def _first_read(self, pair: _Pair, came: Fetched | tuple[Begun, Begun]) -> None:
         if isinstance(came, tuple):
@@ -268,14 +275,16 @@ class Worker:
     def _decode_some(self) -> None:
         """What the network has brought meanwhile, and the supervisor, come in between."""
         end = self._loop.time() + DECODE_TURN_S
-        while self._to_decode:
-            self._decode(self._to_decode.popleft())
-            if self._loop.time() >= end:
-                break
-        if self._to_decode:
-            self._loop.call_soon(self._decode_some)
-        else:
-            self._decoding = False
+        try:
+            while self._to_decode:
+                self._decode(self._to_decode.popleft())
+                if self._loop.time() >= end:
+                    break
+        finally:
+            if self._to_decode:
+                self._loop.call_soon(self._decode_some)
+            else:
+                self._decoding = False
 
     def _decode(self, pair: _Pair) -> None:
         if pair.dropped:
