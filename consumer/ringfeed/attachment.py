@@ -55,6 +55,7 @@ class Control:
             FileNotFoundError: this generation is gone already.
             NotTrustedError: the segment is not what the descriptor says.
         """
+        self._closed = False
         self.descriptor = descriptor
         self.geometry: Geometry = descriptor.geometry
         self.lock_fd = segment.open_lock(descriptor.control) if lock_fd is None else lock_fd
@@ -103,8 +104,8 @@ class Control:
         return segment.is_locked(self.lock_fd, DAEMON_LOCK_BYTE)
 
     def lane_lives(self, lane: int) -> bool:
-        """Whether another consumer holds the lane's lock."""
-        return segment.is_locked(self.lock_fd, FIRST_LANE_LOCK_BYTE + lane)
+        """Whether another consumer holds the lane's lock; no longer asked once this is closed."""
+        return not self._closed and segment.is_locked(self.lock_fd, FIRST_LANE_LOCK_BYTE + lane)
 
     def lane(self, lane: int) -> LanePage:
         """A lane's page, to be read only."""
@@ -143,6 +144,7 @@ class Control:
 
     def close(self) -> None:
         """Give the locks up; the mapping goes with the last view of it."""
+        self._closed = True  # the descriptor's number may soon be another file's
         segment.close_lock(self.lock_fd)
 
 

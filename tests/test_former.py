@@ -1,0 +1,49 @@
+"""A former daemon's readers, as the next one sees them."""
+
+from __future__ import annotations
+
+import pytest
+from ring_fixtures import make_descriptor, make_service, served_ring, small_geometry, turning
+
+import ringfeed
+from ringfeed.layout import Leaving
+from ringfeedd.former import read_formers
+from ringfeedd.shm import Access, RingMemory
+
+
+@pytest.fixture
+def reading():
+    """A ring, and a reader of it that has read for a while."""
+    with served_ring() as served, turning(served), ringfeed.attach(served.name, batch_size=4) as reader:
+        next(iter(reader))
+        yield served, reader
+
+
+def test_a_reader_that_ends_before_it_has_come_costs_its_place_and_not_the_daemon(reading):
+    served, reader = reading
+    formers = read_formers(served.name)
+    memory = RingMemory(make_descriptor(served.name, small_geometry(), 50), Access())
+    try:
+        now = 0.0
+        service = make_service(memory, clock=lambda: now)
+        service.expect(formers)
+        service.step(served.pool)
+        assert len(service.groups) == 1
+        reader._attachment.detach(Leaving.NO)  # as if it had been killed, between two looks
+        now += 1.0
+        service.step(served.pool)  # which lets go of the former daemon's segment, and asks once more who lives
+        assert service.formers == []
+        now += 1000.0
+        service.step(served.pool)
+        assert len(service.groups) == 0
+    finally:
+        memory.unlink()
+        memory.give_back()
+
+
+def test_nobody_lives_in_a_segment_that_was_let_go(reading):
+    served, _ = reading
+    (former,) = read_formers(served.name)
+    assert former.lives
+    former.control.close()
+    assert not former.lives
