@@ -158,22 +158,32 @@ def test_an_attach_that_fails_keeps_nothing_of_its_callers_until_a_collection(se
 DYING_WORKERS = """
 import os, pathlib, random, signal, sys, threading
 left = pathlib.Path(os.environ["DEATHS"])
-if "ringfeedd.worker" in sys.orig_argv:
+calls = None
+
+def lifetime():
     for number in range(DEATHS_IN_ALL):
         try:
             (left / str(number)).touch(exist_ok=False)
         except FileExistsError:
             continue
-        calls, at_work = random.Random(number).randrange(500, 20_000), False
-        def count(frame, *_):
-            global at_work, calls
-            at_work = at_work or frame.f_code.co_name == "_pair"
-            calls -= at_work
-            if not calls:
-                os.kill(os.getpid(), signal.SIGKILL)
-        sys.setprofile(count)
-        threading.setprofile(count)
-        break
+        return random.Random(number).randrange(500, 20_000)
+    return float("inf")
+
+def count(frame, *_):
+    global calls
+    if calls is None and frame.f_code.co_name == "_download":
+        calls = lifetime()
+    if calls is not None:
+        calls -= 1
+        if calls <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def count_calls():
+    sys.setprofile(count)
+    threading.setprofile(count)
+
+if "ringfeedd.forkserver" in sys.orig_argv:
+    os.register_at_fork(after_in_child=count_calls)
 """
 
 
