@@ -53,10 +53,10 @@ def test_without_a_group_that_can_be_found_the_cpu_set_counts(tree, membership):
     assert cores(tree) == 16
 
 
-def test_auto_gives_each_worker_its_downloads_and_a_small_machine_enough_to_hide_a_far_store(monkeypatch):
+def test_auto_gives_each_worker_enough_downloads_to_hide_a_far_store(monkeypatch):
     monkeypatch.setattr("ringfeedd.config.usable_cores", lambda: 16)
     auto = Config(root="gs://b")
-    assert (auto.worker_count, auto.downloads) == (16, 1024)
+    assert (auto.worker_count, auto.downloads) == (16, 2048)
     assert Config(root="gs://b", workers=1).downloads == 128
     assert Config(root="gs://b", workers=100).downloads == 4096
     assert Config(root="gs://b", workers=3, concurrency=7).downloads == 7
