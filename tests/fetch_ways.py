@@ -1,6 +1,6 @@
 """Both ways in which a worker fetches a pair: with tasks from the start, and by first reads that know none.
 
-The same tests hold for both. `tests` of a module call its own name `fetch_pair`, which the fixture `way` sets.
+The same tests hold for both: a module of tests calls its own name `fetch_pair`, which its fixture `way` sets.
 """
 
 from __future__ import annotations

@@ -33,10 +33,6 @@ class Ramp:
     def __repr__(self) -> str:
         return f"Ramp({self.rate_per_s:g} requests/s)"
 
-    def free(self, now: float) -> bool:
-        """Whether one more request need not wait."""
-        return not self._start_per_s or self._next_at - BURST_S <= now
-
     def is_free(self, now: float) -> bool:
         """Whether one more request need not wait."""
         return not self._start_per_s or self._next_at - BURST_S <= now

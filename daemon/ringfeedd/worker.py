@@ -133,9 +133,8 @@ class Worker:
             known=hello.known,
             on_change=self._flush_soon,
         )
-        self._first_reads = (
-            None if source.begin_read is None else FirstReads(self._traffic, source.begin_read, hello.policy)
-        )
+        begin_read = source.begin_read
+        self._first_reads = None if begin_read is None else FirstReads(self._traffic, begin_read, hello.policy)
         self._reported = self._traffic.statistics()
         self._writer = writer
         self._rings = [SlotRows(spec) for spec in hello.rings]

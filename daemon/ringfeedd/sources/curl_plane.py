@@ -33,6 +33,8 @@ class CurlPlane:
     async def get(self, url: str, authorization: str | None, max_bytes: int | None, what: str) -> bytes:
         """See `Plane.get`."""
         async with self._places:
+            if self._closed:
+                raise error_from_curl(CLOSED, connected=False, answered=False, what=what)
             came: asyncio.Future[bytes | SourceError] = self._loop.create_future()
             request = self._begin(url, authorization, max_bytes, what, came.set_result)
             try:
@@ -50,8 +52,6 @@ class CurlPlane:
         return None if self._closed else self._begin(url, authorization, max_bytes, what, on_end).cancel
 
     def _begin(self, url: str, authorization: str | None, max_bytes: int | None, what: str, on_end: OnEnd) -> _Request:
-        if self._closed:
-            raise error_from_curl(CLOSED, connected=False, answered=False, what=what)
         transfer = self._idle.pop() if self._idle else Transfer(self._loop.time, self._proxy)
         transfer.prepare(url, authorization, max_bytes)
         self._flying.add(transfer)
