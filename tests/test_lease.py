@@ -31,7 +31,7 @@ class Told:
 
     def take_array(self) -> np.ndarray:
         array = np.zeros((PAIRS, 2))
-        self.take().hold("image", array)
+        self.take().hold(array)
         return array
 
 
@@ -58,8 +58,7 @@ def test_whatever_the_order_of_the_ends_what_is_told_is_the_oldest_still_held(or
 def test_a_lease_lasts_as_long_as_any_view_of_any_of_its_arrays(told):
     lease = told.take()
     image, label = np.zeros((PAIRS, 8, 8, 3)), np.zeros((PAIRS, 8, 8))
-    lease.hold("image", image)
-    lease.hold("label", label)
+    lease.hold(image, label)
     view = image[1:3].transpose(0, 3, 1, 2)[0]
     del image
     assert told.seqs == []
@@ -109,7 +108,7 @@ def test_an_array_that_dies_while_another_end_is_being_told_is_told_as_well():
     first = leases.take(0, 4)
     second = leases.take(4, 8)
     arrays.append(np.zeros(2))
-    second.hold("image", arrays[0])
+    second.hold(arrays[0])
     first.release()
     assert seqs == [4, 8]
 
@@ -148,7 +147,7 @@ def test_a_fork_that_drops_its_copies_of_the_arrays_tells_nothing():
     reading, writing = os.pipe()
     leases = Leases(lambda seq: os.write(writing, b"told %d\n" % seq) and None, seq=0)
     array = np.zeros(4)
-    leases.take(0, 4).hold("image", array)
+    leases.take(0, 4).hold(array)
     child = os.fork()
     if child == 0:
         del array

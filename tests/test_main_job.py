@@ -128,7 +128,7 @@ def test_drop_last_ends_every_rank_at_the_same_step_and_drops_only_the_rest(stor
 
 def test_a_batch_lies_in_the_ring_and_its_arrays_keep_it(store, ring):
     with serve(store, ring), ringfeed.attach(f"{ring}-train", batch_size=4, drop_last=False) as reader:
-        field = np.frombuffer(reader._attachment.fields["image"], np.uint8)
+        field = np.frombuffer(reader._attachment.image.buffer, np.uint8)
         first = next(iter(reader))
         assert np.shares_memory(first.image, field)
         assert first.image.ctypes.data == field.ctypes.data
@@ -188,7 +188,7 @@ def test_a_ring_whose_slots_are_no_pages_copies_the_wrapping_batch_only(store, r
         ringfeed.attach(f"{ring}-train", batch_size=6, drop_last=False) as reader,
     ):
         assert not reader.descriptor.geometry.mirrored
-        field = np.frombuffer(reader._attachment.fields["image"], np.uint8)
+        field = np.frombuffer(reader._attachment.image.buffer, np.uint8)
         in_place = []
         for _ in range(3):
             for batch in reader:

@@ -20,6 +20,7 @@ from ringfeed.errors import (
     DaemonNotRunningError,
     NotTrustedError,
 )
+from ringfeed.field_rows import FieldRows
 from ringfeed.lane import Accepted, LanePage, Refused, Request
 from ringfeed.layout import (
     DAEMON_LOCK_BYTE,
@@ -239,7 +240,9 @@ class Attachment:
                 raise NotTrustedError(
                     f"{segment.shm_path(descriptor.data)} has not the size its descriptor says; restart the daemon"
                 )
-            self.fields = {field.name: self._map(fd, field) for field in (geometry.image, geometry.label)}
+            self.image, self.label = (
+                FieldRows(field, geometry, self._map(fd, field)) for field in (geometry.image, geometry.label)
+            )
         finally:
             os.close(fd)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ringfeed.errors import ReleasedError
+from ringfeed.field_rows import Pixels
 from ringfeed.lease import Lease
-
-Pixels = npt.NDArray[Any]
 
 
 class Batch:

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ringfeed.batch import Pixels
 from ringfeed.dataset import RingDataset
 from ringfeed.descriptor import Descriptor, read_descriptor, ring_names
 from ringfeed.errors import DaemonNotRunningError, RingfeedError
+from ringfeed.field_rows import Pixels
 from ringfeed.loader import RingLoader
 from ringfeed.status import ring_status
 

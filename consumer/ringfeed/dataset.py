@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 import ringfeed
-from ringfeed.batch import Batch, Pixels
+from ringfeed.batch import Batch
 from ringfeed.descriptor import read_descriptor
-from ringfeed.guard import channels_first, over_ring
+from ringfeed.field_rows import Pixels
+from ringfeed.guard import over_ring, plain
 from ringfeed.ranks import Ranks, check_nodes, default_group, resolve_ranks
 from ringfeed.reader import RESTART_S, Reader
 from ringfeed.state import ResumeState, following_epoch
@@ -300,11 +301,7 @@ class RingDataset(IterableDataset[Any]):
         return item if self.batch_transform is None else self.batch_transform(item)
 
     def _tensor(self, pixels: Pixels | list[Pixels]) -> Any:  # noqa: ANN401  # a tensor or a list of them
+        make = plain if self.copy else over_ring
         if isinstance(pixels, list):
-            return [self._one_tensor(array, channels=array.ndim == 3) for array in pixels]
-        return self._one_tensor(pixels, channels=pixels.ndim == 4)
-
-    def _one_tensor(self, pixels: Pixels, *, channels: bool) -> torch.Tensor:
-        if not self.copy:
-            return over_ring(pixels, channels=channels)
-        return torch.from_numpy(channels_first(pixels) if channels else pixels)
+            return [make(array, (2, 0, 1) if array.ndim == 3 else None) for array in pixels]
+        return make(pixels, (0, 3, 1, 2) if pixels.ndim == 4 else None)

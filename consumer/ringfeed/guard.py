@@ -76,24 +76,21 @@ class RingTensor(torch.Tensor):
         return self.clone()
 
 
-def over_ring(array: np.ndarray[Any, Any], *, channels: bool = False) -> torch.Tensor:
+def over_ring(array: np.ndarray[Any, Any], axes: tuple[int, ...] | None) -> torch.Tensor:
     """A guarded tensor over a read-only array of the ring; nothing is copied, and it keeps the array's lease.
 
+    The array becomes the tensor's own, and must not be used any more.
+
     Args:
-        channels: the last axis is moved to the third from the end, by NumPy, for which it is a tenth of the work that
-            it is for a guarded tensor.
+        axes: transposed to these, by NumPy, for which it is a tenth of the work that it is for a guarded tensor.
     """
     array.setflags(write=True)  # torch warns of read-only arrays; the mapping is read-only all the same
-    try:
-        tensor = torch.from_numpy(channels_first(array) if channels else array)
-    finally:
-        array.setflags(write=False)
-    return tensor.as_subclass(RingTensor)
+    return plain(array, axes).as_subclass(RingTensor)
 
 
-def channels_first(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """A view of ``(..., H, W, C)`` as ``(..., C, H, W)``."""
-    return array.transpose(0, 3, 1, 2) if array.ndim == 4 else array.transpose(2, 0, 1)  # a batch, a pair
+def plain(array: np.ndarray[Any, Any], axes: tuple[int, ...] | None) -> torch.Tensor:
+    """A tensor over an array that may be written into, transposed to ``axes``."""
+    return torch.from_numpy(array if axes is None else array.transpose(axes))
 
 
 def _writes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -13,25 +13,24 @@ from typing import Any, Final
 class Lease:
     """One batch's slots. It ends when every array that holds it is gone, or by `release`, whichever comes first."""
 
-    __slots__ = ("_holders", "_leases", "_references", "ended", "seq")
+    __slots__ = ("_leases", "_references", "ended", "seq")
 
     def __init__(self, leases: Leases, seq: int) -> None:
         self.seq = seq
         self.ended = False
         self._leases = leases
-        self._holders: set[str] = set()
         self._references: list[weakref.ref[Any]] = []
 
-    def hold(self, name: str, array: Any) -> None:  # noqa: ANN401  # anything that can be referenced weakly
-        """Let the lease last for as long as ``array`` does; views, slices and tensors made of it keep it alive."""
+    def hold(self, *arrays: Any) -> None:  # noqa: ANN401  # anything that can be referenced weakly
+        """Let the lease last for as long as any of ``arrays``; views, slices and tensors made of it keep it alive."""
         _HELD.add(self)
-        self._holders.add(name)
-        self._references.append(weakref.ref(array, lambda _gone: self._drop(name)))
+        self._references = [weakref.ref(array, self._drop) for array in arrays]
 
-    def _drop(self, name: str) -> None:
-        self._holders.discard(name)
-        if not self._holders:
-            self.release()
+    def _drop(self, _gone: weakref.ref[Any]) -> None:
+        for reference in self._references:
+            if reference() is not None:
+                return
+        self.release()
 
     def release(self) -> None:
         """End the lease now. What its arrays show may change from here on."""
@@ -101,7 +100,7 @@ class Leases:
         """Tell how far everything is released."""
         if os.getpid() != self._pid:
             return  # a forked child's copies of the arrays are not the parent's lease
-        while self._unsettled() and self._lock.acquire(blocking=False):
+        while self._lock.acquire(blocking=False):
             try:
                 while self._open and self._open[0].ended:
                     self._open.popleft()
@@ -111,6 +110,8 @@ class Leases:
                     self._released(seq)
             finally:
                 self._lock.release()
+            if not self._unsettled():  # nor has been since, by who did not get the lock
+                return
 
     def _unsettled(self) -> bool:
         try:

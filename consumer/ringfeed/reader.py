@@ -152,7 +152,7 @@ class Reader:
                     self._attach_to_the_next_daemon(gone)
                 elif self._refreshed():
                     continue  # the epoch may be longer than it was when its first block was laid out
-                elif self._lost(block):
+                elif self._request.skips and self._lost(block):
                     self._miss()
                 elif (batch := self._take(block)) is not None:
                     return batch
@@ -183,7 +183,8 @@ class Reader:
             self._place, self._broken_off = before, broken_off
             self._leases.skip(block.seq)
             raise
-        lost = batch is None or self._lost(block)  # before the lease ends: from then on the loss may be our own doing
+        # before the lease ends: from then on the loss may be our own doing
+        lost = batch is None or (self._request.skips and self._lost(block))
         if self._copy:
             lease.release()
         if batch is None or lost:
@@ -210,8 +211,8 @@ class Reader:
         return changes > 0
 
     def _lost(self, block: Block) -> bool:
-        """Whether the block's slots may be overwritten by now; never for a reader that is waited for."""
-        return self._request.skips and self._control.word(State.FLOOR) > block.seq
+        """Whether the block's slots may be overwritten by now; to be asked of a reader that skips, and of no other."""
+        return self._control.word(State.FLOOR) > block.seq
 
     def _miss(self) -> None:
         """Pass over what is lost."""

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ringfeed.attachment import Attachment
-from ringfeed.batch import Batch, Pixels
+from ringfeed.batch import Batch
 from ringfeed.errors import SlotOverwrittenError
-from ringfeed.layout import SLOT_VALID, Field, SlotRecord
+from ringfeed.field_rows import Pixels
+from ringfeed.layout import SLOT_VALID, SlotRecord
 from ringfeed.lease import Lease
 from ringfeed.plan import Block
 
@@ -26,8 +27,8 @@ def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool
         SlotOverwrittenError: the slots hold other pairs, which a daemon that keeps the protocol lets happen to none but
             readers that skip.
     """
-    control, geometry, descriptor = attachment.control, attachment.geometry, attachment.descriptor
-    slots, table = geometry.slots, control.slot_table
+    control, descriptor, slots = attachment.control, attachment.descriptor, attachment.geometry.slots
+    table = control.slot_table
     first, seq, count = block.seq % slots, block.seq, block.count
     if first + count <= slots:
         records = table[first : first + count]
@@ -41,8 +42,9 @@ def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool
     valid = (records[:, SlotRecord.FLAGS] & _VALID).astype(np.bool_)
     if block.repeated:
         valid[:] = False
-    image = _rows(attachment, geometry.image, block, lease, copy=copy)
-    label = _rows(attachment, geometry.label, block, lease, copy=copy)
+    image = attachment.image.read(first, count, copy=copy)
+    label = attachment.label.read(first, count, copy=copy)
+    lease.hold(image, label)
     native = descriptor.fit == "native"
 
     def read_ids() -> list[str]:
@@ -59,24 +61,6 @@ def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool
         read_ids=read_ids if ids is None else lambda: ids,
         lease=None if copy else lease,
     )
-
-
-def _rows(attachment: Attachment, field: Field, block: Block, lease: Lease, *, copy: bool) -> Pixels:
-    """One field of a block as one C-contiguous array ``(count, *row_shape)``."""
-    geometry, buffer = attachment.geometry, attachment.fields[field.name]
-    first = block.seq % geometry.slots
-    wraps = first + block.count > geometry.slots
-    if wraps and not geometry.mirrored:
-        ring: Pixels = np.ndarray((geometry.slots, *field.row_shape), field.dtype, buffer=buffer)
-        array = np.concatenate((ring[first:], ring[: first + block.count - geometry.slots]))
-        array.setflags(write=copy)
-    else:
-        shape = (block.count, *field.row_shape)
-        array = np.ndarray(shape, field.dtype, buffer=buffer, offset=first * field.row_bytes)
-        if copy:
-            array = array.copy()
-    lease.hold(field.name, array)
-    return array
 
 
 def _crop(rows: Pixels, sizes: npt.NDArray[np.uint64]) -> list[Pixels]:
