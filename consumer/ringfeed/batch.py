@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +10,8 @@ import numpy.typing as npt
 from ringfeed.errors import ReleasedError
 from ringfeed.field_rows import Pixels
 from ringfeed.lease import Lease
+from ringfeed.plan import Block
+from ringfeed.records import Records
 
 
 class Batch:
@@ -21,40 +22,35 @@ class Batch:
 
     Attributes:
         epoch: the pairs' epoch.
-        valid: ``(B,)`` bool; False where a replacement stands for a pair that could not be had, and where a rank
-            without a pair of its own at an epoch's end got another rank's.
         missed: pairs of this reader's that were overwritten before it could read them, since its last batch; 0 unless
             it reads with ``on_lag="skip"``.
     """
 
     def __init__(
         self,
-        *,
         image: Pixels | list[Pixels],
         label: Pixels | list[Pixels],
-        valid: npt.NDArray[np.bool_],
-        seq: int,
-        epoch: int,
-        position: int,
-        read_ids: Callable[[], list[str]],
+        *,
+        block: Block,
+        records: Records,
         lease: Lease | None,
     ) -> None:
         self._image: Pixels | list[Pixels] | None = image
         self._label: Pixels | list[Pixels] | None = label
-        self.valid = valid
-        self.epoch = epoch
-        self._seq = seq
-        self._position = position
-        self._read_ids = read_ids
+        self._block = block
+        self._records = records
         self._lease = lease
+        self.epoch = block.epoch
         self.missed = 0
+        if lease is None:  # copies, whose slots may hold other pairs before anybody asks
+            self.ids, self.valid = records.ids(), records.valid()
 
     def __len__(self) -> int:
-        return len(self.valid)
+        return self._block.count
 
     def __repr__(self) -> str:
         held = "released" if self._image is None else "copied" if self._lease is None else "leased"
-        first, last = self._position, self._position + len(self) - 1
+        first, last = self._block.position, self._block.position + len(self) - 1
         return f"Batch({len(self)} pairs, epoch {self.epoch}, positions {first} to {last}, {held})"
 
     @property
@@ -88,20 +84,29 @@ class Batch:
         """
         if self._image is None:
             raise self._gone()
-        return self._read_ids()
+        return self._records.ids()
+
+    @cached_property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """``(B,)``; False where a replacement stands for a pair that could not be had.
+
+        False too where a rank without a pair of its own at an epoch's end got another rank's.
+        """
+        return self._records.valid()
 
     @property
     def positions(self) -> npt.NDArray[np.int64]:
         """``(B,)`` int64: the pairs' positions in the epoch's order."""
-        return np.arange(self._position, self._position + len(self), dtype=np.int64)
+        return np.arange(self._block.position, self._block.position + len(self), dtype=np.int64)
 
     @property
     def seqs(self) -> npt.NDArray[np.int64]:
         """``(B,)`` int64: the pairs' numbers in the ring's stream."""
-        return np.arange(self._seq, self._seq + len(self), dtype=np.int64)
+        return np.arange(self._block.seq, self._block.end, dtype=np.int64)
 
     def release(self) -> None:
         """Give the slots back now. Arrays and tensors made of this batch may show other pairs from here on."""
+        _ = self.valid  # the records are the daemon's again in a moment
         self._image = self._label = None
         if self._lease is not None:
             self._lease.release()

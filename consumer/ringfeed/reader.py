@@ -182,6 +182,7 @@ class Reader:
         except BaseException:  # Ctrl-C, say: nobody has got this batch, so it is the next one still
             self._place, self._broken_off = before, broken_off
             self._leases.skip(block.seq)
+            lease.release()
             raise
         # before the lease ends: from then on the loss may be our own doing
         lost = batch is None or (self._request.skips and self._lost(block))
