@@ -64,6 +64,9 @@ class FakeCatalog:
     def id(self, index: int) -> str:
         return f"größe/{index}"
 
+    def encoded_id(self, index: int) -> bytes:
+        return f"größe/{index}".encode()
+
     def pair(self, index: int) -> FakePair:
         return FakePair(index)
 

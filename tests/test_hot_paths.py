@@ -31,7 +31,7 @@ from ringfeedd.spec import DecodeSpec, LabelMode
 
 PAIRS = 1000
 BATCHES = 1000
-STORED = {"ring": 19.9, "pool": 6.2, "decode": 122.0, "reader": 50.1, "dataset": 68.1}
+STORED = {"ring": 19.9, "pool": 5.2, "decode": 122.0, "reader": 50.1, "dataset": 68.1}
 """Calls for each pair that is handed out and published, for each that a worker gets and answers, for each that is
 decoded, and for each batch."""
 

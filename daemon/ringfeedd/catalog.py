@@ -134,11 +134,11 @@ class ObjectColumns:
 
     def infos(self, rows: Rows, pair_ids: list[str]) -> list[ObjectInfo]:
         """`info` of many rows, column by column."""
-        name, suffixes = self.template.name, self.suffixes
+        prefix, suffixes = self.template.prefix, self.suffixes
         columns = (self.suffix, self.size, self.generation, self.crc32c, self.has_crc32c)
         values = zip(pair_ids, *(column[rows].tolist() for column in columns), strict=True)
         return [
-            ObjectInfo(name(pair_id, suffixes[suffix]), size, generation, crc32c if has_crc32c else None)
+            ObjectInfo(prefix + pair_id + suffixes[suffix], size, generation, crc32c if has_crc32c else None)
             for pair_id, suffix, size, generation, crc32c, has_crc32c in values
         ]
 
@@ -194,6 +194,10 @@ class Catalog:
     def id(self, index: int) -> str:
         """The id of one pair. Raises: IndexError."""
         return self.ids[index]
+
+    def encoded_id(self, index: int) -> bytes:
+        """The id of one pair as UTF-8. Raises: IndexError."""
+        return self.ids.encoded(index)
 
     def pair(self, index: int) -> Pair:
         """One pair with its two objects. Raises: IndexError."""

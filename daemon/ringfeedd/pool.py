@@ -272,6 +272,7 @@ class Pool:
     async def _listen(self, worker: _Worker) -> None:
         while (message := await messages.read_results(worker.reader)) is not None:
             pairs = worker.pairs
+            there: Pair | None = None
             for result in message.results:
                 pair = pairs.pop((result.ring, result.seq), None)
                 if pair is None:
@@ -279,7 +280,9 @@ class Pool:
                 if self._kills:
                     self._kills.pop(pair, None)
                 if type(result) is Decoded:
-                    self._known.append(pair.label)  # the smaller of the two, mostly
+                    there = pair
+            if there is not None:
+                self._known.append(there.label)  # the smaller of the two, mostly
             worker.finished += len(message.results)
             if message.traffic is not None:
                 self.store.hear(worker.number, message.traffic)

@@ -25,7 +25,8 @@ from ringfeedd.order import Order
 MAX_DRAWS: Final = 16
 """A position for which this many pairs failed in a row stops the ring: nearly everything is bad."""
 
-_ORDER_BLOCK: Final = 256
+_ORDER_BLOCK: Final = 1024
+"""Indices of the order that are computed at a time: of fewer, most of the time is the calls into numpy."""
 
 
 class Job(msgspec.Struct, frozen=True, gc=False):

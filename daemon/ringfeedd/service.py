@@ -212,7 +212,7 @@ class RingService:
         self.failures.succeed()
         edition = self._editions.of(seq)
         index = edition.catalog_index(job.index)
-        pair_id = edition.catalog.id(index).encode()
+        pair_id = edition.catalog.encoded_id(index)
         if result.size_mismatch:
             self._note_mismatch(pair_id, result)
         self.memory.write_record(seq, index=index, valid=job.attempt == 0, sizes=result.sizes, pair_id=pair_id)
