@@ -24,8 +24,9 @@ from ringfeed.errors import (
 )
 from ringfeed.lane import Request
 from ringfeed.layout import GROUP_BYTES, MAX_UINT64, Start
-from ringfeed.reader import RESTART_S, Reader
+from ringfeed.reader import Reader
 from ringfeed.state import ResumeState
+from ringfeed.succession import RESTART_S
 
 __all__ = [
     "AttachRefusedError",

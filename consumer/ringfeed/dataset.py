@@ -15,8 +15,9 @@ from ringfeed.descriptor import read_descriptor
 from ringfeed.field_rows import Pixels
 from ringfeed.guard import over_ring, plain
 from ringfeed.ranks import Ranks, check_nodes, default_group, resolve_ranks
-from ringfeed.reader import RESTART_S, Reader
+from ringfeed.reader import Reader
 from ringfeed.state import ResumeState, following_epoch
+from ringfeed.succession import RESTART_S
 
 _PIXELS: Final = ("image", "label")
 _FIELDS: Final = ("image", "label", "valid", "ids", "epoch", "positions")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, Self
 
@@ -22,7 +21,6 @@ from ringfeed.errors import (
     ReaderClosedError,
     RingHeldError,
     SlotOverwrittenError,
-    StateMismatchError,
 )
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, Leaving, RingState, Start, State
@@ -30,14 +28,10 @@ from ringfeed.lease import Leases
 from ringfeed.plan import Block, Place
 from ringfeed.rows import read_batch
 from ringfeed.state import ResumeState, state_at
+from ringfeed.succession import RESTART_S, attach_to_the_next
 
 WARN_AFTER_S: Final = 10.0
 """A reader that has waited this long says on its log whom it waits for; and again after as long."""
-
-RESTART_S: Final = 120.0
-"""How long a reader waits for a new daemon when its own is gone."""
-
-_RETRY_S: Final = 0.05
 
 
 class Reader:
@@ -280,32 +274,28 @@ class Reader:
             DaemonGoneError: none came in time, or the ring was stopped for a reason that a restart does not mend.
             StateMismatchError: the new one serves another order, or other pixels.
         """
+        state = self._state()
+
+        def ask(descriptor: Descriptor) -> Request:
+            return replace(self._request, start=Start.AT, at=state.place(descriptor, strict=True), resuming=True)
+
+        attachment = self._next_attachment(gone, ask, state)
+        # Until here its lane with the former daemon said where it stands, to this one and the next.
+        self._leases.close()
+        self._attachment.detach(Leaving.LEAVE)
+        self._take_attachment(attachment)
+        _warn("%r goes on with the new daemon.", self)
+
+    def _next_attachment(
+        self, gone: Exception, ask: Callable[[Descriptor], Request], state: ResumeState | None
+    ) -> Attachment:
         if self._control.word(State.STATE) == RingState.FAILED or not self._restart_s:
             raise gone
         # As text: a handler that keeps its records would keep the error, its frames, and the batches in those.
         _warn("%s This reader waits up to %.0f s for the next one.", str(gone), self._restart_s)
-        state, former = self._state(), self.descriptor
-        deadline = time.monotonic() + self._restart_s
-        while True:
-            self._check_open()
-            with contextlib.suppress(DaemonNotRunningError, DaemonGoneError):
-                descriptor = read_descriptor(self.ring)
-                if descriptor.generation != former.generation:
-                    _check_node(descriptor, former)
-                    _check_pixels(descriptor, former)
-                    at = state.place(descriptor, strict=True)
-                    request = replace(self._request, start=Start.AT, at=at, resuming=True)
-                    attachment = Attachment(self.ring, request, state=state, still_wanted=self._check_open)
-                    before = self._attachment
-                    # Until here its lane with the former daemon said where it stands, to this one and the next.
-                    self._leases.close()
-                    before.detach(Leaving.LEAVE)
-                    self._take_attachment(attachment)
-                    _warn("%r goes on with the new daemon.", self)
-                    return
-            if time.monotonic() >= deadline:
-                raise gone
-            time.sleep(_RETRY_S)
+        return attach_to_the_next(
+            self.descriptor, gone, ask, state, restart_s=self._restart_s, still_wanted=self._check_open
+        )
 
     # Where it stands.
 
@@ -363,11 +353,12 @@ class Reader:
         Raises:
             StateMismatchError: the state is of another catalog, seed or order, and ``strict``.
             AttachRefusedError: other groups have gone beyond it; the reader is closed.
+            DaemonGoneError, DaemonNotRunningError: it is gone, and none came within ``restart_s``; also closed.
         """
         with self._lock:
             self._check_open()
             loaded = ResumeState.from_dict(state)
-            self._go_to(loaded.place(self.descriptor, strict=strict), loaded if strict else None)
+            self._go_to(loaded.place(self.descriptor, strict=strict), loaded if strict else None, strict=strict)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be ``epoch``, as a DistributedSampler does; what it is anyhow needs no call.
@@ -377,6 +368,7 @@ class Reader:
 
         Raises:
             AttachRefusedError: other groups have gone beyond it; the reader is closed.
+            DaemonGoneError, DaemonNotRunningError: it is gone, and none came within ``restart_s``; also closed.
         """
         with self._lock:
             self._check_open()
@@ -388,8 +380,12 @@ class Reader:
             elif self._plan.block(following).epoch != epoch:
                 self._go_to((epoch, 0))
 
-    def _go_to(self, at: tuple[int, int], state: ResumeState | None = None) -> None:
-        """Stand at (epoch, position), which a state may tell the catalog of."""
+    def _go_to(self, at: tuple[int, int], state: ResumeState | None = None, *, strict: bool = True) -> None:
+        """Stand at (epoch, position), which a state may tell the catalog of.
+
+        Args:
+            strict: where there is none, insist on the order that was read so far.
+        """
         here = self._place
         self._iteration += 1
         self._ended_epoch = None
@@ -399,14 +395,26 @@ class Reader:
             self._skip(self._plan.epoch_start(here))
         else:
             # Where a later epoch begins only the daemon knows: a refresh may be changing the epochs before it.
-            self._reattach(replace(self._request, start=Start.AT, at=at), state)
+            self._reattach(replace(self._request, start=Start.AT, at=at), state, strict=strict)
 
-    def _reattach(self, request: Request, state: ResumeState | None = None) -> None:
+    def _reattach(self, request: Request, state: ResumeState | None = None, *, strict: bool = True) -> None:
+        former, here = self.descriptor, self._state()
         self._leases.close()
         self._attachment.detach(Leaving.LEAVE)
         self._broken_off = False
+
+        def ask(descriptor: Descriptor) -> Request:
+            if strict and state is None:
+                here.place(descriptor, strict=True)  # what is asked for is a place of the order that was read so far
+            return request
+
         try:
-            attachment = Attachment(self.ring, request, state=state, still_wanted=self._check_open)
+            try:
+                if read_descriptor(self.ring).generation != former.generation:
+                    raise DaemonGoneError(f"The daemon of ring {self.ring!r} was restarted; attach anew.")
+                attachment = Attachment(self.ring, request, state=state, still_wanted=self._check_open)
+            except (DaemonNotRunningError, DaemonGoneError) as gone:
+                attachment = self._next_attachment(gone, ask, state)
         except BaseException:
             self.close()  # its lane is given back, and may be another consumer's by now
             raise
@@ -465,32 +473,6 @@ class _EpochIterator(Iterator[Batch]):
         if batch is None:
             raise StopIteration
         return batch
-
-
-def _check_node(descriptor: Descriptor, former: Descriptor) -> None:
-    """Raise unless a new daemon serves the same machine's share as the former one."""
-    node, before = ((d.node_rank, d.num_nodes) for d in (descriptor, former))
-    if node != before:
-        raise StateMismatchError(
-            f"The daemon of ring {former.ring!r} came back as node {node[0]} of {node[1]}, and this reader was "
-            f"reading the share of node {before[0]} of {before[1]}; start the trainers again from their checkpoint."
-        )
-
-
-def _check_pixels(descriptor: Descriptor, former: Descriptor) -> None:
-    """Raise unless a new daemon makes the same arrays of a pair as the former one."""
-    now, before = _pixels(descriptor), _pixels(former)
-    if now != before:
-        raise StateMismatchError(
-            f"The daemon of ring {former.ring!r} came back with other pixels, {now} after {before}; restart it as it "
-            f"was, or the trainers from their checkpoint."
-        )
-
-
-def _pixels(descriptor: Descriptor) -> str:
-    height, width = descriptor.geometry.image.row_shape[:2]
-    size = "" if descriptor.fit == "native" else f" to {height}x{width}"  # there a slot's size shapes no pair
-    return f"{descriptor.fit}{size} with {descriptor.label_mode} labels"
 
 
 _OPEN: weakref.WeakSet[Reader] = weakref.WeakSet()
