@@ -16,7 +16,7 @@ import torch
 from test_bench import HERE, SMALL, needs_nginx, session_over, shared
 
 from ringfeedd.bench import gpu as command
-from ringfeedd.bench.contenders import Peers
+from ringfeedd.bench.contenders import Peers, Ringfeed
 from ringfeedd.bench.device import MainMemory
 from ringfeedd.bench.feeding import ByBuffers, Straight, fed, waits
 from ringfeedd.bench.gpu import COPY_ROWS, Loaders, copy_rows, data_loader, gpu, measure, wait_rows
@@ -32,9 +32,36 @@ BATCH = 4
 PAIRS = 24
 
 
+@dataclasses.dataclass
+class Somewhere:
+    """In the place of a workload, where none is there before the command makes it."""
+
+    folder: str
+
+
 @pytest.fixture(scope="module")
 def workload(tmp_path_factory):
     return make_workload(tmp_path_factory.mktemp("data"), SMALL, pairs=PAIRS, seed=3)
+
+
+@pytest.fixture
+def rings(monkeypatch):
+    """The names of this test's rings: others may be measuring on this machine."""
+    names = []
+    daemon = Ringfeed.daemon
+
+    def noted(*arguments):
+        started = daemon(*arguments)
+        names.append(started.name)
+        return started
+
+    monkeypatch.setattr(Ringfeed, "daemon", noted)
+    return names
+
+
+def left_of(rings):
+    assert rings
+    return [file for file in shared() if any(ring in file for ring in rings)]
 
 
 def batches(count):
@@ -235,7 +262,7 @@ def test_without_a_gpu_the_command_says_what_it_takes_and_starts_nothing(monkeyp
 
 
 def test_claims_name_contenders_that_are_measured(tmp_path):
-    session, _ = session_over(dataclasses.make_dataclass("W", [("folder", str)])(str(tmp_path / "w")), tmp_path)
+    session, _ = session_over(Somewhere(str(tmp_path / "w")), tmp_path)
     for peers in (None, Peers(sys.executable, HERE / "scripts" / "bench_peers")):
         loaders = Loaders.of(dataclasses.replace(session, peers=peers), "cpu")
         names = {contender.name for contender in loaders.all()}
@@ -247,9 +274,8 @@ def test_claims_name_contenders_that_are_measured(tmp_path):
 
 
 @needs_nginx
-def test_a_trainer_copies_a_rings_batches_by_every_way(workload, tmp_path):
+def test_a_trainer_copies_a_rings_batches_by_every_way(workload, tmp_path, rings):
     session, _ = session_over(workload, tmp_path)
-    before = shared()
     settings = {"measure": "copies", "device": "cpu", "batches": 8, "passes": 1}
     with Store(Path(workload.folder)) as store:
         task = dataclasses.replace(session.task(store, workload), batch_size=BATCH)
@@ -258,7 +284,7 @@ def test_a_trainer_copies_a_rings_batches_by_every_way(workload, tmp_path):
     assert found.batch_bytes == BATCH * workload.height * workload.width * 4
     assert found.device.startswith("no GPU")
     assert {len(values) for values in found.wall_ms.values()} == {8}
-    assert {name for name in shared() - before if "bench" in name} == set()
+    assert left_of(rings) == []
 
 
 @needs_nginx
@@ -286,12 +312,9 @@ def test_the_dataloader_feeds_a_device_with_pillows_pixels(workload, tmp_path):
 
 @needs_nginx
 @pytest.mark.slow
-def test_all_of_it_runs_with_main_memory_for_the_gpu_and_leaves_nothing(tmp_path):
-    session, said = session_over(
-        dataclasses.make_dataclass("W", [("folder", str)])(str(tmp_path / "d" / "w")), tmp_path
-    )
+def test_all_of_it_runs_with_main_memory_for_the_gpu_and_leaves_nothing(tmp_path, rings):
+    session, said = session_over(Somewhere(str(tmp_path / "data" / "made")), tmp_path)
     session = dataclasses.replace(session, pairs=64, peers=Peers(sys.executable, HERE / "scripts" / "bench_peers"))
-    before = shared()
     result = measure(session, "cpu", step_s=0.02)
     assert result.notes == [], said
     assert [row.name for row in result.rates] == [contender.name for contender in Loaders.of(session, "cpu").all()]
@@ -301,4 +324,4 @@ def test_all_of_it_runs_with_main_memory_for_the_gpu_and_leaves_nothing(tmp_path
     assert sum("any other batch" in name for name in named) == 3
     assert "into the memory of no GPU" in result.what
     assert sum("delivers Pillow's pixels" in line for line in said) == len(result.rates)
-    assert {name for name in shared() - before if "bench" in name} == set()
+    assert left_of(rings) == []

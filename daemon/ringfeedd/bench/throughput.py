@@ -117,7 +117,7 @@ def workers(session: Session) -> Result:
 
 def worker_numbers(cores: int) -> list[int]:
     """The numbers of worker processes that are measured: from one to one for each core, and two in any case."""
-    return sorted({number for number in WORKERS if number <= max(2, cores)} | {cores})
+    return sorted({number for number in (*WORKERS, cores) if number <= max(2, cores)})
 
 
 def latency(session: Session) -> Result:
