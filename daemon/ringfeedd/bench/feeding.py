@@ -99,19 +99,21 @@ def waits(
 
     Args:
         loader: an iteration is an epoch.
-        step_s: of one step, in which the loader can go on.
+        step_s: of one step, which is a pause here: the loader can go on meanwhile.
         pause: called with it: `time.sleep`.
     """
     first_ms: list[float] = []
     other_ms: list[float] = []
     step_ended = time.perf_counter()
     for epoch in range(1 + epochs):
-        for place, batch in enumerate(loader):
-            reduce(way(batch))
+        waited_ms = first_ms
+        for batch in loader:
+            there = way(batch)
             device.synchronize()
-            waited_ms = 1000 * (time.perf_counter() - step_ended)
             if epoch:
-                (other_ms if place else first_ms).append(waited_ms)
+                waited_ms.append(1000 * (time.perf_counter() - step_ended))
+            waited_ms = other_ms
             pause(step_s)
+            del there, batch  # a trainer that kept them would hold its slots while it waits
             step_ended = time.perf_counter()
     return Waits(first_ms, other_ms)

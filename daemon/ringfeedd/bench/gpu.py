@@ -39,10 +39,10 @@ EPOCHS: Final = 3
 MOST_WAIT_S: Final = 0.5
 """For a batch on the mean, where a loader cannot keep up with the steps: what takes longer is given up."""
 
-COPY_ROWS: Final = {
+COPY_ROWS: Final[dict[str, str]] = {
     "straight": "from the ring, `.to(device)`",
     "buffers": "from the ring by the trainer's own pinned buffer",
-    "pinned": "from memory that is pinned already: the bound",
+    "pinned": "from memory that is pinned already (the bound)",
 }
 
 
@@ -160,8 +160,8 @@ def copy_rows(runs: Sequence[Copied]) -> list[FigureRow]:
         cpu_us = [Spread.of(run.cpu_us[way]).median for run in runs]
         rows += [
             FigureRow(f"one batch {name}", "ms", Spread.of(wall_ms)),
-            FigureRow(f"one batch {name}", "GB/s", Spread.of(rates)),
-            FigureRow(f"one batch {name}: the trainer's thread", "us of CPU", Spread.of(cpu_us)),
+            FigureRow(f"one batch {name}: its rate", "GB/s", Spread.of(rates)),
+            FigureRow(f"one batch {name}: CPU of the trainer's thread", "us", Spread.of(cpu_us)),
         ]
     return rows
 
