@@ -1,5 +1,6 @@
 """The benchmark's own promises: what it counts, what it compares, what it leaves behind."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,11 +16,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ringfeedd.bench import throughput
 from ringfeedd.bench.arguments import MEASURED
 from ringfeedd.bench.claims import Claim, Measure
 from ringfeedd.bench.codecs import DECODERS
 from ringfeedd.bench.contender import Measured, Task, pixel_hash
-from ringfeedd.bench.contenders import PEERS, floor
+from ringfeedd.bench.contenders import PEERS, Ringfeed, Script, floor
 from ringfeedd.bench.errors import BenchError
 from ringfeedd.bench.listing_pages import Listed, write_listing
 from ringfeedd.bench.meter import descendants_of, private_megabytes, tree_cpu
@@ -27,6 +29,7 @@ from ringfeedd.bench.results import FigureRow, Rate, RateRow, Result, Spread, co
 from ringfeedd.bench.session import Session, reference_hash
 from ringfeedd.bench.store import BUCKET, Store
 from ringfeedd.bench.tables import markdown, rewritten
+from ringfeedd.bench.throughput import worker_numbers
 from ringfeedd.bench.workload import make_workload
 from ringfeedd.demo.photographs import Style
 
@@ -241,6 +244,48 @@ def session_over(workload, tmp_path, **settings):
         **settings,
     )
     return session, said
+
+
+@pytest.mark.parametrize(
+    ("cores", "numbers"),
+    [(1, [1, 2]), (2, [1, 2]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 12, 14, 16]), (96, [1, 2, 4, 8, 12, 14, 96])],
+)
+def test_workers_are_measured_up_to_one_for_each_core_and_in_few_numbers(cores, numbers):
+    assert worker_numbers(cores) == numbers
+
+
+def test_the_least_works_processes_are_as_many_as_its_name_says():
+    some = [floor("python"), floor("python", workers=1), floor("python", workers=12), floor("python", consumers=4)]
+    assert [one.name for one in some] == [
+        *("least work", "least work, 1 worker", "least work, 12 workers", "least work, 4 consumers")
+    ]
+    assert [one.settings["workers"] for one in some] == [None, 1, 12, None]
+
+
+@pytest.mark.parametrize("cores", [2, 16])
+def test_worker_processes_are_compared_with_one_and_only_ours_have_a_target(workload, tmp_path, monkeypatch, cores):
+    session, _ = session_over(workload, tmp_path)
+    ran = []
+    monkeypatch.setattr(throughput.os, "sched_getaffinity", lambda _pid: set(range(cores)))
+    monkeypatch.setattr(throughput, "Store", lambda _folder: contextlib.nullcontext(Task("url", "", "", 1, 1)))
+    monkeypatch.setattr(Session, "workload", lambda _session: workload)
+
+    def as_fast_as_workers(contender, task, _log):
+        ran.append((contender.name, task.warm_pairs))
+        return [Measured(int(contender.name.split(", ")[1].split()[0]) * 100, 1.0, 1.0, {})]
+
+    monkeypatch.setattr(Ringfeed, "run", as_fast_as_workers)
+    monkeypatch.setattr(Script, "run", as_fast_as_workers)
+    result = throughput.workers(session)
+    numbers = worker_numbers(cores)
+    for whose, target in (("Ringfeed", ">= 0.85"), ("least work", "")):
+        figures = [figure for figure in result.figures if figure.name.startswith(f"pairs/s: {whose}")]
+        assert [figure.name for figure in figures] == [
+            f"pairs/s: {whose}, {number} workers / {number} x {whose}, 1 worker" for number in numbers[1:]
+        ]
+        assert {(figure.value.median, figure.target) for figure in figures} == {(1.0, target)}
+    assert len(ran) == len(result.rates) == 2 * len(numbers)
+    assert {warm for _, warm in ran} == {throughput.WORKERS_WARM_PAIRS}
 
 
 @needs_nginx

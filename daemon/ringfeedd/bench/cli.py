@@ -17,6 +17,7 @@ import msgspec
 from ringfeedd.bench.arguments import MEASURED
 from ringfeedd.bench.contenders import Peers
 from ringfeedd.bench.errors import BenchError
+from ringfeedd.bench.gpu import gpu
 from ringfeedd.bench.handoff import handoff
 from ringfeedd.bench.machine import Machine, this_machine
 from ringfeedd.bench.million import catalog
@@ -31,16 +32,6 @@ from ringfeedd.demo.interrupts import Interrupts
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError
 
 EXIT_INTERRUPTED: Final = 130
-
-
-def gpu(_session: Session) -> Result:
-    """Nothing yet: what it would take."""
-    note = (
-        "Not measured: it needs an NVIDIA GPU and torch with CUDA. It would page-lock the ring (`cuMemHostRegister`), "
-        "and compare copies from its slots (`non_blocking`, one DMA a batch) with those from a DataLoader's pinned "
-        "batches: bytes/s, the trainer's CPU for each batch, and how long the GPU waits at an epoch's beginning."
-    )
-    return Result("gpu", "Batches of the ring into a GPU's memory.", notes=[note])
 
 
 COMMANDS: Final[dict[str, Callable[[Session], Result]]] = dict(

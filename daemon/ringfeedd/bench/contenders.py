@@ -60,6 +60,8 @@ class Ringfeed:
         groups, ranks: trainers are groups * ranks; every group gets every pair.
         without_fast: as where the extra ``fast`` is not installed.
         module: that is run as the daemon.
+        trainer: the module that is run as a trainer, and delivers.
+        settings: for the trainers, beside their ring and their place in it.
         ready_timeout_s: how long its listing and its first pairs may take.
     """
 
@@ -69,6 +71,8 @@ class Ringfeed:
     ranks: int = 1
     without_fast: bool = False
     module: str = "ringfeedd"
+    trainer: str = "ringfeedd.bench.trainer"
+    settings: Mapping[str, Any] = field(default_factory=dict)
     ready_timeout_s: float = READY_TIMEOUT_S
 
     def run(self, task: Task, log: Path) -> list[Measured]:
@@ -86,13 +90,14 @@ class Ringfeed:
             trainers = []
             for number in range(self.groups * self.ranks):
                 settings = {
+                    **self.settings,
                     "ring": f"{self.ring_of(daemon)}-train",
                     "group": f"group-{number // self.ranks}",
                     "rank": number % self.ranks,
                     "world_size": self.ranks,
                 }
                 mine = replace(task, roots={"daemon": daemon.pid}, settings=settings)
-                command = [sys.executable, "-m", "ringfeedd.bench.trainer", mine.as_argument()]
+                command = [sys.executable, "-m", self.trainer, mine.as_argument()]
                 trainers.append(started.enter_context(Child("a trainer", command, log=log / "trainer.log")))
             return [trainer.wait_for_line(_RESULT, timeout_s=task.seconds + RESULT_TIMEOUT_S) for trainer in trainers]
 
@@ -175,15 +180,22 @@ def _slug(name: str) -> str:
     return re.sub(r"\W+", "-", name).strip("-").lower()
 
 
-def floor(python: str, *, consumers: int = 1, codec: str = "fast") -> Script:
-    """The least work that the task needs."""
+def floor(python: str, *, consumers: int = 1, codec: str = "fast", workers: int | None = None) -> Script:
+    """The least work that the task needs, in so many processes; None: one for each core."""
+    said = [] if consumers == 1 else [f"{consumers} consumers"]
+    said += [] if workers is None else [counted(workers, "worker")]
     return Script(
-        name="least work" if consumers == 1 else f"least work, {consumers} consumers",
+        name=", ".join(["least work", *said]),
         command=(python, "-m", "ringfeedd.bench.floor"),
-        settings={"consumers": consumers, "codec": codec},
+        settings={"consumers": consumers, "codec": codec, "workers": workers},
         environ=KEPT_MEMORY,
         consumers=consumers,
     )
+
+
+def counted(number: int, what: str) -> str:
+    """E.g. ``"1 worker"``, ``"2 workers"``."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 @dataclass(frozen=True)

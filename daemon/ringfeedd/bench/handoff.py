@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -75,16 +75,43 @@ def _rows(what: str, runs: list[HandedOver]) -> list[FigureRow]:
 
 
 def _hand_over(session: Session, task: Task, through: str) -> HandedOver:
-    contender = Ringfeed(serve=("--slots", str(SLOTS)))
+    settings = {"through": through, "slots": SLOTS}
+    line = on_a_full_ring(session, task, "ringfeedd.bench.handoff_trainer", settings, slots=SLOTS)
+    return msgspec.json.decode(line, type=HandedOver)
+
+
+def on_a_full_ring(
+    session: Session,
+    task: Task,
+    module: str,
+    settings: Mapping[str, Any],
+    *,
+    slots: int,
+    timeout_s: float = FULL_TIMEOUT_S,
+) -> str:
+    """Start a daemon, let its ring become full, and run one trainer that prints what it found as a line of JSON.
+
+    Args:
+        module: the trainer's.
+        settings: for it, beside the ring's name.
+        timeout_s: for the trainer.
+
+    Returns:
+        The line.
+
+    Raises:
+        DemoError: the daemon or the trainer failed, or was too late.
+        TimeoutError: the ring was not full within a minute.
+    """
+    contender = Ringfeed(serve=("--slots", str(slots)))
     with contextlib.ExitStack() as started:
         daemon = started.enter_context(contender.daemon(task, session.log, started))
         ring = f"{daemon.name}-train"
-        wait_until_full(ring, SLOTS)
-        mine = replace(task, settings={"ring": ring, "through": through, "slots": SLOTS})
-        command = [sys.executable, "-m", "ringfeedd.bench.handoff_trainer", mine.as_argument()]
-        trainer = started.enter_context(Child("the trainer", command, log=session.log / "handoff.log"))
-        line = trainer.wait_for_line(r"^\{", timeout_s=FULL_TIMEOUT_S)
-    return msgspec.convert(json.loads(line), HandedOver)
+        wait_until_full(ring, slots)
+        command = [sys.executable, "-m", module, replace(task, settings={**settings, "ring": ring}).as_argument()]
+        log = session.log / f"{module.rpartition('.')[2]}.log"
+        trainer = started.enter_context(Child("the trainer", command, log=log))
+        return trainer.wait_for_line(r"^\{", timeout_s=timeout_s)
 
 
 def wait_until_full(ring: str, slots: int) -> None:

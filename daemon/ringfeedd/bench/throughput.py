@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from ringfeedd.bench.claims import Claim, Measure
-from ringfeedd.bench.contenders import BEST_PEERS, PEERS, Contender, Ringfeed, floor
+from ringfeedd.bench.contenders import BEST_PEERS, PEERS, Contender, Ringfeed, counted, floor
 from ringfeedd.bench.results import Result
 from ringfeedd.bench.session import Entrant, Session
 from ringfeedd.bench.store import Store
@@ -29,7 +29,14 @@ LARGE_SIZE: Final = 224
 LARGE_WARM_PAIRS: Final = 320
 """A ring and what is read ahead; less than for the others, since these pairs are slow."""
 
-WORKERS: Final = (1, 2, 4, 6, 8, 10, 12, 14, 16, 24, 32)
+WORKERS: Final = (1, 2, 4, 8, 12, 14)
+"""And as many as there are cores: with 16 of them 7 numbers, 14 contenders, less than 10 minutes for three rounds."""
+
+WORKERS_SLOTS: Final = 512
+"""As many as a daemon takes by itself where memory is plenty: what is measured is its workers, not a ring's end."""
+
+WORKERS_WARM_PAIRS: Final = 1536
+"""A ring, and the most that is read ahead beyond it."""
 
 OURS: Final = Ringfeed()
 OURS_PILLOW: Final = Ringfeed("Ringfeed, Pillow only", without_fast=True)
@@ -65,7 +72,7 @@ def least(session: Session) -> Result:
 
 def fanout(session: Session) -> Result:
     """Several trainers that each want every pair."""
-    one, *more = (Ringfeed(f"Ringfeed, {groups} group{'s' * (groups > 1)}", groups=groups) for groups in (1, 2, 4))
+    one, *more = (Ringfeed(f"Ringfeed, {counted(groups, 'group')}", groups=groups) for groups in (1, 2, 4))
     four = more[-1]
     least_work = floor(session.python, consumers=4)
     copies = []
@@ -90,17 +97,27 @@ def ranks(session: Session) -> Result:
 
 
 def workers(session: Session) -> Result:
-    """From one worker process to one for each core."""
-    cores = os.cpu_count() or 1
-    numbers = [number for number in WORKERS if number <= max(2, cores)]
-    contenders = [Ringfeed(f"Ringfeed, {number} workers", serve=("--workers", str(number))) for number in numbers]
+    """From one worker process to one for each core, beside the least work in as many processes."""
+    cores = len(os.sched_getaffinity(0))
+    numbers = worker_numbers(cores)
+    serve = ("--slots", str(WORKERS_SLOTS), "--workers")
+    ours = [Ringfeed(f"Ringfeed, {counted(number, 'worker')}", serve=(*serve, str(number))) for number in numbers]
+    least_work = [floor(session.python, workers=number) for number in numbers]
     claims = [
-        Claim(contender.name, (contenders[0].name,), ">= 0.85", share=number)
-        for number, contender in zip(numbers, contenders, strict=True)
-        if number > 1
+        Claim(contenders[place].name, (contenders[0].name,), target, share=numbers[place])
+        for contenders, target in ((ours, ">= 0.85"), (least_work, ""))
+        for place in range(1, len(numbers))
     ]
-    what = f"One trainer, worker processes from 1 up; {cores} cores."
-    return _alike(session, "workers", contenders, what, claims)
+    what = (
+        f"One trainer, worker processes from 1 up; {cores} cores, of which the store's server and the trainer want a "
+        "share: what the least work gains is what the machine gives."
+    )
+    return _alike(session, "workers", [*ours, *least_work], what, claims, warm_pairs=WORKERS_WARM_PAIRS)
+
+
+def worker_numbers(cores: int) -> list[int]:
+    """The numbers of worker processes that are measured: from one to one for each core, and two in any case."""
+    return sorted({number for number in (*WORKERS, cores) if number <= max(2, cores)})
 
 
 def latency(session: Session) -> Result:
@@ -149,11 +166,14 @@ def _alike(
     claims: Sequence[Claim],
     *,
     check: bool = False,
+    warm_pairs: int | None = None,
 ) -> Result:
-    """All contenders with the same task."""
+    """All contenders with the same task; ``warm_pairs``: other than a task's own."""
     workload = session.workload()
     with Store(Path(workload.folder)) as store:
         task = session.task(store, workload)
+        if warm_pairs is not None:
+            task = replace(task, warm_pairs=warm_pairs)
         entrants = [(contender, task) for contender in contenders]
         return session.rates(command, f"{what} {workload}.", entrants, claims=claims, check=check)
 
