@@ -297,7 +297,7 @@ def test_ctrl_c_and_a_raising_handler_end_the_wait_for_a_place_at_once_and_leave
     heard = set()
 
     def a_new_one_is_pending() -> bool:
-        nonces = {served.memory.lanes[lane][Lane.NONCE] for lane in list(served.service._pending)}
+        nonces = {served.memory.lanes[lane][Lane.NONCE] for lane in served.service._reception.waiting}
         return bool(nonces - heard)
 
     def waits(_output) -> None:
@@ -538,7 +538,7 @@ def test_a_forks_reader_is_refused_with_a_sentence_and_its_parents_goes_on_howev
     with turning(served):
         assert finish(trainer(FORKING, served.name), 30).endswith("well\n")
         wait_until(lambda: all_lanes_free(served))
-    assert served.service._counters.lane_deaths == 0
+    assert served.service._reception.lane_deaths == 0
 
 
 def test_a_fork_in_the_middle_of_another_threads_wait_neither_hangs_nor_reads(served):

@@ -11,28 +11,26 @@ from typing import Final
 
 from ringfeed.failed_pairs import FailedPairs
 from ringfeed.holdups import Standing, hold_up
-from ringfeed.lane import Accepted, Refused, Request
-from ringfeed.layout import Lane, Leaving, RingState, State
+from ringfeed.lane import Request
+from ringfeed.layout import RingState, State
 from ringfeedd.catalog import Catalog
 from ringfeedd.edition import Edition, Editions
 from ringfeedd.errors_file import ErrorsFile
 from ringfeedd.failures import Failure, Failures
 from ringfeedd.former import Former
-from ringfeedd.groups import Groups, Seek, Wait
+from ringfeedd.groups import Groups
 from ringfeedd.handover import drop, hand_over
 from ringfeedd.holdup_watch import HoldUpWatch
 from ringfeedd.messages import Decoded, Dropped, Failed, PairJob, Result
 from ringfeedd.notify import Notifier
 from ringfeedd.pool import Pool
+from ringfeedd.reception import Reception
 from ringfeedd.retrycauses import retry_words
 from ringfeedd.ring import Ring
 from ringfeedd.shm import RingMemory
 from ringfeedd.storewatch import StoreHealth
 
 _LOG: Final = logging.getLogger("ringfeedd.ring")
-
-LIVENESS_INTERVAL_S: Final = 0.2
-"""How often the kernel is asked whether each attached consumer still lives."""
 
 JOBS_PER_STEP: Final = 256
 """Pairs handed out at a time, so that rings which share the pool take turns."""
@@ -43,7 +41,6 @@ class _Counters:
     decoded: int = 0
     downloaded_bytes: int = 0
     size_mismatches: int = 0
-    lane_deaths: int = 0
 
 
 class RingService:
@@ -87,10 +84,7 @@ class RingService:
         self._notifier = notifier or Notifier()
         self._counters = _Counters()
         self.formers: list[Former] = []
-        self._nonces = [0] * memory.geometry.lanes
-        self._pending: dict[int, Request] = {}
-        self._refused: set[int] = set()
-        self._looked = 0.0
+        self._reception = Reception(ring, groups, memory)
         self._outcome = self._told = ""
         self._listed = False
 
@@ -268,11 +262,12 @@ class RingService:
         if self.failed is not None:
             return
         now = self._clock()
-        self._hear(now)
+        if self._reception.hear(now):
+            self._forget_formers()
         for sentence in self.groups.expire(now, self.ring):
             _LOG.warning("ring %s: %s", self.name, sentence)
         self._change_edition(pool)
-        self._answer(pool, now)
+        self._reception.answer(now, lambda epoch, position: self._seek(pool, epoch, position))
         floor = self.groups.floor()
         if floor is not None:
             jumped = floor > self.ring.published
@@ -285,97 +280,6 @@ class RingService:
             self._seek(pool, 0, 0)  # warm for the next job, and in the same order for it
         self._give(pool)
         self._publish()
-
-    def _hear(self, now: float) -> None:
-        """Read every lane: progress, departures and deaths, then new requests, which may want a dead one's place."""
-        nonces = self.memory.nonces()
-        fresh = []
-        if nonces != self._nonces:
-            fresh = [lane for lane, (now_, known) in enumerate(zip(nonces, self._nonces, strict=True)) if now_ != known]
-        look = bool(fresh) or now - self._looked >= LIVENESS_INTERVAL_S
-        if look:
-            self._looked = now
-            self._forget_formers()
-        for lane in fresh:
-            self._forget_former(lane, now)
-        for lane in self.groups.lanes():
-            self._hear_attached(lane, now, look=look)
-        for lane in [*self._pending, *self._refused]:
-            if (look or lane in self._refused) and not self.memory.lane_lives(lane):
-                self._pending.pop(lane, None)
-                self._refused.discard(lane)
-                self.memory.lanes[lane].free()
-        for lane in fresh:
-            self._hear_request(lane)
-
-    def _hear_attached(self, lane: int, now: float, *, look: bool) -> None:
-        page = self.memory.lanes[lane]
-        leaving = page.leaving
-        gone = (look or leaving is not Leaving.NO) and not self.memory.lane_lives(lane)
-        # Its words are read after the look: what it wrote before it went counts.
-        self.groups.progress(lane, self.ring, taken=page[Lane.TAKEN], released=page[Lane.RELEASED])
-        if not gone:
-            return
-        self._note_gone(lane, page.leaving, now)
-
-    def _note_gone(self, lane: int, leaving: Leaving, now: float) -> None:
-        who = self.groups.gone(lane, leaving, now)
-        if leaving is Leaving.NO:
-            self._counters.lane_deaths += 1
-            _LOG.warning("ring %s: %s ended without a word; its lane is free again", self.name, who)
-        else:
-            _LOG.info("ring %s: %s left", self.name, who)
-        self.memory.lanes[lane].free()
-
-    def _forget_former(self, lane: int, now: float) -> None:
-        """Another consumer writes here: whoever had the lane is gone, though it is locked, by the newcomer already."""
-        self._pending.pop(lane, None)
-        self._refused.discard(lane)
-        if lane in self.groups.lanes():
-            self._note_gone(lane, Leaving.NO, now)
-
-    def _hear_request(self, lane: int) -> None:
-        page = self.memory.lanes[lane]
-        nonce = self._nonces[lane] = page[Lane.NONCE]
-        if nonce == 0 or not self.memory.lane_lives(lane):
-            return
-        request = page.read_request()
-        if page[Lane.NONCE] != nonce:
-            return  # its writer died meanwhile and another one writes: the next turn sees that one's nonce
-        if isinstance(request, Refused):
-            self._refuse(lane, request)
-        else:
-            self._pending[lane] = request
-
-    def _answer(self, pool: Pool, now: float) -> None:
-        for lane, request in list(self._pending.items()):
-            answer = self.groups.attach(lane, request, self.ring, now)
-            if isinstance(answer, Seek):
-                self._seek(pool, answer.epoch, answer.position)
-                answer = self.groups.attach(lane, request, self.ring, now)
-            if isinstance(answer, Wait | Seek):
-                continue
-            del self._pending[lane]
-            if isinstance(answer, Refused):
-                self._refuse(lane, answer)
-                continue
-            self._accept(lane, request, answer)
-
-    def _accept(self, lane: int, request: Request, answer: Accepted) -> None:
-        place = answer.place
-        _LOG.info(
-            "ring %s: rank %d/%d of group %r (pid %d, batch size %d) reads on lane %d from epoch %d, position %d",
-            *(self.name, request.rank, request.world_size, request.group, request.pid, request.batch_size, lane),
-            *(place.epoch, place.position),
-        )
-        self.memory.lanes[lane].write_answer(answer, self._nonces[lane])
-        self.memory.ring_lane(lane, 1)
-
-    def _refuse(self, lane: int, answer: Refused) -> None:
-        _LOG.info("ring %s: lane %d is refused: %s", self.name, lane, answer.reason)
-        self._refused.add(lane)
-        self.memory.lanes[lane].write_answer(answer, self._nonces[lane])
-        self.memory.ring_lane(lane, 1)
 
     def _seek(self, pool: Pool, epoch: int, position: int) -> None:
         self.ring.seek(epoch, position)
@@ -417,7 +321,7 @@ class RingService:
             State.SIZE_MISMATCHES: counters.size_mismatches,
             State.SEEKS: ring.seeks,
             State.WORKER_DEATHS: worker_deaths,
-            State.LANE_DEATHS: counters.lane_deaths,
+            State.LANE_DEATHS: self._reception.lane_deaths,
             State.SKIPPED_PAIRS: self.groups.skipped_pairs,
             State.GROUPS: len(self.groups),
             State.LINGERING_GROUPS: self.groups.lingering,
