@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ringfeedd.config import Config
 from ringfeedd.errors import EXIT_COULD_NOT_START, StartError
 from ringfeedd.shm import reserved_bytes
-from ringfeedd.sizing import LEAST_AUTO_SLOTS, MOST_AUTO_SLOTS, geometries, shares, total
+from ringfeedd.sizing import LEAST_AUTO_SLOTS, MOST_AUTO_SLOTS, Shares, geometries, shares, total
 from ringfeedd.spec import DecodeSpec, LabelMode
 
 GIB = 1 << 30
@@ -72,18 +72,27 @@ def test_label_modes_lay_out_the_rows_that_they_decode_into():
 @given(
     workers=st.integers(1, 512),
     concurrency=st.integers(1, 4096),
+    more=st.integers(0, 4096),
     rings=st.integers(1, 2),
     mean=st.floats(0, 1e10, allow_nan=False),
 )
-def test_the_workers_together_download_what_was_asked_and_can_hold_all_that_waits(workers, concurrency, rings, mean):
-    shape = shares(workers=workers, concurrency=concurrency, rings=rings, mean_pair_bytes=mean)
+def test_the_workers_together_download_what_was_asked_and_can_hold_all_that_waits(
+    workers, concurrency, more, rings, mean
+):
+    most = concurrency + more
+    shape = shares(workers=workers, concurrency=concurrency, most_concurrency=most, rings=rings, mean_pair_bytes=mean)
     assert shape.workers * shape.concurrency >= concurrency
     assert shape.concurrency <= max(2, concurrency // workers + 1)
+    assert shape.concurrency <= shape.most_concurrency <= max(2, most // workers + 1)
     assert 1 <= shape.readahead <= concurrency
     # Pairs that wait for room, all in one ring, leave every worker pairs to work on.
     assert shape.workers * shape.most_pairs > rings * shape.readahead + shape.workers
+    assert shape.workers * (shape.most_pairs - shape.most_concurrency // 2) > rings * shape.readahead
 
 
-def test_large_pairs_are_not_read_far_ahead():
-    assert shares(workers=2, concurrency=128, rings=1, mean_pair_bytes=16 << 20).readahead == 4
-    assert shares(workers=2, concurrency=128, rings=1, mean_pair_bytes=1 << 40).readahead == 1
+def test_large_pairs_are_not_read_far_ahead_and_a_far_store_is_not_asked_for_more_of_them():
+    def spread(mean_pair_bytes: float) -> Shares:
+        return shares(workers=2, concurrency=128, most_concurrency=1024, rings=1, mean_pair_bytes=mean_pair_bytes)
+
+    assert [spread(mean).readahead for mean in (75_000, 16 << 20, 1 << 40)] == [128, 4, 1]
+    assert [spread(mean).most_concurrency for mean in (75_000, 1 << 20, 1 << 40)] == [512, 128, 64]

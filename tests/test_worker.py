@@ -93,7 +93,7 @@ def hello():
     os.truncate(data_fd, 2 * size)
     os.truncate(vitals_fd, worker.VITAL_WORDS * 8)
     ring = RingSpec("r", data_fd, PAIRS, 0, size, SPEC)
-    yield Hello("mem://set", None, 64, vitals_fd, FetchPolicy(), [ring])
+    yield Hello("mem://set", None, 64, 64, vitals_fd, FetchPolicy(), [ring])
     os.close(data_fd)
     os.close(vitals_fd)
 
@@ -153,6 +153,34 @@ def test_a_worker_that_is_busy_tells_what_is_done_all_the_same(hello, source, mo
     assert took_s >= PAIRS * 0.002
     assert pipe.frames >= 5
     assert pipe.frames <= 2 + took_s / worker.RESULTS_WAIT_S
+
+
+class FarSource(MemorySource):
+    """Answers a twentieth of a second late. Notices how many requests are under way."""
+
+    def __init__(self) -> None:
+        super().__init__("first reads")
+        self.under_way = self.most = 0
+
+    def _begin_read(self, name: str, _generation: int, _max_bytes: int | None, on_end: OnEnd) -> Callable[[], None]:
+        def end() -> None:
+            self.under_way -= 1
+            on_end(OBJECTS[name])
+
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        return asyncio.get_running_loop().call_later(0.05, end).cancel
+
+
+@pytest.mark.parametrize(("most_concurrency", "most"), [(8, range(8, 9)), (64, range(9, 65))], ids=["told", "auto"])
+def test_a_worker_that_waits_for_a_far_store_asks_for_more_at_a_time_unless_it_was_told_how_many(
+    hello, monkeypatch, most_concurrency, most
+):
+    monkeypatch.setattr(worker, "HEARTBEAT_S", 0.1)
+    source = FarSource()
+    narrow = messages.msgspec.structs.replace(hello, concurrency=8, most_concurrency=most_concurrency)
+    work(narrow, source, [Limit(0, PAIRS), Jobs(0, [job(seq) for seq in range(PAIRS)])], PAIRS)
+    assert source.most in most
 
 
 def test_a_pair_beyond_the_limit_is_given_up_when_it_is_cancelled_and_answered_all_the_same(hello, source):

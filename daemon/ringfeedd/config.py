@@ -34,7 +34,7 @@ Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
 
 _FETCH = FetchPolicy()
 
-DOWNLOADS_A_WORKER, MOST_DOWNLOADS = 128, 4096
+DOWNLOADS_A_WORKER, MOST_DOWNLOADS_A_WORKER, MOST_DOWNLOADS = 128, 512, 4096
 
 DEFAULT_STORE_WAIT_S = 600.0
 """With it, starts that fail lie too far apart for systemd to give the service up (StartLimitBurst in the unit)."""
@@ -50,8 +50,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         slots: of each ring; None: what half of the free memory holds, at most 512.
         lanes: consumer processes that may be attached to one ring at a time.
         workers: processes that fetch and decode; ``"auto"``: one for each core that the daemon may use.
-        concurrency: downloads (objects) under way at a time, in all; ``"auto"``: 128 for each worker,
-            which is what one core decodes of while a store is 100 ms away.
+        concurrency: downloads (objects) under way at a time, in all; ``"auto"``: 128 for each worker, which is what one
+            core decodes of while a store is 100 ms away, and up to 512 while it waits for one that is further.
         fit: how a picture comes into a slot; see docs/decoding.md.
         exif_orientation: turn images as their EXIF data asks.
         test_ratio: fraction of the pairs that the test ring gets, by a hash of the id; 0: no test ring.
@@ -162,6 +162,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Objects that are downloaded at a time, by all workers together."""
         if self.concurrency == AUTO:
             return min(DOWNLOADS_A_WORKER * self.worker_count, MOST_DOWNLOADS)
+        return self.concurrency
+
+    @property
+    def most_downloads(self) -> int:
+        """The same where a worker finds that it waits for the store."""
+        if self.concurrency == AUTO:
+            return min(MOST_DOWNLOADS_A_WORKER * self.worker_count, MOST_DOWNLOADS)
         return self.concurrency
 
     @property

@@ -116,7 +116,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--concurrency",
         type=_number_or_auto,
         metavar="N",
-        help="downloads under way at a time (default: auto, 128 a worker)",
+        help="downloads under way at a time (default: auto, 128 a worker, more for a store that is far away)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of the order (default: 0)")
     parser.add_argument("--order", choices=[mode.value for mode in Mode], help="of an epoch (default: shuffle)")

@@ -37,6 +37,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
 
     Attributes:
         concurrency: objects that this worker downloads at a time.
+        most_concurrency: the same where it waits for the store.
         vitals_fd: an inherited memory file of words that tell, without a message, that it lives and what it decodes.
         known: objects that other workers could read lately: by these it can tell whether the store is down.
     """
@@ -44,6 +45,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     root: str
     emulator: str | None
     concurrency: int
+    most_concurrency: int
     vitals_fd: int
     policy: FetchPolicy
     rings: list[RingSpec]

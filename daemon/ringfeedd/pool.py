@@ -51,6 +51,7 @@ class WorkerSettings:
     root: str
     emulator: str | None
     concurrency: int
+    most_concurrency: int
     policy: FetchPolicy
     rings: list[RingSpec]
 
@@ -257,6 +258,7 @@ class Pool:
                 root=settings.root,
                 emulator=settings.emulator,
                 concurrency=settings.concurrency,
+                most_concurrency=settings.most_concurrency,
                 vitals_fd=vitals_fd,
                 policy=settings.policy,
                 rings=settings.rings,

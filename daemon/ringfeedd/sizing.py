@@ -15,6 +15,9 @@ LEAST_AUTO_SLOTS: Final = 16
 READAHEAD_BYTES: Final = 64 << 20
 """Compressed bytes that may wait in all workers together for room in one ring."""
 
+WINDOW_BYTES: Final = 64 << 20
+"""Compressed bytes that one worker may have on their way because the store is far away."""
+
 SPARE_PAIRS: Final = 16
 """In each worker, so that it has something to do while more of them are on their way."""
 
@@ -64,19 +67,27 @@ class Shares:
     Attributes:
         readahead: pairs beyond a ring's slots that may be downloaded.
         concurrency: objects that one worker downloads at a time.
+        most_concurrency: the same where it waits for the store.
         most_pairs: pairs that one worker may have at a time.
     """
 
     workers: int
     readahead: int
     concurrency: int
+    most_concurrency: int
     most_pairs: int
 
 
-def shares(*, workers: int, concurrency: int, rings: int, mean_pair_bytes: float) -> Shares:
-    """Spread ``concurrency`` downloads over the workers, with enough pairs in hand to keep them busy."""
+def shares(*, workers: int, concurrency: int, most_concurrency: int, rings: int, mean_pair_bytes: float) -> Shares:
+    """Spread ``concurrency`` downloads over the workers, with enough pairs in hand to keep them busy.
+
+    Args:
+        most_concurrency: downloads where the workers wait for the store; fewer of large objects, of which so many would
+            fill the memory.
+    """
     readahead = max(1, min(concurrency, int(READAHEAD_BYTES / max(1.0, mean_pair_bytes))))
     each = max(2, -(-concurrency // workers))
+    most_each = max(each, min(-(-most_concurrency // workers), int(2 * WINDOW_BYTES / max(1.0, mean_pair_bytes))))
     # Pairs that wait for room in any ring must never take the place of pairs that could be decoded now.
-    most = each + -(-rings * readahead // workers) + SPARE_PAIRS
-    return Shares(workers, readahead, each, most)
+    most = max(each, -(-most_each // 2)) + -(-rings * readahead // workers) + SPARE_PAIRS
+    return Shares(workers, readahead, each, most_each, most)

@@ -92,7 +92,7 @@ class Supervisor:
         self._locks: list[SingletonLock] = []
         self._clock = TurnClock()
         self._looked = 0.0
-        self._connections = config.downloads
+        self._connections = config.most_downloads
         self._refresher = Refresher(config, self._nodes, self.services, self._wake.set)
 
     async def run(self) -> int:
@@ -135,7 +135,7 @@ class Supervisor:
         if not config.test_ratio:
             names = {"train": names["train"]}
         self._connections = connections(
-            config.downloads, files=raise_limit(), workers=config.worker_count, rings=len(names)
+            config.most_downloads, files=raise_limit(), workers=config.worker_count, rings=len(names)
         )
         access = config.access()
         self.services.clear()
@@ -161,7 +161,7 @@ class Supervisor:
             on_listed=self._on_listed,
         )
         formers_of = {split: self._formers[name] for split, name in names.items()}
-        found = await survey.find(formers_of, self._known, connections=self._connections)
+        found = await survey.find(formers_of, self._known, connections=min(config.downloads, self._connections))
         start, spec = found.start, found.spec
         if found.listed:
             self._refresher.save(start.catalog)
@@ -175,6 +175,7 @@ class Supervisor:
         shape = shares(
             workers=config.worker_count,
             concurrency=config.downloads,
+            most_concurrency=config.most_downloads,
             rings=len(editions),
             mean_pair_bytes=start.catalog.mean_pair_bytes,
         )
@@ -270,7 +271,8 @@ class Supervisor:
                 f"files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
             )
         policy = config.fetch_policy(shape.workers)
-        settings = WorkerSettings(config.root, config.emulator, each, policy, rings)
+        most = min(shape.most_concurrency, self._connections)
+        settings = WorkerSettings(config.root, config.emulator, each, most, policy, rings)
         pool = Pool(
             shape.workers,
             settings,

@@ -30,6 +30,7 @@ from ringfeed import segment
 from ringfeed.layout import page_ceil
 from ringfeedd import messages
 from ringfeedd.decode import decode_pair
+from ringfeedd.download_window import DownloadWindow, Drought
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch import Begun, Fetched, fetch_pair
 from ringfeedd.first_reads import FirstReads, PairReads
@@ -126,7 +127,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._traffic = Traffic(
             source,
-            concurrency=hello.concurrency,
+            concurrency=hello.most_concurrency,
             retry_budget=hello.policy.retry_budget,
             requests_per_s=hello.policy.start_requests_per_s,
             hedge=hello.policy.hedge,
@@ -141,7 +142,10 @@ class Worker:
         self._vitals = memoryview(mmap.mmap(hello.vitals_fd, VITAL_WORDS * 8)).cast("Q")
         self._pairs: dict[tuple[int, int], _Pair] = {}
         self._to_download: deque[_Pair] = deque()
-        self._downloads, self._most_downloads = 0, max(1, hello.concurrency // 2)  # a pair is two objects
+        self._downloads = 0
+        self._window = DownloadWindow(max(1, hello.concurrency // 2), hello.most_concurrency // 2)  # a pair is two
+        self._drought = Drought(self._loop.time())
+        self._came = 0
         self._to_decode: deque[_Pair] = deque()
         self._decoding = self._flushing = False
         self._flush_by = 0.0
@@ -175,13 +179,22 @@ class Worker:
             self._first_reads.cut_late()
         if self._traffic.statistics() != self._reported:
             self._flush_soon()
+        self._look_at_window()
         self._loop.call_later(HEARTBEAT_S, self._beat)
+
+    def _look_at_window(self) -> None:
+        now = self._loop.time()
+        passed_s, dry = self._drought.look(now)
+        if passed_s:
+            self._window.look(now, pairs=self._came / passed_s, starved=dry)
+        self._came = 0
+        self._download()
 
     # Downloads.
 
     def _download(self) -> None:
         """Begin as many as there may be."""
-        while self._to_download and self._downloads < self._most_downloads:
+        while self._to_download and self._downloads < self._window.size:
             pair = self._to_download.popleft()
             if pair.dropped:
                 continue
@@ -230,6 +243,7 @@ class Worker:
             self._results.append(self._failed(pair.ring, pair.seq, came))
             self._flush_soon()
             return
+        self._came += 1
         pair.fetched = came
         rows = self._rings[pair.ring]
         if pair.seq < rows.limit:
@@ -269,6 +283,7 @@ class Worker:
         self._to_decode.append(pair)
         if not self._decoding:
             self._decoding = True
+            self._drought.end(self._loop.time())
             self._loop.call_soon(self._decode_some)
 
     def _decode_some(self) -> None:
@@ -284,6 +299,8 @@ class Worker:
                 self._loop.call_soon(self._decode_some)
             else:
                 self._decoding = False
+                if self._to_download and self._downloads >= self._window.size:
+                    self._drought.begin(self._loop.time())
 
     def _decode(self, pair: _Pair) -> None:
         if pair.dropped:
@@ -341,7 +358,7 @@ async def _main(connection: socket.socket) -> None:
     source = await open_source(
         hello.root,
         emulator=hello.emulator,
-        concurrency=hello.concurrency,
+        concurrency=hello.most_concurrency,
         read_timeout_s=hello.policy.read_timeout_s,
         data_plane=hello.policy.data_plane,
     )
