@@ -51,6 +51,14 @@ def test_a_decoder_that_is_busy_or_waits_for_room_leaves_it_as_it_is():
     assert window.size == 64
 
 
+def test_a_window_that_grew_is_not_taken_back_because_less_is_wanted():
+    window = DownloadWindow(64, 256)
+    window.look(0.0, pairs=256, starved=0.4)
+    for number in range(1, 10):
+        window.look(number * LOOK_S, pairs=20, starved=0.0)
+    assert window.size == 128
+
+
 def test_a_drought_is_counted_in_the_while_in_which_it_was():
     drought = Drought(10.0)
     drought.begin(10.5)

@@ -165,21 +165,31 @@ class FarSource(MemorySource):
     def _begin_read(self, name: str, _generation: int, _max_bytes: int | None, on_end: OnEnd) -> Callable[[], None]:
         def end() -> None:
             self.under_way -= 1
-            on_end(OBJECTS[name])
+            on_end(OBJECTS.get(name) or SourceError(f"{name} is not there.", cause="missing"))
 
         self.under_way += 1
         self.most = max(self.most, self.under_way)
-        return asyncio.get_running_loop().call_later(0.05, end).cancel
+        ending = asyncio.get_running_loop().call_later(0.05, end)
+
+        def cancel() -> None:
+            self.under_way -= 1
+            ending.cancel()
+
+        return cancel
 
 
-@pytest.mark.parametrize(("most_concurrency", "most"), [(8, range(8, 9)), (64, range(9, 65))], ids=["told", "auto"])
-def test_a_worker_that_waits_for_a_far_store_asks_for_more_at_a_time_unless_it_was_told_how_many(
-    hello, monkeypatch, most_concurrency, most
-):
+@pytest.mark.parametrize(
+    ("most_concurrency", "room", "most"),
+    [(64, PAIRS, range(9, 65)), (8, PAIRS, range(8, 9)), (64, 4, range(8, 9))],
+    ids=["it may", "it was told how many", "there is no room for them"],
+)
+def test_a_worker_that_waits_for_a_far_store_asks_for_more_at_a_time(hello, monkeypatch, most_concurrency, room, most):
     monkeypatch.setattr(worker, "HEARTBEAT_S", 0.1)
     source = FarSource()
     narrow = messages.msgspec.structs.replace(hello, concurrency=8, most_concurrency=most_concurrency)
-    work(narrow, source, [Limit(0, PAIRS), Jobs(0, [job(seq) for seq in range(PAIRS)])], PAIRS)
+    # Those that are not there are answered without room.
+    jobs = [job(seq, image="image" if seq < PAIRS // 2 else "missing") for seq in range(PAIRS)]
+    work(narrow, source, [Limit(0, room), Jobs(0, jobs)], min(room, PAIRS // 2) + PAIRS // 2)
     assert source.most in most
 
 

@@ -45,7 +45,7 @@ class DownloadWindow:
         Args:
             now: seconds, monotonic.
             pairs: that came since the last look, a second.
-            starved: the part of that time in which the decoder had nothing to do, and all of the window was under way.
+            starved: the part of that time that was drought.
         """
         if self._settling:  # what came in this while was asked for with the smaller window
             self._settling = False
@@ -53,7 +53,7 @@ class DownloadWindow:
         if self._before is not None:
             size, rate = self._before
             self._before = None
-            if pairs < WORTH * rate:
+            if starved > STARVED and pairs < WORTH * rate:  # else it helped, or less was wanted
                 self.size, self._held_until = size, now + HOLD_S
                 return
         if starved > STARVED and self.size < self._most and now >= self._held_until:
@@ -63,7 +63,7 @@ class DownloadWindow:
 
 
 class Drought:
-    """How long a decoder had nothing to do although all of the window was under way."""
+    """How long a decoder had nothing to do, though there was room, and all of the window was under way."""
 
     def __init__(self, now: float) -> None:
         """Begin to count; seconds, monotonic."""

@@ -299,8 +299,15 @@ class Worker:
                 self._loop.call_soon(self._decode_some)
             else:
                 self._decoding = False
-                if self._to_download and self._downloads >= self._window.size:
+                if self._waits_for_store():
                     self._drought.begin(self._loop.time())
+
+    def _waits_for_store(self) -> bool:
+        """Whether pairs are missing that there is room for, and no more may be asked for."""
+        if not self._to_download or self._downloads < self._window.size:
+            return False
+        following = self._to_download[0]
+        return following.seq < self._rings[following.ring].limit
 
     def _decode(self, pair: _Pair) -> None:
         if pair.dropped:
