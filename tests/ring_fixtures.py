@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -169,13 +169,21 @@ def make_service(
 
 @contextlib.contextmanager
 def served_ring(
-    *, slots: int = 16, lanes: int = 4, epoch_length: int = 50, groups: Groups | None = None
+    *,
+    slots: int = 16,
+    lanes: int = 4,
+    epoch_length: int = 50,
+    groups: Groups | None = None,
+    name: str = "",
+    geometry: Geometry | None = None,
+    **described: object,
 ) -> Iterator[Served]:
-    name = unique_ring_name()
-    memory = RingMemory(make_descriptor(name, small_geometry(slots, lanes), epoch_length), Access())
+    """A daemon's ring, with what its descriptor says otherwise than `make_descriptor`; stopped cleanly at the end."""
+    descriptor = make_descriptor(name or unique_ring_name(), geometry or small_geometry(slots, lanes), epoch_length)
+    memory = RingMemory(replace(descriptor, **described), Access())
     served: Served
     service = make_service(memory, epoch_length=epoch_length, clock=lambda: served.seconds, groups=groups)
-    served = Served(name, service, memory, PaintingPool(memory))
+    served = Served(descriptor.ring, service, memory, PaintingPool(memory))
     service.begin()
     try:
         served.turn()

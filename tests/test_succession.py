@@ -7,32 +7,21 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from house import traces
-from ring_fixtures import PaintingPool, Served, make_descriptor, make_service, small_geometry, turning, unique_ring_name
+from ring_fixtures import served_ring, turning, unique_ring_name
 
 import ringfeed
-from ringfeedd.shm import Access, RingMemory
 
 EPOCH = 48
 
 
 @contextlib.contextmanager
-def serving(name: str, **changes: object) -> Iterator[None]:
-    """A daemon of this ring, which differs from the others in what is told; stopped cleanly at the end."""
-    memory = RingMemory(replace(make_descriptor(name, small_geometry(), EPOCH), **changes), Access())
-    served: Served
-    service = make_service(memory, epoch_length=EPOCH, clock=lambda: served.seconds)
-    served = Served(name, service, memory, PaintingPool(memory))
-    service.begin()
-    try:
-        with turning(served):
-            yield
-    finally:
-        service.end()
-        memory.give_back()
+def serving(name: str, **described: object) -> Iterator[None]:
+    """A daemon of this ring, which differs from the others in what is told."""
+    with served_ring(name=name, epoch_length=EPOCH, **described) as served, turning(served):
+        yield
 
 
 class Waits(logging.Handler):
@@ -55,13 +44,13 @@ def ring() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def followed_by_another(name: str, **changes: object) -> Iterator[None]:
+def followed_by_another(name: str, **described: object) -> Iterator[None]:
     """A daemon that is served by the time that a reader has said that it waits for one, and until the end."""
     waits, over, logger = Waits(), threading.Event(), logging.getLogger("ringfeed")
 
     def come() -> None:
         assert waits.noticed.wait(30)
-        with serving(name, **changes):
+        with serving(name, **described):
             over.wait(30)
 
     thread = threading.Thread(target=come)

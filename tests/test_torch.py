@@ -18,9 +18,11 @@ import pytest
 import torch
 from decode_reference import reference_image
 from house import Daemon, finish, traces, trainer, wait_until, write_folder
+from ring_fixtures import served_ring, turning
 from torch.utils.data import DataLoader
 
 import ringfeed
+from ringfeed.layout import plan_geometry
 from ringfeed.ranks import Ranks, default_group, resolve_ranks
 from ringfeed.torch import RingDataset, RingLoader, RingTensor, get_async_dataloaders
 
@@ -601,3 +603,20 @@ def test_a_dataset_starts_from_a_state_and_refuses_a_foreign_one(ring):
     dataset.close()
     with pytest.raises(ringfeed.StateMismatchError, match="seed"):
         next(iter(places(ring, batch_size=4, start={**later, "seed": 1})))
+
+
+@pytest.mark.filterwarnings("error:The given NumPy array")
+@pytest.mark.parametrize("fit", ["resize", "native"])
+def test_a_batch_that_wraps_round_a_ring_that_is_not_mirrored_is_of_guarded_tensors_too(fit):
+    odd = plan_geometry(slots=10, lanes=4, image_row=(17, 33, 3), label_row=(17, 33), label_dtype="uint16")
+    assert not odd.mirrored
+    with served_ring(geometry=odd, fit=fit, epoch_length=48) as served, turning(served):
+        dataset = RingDataset(served.name, batch_size=4)
+        painted = []
+        for image, label in dataset:
+            assert type(image[0]) is type(label[0]) is RingTensor
+            assert not image[0].numpy().flags.writeable
+            painted += [int(one.unique()) for one in image]
+            del image, label
+        dataset.close()
+    assert painted == [index % 251 for index in range(1000, 1048)]

@@ -84,7 +84,10 @@ def over_ring(array: np.ndarray[Any, Any], axes: tuple[int, ...] | None) -> torc
     Args:
         axes: transposed to these, by NumPy, for which it is a tenth of the work that it is for a guarded tensor.
     """
-    array.setflags(write=True)  # torch warns of read-only arrays; the mapping is read-only all the same
+    # torch warns of read-only arrays; the mapping is read-only all the same
+    if isinstance(array.base, np.ndarray):  # a pair of a native batch
+        array.base.setflags(write=True)
+    array.setflags(write=True)
     return plain(array, axes).as_subclass(RingTensor)
 
 
