@@ -51,6 +51,13 @@ def test_a_decoder_that_is_busy_or_waits_for_room_leaves_it_as_it_is():
     assert window.size == 64
 
 
+def test_a_store_that_is_down_is_not_asked_for_more():
+    window = DownloadWindow(64, 256)
+    for number in range(100):
+        window.look(number * LOOK_S, pairs=0, starved=1)
+    assert window.size == 64
+
+
 def test_a_window_that_grew_is_not_taken_back_because_less_is_wanted():
     window = DownloadWindow(64, 256)
     window.look(0.0, pairs=256, starved=0.4)

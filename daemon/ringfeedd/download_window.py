@@ -56,7 +56,8 @@ class DownloadWindow:
             if starved > STARVED and pairs < WORTH * rate:  # else it helped, or less was wanted
                 self.size, self._held_until = size, now + HOLD_S
                 return
-        if starved > STARVED and self.size < self._most and now >= self._held_until:
+        # Where nothing comes at all, the store is down and not far away.
+        if starved > STARVED and pairs and self.size < self._most and now >= self._held_until:
             self._before = self.size, pairs
             self._settling = True
             self.size = min(self._most, GROWTH * self.size)
