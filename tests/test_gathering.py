@@ -14,8 +14,10 @@ from ringfeed.epochs import Epochs
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Leaving, Start
 from ringfeed.plan import Place, Plan
+from ringfeedd.admission import Seek, Wait
 from ringfeedd.gathering import GATHER_S, Gathering
-from ringfeedd.groups import FormerPlace, Groups, Seek, Wait
+from ringfeedd.group import FormerPlace
+from ringfeedd.groups import Groups
 from ringfeedd.order import make_order
 from ringfeedd.ring import Ring
 

@@ -16,8 +16,9 @@ from ringfeed.epochs import Epochs
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import MAX_SEQ, Leaving, Start
 from ringfeed.plan import Block, Place, Plan
+from ringfeedd.admission import Seek, Wait
 from ringfeedd.edition import Editions
-from ringfeedd.groups import Groups, Seek, Wait
+from ringfeedd.groups import Groups
 from ringfeedd.order import make_order
 from ringfeedd.ring import Ring
 
@@ -181,13 +182,17 @@ class ComingAndGoing(RuleBasedStateMachine):
             answer = self.groups.attach(lane, request, self.ring, self.now)
         if isinstance(answer, Seek):
             assert not len(self.groups), "only an idle ring may go elsewhere"
+            if not self.editions.changing:  # as the service does: what is over cannot be gone back to
+                self.announced = self.ring.epochs
             self.ring.seek(answer.epoch, answer.position)
             answer = self.groups.attach(lane, request, self.ring, self.now)
         self.forget_the_gone()
         if isinstance(answer, Refused):
             taken = name in self.references and self.references[name].ranks[rank].lane is not None
-            behind = start is Start.AT and self.ring.seq(*at) < self.ring.floor
-            assert taken or behind
+            epochs = self.ring.epochs
+            nowhere = start is Start.AT and at[1] >= epochs.length(at[0])  # since a shorter catalog has come in
+            behind = start is Start.AT and not nowhere and self.ring.seq(*at) < self.ring.floor
+            assert taken or behind or nowhere, answer.reason
             assert answer.reason.count("; ") == 1, "a refusal says what happened and what to do"
             return
         assert isinstance(answer, Accepted)
@@ -209,7 +214,8 @@ class ComingAndGoing(RuleBasedStateMachine):
         if rank.plan.block(expected).seq < self.ring.floor:
             assert not rank.surely_kept(self.now), "a place that is kept was passed over"
             expected = self.references[name].first_round(rank, self.ring)
-        assert answer.place == expected, "a rank goes on at the next pair that it has not taken"
+        # Not the same place: at an epoch's end, whose rest is dropped, the next block is the next epoch's first.
+        assert rank.plan.block(answer.place) == rank.plan.block(expected), "a rank goes on at its next pair"
         rank.place, rank.lane, rank.left = answer.place, lane, False
         rank.held.clear()
         rank.plan = replace(rank.plan, epochs=self.announced)
@@ -323,6 +329,25 @@ def test_a_killed_jobs_batch_in_hand_is_kept_for_one_that_goes_on_from_the_state
     groups.gone(2, Leaving.KEEP_PLACE, 2.0)
     ring.release(groups.floor())
     assert ring.floor == in_hand.seq, "it took nothing, and still stands there"
+
+
+def test_a_rank_that_was_refused_or_went_unanswered_holds_nobody_to_its_place(ring):
+    groups = Groups(gather_s=1.0)
+    attached(groups, ring, "other", 0, 0)
+    groups.progress(0, ring, taken=20, released=20)
+    ring.release(groups.floor())
+
+    def ask(rank: int, position: int, now: float) -> object:
+        return groups.attach(1 + rank, make_request("pair", rank, Start.AT, (0, position)), ring, now)
+
+    assert isinstance(ask(0, 4, 0.0), Wait)
+    refused = ask(0, 4, 1.0)
+    assert isinstance(refused, Refused)
+    assert "position 4 lies behind" in refused.reason
+    assert isinstance(ask(1, 8, 2.0), Wait), "its job has another state now"
+    groups.withdraw(make_request("pair", 1, Start.AT, (0, 8)))
+    assert isinstance(ask(1, 24, 3.0), Wait)
+    assert ask(0, 24, 3.5) == Accepted(Place(24, 0, 24))
 
 
 def test_a_listing_that_would_leave_a_group_empty_that_came_after_it_waits_until_that_one_has_gone(groups, ring):

@@ -284,6 +284,25 @@ def test_a_change_is_over_when_every_reader_has_seen_it_also_one_that_waits_at_a
         assert counts[-1] == [20, 20], "the third catalog comes in"
 
 
+def test_a_job_that_goes_back_behind_a_change_that_is_over_is_told_so_and_gets_no_other_pairs_instead():
+    with served_ring(slots=16, epoch_length=12) as served, turning(served) as lock:
+        with ringfeed.attach(served.name, batch_size=4, group="job") as reader:
+            state = reader.state_dict()
+            assert len(epoch_of(reader)) == 12
+            with lock:
+                served.service.refresh(fake_edition(16, fingerprint="2" * 32))
+            while len(epoch_of(reader)) < 16 or len(served.service.catalogs) > 1:
+                pass
+            later = reader.state_dict()
+            reader.close(keep_place=True)
+        with pytest.raises(ringfeed.StateMismatchError, match="ids"):
+            ringfeed.attach(served.name, batch_size=4, group="job", start=state)
+        with ringfeed.attach(served.name, batch_size=4, group="job", start=(0, 0)) as reader:
+            batches = [(batch.epoch, batch.ids) for batch in reader]
+        assert batches == [(0, [f"größe/{1000 + 4 * n + i}" for i in range(4)]) for n in range(4)]
+        assert later["epoch"] > 1
+
+
 def test_a_closed_terminal_stops_the_daemon_and_refreshes_nothing(grown, tmp_path, ring):
     folder = put(grown, tmp_path, PAIRS)
     daemon = serve(folder, ring)

@@ -102,6 +102,11 @@ class Editions:
         """Those of the editions that are read, the earliest first."""
         return [edition.catalog for edition in self._editions.values()]
 
+    @property
+    def changing(self) -> bool:
+        """Whether pairs of an earlier one can still be given."""
+        return len(self._editions) > 1
+
     def of(self, seq: int) -> Edition:
         """The one whose pair has this number."""
         return self.newest if len(self._editions) == 1 else self._editions[self._ring.since(seq)]

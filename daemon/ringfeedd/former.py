@@ -20,7 +20,7 @@ from ringfeed.descriptor import Descriptor, read_descriptor
 from ringfeed.errors import RingfeedError
 from ringfeed.lane import Accepted, Request
 from ringfeed.layout import MAX_SEQ, Lane, State
-from ringfeedd.groups import FormerPlace
+from ringfeedd.group import FormerPlace
 
 
 @dataclass(frozen=True)

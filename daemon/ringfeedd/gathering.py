@@ -57,5 +57,11 @@ class Gathering:
         return min(min(group.places.values()) for group in self._groups.values() if group.resuming)
 
     def forget(self, group: str) -> None:
-        """The group has begun, or will not."""
+        """The group has begun."""
         self._groups.pop(group, None)
+
+    def withdraw(self, request: Request) -> None:
+        """The rank was refused, or went before it had an answer: whoever comes next is not held to its place."""
+        group = self._groups.get(request.group)
+        if group is not None and group.places.pop(request.rank, None) is not None and not group.places:
+            del self._groups[request.group]

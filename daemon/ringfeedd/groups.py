@@ -6,132 +6,21 @@ rank that goes keeps its place for a while; what "a while" is depends on whom it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from ringfeed.epochs import Epochs
 from ringfeed.lane import Accepted, Refused, Request
-from ringfeed.layout import GROUP_BYTES, MAX_SEQ, Leaving, Start
-from ringfeed.plan import Place, Plan
+from ringfeed.layout import Leaving, Start
+from ringfeed.plan import Place
+from ringfeedd.admission import Seek, Wait, on_lag, place_among_others, same_shape, why_never
 from ringfeedd.gathering import GATHER_S, Gathering
+from ringfeedd.group import FormerPlace, Group, Member
 from ringfeedd.ring import Ring
 
 DEFAULT_LINGER_S: Final = 300.0
 DEFAULT_LINGER_BLOCKING_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Seek:
-    """The ring must go to this place first; ask again then."""
-
-    epoch: int
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """No answer yet: ask again later."""
-
-
-@dataclass(frozen=True, slots=True)
-class FormerPlace:
-    """Where a rank stood when its daemon went.
-
-    Attributes:
-        request: what it had asked for.
-        at: (epoch, position) of the next round that it had not taken.
-        reaches: the same once it has taken all that its daemon had published.
-        lives: whether its process still does.
-    """
-
-    request: Request
-    at: tuple[int, int]
-    reaches: tuple[int, int]
-    lives: Callable[[], bool]
-
-
-@dataclass(slots=True)
-class Member:
-    """One rank of a group.
-
-    Attributes:
-        place: of the next round that it has not taken.
-        offered: of the next round that it was not told of.
-        released: number of the first pair that it may still read.
-        lane: where it is attached; None while it is away.
-        away_since: when it went, or when the group began without it, in seconds.
-        came: it was attached once.
-        given_up: nothing is kept for it.
-        former: whether the process that read as this rank from a former daemon still lives; None once that is settled.
-        reaches: (epoch, position) to which it may read with that daemon's ring.
-    """
-
-    plan: Plan
-    place: Place
-    offered: Place
-    released: int
-    away_since: float
-    lane: int | None = None
-    pid: int = 0
-    came: bool = False
-    given_up: bool = False
-    former: Callable[[], bool] | None = None
-    reaches: tuple[int, int] = (0, 0)
-
-    @property
-    def live(self) -> bool:
-        """Whether a process reads as this rank, or is about to."""
-        return self.lane is not None or self.former is not None
-
-    def take_place(self, place: Place) -> None:
-        """Stand at ``place``, holding nothing before it."""
-        self.place = self.offered = place
-        self.released = self.plan.block(place).seq
-
-
-@dataclass(slots=True)
-class Group:
-    """The ranks that share one pass.
-
-    Attributes:
-        start: where its first round begins.
-        skips: it holds nobody up while others read, and misses what is overwritten before it has read it.
-    """
-
-    name: str
-    anonymous: bool
-    start: Place
-    skips: bool = False
-    members: list[Member] = field(default_factory=list)
-
-    @property
-    def live(self) -> bool:
-        """Whether any of its ranks is attached, or about to be."""
-        return any(member.live for member in self.members)
-
-    def has_round_at(self, epoch: int, position: int) -> bool:
-        """Whether a round of this group can begin there; one that began elsewhere would deal pairs out twice."""
-        origin = self.start.position if epoch == self.start.epoch else 0
-        return position >= origin and (position - origin) % self.members[0].plan.round_pairs == 0
-
-    def round_from_floor(self, member: Member, ring: Ring) -> Place:
-        """The first of the group's rounds of which ``member`` can still have its block; see `Ring.floor`.
-
-        Not counted from where it stood: the lengths of epochs that nobody reads any more are forgotten.
-        """
-        floor = ring.place(ring.floor)
-        epoch = Place(floor.seq - floor.position, floor.epoch, 0)
-        return member.plan.skip_to(self.start if self.start.epoch == floor.epoch else epoch, ring.floor)
-
-    def starving(self, published: int) -> bool:
-        """Whether one of its ranks waits for pairs that are not published."""
-        return any(m.lane is not None and m.plan.block(m.place).end > published for m in self.members)
-
-    @property
-    def floor(self) -> int | None:
-        """Number of the first pair that some rank may still read; None where no rank's place is kept."""
-        return min((member.released for member in self.members if not member.given_up), default=None)
 
 
 class Groups:
@@ -184,12 +73,10 @@ class Groups:
 
     def attach(self, lane: int, request: Request, ring: Ring, now: float) -> Accepted | Refused | Seek | Wait:
         """Decide on a request. `Wait` and `Seek` change nothing; ask again."""
-        if reason := _check(request, ring):
+        if reason := why_never(request, ring):
             return Refused(reason)
         group = self._groups.get(request.group)
-        renewed = (
-            group is not None and not group.live and (not _same_shape(group, request) or request.start is Start.AT)
-        )
+        renewed = group is not None and not group.live and (not same_shape(group, request) or request.start is Start.AT)
         if group is not None and not renewed:
             return self._join(lane, group, request, ring)
         at: tuple[int, int] | None = request.at
@@ -204,9 +91,15 @@ class Groups:
         if not isinstance(place, Place):
             if former is not None and not isinstance(place, Seek):
                 self._groups[former.name] = former  # the new run does not come about, or not yet
+            if isinstance(place, Refused):
+                self.withdraw(request)
             return place
         self._gathering.forget(request.group)
         return self._join(lane, self._found(request, ring, place, now), request, ring)
+
+    def withdraw(self, request: Request) -> None:
+        """Nobody waits for an answer to this request any more."""
+        self._gathering.withdraw(request)
 
     def inherit(self, places: Iterable[FormerPlace], ring: Ring, now: float) -> None:
         """Keep the places of those who read from a former daemon, who may come back in any order.
@@ -217,7 +110,7 @@ class Groups:
             request = former.request
             place = Place(ring.seq(*former.at), *former.at)
             group = self._groups.get(request.group) or self._found(request, ring, place, now)
-            if not _same_shape(group, request) or not group.has_round_at(*former.at):
+            if not same_shape(group, request) or not group.has_round_at(*former.at):
                 continue  # no consumer writes this; then it has no claim
             member = group.members[request.rank]
             member.take_place(place)
@@ -231,7 +124,7 @@ class Groups:
             return Wait()
         here = ring.place(ring.floor)
         if request.start is Start.AT:
-            return _place_among_others(request, ring, at)
+            return place_among_others(request, ring, at)
         if request.start is Start.EPOCH and here.position:
             return Place(here.seq + ring.epochs.length(here.epoch) - here.position, here.epoch + 1, 0)
         return here
@@ -254,12 +147,12 @@ class Groups:
         return group
 
     def _join(self, lane: int, group: Group, request: Request, ring: Ring) -> Accepted | Refused | Wait:
-        if not _same_shape(group, request):
+        if not same_shape(group, request):
             plan = group.members[0].plan
             return Refused(
                 f"group {group.name!r} is attached with world_size={plan.world_size}, batch_size={plan.batch_size}, "
-                f"drop_last={plan.drop_last}, on_lag={_on_lag(group.skips)}, and this rank asks for "
-                f"{request.world_size}, {request.batch_size}, {request.drop_last}, {_on_lag(request.skips)}; use the "
+                f"drop_last={plan.drop_last}, on_lag={on_lag(group.skips)}, and this rank asks for "
+                f"{request.world_size}, {request.batch_size}, {request.drop_last}, {on_lag(request.skips)}; use the "
                 f"same in every rank, or another group's name"
             )
         member = group.members[request.rank]
@@ -396,58 +289,3 @@ def _furthest(member: Member, ring: Ring) -> int:
     """No first pair of a block that this consumer may wait for lies beyond this number."""
     epoch = ring.place(max(ring.published, member.place.seq)).epoch
     return ring.seq(epoch + 2, 0) + member.plan.round_pairs
-
-
-def _place_among_others(request: Request, ring: Ring, at: tuple[int, int]) -> Place | Refused | Wait:
-    """Where a group begins that names its place, while others read."""
-    seq = ring.seq(*at)
-    if seq >= ring.floor:
-        return Place(seq, *at)
-    here = ring.place(ring.floor)
-    if request.skips:
-        return here
-    if request.wait:
-        return Wait()
-    return Refused(
-        f"epoch {at[0]}, position {at[1]} lies behind ring {ring.name!r}, which other groups read from epoch "
-        f"{here.epoch}, position {here.position} on; pass wait=True to wait until they have left, or start a daemon "
-        f"of your own with --ring"
-    )
-
-
-def _on_lag(skips: bool) -> str:
-    return "skip" if skips else "block"
-
-
-def _same_shape(group: Group, request: Request) -> bool:
-    plan = group.members[0].plan
-    ours = (plan.world_size, plan.batch_size, plan.drop_last, group.skips)
-    return ours == (request.world_size, request.batch_size, request.drop_last, request.skips)
-
-
-def _check(request: Request, ring: Ring) -> str | None:
-    """Why the request cannot be granted whatever the others do; None if it can."""
-    if not 1 <= request.world_size <= 1 << 16 or request.rank >= request.world_size:
-        return f"rank {request.rank} is out of range for world_size={request.world_size}; it must be below it"
-    if not 1 <= len(request.group.encode()) <= GROUP_BYTES:
-        return f"the group's name must have 1 to {GROUP_BYTES} bytes"
-    needed = 2 * request.world_size * request.batch_size
-    if not 1 <= request.batch_size <= 1 << 32 or needed > ring.slots:
-        return (
-            f"batch_size={request.batch_size} with world_size={request.world_size} needs a ring of at least {needed} "
-            f"slots (two rounds: one is read while the next comes in), and ring {ring.name!r} has {ring.slots}; use a "
-            f"smaller batch, or start the daemon with --slots {needed}"
-        )
-    shortest = min(length for _, length in ring.epochs.spans)
-    if request.plan(ring.epochs).empty:
-        return (
-            f"an epoch of ring {ring.name!r} has {shortest} pairs, fewer than one round of world_size="
-            f"{request.world_size} times batch_size={request.batch_size}, and drop_last=True would drop them all; use "
-            f"drop_last=False or a smaller batch"
-        )
-    if request.at[1] >= ring.epochs.length(request.at[0]) or ring.seq(*request.at) >= MAX_SEQ:
-        return (
-            f"epoch {request.at[0]}, position {request.at[1]} does not exist: an epoch of ring {ring.name!r} has "
-            f"{ring.epochs.length(request.at[0])} pairs, and its stream ends before pair 2**48"
-        )
-    return None

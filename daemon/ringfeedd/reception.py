@@ -8,7 +8,8 @@ from typing import Final
 
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Lane, Leaving
-from ringfeedd.groups import Groups, Seek, Wait
+from ringfeedd.admission import Seek, Wait
+from ringfeedd.groups import Groups
 from ringfeedd.ring import Ring
 from ringfeedd.shm import RingMemory
 
@@ -61,8 +62,7 @@ class Reception:
             self._hear_attached(lane, now, look=look)
         for lane in [*self._pending, *self._refused]:
             if (look or lane in self._refused) and not self._memory.lane_lives(lane):
-                self._pending.pop(lane, None)
-                self._refused.discard(lane)
+                self._forget_request(lane)
                 self._memory.lanes[lane].free()
         for lane in fresh:
             self._hear_request(lane)
@@ -88,10 +88,15 @@ class Reception:
 
     def _forget_former(self, lane: int, now: float) -> None:
         """Another consumer writes here: whoever had the lane is gone, though it is locked, by the newcomer already."""
-        self._pending.pop(lane, None)
-        self._refused.discard(lane)
+        self._forget_request(lane)
         if lane in self._groups.lanes():
             self._note_gone(lane, Leaving.NO, now)
+
+    def _forget_request(self, lane: int) -> None:
+        request = self._pending.pop(lane, None)
+        if request is not None:
+            self._groups.withdraw(request)
+        self._refused.discard(lane)
 
     def _hear_request(self, lane: int) -> None:
         page = self._memory.lanes[lane]
@@ -106,16 +111,16 @@ class Reception:
         else:
             self._pending[lane] = request
 
-    def answer(self, now: float, seek: Callable[[int, int], None]) -> None:
+    def answer(self, now: float, seek: Callable[[int, int], bool]) -> None:
         """Answer the requests that can be answered now.
 
         Args:
-            seek: goes on from another (epoch, position), where a request wants that and nobody reads.
+            seek: goes on from another (epoch, position), where a request wants that and nobody reads; False where it
+                could not.
         """
         for lane, request in list(self._pending.items()):
             answer = self._groups.attach(lane, request, self._ring, now)
-            if isinstance(answer, Seek):
-                seek(answer.epoch, answer.position)
+            if isinstance(answer, Seek) and seek(answer.epoch, answer.position):
                 answer = self._groups.attach(lane, request, self._ring, now)
             if isinstance(answer, Wait | Seek):
                 continue

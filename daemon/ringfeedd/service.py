@@ -267,7 +267,7 @@ class RingService:
         for sentence in self.groups.expire(now, self.ring):
             _LOG.warning("ring %s: %s", self.name, sentence)
         self._change_edition(pool)
-        self._reception.answer(now, lambda epoch, position: self._seek(pool, epoch, position))
+        self._reception.answer(now, lambda epoch, position: self._go_elsewhere(pool, epoch, position))
         floor = self.groups.floor()
         if floor is not None:
             jumped = floor > self.ring.published
@@ -280,6 +280,21 @@ class RingService:
             self._seek(pool, 0, 0)  # warm for the next job, and in the same order for it
         self._give(pool)
         self._publish()
+
+    def _go_elsewhere(self, pool: Pool, epoch: int, position: int) -> bool:
+        """Go to the place of a consumer that waits for its answer, where nobody else reads; False: not yet.
+
+        It may lie before a change that is over, from when there is nothing left: then consumers are told so first, and
+        one that insists on a state of that time finds that it cannot have it.
+        """
+        if len(self.memory.descriptor.catalogs) > 1 and not self._editions.changing:
+            try:
+                self.memory.announce_catalogs((self._editions.newest.served(0),))
+            except OSError as error:
+                _LOG.error("ring %s: the descriptor in /dev/shm could not be written: %s", self.name, error.strerror)
+                return False
+        self._seek(pool, epoch, position)
+        return True
 
     def _seek(self, pool: Pool, epoch: int, position: int) -> None:
         self.ring.seek(epoch, position)

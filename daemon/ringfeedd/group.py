@@ -1,0 +1,110 @@
+"""One group: the ranks that share a pass over the stream, and where each of them stands. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ringfeed.lane import Request
+from ringfeed.plan import Place, Plan
+from ringfeedd.ring import Ring
+
+
+@dataclass(frozen=True, slots=True)
+class FormerPlace:
+    """Where a rank stood when its daemon went.
+
+    Attributes:
+        request: what it had asked for.
+        at: (epoch, position) of the next round that it had not taken.
+        reaches: the same once it has taken all that its daemon had published.
+        lives: whether its process still does.
+    """
+
+    request: Request
+    at: tuple[int, int]
+    reaches: tuple[int, int]
+    lives: Callable[[], bool]
+
+
+@dataclass(slots=True)
+class Member:
+    """One rank of a group.
+
+    Attributes:
+        place: of the next round that it has not taken.
+        offered: of the next round that it was not told of.
+        released: number of the first pair that it may still read.
+        lane: where it is attached; None while it is away.
+        away_since: when it went, or when the group began without it, in seconds.
+        came: it was attached once.
+        given_up: nothing is kept for it.
+        former: whether the process that read as this rank from a former daemon still lives; None once that is settled.
+        reaches: (epoch, position) to which it may read with that daemon's ring.
+    """
+
+    plan: Plan
+    place: Place
+    offered: Place
+    released: int
+    away_since: float
+    lane: int | None = None
+    pid: int = 0
+    came: bool = False
+    given_up: bool = False
+    former: Callable[[], bool] | None = None
+    reaches: tuple[int, int] = (0, 0)
+
+    @property
+    def live(self) -> bool:
+        """Whether a process reads as this rank, or is about to."""
+        return self.lane is not None or self.former is not None
+
+    def take_place(self, place: Place) -> None:
+        """Stand at ``place``, holding nothing before it."""
+        self.place = self.offered = place
+        self.released = self.plan.block(place).seq
+
+
+@dataclass(slots=True)
+class Group:
+    """The ranks that share one pass.
+
+    Attributes:
+        start: where its first round begins.
+        skips: it holds nobody up while others read, and misses what is overwritten before it has read it.
+    """
+
+    name: str
+    anonymous: bool
+    start: Place
+    skips: bool = False
+    members: list[Member] = field(default_factory=list)
+
+    @property
+    def live(self) -> bool:
+        """Whether any of its ranks is attached, or about to be."""
+        return any(member.live for member in self.members)
+
+    def has_round_at(self, epoch: int, position: int) -> bool:
+        """Whether a round of this group can begin there; one that began elsewhere would deal pairs out twice."""
+        origin = self.start.position if epoch == self.start.epoch else 0
+        return position >= origin and (position - origin) % self.members[0].plan.round_pairs == 0
+
+    def round_from_floor(self, member: Member, ring: Ring) -> Place:
+        """The first of the group's rounds of which ``member`` can still have its block; see `Ring.floor`.
+
+        Not counted from where it stood: the lengths of epochs that nobody reads any more are forgotten.
+        """
+        floor = ring.place(ring.floor)
+        epoch = Place(floor.seq - floor.position, floor.epoch, 0)
+        return member.plan.skip_to(self.start if self.start.epoch == floor.epoch else epoch, ring.floor)
+
+    def starving(self, published: int) -> bool:
+        """Whether one of its ranks waits for pairs that are not published."""
+        return any(m.lane is not None and m.plan.block(m.place).end > published for m in self.members)
+
+    @property
+    def floor(self) -> int | None:
+        """Number of the first pair that some rank may still read; None where no rank's place is kept."""
+        return min((member.released for member in self.members if not member.given_up), default=None)
