@@ -331,6 +331,21 @@ def test_a_killed_jobs_batch_in_hand_is_kept_for_one_that_goes_on_from_the_state
     assert ring.floor == in_hand.seq, "it took nothing, and still stands there"
 
 
+def test_a_rank_that_lived_on_and_one_that_comes_anew_begin_together(ring):
+    groups = Groups(gather_s=1.0)
+    anew, lived_on = (make_request("pair", rank, Start.AT, (0, 4 * rank)) for rank in (0, 1))
+    lived_on = replace(lived_on, resuming=True)
+    assert isinstance(groups.attach(0, anew, ring, 0.0), Wait)
+    assert isinstance(groups.attach(1, lived_on, ring, 0.5), Wait)
+    assert groups.attach(0, anew, ring, 1.0) == Accepted(Place(0, 0, 0))
+    assert groups.attach(1, lived_on, ring, 1.0) == Accepted(Place(4, 0, 4))
+
+
+def test_a_consumer_that_says_that_it_goes_on_and_not_where_begins_at_the_beginning(groups, ring):
+    request = make_request("solo", 0, Start.EPOCH, resuming=True)  # none of ours writes this
+    assert groups.attach(0, request, ring, 0.0) == Accepted(Place(0, 0, 0))
+
+
 def test_a_rank_that_was_refused_or_went_unanswered_holds_nobody_to_its_place(ring):
     groups = Groups(gather_s=1.0)
     attached(groups, ring, "other", 0, 0)

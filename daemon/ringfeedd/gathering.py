@@ -46,6 +46,7 @@ class Gathering:
         }
         group = self._groups.setdefault(request.group, _Group(now, request.resuming))
         group.places[request.rank] = request.at
+        group.resuming = group.resuming or request.resuming  # of one job some ranks may have lived on, others come anew
         if request.resuming:
             complete = now - min(g.since for g in self._groups.values() if g.resuming) >= self._gather_s
         else:

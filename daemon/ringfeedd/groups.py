@@ -134,7 +134,7 @@ class Groups:
         if request.start is Start.NOW:
             return ring.place(ring.floor)
         # The words of a place are zero unless given: "auto" and "epoch" begin at the very beginning.
-        first = self._gathering.earliest() if request.resuming else at
+        first = self._gathering.earliest() if request.resuming and request.start is Start.AT else at
         if not ring.floor <= ring.seq(*first) <= ring.head:
             return Seek(*first)
         return Place(ring.seq(*at), *at)
