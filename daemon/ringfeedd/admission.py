@@ -47,7 +47,7 @@ def why_never(request: Request, ring: Ring) -> str | None:
     if request.at[1] >= ring.epochs.length(request.at[0]) or ring.seq(*request.at) >= MAX_SEQ:
         return (
             f"epoch {request.at[0]}, position {request.at[1]} does not exist: an epoch of ring {ring.name!r} has "
-            f"{ring.epochs.length(request.at[0])} pairs, and its stream ends before pair 2**48"
+            f"{ring.epochs.length(request.at[0])} pairs, and its stream ends before pair 2**48; start at a place within"
         )
     return None
 
