@@ -25,10 +25,14 @@ def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool
     label = attachment.label.read(first, block.count, copy=copy)
     if not copy:
         lease.hold(image, label)
-    if attachment.descriptor.fit == "native":
-        views = _crop(image, records.image_sizes), _crop(label, records.label_sizes)
-        return Batch(*views, block=block, records=records, lease=None if copy else lease)
-    return Batch(image, label, block=block, records=records, lease=None if copy else lease)
+    native = attachment.descriptor.fit == "native"
+    return Batch(
+        _crop(image, records.image_sizes) if native else image,
+        _crop(label, records.label_sizes) if native else label,
+        block=block,
+        records=records,
+        lease=None if copy else lease,
+    )
 
 
 def _crop(rows: Pixels, sizes: Sizes) -> list[Pixels]:

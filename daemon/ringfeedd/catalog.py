@@ -134,7 +134,7 @@ class ObjectColumns:
 
     def infos(self, rows: Rows, pair_ids: list[str]) -> list[ObjectInfo]:
         """`info` of many rows, column by column."""
-        prefix, suffixes = self.template.prefix, self.suffixes
+        prefix, suffixes = self.template.prefix, self.suffixes  # names as `KeyTemplate.name`, without a call for each
         columns = (self.suffix, self.size, self.generation, self.crc32c, self.has_crc32c)
         values = zip(pair_ids, *(column[rows].tolist() for column in columns), strict=True)
         return [

@@ -160,16 +160,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def downloads(self) -> int:
         """Objects that are downloaded at a time, by all workers together."""
-        if self.concurrency == AUTO:
-            return min(DOWNLOADS_A_WORKER * self.worker_count, MOST_DOWNLOADS)
-        return self.concurrency
+        return self._downloads(DOWNLOADS_A_WORKER)
 
     @property
     def most_downloads(self) -> int:
         """The same where a worker finds that it waits for the store."""
-        if self.concurrency == AUTO:
-            return min(MOST_DOWNLOADS_A_WORKER * self.worker_count, MOST_DOWNLOADS)
-        return self.concurrency
+        return self._downloads(MOST_DOWNLOADS_A_WORKER)
+
+    def _downloads(self, each: int) -> int:
+        return min(each * self.worker_count, MOST_DOWNLOADS) if self.concurrency == AUTO else self.concurrency
 
     @property
     def templates(self) -> KeyTemplates:

@@ -20,7 +20,7 @@ _STALE_S: Final = 60.0
 @dataclass(slots=True)
 class _Group:
     since: float
-    resuming: bool
+    resuming: bool = False
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -44,9 +44,9 @@ class Gathering:
         self._groups = {
             name: group for name, group in self._groups.items() if now - group.since < _STALE_S + self._gather_s
         }
-        group = self._groups.setdefault(request.group, _Group(now, request.resuming))
+        group = self._groups.setdefault(request.group, _Group(now))
         group.places[request.rank] = request.at
-        group.resuming = group.resuming or request.resuming  # of one job some ranks may have lived on, others come anew
+        group.resuming |= request.resuming  # of one job some ranks may have lived on, others come anew
         if request.resuming:
             complete = now - min(g.since for g in self._groups.values() if g.resuming) >= self._gather_s
         else:
