@@ -49,6 +49,7 @@ def test_a_file_gives_every_setting_by_its_name(written):
         store_wait_s = 30
         data_plane = "curl"
         emulator = "http://localhost:9023"
+        user_project = "my-project"
         images = "i/{id}.jpg"
         labels = "l/{id}.png"
         linger_s = 60
@@ -80,6 +81,7 @@ def test_a_file_gives_every_setting_by_its_name(written):
         store_wait_s=30.0,
         data_plane="curl",
         emulator="http://localhost:9023",
+        user_project="my-project",
         images="i/{id}.jpg",
         labels="l/{id}.png",
         linger_s=60.0,
@@ -123,6 +125,7 @@ BAD = {
     'root = "b"\ntest_ratio = nan': "test_ratio",
     'root = "b"\nmax_failed = 1.5': "<= 1.0",
     'root = "b"\nmax_failed = nan': "max_failed",
+    'root = "b"\nuser_project = "a&b"': "user_project",
     'root = "b"\nlinger_s = -1': ">= 0.0",
     'root = "b"\nlinger_s = inf': "linger_s",
     'root = "b"\nlinger_blocking_s = nan': "linger_blocking_s",

@@ -21,6 +21,7 @@ from ringfeedd.sources import SourceError, open_source
 from ringfeedd.sources.backoff import Backoff
 from ringfeedd.sources.bearer import open_bearer
 from ringfeedd.sources.gcs import GcsSource
+from ringfeedd.sources.http_errors import error_from_status
 
 ODD_NAMES = [
     "a/b",
@@ -267,11 +268,61 @@ def test_a_bucket_that_does_not_exist_is_named():
     assert text.startswith("There is no bucket nowhere at http://127.0.0.1")
 
 
-def test_a_bucket_that_may_not_be_read_says_which_role_is_needed():
+REFUSALS = {
+    "Storage Object Viewer": (
+        403,
+        "forbidden",
+        "a@b.iam.gserviceaccount.com does not have storage.objects.list access to the Google Cloud Storage bucket.",
+    ),
+    "Service Usage Consumer": (403, "forbidden", "a@b.com does not have serviceusage.services.use access."),
+    "--user-project": (400, "required", "Bucket is a requester pays bucket but no user project provided."),
+    "VPC Service Controls": (403, "x", "Request is prohibited by organization's policy. vpcServiceControlsUniqueId: x"),
+    "billing account": (403, "accountDisabled", "The billing account for the owning project is disabled in state x."),
+    "access scopes": (403, "insufficientPermissions", "Insufficient Permission"),
+    "": (403, "forbidden", "This failure was asked for."),
+}
+EVERY_ADVICE = [advice for advice in REFUSALS if advice]
+
+
+@pytest.mark.parametrize("advice", REFUSALS)
+def test_a_refusal_names_the_remedy_for_its_own_reason(advice):
+    status, reason, message = REFUSALS[advice]
+    body = json.dumps({"error": {"code": status, "message": message, "errors": [{"reason": reason}]}})
+    error = error_from_status(status, {}, body, "gs://b cannot be listed")
+    assert [one for one in EVERY_ADVICE if one in str(error)] == [advice] * bool(advice)
+    assert message in str(error)
+    assert error.final
+
+
+@pytest.mark.parametrize("body", ["", "<html>storage.cloud.example</html>", "{", "\ud800", "[" * 10**5])
+def test_a_refusal_without_a_reason_gets_no_advice(body):
+    assert str(error_from_status(403, {}, body, "x")) == "x: access is forbidden (403)."
+
+
+def test_a_bucket_that_may_not_be_read_is_a_sentence():
     faults = [Fault("status", operation="list", status=403)]
     text = with_server(lambda server: sentence_of("gs://b-1/p", emulator=server.url), faults=faults)
     assert "forbidden (403)" in text
-    assert "Storage Object Viewer" in text
+    assert "Storage Object Viewer" not in text
+
+
+def test_a_requester_pays_bucket_is_listed_and_read_for_the_named_project(plane):
+    async def story(server, source):
+        server.requester_pays = frozenset({"b"})
+        options = {"emulator": server.url, "concurrency": 2, "data_plane": plane}
+        billed = await open_source("gs://b/p", user_project="example.com:pays", **options)
+        try:
+            assert await names_of(billed) == ["x"]
+            assert await billed.read("x", 0) == b"1"
+        finally:
+            await billed.close()
+        with pytest.raises(SourceError, match="--user-project"):
+            await names_of(source)
+        with pytest.raises(SourceError, match="--user-project") as caught:
+            await source.read("x", 0)
+        assert caught.value.final
+
+    run(story, {"b": {"p/x": b"1"}}, data_plane=plane)
 
 
 def test_an_emulator_that_cannot_be_reached_is_named():

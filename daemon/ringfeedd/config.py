@@ -69,6 +69,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         data_plane: what objects of a bucket are downloaded with: ``"curl"`` (the extra ``fast``), ``"gcloud"``, or
             ``"auto"``: curl where it is installed.
         emulator: address of a GCS emulator to use instead of Google's service.
+        user_project: the project that listings and downloads are billed to, for a bucket with requester pays.
         images, labels: key templates.
         catalog: ``"list"``: list the root at the start. ``"cached"``: start with the latest cached listing, where one
             is, and list again beside it: new pairs come in with an epoch, as with `ringfeed refresh`.
@@ -111,6 +112,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     store_wait_s: Seconds = DEFAULT_STORE_WAIT_S
     data_plane: PlaneName = _FETCH.data_plane
     emulator: str | None = None
+    user_project: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9.:-]{0,99}$")] | None = None
     images: str = DEFAULT_IMAGES
     labels: str = DEFAULT_LABELS
     catalog: Literal["list", "cached"] = "list"
@@ -199,6 +201,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             hedge=self.hedge,
             start_requests_per_s=self.start_requests_per_s / workers if ramped else 0.0,
             data_plane=self.data_plane,
+            user_project=self.user_project,
         )
 
     def access(self) -> Access:

@@ -36,6 +36,7 @@ class FetchPolicy:
         hedge: whether a read that takes unusually long is sent a second time.
         start_requests_per_s: at which the ramp of one process begins, see `Ramp`; 0 for no limit.
         data_plane: what objects of a bucket are downloaded with, see `ringfeedd.sources.plane`.
+        user_project: the project that downloads are billed to; None: the bucket's own.
     """
 
     max_attempts: int = 8
@@ -48,6 +49,7 @@ class FetchPolicy:
     hedge: bool = False
     start_requests_per_s: float = START_REQUESTS_PER_S
     data_plane: PlaneName = DEFAULT_PLANE
+    user_project: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

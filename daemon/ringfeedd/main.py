@@ -149,6 +149,9 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--catalog-cache", metavar="DIR", help="folder in which listings are kept, auto or off (default: auto)"
     )
     parser.add_argument("--emulator", metavar="URL", help="of a GCS emulator to use instead of Google's service")
+    parser.add_argument(
+        "--user-project", metavar="PROJECT", help="that pays for listings and downloads of a requester-pays bucket"
+    )
     parser.add_argument("--group", metavar="NAME", help="unix group whose members may attach (default: only this user)")
     parser.add_argument(
         "--num-nodes", type=_number_or_auto, metavar="N", help="machines that share every epoch, or auto (default: 1)"

@@ -57,7 +57,11 @@ async def _list(config: Config, stop: threading.Event) -> Catalog:
             raise DaemonError(_STOPPED)
 
     source = await open_source(
-        config.root, emulator=config.emulator, concurrency=config.downloads, read_timeout_s=config.read_timeout_s
+        config.root,
+        emulator=config.emulator,
+        concurrency=config.downloads,
+        read_timeout_s=config.read_timeout_s,
+        user_project=config.user_project,
     )
     try:
         return await build_catalog(source, config.templates, go_on)

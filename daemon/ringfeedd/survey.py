@@ -78,6 +78,7 @@ class Survey:
                 concurrency=connections,
                 read_timeout_s=config.read_timeout_s,
                 data_plane=config.data_plane,
+                user_project=config.user_project,
             )
         )
         try:

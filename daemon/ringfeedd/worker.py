@@ -368,6 +368,7 @@ async def _main(connection: socket.socket) -> None:
         concurrency=hello.most_concurrency,
         read_timeout_s=hello.policy.read_timeout_s,
         data_plane=hello.policy.data_plane,
+        user_project=hello.policy.user_project,
     )
     await Worker(hello, source, writer).run(reader)
 

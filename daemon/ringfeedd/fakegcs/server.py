@@ -37,6 +37,7 @@ class FakeGcs:
         busiest: the most requests that were in flight at once.
         faults: what goes wrong; a test may replace it at any moment, a person by ``POST /_faults``.
         page_objects: the most objects in a page of a listing.
+        requester_pays: buckets of which only requests that name a ``userProject`` get anything.
         tokens: when not empty, only requests that carry one of these as a bearer are answered; ``POST /token`` gives
             the last one.
     """
@@ -55,6 +56,7 @@ class FakeGcs:
         self._seed, self._host, self._port = seed, host, port
         self.faults, self.page_objects = faults, page_objects
         self.tokens: list[str] = []
+        self.requester_pays: frozenset[str] = frozenset()
         self.requests: Counter[tuple[str, str]] = Counter()
         self.url, self.busiest, self._in_flight = "", 0, 0
         self._stopping = asyncio.Event()
@@ -136,6 +138,8 @@ class FakeGcs:
             fault = Fault("reset")
         if fault is not None and (response := _early_fault(request, fault)) is not None:
             return response
+        if bucket in self.requester_pays and not request.query.get("userProject"):
+            return _refusal(400, "Bucket is a requester pays bucket but no user project provided.")
         if operation == "list":
             return self._listing(request, bucket, name)
         found = self._store.get(bucket, name)

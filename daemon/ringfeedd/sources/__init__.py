@@ -40,6 +40,7 @@ async def open_source(
     concurrency: int,
     read_timeout_s: float = READ_TIMEOUT_S,
     data_plane: PlaneName = DEFAULT_PLANE,
+    user_project: str | None = None,
 ) -> Source:
     """The source for `root`: ``gs://bucket/prefix``, ``file:///folder`` or a path to a folder.
 
@@ -52,6 +53,7 @@ async def open_source(
         concurrency: requests (connections, or threads) at once, at most.
         read_timeout_s: silence of the bucket, seconds, after which a request is cut; nothing for a folder.
         data_plane: what objects of a bucket are read with, see `ringfeedd.sources.plane`; nothing for a folder.
+        user_project: the project that requests to a bucket are billed to; nothing for a folder.
 
     Raises:
         StartError: no such folder, no such kind of root, no usable credentials, no package for the data plane, or an
@@ -61,7 +63,12 @@ async def open_source(
         raise StartError(f"The concurrency is {concurrency}, and nothing can be read so; set it to 1 or more.")
     if root.startswith(GCS_SCHEME):
         return await open_gcs(
-            root, emulator=emulator, concurrency=concurrency, read_timeout_s=read_timeout_s, data_plane=data_plane
+            root,
+            emulator=emulator,
+            concurrency=concurrency,
+            read_timeout_s=read_timeout_s,
+            data_plane=data_plane,
+            user_project=user_project,
         )
     if root.startswith(FILE_SCHEME):
         return _open_folder(root, lambda: unquote(_file_path(root)), concurrency)

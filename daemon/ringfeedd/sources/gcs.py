@@ -6,7 +6,7 @@ import os
 import re
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from ringfeedd.errors import StartError
 
@@ -53,6 +53,7 @@ class GcsSource:
         backoff: Backoff = LISTING_BACKOFF,
         read_timeout_s: float = READ_TIMEOUT_S,
         data_plane: PlaneName = DEFAULT_PLANE,
+        user_project: str | None = None,
     ) -> None:
         """Open the session; inside the event loop that will use it.
 
@@ -65,6 +66,7 @@ class GcsSource:
             backoff: how pages of the listing are retried.
             read_timeout_s: silence, seconds, after which a request is cut.
             data_plane: what reads are made with; listings always are gcloud-aio-storage's.
+            user_project: the project that listings and reads are billed to; None: the bucket's own.
 
         Raises:
             StartError: the data plane's package is not installed.
@@ -75,6 +77,8 @@ class GcsSource:
         self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
         self._plane = open_plane(data_plane, api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
         self._read_timeout_s = read_timeout_s
+        self._billed = {} if user_project is None else {"userProject": user_project}
+        self._billed_query = f"&{urlencode(self._billed)}" if self._billed else ""
         self._listing: GcsListing | None = None
 
     def __repr__(self) -> str:
@@ -91,6 +95,7 @@ class GcsSource:
             "prefix": self._prefix + prefix,
             "fields": LISTED_FIELDS,
             "maxResults": str(PAGE_OBJECTS),
+            **self._billed,
         }
         paging, listing = Paging(self.root), self._open_listing()
         while True:
@@ -125,7 +130,7 @@ class GcsSource:
 
     def _url(self, name: str, generation: int) -> str:
         pinned = f"&generation={generation}" if generation else ""
-        return f"{self._objects_url}/{quote(self._prefix + name, safe='')}?alt=media{pinned}"
+        return f"{self._objects_url}/{quote(self._prefix + name, safe='')}?alt=media{pinned}{self._billed_query}"
 
     async def close(self) -> None:
         """Close the connections and the token's session."""
@@ -158,7 +163,13 @@ class GcsSource:
 
 
 async def open_gcs(
-    root: str, *, emulator: str | None, concurrency: int, read_timeout_s: float, data_plane: PlaneName
+    root: str,
+    *,
+    emulator: str | None,
+    concurrency: int,
+    read_timeout_s: float,
+    data_plane: PlaneName,
+    user_project: str | None = None,
 ) -> GcsSource:
     """The source for ``gs://bucket/prefix``; credentials are fetched, nothing else is asked.
 
@@ -181,6 +192,7 @@ async def open_gcs(
             concurrency=concurrency,
             read_timeout_s=read_timeout_s,
             data_plane=data_plane,
+            user_project=user_project,
         )
     if host := os.environ.get("STORAGE_EMULATOR_HOST"):
         # The library would obey it, and send every request there without credentials or TLS checks.
@@ -200,6 +212,7 @@ async def open_gcs(
             concurrency=concurrency,
             read_timeout_s=read_timeout_s,
             data_plane=data_plane,
+            user_project=user_project,
         )
     except StartError:
         await bearer.close()

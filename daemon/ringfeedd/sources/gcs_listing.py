@@ -62,14 +62,11 @@ class GcsListing:
             raise SourceError(sentence, cause="not_json", retryable=True) from error
 
     def _listing_refused(self, error: aiohttp.ClientResponseError, what: str) -> SourceError:
-        refused = error_from_status(error.status, error.headers or {}, error.message, what)
-        where = f"There is no bucket {self._bucket} at {self._api_root}"
         if error.status == 404:
-            return SourceError(f"{where}: check the name.", cause="missing")
-        if refused.cause in ("forbidden", "unauthorized"):
-            hint = "the account needs the role Storage Object Viewer (storage.objects.list and .get) on it."
-            return SourceError(f"{refused} Access to bucket {self._bucket}: {hint}", cause=refused.cause)
-        return refused
+            return SourceError(
+                f"There is no bucket {self._bucket} at {self._api_root}: check the name.", cause="missing"
+            )
+        return error_from_status(error.status, error.headers or {}, error.message, what)
 
 
 class _NoToken(Token):

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from .base import SourceError
+from .refusals import advice_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,7 @@ _REASONS = {
 
 def error_from_status(status: int, headers: Mapping[str, str], body: str, what: str) -> SourceError:
     """The error for a response that is no 200; `what` begins its sentence, e.g. ``gs://b/x cannot be read``."""
-    said = _said(body)
+    said = _said(body) + advice_for(status, body)
     if 200 <= status < 300:
         return SourceError(f"{what}: the server answered {status} instead of 200.", cause="status", retryable=True)
     if 300 <= status < 400:
