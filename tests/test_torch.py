@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader
 
 import ringfeed
 from ringfeed.layout import plan_geometry
-from ringfeed.ranks import Ranks, default_group, resolve_ranks
 from ringfeed.torch import RingDataset, RingLoader, RingTensor, get_async_dataloaders
 
 PAIRS = 24
@@ -310,39 +309,6 @@ def test_two_torchrun_ranks_split_every_epoch(ring, ids, tmp_path):
     assert len(rows[0]) == len(rows[1]) == 6
     for epoch in range(2):
         assert sorted(pair_id for rank in rows for e, pair_ids in rank for pair_id in pair_ids if e == epoch) == ids
-
-
-# Ranks and groups.
-
-
-def test_ranks_come_from_the_arguments_then_from_torchruns_environment():
-    environ = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "1"}
-    assert resolve_ranks(1, 2, environ) == Ranks(1, 2)
-    assert resolve_ranks(None, None, environ) == Ranks(3, 4, num_nodes=1)
-    assert resolve_ranks(None, None, {"RANK": "3", "WORLD_SIZE": "4"}) == Ranks(3, 4)
-    assert resolve_ranks(None, None, {}) == Ranks(0, 1)
-    with pytest.raises(ValueError, match="give both"):
-        resolve_ranks(1, None, environ)
-
-
-def test_the_ranks_of_several_machines_are_those_on_this_machine():
-    environ = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    assert resolve_ranks(None, None, environ) == Ranks(1, 2, num_nodes=2)
-    assert resolve_ranks(None, None, {**environ, "GROUP_WORLD_SIZE": "2"}) == Ranks(1, 2, num_nodes=2)
-    with pytest.raises(ValueError, match="4 ranks on 3 machines, 2 of them on this one"):
-        resolve_ranks(None, None, {**environ, "GROUP_WORLD_SIZE": "3"})
-    with pytest.raises(ValueError, match="4 ranks on 1 machine, 3 of them on this one"):
-        resolve_ranks(None, None, {**environ, "LOCAL_WORLD_SIZE": "3"})
-
-
-def test_the_ranks_of_a_job_come_to_the_same_group_and_other_jobs_to_others():
-    job = {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    other = {**job, "MASTER_PORT": "29501"}
-    ring = uuid.uuid4().hex
-    first = default_group(ring, Ranks(0, 2), job)
-    assert first.rsplit("-", 1)[0] == default_group(ring, Ranks(1, 2), job).rsplit("-", 1)[0]
-    assert first.rsplit("-", 1)[0] != default_group(ring, Ranks(0, 2), other).rsplit("-", 1)[0]
-    assert default_group(ring, Ranks(0, 2), {"TORCHELASTIC_RUN_ID": "a"}).startswith("torchrun-a-")
 
 
 # The snippet's loaders.

@@ -14,7 +14,17 @@ from ringfeed.batch import Batch
 from ringfeed.descriptor import read_descriptor
 from ringfeed.field_rows import Pixels
 from ringfeed.guard import over_ring, plain
-from ringfeed.ranks import Ranks, check_nodes, default_group, resolve_ranks
+from ringfeed.ranks import (
+    Ranks,
+    check_agreement,
+    check_nodes,
+    default_group,
+    given_ranks,
+    loader_pid,
+    next_serial,
+    ranks_to_tell,
+    resolve_ranks,
+)
 from ringfeed.reader import Reader
 from ringfeed.state import ResumeState, following_epoch
 from ringfeed.succession import RESTART_S
@@ -62,9 +72,10 @@ class RingDataset(IterableDataset[Any]):
         Args:
             batch_size: pairs in one batch of this rank.
             group: by default a name that the ranks of one torchrun job share.
-            rank, world_size: by default those of torch.distributed, or of torchrun's environment, or 0 of 1. In a
-                torchrun job over several machines those on this machine, whose daemon must serve its share of as many
-                (``ringfeed serve --num-nodes``); the first iteration insists on it.
+            rank, world_size: by default those of torch.distributed, or of torchrun's environment, or 0 of 1, as they
+                are when the first iteration begins. In a torchrun job over several machines those on this machine,
+                whose daemon must serve its share of as many (``ringfeed serve --num-nodes``); the first iteration
+                insists on it.
             transform: called with (image, label) tensors of one pair; the results are collated.
             batch_transform: called with what would be yielded.
             fields: what to yield, of image, label, valid, ids, epoch, positions.
@@ -80,7 +91,9 @@ class RingDataset(IterableDataset[Any]):
             raise ValueError("transform takes (image, label), so fields must begin with these two")
         self.ring = ring
         self.batch_size = batch_size
-        self.ranks: Ranks = resolve_ranks(rank, world_size)
+        self._given_ranks = given_ranks(rank, world_size)
+        self._settled: tuple[int, Ranks] | None = None  # the process that began to read, and as which rank
+        self._told: tuple[int, Ranks] | None = None  # the process that sent this dataset here, and its ranks
         self.drop_last = drop_last
         self.start = start if isinstance(start, str) else "auto"
         self.wait = wait
@@ -91,8 +104,8 @@ class RingDataset(IterableDataset[Any]):
         self.copy = copy or on_lag == "skip"
         self.wait_s = wait_s
         self.restart_s = restart_s
-        self._named = group is not None or self.ranks.world_size > 1
-        self.group = group if group is not None else default_group(ring, self.ranks)
+        self._given_group = group
+        self._serial = next_serial(ring, self._given_ranks)
         self._reader: Reader | None = None
         self._pid = os.getpid()
         self._epoch: int | None = None
@@ -105,14 +118,49 @@ class RingDataset(IterableDataset[Any]):
         self.tells_places = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the reader: the process that this is sent to attaches by itself."""
-        return {**self.__dict__, "_reader": None}
+        """Leave the reader out: the process that this is sent to attaches by itself.
+
+        It says which rank it was sent by, for a DataLoader's spawned worker, where torch.distributed does not.
+        """
+        return {**self.__dict__, "_reader": None, "_told": ranks_to_tell()}
 
     def __repr__(self) -> str:
-        return (
-            f"RingDataset({self.ring!r}, batch_size={self.batch_size}, group={self.group!r}, "
-            f"rank {self.ranks.rank}/{self.ranks.world_size})"
-        )
+        ranks = self._given_ranks or (self._settled and self._settled[1])
+        rank = f", rank {ranks.rank}/{ranks.world_size}" if ranks else ""
+        group = f", group={self.group!r}" if ranks or self._given_group else ""
+        return f"RingDataset({self.ring!r}, batch_size={self.batch_size}{group}{rank})"
+
+    @property
+    def ranks(self) -> Ranks:
+        """Rank and world size as this process reads, or would if it began now.
+
+        Raises:
+            ValueError: the machines of the job have unequal numbers of ranks.
+        """
+        if self._given_ranks is not None:
+            return self._given_ranks
+        if self._told is not None and self._told[0] == loader_pid():
+            return self._told[1]
+        if self._settled is not None and self._settled[0] == os.getpid():
+            return self._settled[1]
+        return resolve_ranks()
+
+    @property
+    def group(self) -> str:
+        """The group's name: as given, else one that follows from the ranks."""
+        return self._given_group or default_group(self.ranks, self._serial)
+
+    def settle_ranks(self) -> Ranks:
+        """Return the ranks that the iteration which begins now reads as; later ones have to read as the same.
+
+        Raises:
+            RingfeedError: an earlier iteration of this process read as others.
+        """
+        ranks = self.ranks
+        if self._given_ranks is None and self._settled is not None and self._settled[0] == os.getpid():
+            check_agreement(self.ring, ranks)
+        self._settled = (os.getpid(), ranks)
+        return ranks
 
     def __len__(self) -> int:
         """Batches that this rank gets in a whole epoch, without DataLoader workers; `RingLoader` counts with them.
@@ -141,6 +189,7 @@ class RingDataset(IterableDataset[Any]):
         worker = get_worker_info()
         if worker is not None:
             return self._iterate_in_worker(worker.id, worker.num_workers)
+        self.settle_ranks()
         reader = self.reader
         self.forget_resume()
         return map(self._present, reader)
@@ -149,13 +198,16 @@ class RingDataset(IterableDataset[Any]):
     def reader(self) -> Reader:
         """This process's reader; attaches if it has none yet."""
         if self._reader is None or self._pid != os.getpid():
-            self._reader = self._attach(self.ranks.rank, self.ranks.world_size, named=self._named)
+            ranks = self.settle_ranks()
+            named = self._given_group is not None or ranks.world_size > 1
+            self._reader = self._attach(ranks.rank, ranks.world_size, named=named)
             self._pid = os.getpid()
             self._choose_epoch(self._reader)
         return self._reader
 
     def close(self) -> None:
-        """Detach; the next iteration attaches anew."""
+        """Detach; the next iteration attaches again, as the rank that this process is then."""
+        self._settled = None
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -260,8 +312,9 @@ class RingDataset(IterableDataset[Any]):
             self._reader.close(keep_place=True)
             self.go_on_from(self._reader.state_dict())
         # Workers count before ranks: then the batches that a loader yields, worker by worker, are the order's own.
-        world_size = self.ranks.world_size
-        reader = self._attach(worker * world_size + self.ranks.rank, world_size * workers, named=True)
+        ranks = self.settle_ranks()
+        world_size = ranks.world_size
+        reader = self._attach(worker * world_size + ranks.rank, world_size * workers, named=True)
         if self._resume is not None or self._epoch is not None:
             self._choose_epoch(reader)
         else:

@@ -39,6 +39,7 @@ class RingLoader(DataLoader[Any]):
         if not self.num_workers:
             yield from super().__iter__()
             return
+        self._ring_dataset.settle_ranks()
         if self._state is not None:
             self._ring_dataset.go_on_from(self._state)
         batches = super().__iter__()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch.distributed
+import torch.utils.data
 
 from ringfeed.descriptor import Descriptor
 from ringfeed.errors import RingfeedError
 
-_SERIALS: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+_SERIALS: defaultdict[tuple[str, bool], Iterator[int]] = defaultdict(itertools.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +32,31 @@ class Ranks:
     num_nodes: int | None = None
 
 
-def resolve_ranks(rank: int | None, world_size: int | None, environ: Mapping[str, str] = os.environ) -> Ranks:
-    """What was given, else what torch.distributed says, else torchrun's environment, else one process alone.
+def given_ranks(rank: int | None, world_size: int | None) -> Ranks | None:
+    """Return the ranks that a user gave; None where they are to be found out.
+
+    Raises:
+        ValueError: only one of the two was given, or the rank is out of its range.
+    """
+    if (rank is None) != (world_size is None):
+        raise ValueError(f"give both rank and world_size, or neither (rank={rank}, world_size={world_size})")
+    if rank is None or world_size is None:
+        return None
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is out of range: with world_size={world_size} it must be 0 to {world_size - 1}")
+    return Ranks(rank, world_size)
+
+
+def resolve_ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
+    """Return what torch.distributed says at this moment, else torchrun's environment, else one process alone.
 
     In a torchrun job over several machines, the rank and the world size on this machine: a ring is read by the ranks of
     its own machine, and each machine's daemon serves its share of the data.
 
     Raises:
-        ValueError: only one of the two was given, or the machines of the job have unequal numbers of ranks.
+        ValueError: the machines of the job have unequal numbers of ranks.
     """
-    if (rank is None) != (world_size is None):
-        raise ValueError(f"give both rank and world_size, or neither (rank={rank}, world_size={world_size})")
-    if rank is not None and world_size is not None:
-        return Ranks(rank, world_size)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _initialized():
         found = Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
     elif "RANK" in environ and "WORLD_SIZE" in environ:
         found = Ranks(int(environ["RANK"]), int(environ["WORLD_SIZE"]))
@@ -87,19 +101,63 @@ def _machines(count: int) -> str:
     return "1 machine" if count == 1 else f"{count} machines"
 
 
-def default_group(ring: str, ranks: Ranks, environ: Mapping[str, str] = os.environ) -> str:
-    """A name that all ranks of this job, and no other job on the machine, come to by themselves.
+def ranks_to_tell() -> tuple[int, Ranks] | None:
+    """Return what torch.distributed says here, with this process's id, for workers that it starts; else None."""
+    return (os.getpid(), resolve_ranks()) if _initialized() else None
 
-    The datasets that a process makes for one ring are numbered, so that each gets a pass of its own.
+
+def loader_pid() -> int | None:
+    """Return the process whose DataLoader has this one as a worker; None in a process that is no worker."""
+    if torch.utils.data.get_worker_info() is None:
+        return None
+    loader = multiprocessing.parent_process()
+    return None if loader is None else loader.pid
+
+
+def check_agreement(ring: str, before: Ranks) -> None:
+    """Insist that torch.distributed, where it is initialised, says what a dataset began to read as.
+
+    Raises:
+        RingfeedError: it says otherwise, e.g. since it was initialised after the first iteration.
     """
-    serial = next(_SERIALS[ring])
+    if _initialized() and (now := resolve_ranks()) != before:
+        raise RingfeedError(
+            f"This dataset began to read ring {ring!r} as rank {before.rank} of {before.world_size}, and now "
+            f"torch.distributed says that this process is rank {now.rank} of {now.world_size}; call "
+            f"init_process_group() before the first iteration, or give rank and world_size."
+        )
+
+
+def _initialized() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def next_serial(ring: str, given: Ranks | None) -> str:
+    """Number the datasets that a process makes for one ring, so that each gets a pass of its own.
+
+    Those that are given rank 0 of 1 are numbered apart: they may be made by some ranks of a job only.
+    """
+    alone = given is not None and given.world_size == 1
+    return f"{'own' if alone else ''}{next(_SERIALS[ring, alone])}"
+
+
+def default_group(ranks: Ranks, serial: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Name the group of a job's ``serial``-th dataset as all ranks of this job, and no other job here, name it.
+
+    A DataLoader's worker processes name it as the process that made the loader does.
+    """
+    loader = loader_pid()
     if ranks.world_size == 1:
-        return f"dataset-{os.getpid()}-{serial}"
+        return f"dataset-{loader or os.getpid()}-{serial}"
     run = environ.get("TORCHELASTIC_RUN_ID", "none")
     if run != "none":
         job = f"torchrun-{run}"
     elif "MASTER_PORT" in environ:
         job = f"{environ.get('MASTER_ADDR', 'localhost')}:{environ['MASTER_PORT']}"
     else:
-        job = f"parent-{os.getppid()}"
+        job = f"parent-{_parent_of(loader) if loader else os.getppid()}"
     return f"{job[:96]}-{serial}"
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
