@@ -20,7 +20,7 @@ from ringfeedd.keys import KeyTemplates
 from ringfeedd.listing import build_catalog
 from ringfeedd.sources import ObjectInfo, SourceError, open_source
 from ringfeedd.sources.backoff import Backoff
-from ringfeedd.sources.http_errors import retry_after_s
+from ringfeedd.sources.http_errors import MAX_RETRY_AFTER_S, retry_after_s
 from ringfeedd.traffic import Traffic
 
 IMAGE, LABEL = b"\xff\xd8" + b"image" * 100, b"\x89PNG" + b"label" * 30
@@ -228,10 +228,16 @@ def test_the_backoff_does_not_overflow():
 def test_retry_after_is_read_as_seconds_and_as_a_date_and_bounded():
     assert retry_after_s({}) is None
     assert retry_after_s({"Retry-After": "1.5"}) == 1.5
-    assert retry_after_s({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
-    assert retry_after_s({"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}) == 3600.0
-    assert retry_after_s({"Retry-After": "-3"}) == 0.0
-    assert retry_after_s({"Retry-After": "soon"}) is None
+    assert retry_after_s({"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}) == MAX_RETRY_AFTER_S
+    assert retry_after_s({"Retry-After": "3600"}) == MAX_RETRY_AFTER_S == 60.0
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Wed, 21 Oct 2015 07:28:00 GMT", "-3", "nan", "inf", "-inf", "1e999", "soon", "", "Wed, 32 Oct 2099 07:28:00 GMT"],
+)
+def test_a_retry_after_without_a_sensible_time_is_ignored(said):
+    assert retry_after_s({"Retry-After": said}) is None
 
 
 @pytest.mark.parametrize("plane", DATA_PLANES)

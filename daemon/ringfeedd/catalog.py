@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from .errors import ConfigError
-from .sources.base import ObjectInfo
+from .sources.base import MAX_OBJECT_BYTES, ObjectInfo
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -188,8 +188,9 @@ class Catalog:
 
     @property
     def mean_pair_bytes(self) -> float:
-        """Mean size of a pair's two objects together, in bytes."""
-        return float(self.images.size.mean() + self.labels.size.mean())
+        """Mean size of a pair's two objects together, in bytes; objects too large to be downloaded count as empty."""
+        sizes = (np.where(side.size > MAX_OBJECT_BYTES, 0, side.size).mean() for side in (self.images, self.labels))
+        return float(sum(sizes))
 
     def id(self, index: int) -> str:
         """The id of one pair. Raises: IndexError."""

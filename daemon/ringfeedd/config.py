@@ -26,7 +26,7 @@ from ringfeedd.nodes import AUTO, MAX_NODES, Nodes, choose_nodes
 from ringfeedd.order import Mode
 from ringfeedd.ramp import START_REQUESTS_PER_S
 from ringfeedd.shm import Access
-from ringfeedd.sources import GCS_SCHEME, PlaneName
+from ringfeedd.sources import GCS_SCHEME, MAX_OBJECTS, PlaneName
 from ringfeedd.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -71,6 +71,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         emulator: address of a GCS emulator to use instead of Google's service.
         user_project: the project that listings and downloads are billed to, for a bucket with requester pays.
         images, labels: key templates.
+        max_objects: a bucket's listing of more is refused: a server may send pages without end.
         catalog: ``"list"``: list the root at the start. ``"cached"``: start with the latest cached listing, where one
             is, and list again beside it: new pairs come in with an epoch, as with `ringfeed refresh`.
         catalog_cache: the folder in which listings are kept, ``"auto"`` (systemd's or the user's cache), or ``"off"``.
@@ -115,6 +116,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     user_project: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9.:-]{0,99}$")] | None = None
     images: str = DEFAULT_IMAGES
     labels: str = DEFAULT_LABELS
+    max_objects: Annotated[int, Meta(ge=1)] = MAX_OBJECTS
     catalog: Literal["list", "cached"] = "list"
     catalog_cache: str = "auto"
     group: str | None = None

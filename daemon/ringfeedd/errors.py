@@ -10,10 +10,22 @@ EXIT_ALREADY_RUNNING = 75
 EXIT_BAD_CONFIG = 78
 
 
+def encodable(text: str) -> str:
+    r"""Return `text` with what UTF-8 cannot encode (lone surrogates) written as escapes, ``\udc80``.
+
+    Text from outside may hold them: JSON of a server, file names, header values. A sentence that cannot be encoded
+    cannot be printed, sent or stored either.
+    """
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 class DaemonError(Exception):
     """The daemon cannot start or go on; the message says what happened, to what, and what to do."""
 
     exit_code = EXIT_COULD_NOT_START
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(encodable(sentence))
 
 
 class StartError(DaemonError):
@@ -54,7 +66,7 @@ class BadPairError(Exception):
     """
 
     def __init__(self, reason: str, *, cause: str, attempts: int = 1, retries: dict[str, int] | None = None) -> None:
-        super().__init__(reason)
+        super().__init__(encodable(reason))
         self.cause = cause
         self.attempts = attempts
         self.retries = retries or {}

@@ -13,7 +13,7 @@ from ringfeedd.errors import BadPairError
 from ringfeedd.integrity import GZIP_MAGIC, unpacked
 from ringfeedd.ramp import START_REQUESTS_PER_S
 from ringfeedd.sources.backoff import Backoff, Clock, with_retries
-from ringfeedd.sources.base import ObjectInfo, SourceError
+from ringfeedd.sources.base import MAX_OBJECT_BYTES, ObjectInfo, SourceError
 from ringfeedd.sources.plane import DEFAULT_PLANE, PlaneName
 from ringfeedd.traffic import Traffic
 
@@ -43,7 +43,7 @@ class FetchPolicy:
     base_delay_s: float = 0.1
     max_delay_s: float = 8.0
     deadline_s: float = 120.0
-    max_object_bytes: int = 256 << 20
+    max_object_bytes: int = MAX_OBJECT_BYTES
     read_timeout_s: float = 20.0
     retry_budget: float = 0.5
     hedge: bool = False

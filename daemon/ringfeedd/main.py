@@ -143,6 +143,9 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--images", metavar="TEMPLATE", help="of the images' names (default: images/{id}.jpg,jpeg)")
     parser.add_argument("--labels", metavar="TEMPLATE", help="of the labels' names (default: labels/{id}.png)")
     parser.add_argument(
+        "--max-objects", type=int, metavar="N", help="refuse a listing of more objects (default: 100000000)"
+    )
+    parser.add_argument(
         "--catalog", choices=["list", "cached"], help="start with a listing, or with the latest one (default: list)"
     )
     parser.add_argument(

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from ringfeedd.catalog import Pair
+from ringfeedd.errors import encodable
 from ringfeedd.fetch import FetchPolicy
 from ringfeedd.sources import ObjectInfo
 from ringfeedd.spec import DecodeSpec
@@ -142,6 +143,26 @@ def frame(message: ToWorker | Results) -> bytes:
     """A message as bytes, its length in front."""
     body = _ENCODER.encode(message)
     return len(body).to_bytes(_LENGTH_BYTES, "little") + body
+
+
+def frame_of_results(results: list[Result], traffic: TrafficReport) -> bytes:
+    """Return the frame of a worker's message; a result that cannot be encoded is replaced by a failure that can.
+
+    What cannot be encoded would be lost with all that stands beside it, and the worker would never answer again.
+    """
+    try:
+        return frame(Results(results, traffic))
+    except (ValueError, OverflowError, TypeError):  # of ValueError: UnicodeEncodeError
+        return frame(Results([_sendable(result) for result in results], traffic))
+
+
+def _sendable(result: Result) -> Result:
+    try:
+        _ENCODER.encode(result)
+    except (ValueError, OverflowError, TypeError) as error:
+        reason = encodable(f"its result could not be sent: {type(error).__name__}: {error}")
+        return Failed(result.ring, result.seq, reason, "internal", 1)
+    return result
 
 
 async def _read_frame(stream: asyncio.StreamReader) -> bytes | None:

@@ -62,6 +62,8 @@ async def _list(config: Config, stop: threading.Event) -> Catalog:
         concurrency=config.downloads,
         read_timeout_s=config.read_timeout_s,
         user_project=config.user_project,
+        data_plane=config.data_plane,
+        max_objects=config.max_objects,
     )
     try:
         return await build_catalog(source, config.templates, go_on)

@@ -18,9 +18,9 @@ from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.nodes import Nodes
 from ringfeedd.notify import Notifier
 from ringfeedd.promised import Start, find_promised
-from ringfeedd.sources import Source, open_source
+from ringfeedd.sources import LISTING_WAIT_S, Source, open_source
 from ringfeedd.spec import DecodeSpec
-from ringfeedd.store_wait import StoreWait
+from ringfeedd.store_wait import SILENCE_S, StoreWait
 
 START_NOTICE_S: Final = 30.0
 """What the service manager is asked for, again and again, while the listing goes on."""
@@ -79,6 +79,8 @@ class Survey:
                 read_timeout_s=config.read_timeout_s,
                 data_plane=config.data_plane,
                 user_project=config.user_project,
+                listing_wait_s=min(LISTING_WAIT_S, max(config.store_wait_s, SILENCE_S)),
+                max_objects=config.max_objects,
             )
         )
         try:

@@ -31,11 +31,11 @@ from ringfeed.layout import page_ceil
 from ringfeedd import messages
 from ringfeedd.decode import decode_pair
 from ringfeedd.download_window import DownloadWindow, Drought
-from ringfeedd.errors import BadPairError
+from ringfeedd.errors import BadPairError, encodable
 from ringfeedd.fetch import Begun, Fetched, fetch_pair
 from ringfeedd.first_reads import FirstReads, PairReads
 from ringfeedd.memory_limit import limit_own_memory, worker_bytes
-from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, Results, RingSpec
+from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, RingSpec
 from ringfeedd.prctl import name_process
 from ringfeedd.sources import Source, open_source
 from ringfeedd.traffic import Traffic
@@ -268,7 +268,7 @@ class Worker:
             return Failed(ring, seq, str(error), error.cause, error.attempts, error.retries)
         if isinstance(error, MemoryError):
             return Failed(ring, seq, self._no_memory, "memory", 1)
-        return Failed(ring, seq, f"{type(error).__name__}: {error}", "internal", 1)
+        return Failed(ring, seq, encodable(f"{type(error).__name__}: {error}"), "internal", 1)
 
     @property
     def _no_memory(self) -> str:
@@ -352,7 +352,7 @@ class Worker:
         traffic = self._traffic.statistics()
         if self._results or traffic != self._reported:
             self._reported = traffic
-            self._writer.write(messages.frame(Results(self._results, traffic)))
+            self._writer.write(messages.frame_of_results(self._results, traffic))
             self._results = []
 
 

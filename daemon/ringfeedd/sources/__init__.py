@@ -8,9 +8,10 @@ from urllib.parse import unquote
 
 from ringfeedd.errors import StartError
 
-from .base import PAGE_OBJECTS, ObjectInfo, Source, SourceError
-from .gcs import READ_TIMEOUT_S, open_gcs
+from .base import MAX_OBJECT_BYTES, PAGE_OBJECTS, ObjectInfo, Source, SourceError
+from .gcs import LISTING_WAIT_S, READ_TIMEOUT_S, open_gcs
 from .local import LocalSource
+from .pages import MAX_OBJECTS
 from .plane import DEFAULT_PLANE, PlaneName
 from .planes import plane_module
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_PLANE",
     "GCS_SCHEME",
+    "LISTING_WAIT_S",
+    "MAX_OBJECTS",
+    "MAX_OBJECT_BYTES",
     "PAGE_OBJECTS",
     "ObjectInfo",
     "PlaneName",
@@ -41,6 +45,8 @@ async def open_source(
     read_timeout_s: float = READ_TIMEOUT_S,
     data_plane: PlaneName = DEFAULT_PLANE,
     user_project: str | None = None,
+    listing_wait_s: float = LISTING_WAIT_S,
+    max_objects: int = MAX_OBJECTS,
 ) -> Source:
     """The source for `root`: ``gs://bucket/prefix``, ``file:///folder`` or a path to a folder.
 
@@ -54,6 +60,8 @@ async def open_source(
         read_timeout_s: silence of the bucket, seconds, after which a request is cut; nothing for a folder.
         data_plane: what objects of a bucket are read with, see `ringfeedd.sources.plane`; nothing for a folder.
         user_project: the project that requests to a bucket are billed to; nothing for a folder.
+        listing_wait_s: for which one page of a bucket's listing is tried again, seconds; nothing for a folder.
+        max_objects: a bucket's listing of more is refused; nothing for a folder.
 
     Raises:
         StartError: no such folder, no such kind of root, no usable credentials, no package for the data plane, or an
@@ -69,6 +77,8 @@ async def open_source(
             read_timeout_s=read_timeout_s,
             data_plane=data_plane,
             user_project=user_project,
+            listing_wait_s=listing_wait_s,
+            max_objects=max_objects,
         )
     if root.startswith(FILE_SCHEME):
         return _open_folder(root, lambda: unquote(_file_path(root)), concurrency)

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
-from ringfeedd.errors import StartError, StoreDownError
+from ringfeedd.errors import StartError, StoreDownError, encodable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 PAGE_OBJECTS = 1000
 """Objects in one page of a listing: the most that the GCS JSON API gives at once."""
+
+
+MAX_OBJECT_BYTES = 256 << 20
+"""Larger objects are not downloaded; also the bound for what a gzipped object may unpack to."""
 
 
 class ObjectInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -54,7 +58,7 @@ class SourceError(Exception):
     def __init__(
         self, sentence: str, *, cause: str, retryable: bool = False, retry_after_s: float | None = None
     ) -> None:
-        super().__init__(sentence)
+        super().__init__(encodable(sentence))
         self.cause = cause
         self.retryable = retryable
         self.retry_after_s = retry_after_s

@@ -10,9 +10,10 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from ringfeedd.errors import StartError
 
-from .backoff import Backoff, with_retries
-from .base import PAGE_OBJECTS, BeginRead, ObjectInfo, OnEnd, SourceError
-from .pages import Paging
+from .backoff import SYSTEM_CLOCK, Backoff, with_retries
+from .base import MAX_OBJECT_BYTES, PAGE_OBJECTS, BeginRead, ObjectInfo, OnEnd, SourceError
+from .gcs_listing import GcsListing
+from .pages import MAX_OBJECTS, Paging
 from .plane import DEFAULT_PLANE, Begin, PlaneName
 from .planes import open_plane
 
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from .bearer import Bearer
-    from .gcs_listing import GcsListing
 
 T = TypeVar("T")
 
 GOOGLE_API = "https://www.googleapis.com"
 LISTED_FIELDS = "items(name,size,generation,crc32c),nextPageToken"
 LISTING_BACKOFF = Backoff(max_attempts=5, base_s=0.25, max_s=8.0)
+
+LISTING_WAIT_S = 60.0
+"""For which one page of a listing is tried again, unless somebody waits for less."""
 
 READ_TIMEOUT_S = 20.0
 """Silence after which a request is cut; a body that drips is cut by the deadline of its pair."""
@@ -37,9 +40,9 @@ _BUCKET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
 class GcsSource:
     """Objects below ``gs://bucket/prefix``; see `Source`.
 
-    Lists with gcloud-aio-storage, which knows the API's addresses and credentials. Reads with the same token, but by
-    a request of our own through a `Plane`: `Storage.download` cannot name a generation, follows redirects, and unpacks
-    gzip, after which size and crc32c no longer fit.
+    Lists and reads by requests of our own through a `Plane`. gcloud-aio-storage's `Storage.download` cannot name a
+    generation, follows redirects, and unpacks gzip, after which size and crc32c no longer fit; its `list_objects` reads
+    whatever comes into memory.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class GcsSource:
         read_timeout_s: float = READ_TIMEOUT_S,
         data_plane: PlaneName = DEFAULT_PLANE,
         user_project: str | None = None,
+        listing_wait_s: float = LISTING_WAIT_S,
+        max_objects: int = MAX_OBJECTS,
     ) -> None:
         """Open the session; inside the event loop that will use it.
 
@@ -65,8 +70,10 @@ class GcsSource:
             concurrency: connections at once.
             backoff: how pages of the listing are retried.
             read_timeout_s: silence, seconds, after which a request is cut.
-            data_plane: what reads are made with; listings always are gcloud-aio-storage's.
             user_project: the project that listings and reads are billed to; None: the bucket's own.
+            data_plane: what requests are made with.
+            listing_wait_s: for which one page is tried again, seconds.
+            max_objects: a listing of more is refused.
 
         Raises:
             StartError: the data plane's package is not installed.
@@ -76,10 +83,10 @@ class GcsSource:
         self._root = f"gs://{bucket}/{prefix}".rstrip("/")
         self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
         self._plane = open_plane(data_plane, api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
-        self._read_timeout_s = read_timeout_s
         self._billed = {} if user_project is None else {"userProject": user_project}
         self._billed_query = f"&{urlencode(self._billed)}" if self._billed else ""
-        self._listing: GcsListing | None = None
+        self._listing = GcsListing(self._plane, api_root=api_root, bucket=bucket, root=self._root)
+        self._listing_wait_s, self._max_objects = listing_wait_s, max_objects
 
     def __repr__(self) -> str:
         return f"GcsSource({self.root!r}, {self._api_root})"
@@ -97,10 +104,12 @@ class GcsSource:
             "maxResults": str(PAGE_OBJECTS),
             **self._billed,
         }
-        paging, listing = Paging(self.root), self._open_listing()
+        paging = Paging(self.root, self._max_objects)
         while True:
             page = await with_retries(
-                lambda: self._authorised(lambda header: listing.page(params, header)), self._backoff
+                lambda: self._authorised(lambda header: self._listing.page(params, header)),
+                self._backoff,
+                deadline=SYSTEM_CLOCK.monotonic() + self._listing_wait_s,
             )
             if objects := page.objects(self._prefix):
                 yield objects
@@ -112,7 +121,8 @@ class GcsSource:
     async def read(self, name: str, generation: int, max_bytes: int | None = None) -> bytes:
         """The stored bytes, unverified and still gzipped where they are stored so; see `Source.read`."""
         url, what = self._url(name, generation), f"{self.root}/{name} cannot be read"
-        return await self._authorised(lambda header: self._plane.get(url, header, max_bytes, what))
+        most = MAX_OBJECT_BYTES if max_bytes is None else max_bytes
+        return await self._authorised(lambda header: self._plane.get(url, header, most, what))
 
     @property
     def begin_read(self) -> BeginRead | None:
@@ -135,18 +145,8 @@ class GcsSource:
     async def close(self) -> None:
         """Close the connections and the token's session."""
         await self._plane.close()
-        if self._listing is not None:
-            await self._listing.close()
         if self._bearer is not None:
             await self._bearer.close()
-
-    def _open_listing(self) -> GcsListing:
-        """Not before somebody lists: its libraries take half a second to import, and no worker ever needs them."""
-        if self._listing is None:
-            from .gcs_listing import GcsListing  # noqa: PLC0415
-
-            self._listing = GcsListing(self._bucket, self.root, self._api_root, read_timeout_s=self._read_timeout_s)
-        return self._listing
 
     async def _authorised(self, request: Callable[[str | None], Awaitable[T]]) -> T:
         """`request`, with credentials; once more with a fresh token when the server refuses the one we hold."""
@@ -170,6 +170,8 @@ async def open_gcs(
     read_timeout_s: float,
     data_plane: PlaneName,
     user_project: str | None = None,
+    listing_wait_s: float = LISTING_WAIT_S,
+    max_objects: int = MAX_OBJECTS,
 ) -> GcsSource:
     """The source for ``gs://bucket/prefix``; credentials are fetched, nothing else is asked.
 
@@ -193,6 +195,8 @@ async def open_gcs(
             read_timeout_s=read_timeout_s,
             data_plane=data_plane,
             user_project=user_project,
+            listing_wait_s=listing_wait_s,
+            max_objects=max_objects,
         )
     if host := os.environ.get("STORAGE_EMULATOR_HOST"):
         # The library would obey it, and send every request there without credentials or TLS checks.
@@ -213,6 +217,8 @@ async def open_gcs(
             read_timeout_s=read_timeout_s,
             data_plane=data_plane,
             user_project=user_project,
+            listing_wait_s=listing_wait_s,
+            max_objects=max_objects,
         )
     except StartError:
         await bearer.close()

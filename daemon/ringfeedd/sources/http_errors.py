@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 """What Google's own client libraries try again, and 425."""
 
-MAX_RETRY_AFTER_S = 3600.0
+MAX_RETRY_AFTER_S = 60.0
+"""What a server asks for is a wish. A store that is back sooner than it said must not be left alone for an hour."""
 
 _WORDS = {401: "unauthorized", 403: "forbidden", 404: "missing", 410: "missing", 412: "changed"}
 _REASONS = {
@@ -45,7 +47,10 @@ def error_from_status(status: int, headers: Mapping[str, str], body: str, what: 
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks for, given as a number or as a date; None where there is none."""
+    """Return the seconds that a Retry-After header asks for, as a number or as a date, at most `MAX_RETRY_AFTER_S`.
+
+    None if there is no such header, or nothing in it that can be waited for: ``nan``, ``-3``, a date in the past.
+    """
     value = headers.get("Retry-After")
     if value is None:
         return None
@@ -54,16 +59,16 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+    return min(seconds, MAX_RETRY_AFTER_S) if math.isfinite(seconds) and seconds >= 0.0 else None
 
 
 def _said(body: str) -> str:
     """What the API's JSON says in its message, as a further sentence; nothing for HTML and the like."""
-    start = body.find("{")  # gcloud-aio puts the reason phrase in front of the body
+    start = body.find("{")
     try:
         message = json.loads(body[start:])["error"]["message"] if start >= 0 else ""
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return f' It says: "{str(message).strip()[:300]}"' if message else ""

@@ -10,6 +10,12 @@ from msgspec import Meta
 
 from .base import ObjectInfo, SourceError
 
+MAX_OBJECTS: Final = 100_000_000
+"""Of one listing, by default; a server may go on for as long as it likes."""
+
+MAX_TOKEN_BYTES: Final = 4096
+"""Of a page's token, which goes into the next request's address."""
+
 MAX_EMPTY_PAGES: Final = 1000
 """In a row. The API may give empty pages, and yet a listing must end."""
 
@@ -44,8 +50,9 @@ class Page(msgspec.Struct, frozen=True, rename="camel"):
 class Paging:
     """Follows the pages of one listing, and sees to it that they end."""
 
-    def __init__(self, root: str) -> None:
-        self._root = root
+    def __init__(self, root: str, max_objects: int = MAX_OBJECTS) -> None:
+        self._root, self._max_objects = root, max_objects
+        self._objects = 0
         self._seen: set[int] = set()
         self._empty = 0
 
@@ -53,14 +60,24 @@ class Paging:
         """What to ask for after `page`; None: it was the last.
 
         Raises:
-            SourceError: the listing goes in a circle, or on and on without objects.
+            SourceError: the listing goes in a circle, on and on without objects, or beyond `max_objects`.
         """
         token = page.next_page_token
+        self._objects += len(page.items)
+        if self._objects > self._max_objects:
+            sentence = (
+                f"{self._root} lists more than {self._max_objects:,} objects (max_objects); give a prefix that holds "
+                f"fewer, or raise --max-objects if there are so many."
+            )
+            raise SourceError(sentence, cause="too_many")
         if not token:  # a page may be empty, and still not the last
             return None
         self._empty = 0 if page.items else self._empty + 1
         if self._empty > MAX_EMPTY_PAGES:
             sentence = f"{self._root} gives page after page of its listing without objects; is it a GCS server?"
+            raise SourceError(sentence, cause="not_json")
+        if len(token) > MAX_TOKEN_BYTES:
+            sentence = f"{self._root} gives a page token of {len(token):,} characters; is it a GCS server?"
             raise SourceError(sentence, cause="not_json")
         if hash(token) in self._seen:
             raise SourceError(f"{self._root} gives the same pages of its listing for ever.", cause="not_json")

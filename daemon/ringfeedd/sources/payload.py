@@ -1,18 +1,33 @@
-"""The body of an error as text. Pure."""
+"""Bodies that may be packed, unpacked within a bound: a kilobyte of gzip can hold a gigabyte. Pure."""
 
 from __future__ import annotations
 
-import gzip
 import zlib
-from contextlib import suppress
 from typing import Final
 
-_GZIP_MAGIC: Final = b"\x1f\x8b"
+GZIP_MAGIC: Final = b"\x1f\x8b"
+_GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+
+MAX_ERROR_TEXT_BYTES: Final = 1 << 16
+"""Of an error's body; what a server says in one is a line or two."""
+
+
+def unpacked(body: bytes, most: int) -> bytes | None:
+    """Return the content of a body, unpacked if it is gzip; of what is longer than `most` bytes, `most` + 1 of them.
+
+    None if it begins like gzip, and is damaged or incomplete.
+    """
+    if not body.startswith(GZIP_MAGIC):
+        return body[: most + 1]
+    unpacker = zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        content = unpacker.decompress(body, most + 1)
+    except zlib.error:
+        return None
+    return content if unpacker.eof or len(content) > most else None
 
 
 def text_of(body: bytes) -> str:
-    """The text of an error's body, unpacked where it is gzip; every byte of it is optional."""
-    if body.startswith(_GZIP_MAGIC):
-        with suppress(OSError, EOFError, zlib.error):
-            body = gzip.decompress(body)
-    return body.decode(errors="replace")
+    """Return the text of an error's body, at most `MAX_ERROR_TEXT_BYTES` of it."""
+    content = unpacked(body, MAX_ERROR_TEXT_BYTES)
+    return (body[:MAX_ERROR_TEXT_BYTES] if content is None else content).decode(errors="replace")

@@ -13,7 +13,9 @@ libcurl where it is installed."""
 
 DEFAULT_PLANE: Final[PlaneName] = "auto"
 CONNECT_TIMEOUT_S: Final = 10.0
-MAX_ERROR_BYTES: Final = 1 << 20
+MAX_ERROR_BYTES: Final = 1 << 16
+"""Of the body of an answer that is no 200; libcurl does not tell the status before the end, and reads what was asked
+for."""
 
 
 class Begin(Protocol):
