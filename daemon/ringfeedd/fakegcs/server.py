@@ -9,6 +9,7 @@ import dataclasses
 import re
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote
@@ -16,10 +17,11 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from .faults import Fault, Operation, faults_of, parse_fault
+from .hostile import hostile_answer
 from .store import FolderStore, MemoryStore, Store, StoredObject, page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 
 MAX_PAGE = 1000
 
@@ -136,8 +138,10 @@ class FakeGcs:
         if fault is not None and (fault.kind == "silent" or (fault.kind == "stall" and operation != "read")):
             await self._stopping.wait()
             fault = Fault("reset")
-        if fault is not None and (response := _early_fault(request, fault)) is not None:
-            return response
+        if fault is not None:
+            hostile = partial(hostile_answer, operation, name, number, self._seed)
+            if (response := _early_fault(request, fault, hostile)) is not None:
+                return response
         if bucket in self.requester_pays and not request.query.get("userProject"):
             return _refusal(400, "Bucket is a requester pays bucket but no user project provided.")
         if operation == "list":
@@ -205,17 +209,17 @@ async def _unannounced(request: web.Request, data: bytes, *, endless: bool) -> w
     return web.Response()  # goes nowhere
 
 
-def _early_fault(request: web.Request, fault: Fault) -> web.Response | None:
+def _early_fault(request: web.Request, fault: Fault, hostile: Callable[[], web.Response]) -> web.Response | None:
     """The answer of a fault that needs no object; None for the others."""
+    if fault.kind == "hostile":
+        return hostile()
     if fault.kind == "status":
         headers = {} if fault.retry_after_s is None else {"Retry-After": f"{fault.retry_after_s:g}"}
         return _refusal(fault.status, "This failure was asked for.", headers)
     if fault.kind == "html":
         return web.Response(text="<!DOCTYPE html><title>Sign in</title>", content_type="text/html")
-    if fault.kind == "redirect":
-        return web.Response(status=302)
-    if fault.kind == "moved":
-        return web.Response(status=302, headers={"Location": "/_requests"})
+    if fault.kind in ("redirect", "moved"):
+        return web.Response(status=302, headers={"Location": "/_requests"} if fault.kind == "moved" else {})
     if fault.kind == "reset":
         if request.transport is not None:
             request.transport.abort()
