@@ -26,7 +26,7 @@ class ListedSource:
         self.names, self.crc32c, self.page, self.fails_after = names, crc32c, page, fails_after
         self.listed = []
 
-    async def list_pages(self, prefix):
+    async def list_pages(self, prefix, _skipped=None):
         self.listed.append(prefix)
         names = [name for name in self.names if name.startswith(prefix)]
         for at in range(0, len(names), self.page):

@@ -205,52 +205,6 @@ def test_hash_and_fingerprint_are_the_same_on_every_machine():
     assert build(both(["a", "b"])).fingerprint == "48f0513a2d7f18fdcb08b2692dc5df23"
 
 
-# -- no pairs
-
-
-@pytest.mark.parametrize(
-    ("names", "images", "labels"),
-    [
-        ([f"{d}/{n:03}.{e}" for n in range(30) for d, e in (("img", "jpeg"), ("masks", "png"))],
-         "img/{id}.jpeg", "masks/{id}.png"),
-        ([f"train/{d}/{n:03}{e}" for n in range(9) for d, e in (("x", ".PNG"), ("label", "_gt.png"))],
-         "train/x/{id}.PNG", "train/label/{id}_gt.png"),
-        ([f"{n}{e}" for n in range(9) for e in (".jpg", ".png")], "{id}.jpg", "{id}.png"),
-        ([f"{d}/a/{n}{e}" for n in range(9) for d, e in (("images", ".webp"), ("labels", ".png"))],
-         "images/{id}.webp", "labels/{id}.png"),
-    ],
-)  # fmt: skip
-def test_without_pairs_the_sentence_names_the_nearest_layout_and_that_layout_works(names, images, labels):
-    with pytest.raises(StartError, match="No pairs under mem://set") as caught:
-        build(names)
-    assert f"--images '{images}' --labels '{labels}'" in str(caught.value)
-    assert len(build(names, images, labels)) == len(names) // 2
-
-
-def test_the_sentence_counts_what_it_found():
-    names = [f"{d}/{n:03}.{e}" for n in range(300) for d, e in (("img", "jpeg"), ("masks", "png"))]
-    with pytest.raises(StartError) as caught:
-        build(names)
-    assert str(caught.value) == (
-        "No pairs under mem://set: found 300 objects like `img/*.jpeg` and 300 like `masks/*.png`; "
-        "pass --images 'img/{id}.jpeg' --labels 'masks/{id}.png'."
-    )
-
-
-@pytest.mark.parametrize(
-    ("names", "says"),
-    [
-        ([], "there is nothing in it"),
-        (["images/a.jpg", "labels/b.png"], "1 images without a label, 1 labels without an image"),
-        (["readme.txt"], "1 objects like `*.txt`"),
-    ],
-)
-def test_without_any_likely_layout_the_sentence_says_what_there_is(names, says):
-    with pytest.raises(StartError) as caught:
-        build(names)
-    assert says in str(caught.value)
-
-
 # -- memory
 
 SYNTHETIC = """
@@ -264,7 +218,7 @@ SYNTHETIC = """
     class Synthetic:
         root = "synthetic"
 
-        async def list_pages(self, prefix):
+        async def list_pages(self, prefix, _skipped):
             extension = ".jpg" if prefix == "images/" else ".png"
             for at in range(0, COUNT, 1000):
                 rows = [(row * STRIDE) % COUNT for row in range(at, at + 1000)]

@@ -1,12 +1,17 @@
 """A folder as a source."""
 
 import asyncio
+import errno
 import os
+import socket
 
 import pytest
 
 from ringfeedd.errors import StartError
-from ringfeedd.sources import SourceError, open_source
+from ringfeedd.fakegcs import FakeGcs
+from ringfeedd.keys import KeyTemplates
+from ringfeedd.listing import build_catalog
+from ringfeedd.sources import Kind, Skipped, SourceError, open_source
 
 
 @pytest.fixture
@@ -68,37 +73,162 @@ def test_more_than_a_page_of_files_is_listed_whole(tmp_path):
     assert use(tmp_path, story) == [1000, 1000, 345]
 
 
-def test_hidden_files_and_folders_are_no_objects(folder):
-    (folder / ".git").mkdir()
-    (folder / ".git" / "x.jpg").touch()
-    (folder / "images" / ".a.jpg.swp").touch()
-    assert len(listed(folder)) == 5
-    assert listed(folder, ".git/") == {}
+def skipped(root, prefix="", given=()):
+    """The names that a listing keeps, and how many it leaves out by kind."""
+    left_out = Skipped(given or [prefix])
+
+    async def story(source):
+        return [info.name async for page in source.list_pages(prefix, left_out) for info in page]
+
+    return sorted(use(root, story)), dict(left_out.counts), left_out
 
 
-def test_nothing_outside_the_root_is_listed_or_read(folder, tmp_path):
-    secret = tmp_path / "secret.jpg"
-    secret.write_bytes(b"secret")
-    (tmp_path / "set2").mkdir()
-    (tmp_path / "set2" / "x.jpg").touch()
-    (folder / "images" / "link.jpg").symlink_to(secret)
-    (folder / "images" / "sibling.jpg").symlink_to(tmp_path / "set2" / "x.jpg")
-    (folder / "images" / "up").symlink_to(tmp_path)
-    assert len(listed(folder)) == 5
-    for name in ("images/link.jpg", "images/sibling.jpg", "images/up/secret.jpg", "../secret.jpg", "a/../../secret.jpg",
-                 str(secret)):  # fmt: skip
+HIDDEN = ["images/._a.jpg", "images/.DS_Store", "__MACOSX/images/a.jpg", "images/.ipynb_checkpoints/a-checkpoint.jpg",
+          "images/@eaDir/a.jpg/SYNOPHOTO.jpg", "images/Thumbs.db", "images/thumbs.db", "images/.a.jpg.swp",
+          ".git/objects/a", ".git/objects/b", "images/b/desktop.ini"]  # fmt: skip
+
+
+def make(root, names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+
+
+def test_one_rule_hides_the_same_in_folders_and_buckets(folder):
+    make(folder, HIDDEN)
+    kept, counts, left_out = skipped(folder)
+    objects = {f"p/{name}": name.encode() for name in [*kept, *HIDDEN]}
+    of_bucket = Skipped()
+
+    async def list_bucket():
+        async with FakeGcs({"b": objects}) as server:
+            source = await open_source("gs://b/p", emulator=server.url, concurrency=1)
+            try:
+                return [info.name async for page in source.list_pages("", of_bucket) for info in page]
+            finally:
+                await source.close()
+
+    assert sorted(asyncio.run(list_bucket())) == kept == sorted(listed(folder))
+    assert len(kept) == 5
+    assert of_bucket.counts == counts == {Kind.HIDDEN: 10}, "a folder counts once"
+    assert set(left_out.names[Kind.HIDDEN]) <= {*HIDDEN, ".git/", "images/.ipynb_checkpoints/", "images/@eaDir/",
+                                                 "__MACOSX/"}  # fmt: skip
+
+
+def test_what_the_operator_names_is_not_hidden(folder):
+    make(folder, [".masks/a.png", ".masks/.b.png", "images/.c.jpg"])
+    assert skipped(folder, ".masks/")[:2] == ([".masks/a.png"], {Kind.HIDDEN: 1})
+    kept, counts, _ = skipped(folder, "", ["images/", ".masks/"])
+    assert ".masks/a.png" in kept
+    assert counts == {Kind.HIDDEN: 2}
+    assert skipped(folder, "images/.")[0] == ["images/.c.jpg"]
+
+
+def test_folder_markers_of_a_bucket_are_no_objects():
+    rule = Skipped(["images/"])
+    assert [name for name in ("images/", "images/a/", "images/a_$folder$", "images/a") if rule.takes(name)] == [
+        "images/a"
+    ]
+    assert rule.counts == {Kind.MARKER: 3}
+
+
+def test_links_are_followed_wherever_they_lead(folder, tmp_path):
+    store = tmp_path / "store"
+    make(store, ["day2/x.jpg", "y.jpg"])
+    (folder / "images" / "day2").symlink_to(store / "day2")
+    (folder / "images" / "y.jpg").symlink_to(store / "y.jpg")
+    (folder / "images" / "same.jpg").symlink_to("a.jpg")
+    (folder / "images" / "again").symlink_to(store / "day2")
+    (folder / "more").symlink_to(folder / "images" / "b")
+    infos = listed(folder)
+    new = {"images/day2/x.jpg", "images/y.jpg", "images/same.jpg", "images/again/x.jpg", "more/c d%#?.jpg"}
+    assert set(infos) > new
+    assert len(infos) == 5 + len(new)
+    for name, content in (("images/day2/x.jpg", b"day2/x.jpg"), ("images/y.jpg", b"y.jpg")):
+        assert read(folder, name, infos[name].generation) == content
+    assert set(listed(folder, "images/day2/")) == {"images/day2/x.jpg"}
+
+
+def test_a_root_of_linked_folders_is_listed_by_prefix(folder, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "images").symlink_to(folder / "images")
+    assert set(listed(linked, "images/")) == {"images/a.jpg", "images/b/c d%#?.jpg", "images/ü.jpg"}
+
+
+def test_links_in_circles_end_and_are_counted(folder, tmp_path):
+    (folder / "images" / "up").symlink_to(folder)
+    (folder / "images" / "b" / "self").symlink_to(".")
+    other = tmp_path / "other"
+    make(other, ["z.jpg"])
+    (folder / "other").symlink_to(other)
+    (other / "back").symlink_to(folder / "images")  # not above it yet: it is walked once, and `up` in it is not
+    (folder / "ring.jpg").symlink_to("ring.jpg")
+    kept, counts, _ = skipped(folder)
+    assert len(kept) == 5 + 1 + 3
+    assert counts == {Kind.LOOP: 4, Kind.BROKEN: 1}
+
+
+def test_what_cannot_be_read_as_a_file_is_counted(folder):
+    (folder / "images" / "broken.jpg").symlink_to(folder / "gone.jpg")
+    (folder / "gone").symlink_to("/nowhere/at/all")
+    os.mkfifo(folder / "images" / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(folder / "images" / "s.jpg"))
+        kept, counts, left_out = skipped(folder)
+    assert len(kept) == 5
+    assert counts == {Kind.BROKEN: 2, Kind.SPECIAL: 2}
+    assert sorted(left_out.names[Kind.SPECIAL]) == ["images/pipe.jpg", "images/s.jpg"]
+    assert skipped(folder, "gone/x/")[:2] == ([], {Kind.BROKEN: 1})
+
+
+def test_what_this_user_may_not_read_is_counted(folder, monkeypatch):
+    """Root may read anything, so the kernel's refusals are played."""
+    (folder / "images" / "a.jpg").chmod(0o600)
+    scandir, access = os.scandir, os.access
+
+    def refuse(path):
+        if str(path).endswith("images/b"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: not path.endswith("a.jpg") and access(path, mode))
+    kept, counts, left_out = skipped(folder)
+    assert kept == ["images/ü.jpg", "imagesque/x.jpg", "labels/a.png"]
+    assert counts == {Kind.UNREADABLE: 2}
+    assert set(left_out.names[Kind.UNREADABLE]) == {"images/a.jpg", "images/b/"}
+    with pytest.raises(SourceError, match=r"The folder images/b under .* cannot be listed: Permission denied"):
+        skipped(folder, "images/b/")
+
+
+def catalog_of(root):
+    return use(root, lambda source: build_catalog(source, KeyTemplates.parse()))
+
+
+def test_what_was_passed_over_is_told_at_the_listing(folder):
+    make(folder, ["images/._a.jpg", "labels/.DS_Store", "labels/readme.txt"])
+    (folder / "labels" / "gone.png").symlink_to("/nowhere")
+    assert catalog_of(folder).incomplete.sentences()[-3:] == [
+        "hidden files and folders, and those of other programs, passed over: 2 (images/._a.jpg, labels/.DS_Store)",
+        "links passed over that lead nowhere: 1 (labels/gone.png)",
+        "objects passed over that fit neither template: 1 (labels/readme.txt)",
+    ]
+
+
+def test_a_root_of_broken_links_says_so(tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).symlink_to("/nowhere")
+    with pytest.raises(StartError, match=r"nothing in it that can be served.* lead nowhere: 2 \(images, labels\)"):
+        catalog_of(tmp_path)
+
+
+def test_nothing_that_a_listing_would_not_name_is_read(folder, tmp_path):
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    for name in ("../secret.jpg", "a/../../secret.jpg", str(tmp_path / "secret.jpg")):
         with pytest.raises(SourceError, match="outside") as caught:
             read(folder, name)
         assert (caught.value.cause, caught.value.retryable) == ("forbidden", False)
-
-
-def test_links_within_the_root_count_and_a_loop_of_folders_ends(folder):
-    (folder / "images" / "same.jpg").symlink_to(folder / "images" / "a.jpg")
-    (folder / "images" / "broken.jpg").symlink_to(folder / "gone.jpg")
-    (folder / "images" / "loop").symlink_to(folder)
-    infos = listed(folder)
-    assert len(infos) == 6
-    assert infos["images/same.jpg"].size == len("images/a.jpg")
 
 
 def test_a_root_that_is_a_link_itself_is_fine(folder, tmp_path):

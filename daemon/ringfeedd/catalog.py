@@ -78,12 +78,14 @@ class Incomplete:
         duplicates: objects passed over because another one with the same id, and an extension that the template
             prefers, was taken: names of images and labels.
         unusable_ids: the id is longer than 1024 bytes, or not UTF-8, or its extension is one spelling too many.
+        skipped: what the listing left out otherwise, by the words for each kind, see `ringfeedd.sources.skipped`.
     """
 
     images_without_label: Named = Named()
     labels_without_image: Named = Named()
     duplicates: Named = Named()
     unusable_ids: Named = Named()
+    skipped: tuple[tuple[str, Named], ...] = ()
 
     def __bool__(self) -> bool:
         return any(named.count for _, named in self._kinds())
@@ -98,6 +100,7 @@ class Incomplete:
             ("labels without an image", self.labels_without_image),
             ("objects passed over for another with the same id", self.duplicates),
             ("objects with an id that cannot be used", self.unusable_ids),
+            *self.skipped,
         ]
 
 

@@ -112,9 +112,14 @@ class KeyTemplates:
         return templates
 
     @property
+    def prefixes(self) -> tuple[str, str]:
+        """What the names of images begin with, and those of labels."""
+        return (self.images.prefix, self.labels.prefix)
+
+    @property
     def listed_prefixes(self) -> tuple[str, ...]:
         """What has to be listed: the two prefixes, or the one that holds the other."""
-        images, labels = self.images.prefix, self.labels.prefix
+        images, labels = self.prefixes
         if images.startswith(labels):
             return (labels,)
         if labels.startswith(images):

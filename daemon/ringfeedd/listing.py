@@ -7,6 +7,7 @@ import heapq
 import zlib
 from array import array
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from .idtable import IdTable, id_hash
 from .keys import MAX_ID_BYTES, KeyTemplate, KeyTemplates, Match
 from .lookalike import no_pairs_sentence
 from .sources.base import ObjectInfo, Source, SourceError
+from .sources.skipped import Kind, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,16 +57,21 @@ async def build_catalog(
         StartError: the listing failed, or there is no pair; then the sentence names the nearest look-alike layout.
     """
     images, labels = _Side(templates.images), _Side(templates.labels)
+    skipped = Skipped()
 
     async def list_prefix(prefix: str) -> None:
-        async for page in source.list_pages(prefix):
+        left_out = Skipped(templates.prefixes)  # one for each listing: a folder's are made in threads of their own
+        async for page in source.list_pages(prefix, left_out):
             for info in page:
                 image, label = templates.match(info.name)
+                if image is None and label is None:
+                    left_out.add(Kind.OTHER, info.name)
                 if image is not None:
                     images.add(image, info)
                 if label is not None:
                     labels.add(label, info)
             on_progress(Progress(len(images), len(labels)))
+        skipped.update(left_out)
 
     tasks = [asyncio.create_task(list_prefix(prefix)) for prefix in templates.listed_prefixes]
     try:
@@ -75,13 +82,22 @@ async def build_catalog(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    catalog = _join(images, labels)
-    if len(catalog):
-        return catalog
+    progress = Progress(len(images), len(labels))
+    catalog = _join(images, labels, skipped)
+    if not len(catalog):
+        await _refuse_empty(source, templates, catalog.incomplete, partial(on_progress, progress))
+    return catalog
+
+
+async def _refuse_empty(
+    source: Source, templates: KeyTemplates, incomplete: Incomplete, on_page: Callable[[], None]
+) -> None:
+    """Raise the error for a root without pairs; `on_page` is called while it is looked at once more."""
     try:
-        raise StartError(await no_pairs_sentence(source, templates, catalog.incomplete))
+        sentence = await no_pairs_sentence(source, templates, incomplete, on_page)
     except SourceError as error:
         raise error.start_error() from error
+    raise StartError(sentence)
 
 
 class _Side:
@@ -212,7 +228,7 @@ class _Side:
             self.unusable_names.append(info.name.encode(errors="backslashreplace").decode()[:200])
 
 
-def _join(images: _Side, labels: _Side) -> Catalog:
+def _join(images: _Side, labels: _Side, skipped: Skipped) -> Catalog:
     """The pairs of both sides, and what is left over."""
     image_rows, image_doubles = images.distinct()
     label_rows, label_doubles = labels.distinct()
@@ -227,6 +243,7 @@ def _join(images: _Side, labels: _Side) -> Catalog:
         _named((labels, label_rows[left_over])),
         _named((images, image_doubles), (labels, label_doubles)),
         Named(images.unusable + labels.unusable, tuple((images.unusable_names + labels.unusable_names)[:NAMED])),
+        tuple((str(kind), Named(skipped.counts[kind], tuple(names))) for kind, names in sorted(skipped.names.items())),
     )
     image_rows, label_rows = image_rows[matched], label_rows[found[matched]]
     if len(image_rows) > MAX_PAIRS:

@@ -2,69 +2,77 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections import defaultdict
 from dataclasses import dataclass
-from itertools import combinations, takewhile
-from typing import TYPE_CHECKING
+from itertools import combinations
+from typing import TYPE_CHECKING, Final
+
+from .forms import Form, Likeness, forms_of
+from .sources.skipped import Kind, Skipped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .catalog import Incomplete
     from .keys import KeyTemplates
     from .sources.base import Source
 
-LOOKED_AT = 20_000
-"""Objects; a layout shows in far fewer."""
+LOOKED_AT: Final = 300_000
+"""Objects: a bucket lists all labels of a set before its first image."""
 
-MAX_DEPTH = 6
-MAX_GROUPS = 40
+_PART: Final = re.compile(r"(train|val|test|dev)", re.IGNORECASE)
 
-_LABEL_WORDS = re.compile(r"label|mask|annot|seg|target|(?<![a-z])gt(?![a-z])|truth", re.IGNORECASE)
-_IMAGE_WORDS = re.compile(r"image|img|photo|jpe?g|rgb|input", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Objects of one form: `template` holds ``{id}``, `ids` is what stands there."""
-
-    template: str
-    ids: frozenset[str]
-
-    @property
-    def looks_like_labels(self) -> int:
-        """The greater, the more; to tell the two sides of a pair apart."""
-        lossless = self.template.lower().endswith((".png", ".tif", ".tiff", ".bmp", ".npy"))
-        return 2 * bool(_LABEL_WORDS.search(self.template)) - 2 * bool(_IMAGE_WORDS.search(self.template)) + lossless
-
-    def __str__(self) -> str:
-        return f"{len(self.ids):,} objects like `{self.template.replace('{id}', '*')}`"
+_FITS: Final = 0.1
+"""Of the ids that the best labels share with the images, others have to share as much to be named."""
 
 
-async def no_pairs_sentence(source: Source, templates: KeyTemplates, incomplete: Incomplete) -> str:
-    """One sentence for the operator of a root without pairs.
+@dataclass(frozen=True)
+class _Layout:
+    """Images, and what has the same ids.
+
+    Attributes:
+        labels: forms that can be decoded, the likeliest first.
+        others: forms that cannot.
+    """
+
+    images: Form
+    labels: list[Form]
+    others: list[Form]
+
+
+async def no_pairs_sentence(
+    source: Source, templates: KeyTemplates, incomplete: Incomplete, on_page: Callable[[], None]
+) -> str:
+    """Return one sentence or more for the operator of a root without pairs; `on_page` is called now and then.
 
     Raises:
         SourceError: the root cannot be listed.
     """
     names: list[str] = []
-    async for page in source.list_pages(""):
-        names += [info.name for info in page if not info.name.endswith("/")]
+    skipped = Skipped(templates.prefixes)
+    async for page in source.list_pages("", skipped):
+        names += [info.name for info in page]
+        on_page()
         if len(names) >= LOOKED_AT:
             break
-    return describe(source.root, names, templates, incomplete)
+    return describe(source.root, names, templates, incomplete, skipped)
 
 
-def describe(root: str, names: list[str], templates: KeyTemplates, incomplete: Incomplete) -> str:
-    """The sentence for these names (relative to `root`). Pure."""
+def describe(
+    root: str, names: list[str], templates: KeyTemplates, incomplete: Incomplete, skipped: Skipped | None = None
+) -> str:
+    """Return the sentences for these names (relative to `root`). Pure."""
+    left_out = _left_out(skipped)
     if not names:
+        if left_out:
+            return f"No pairs under {root}: there is nothing in it that can be served.{left_out}"
         return f"No pairs under {root}: there is nothing in it; check the path, upper and lower case included."
-    if pair := _best_pair(names):
-        image, label = pair
-        return (
-            f"No pairs under {root}: found {image} and {str(label).replace(' objects', '')}; "
-            f"pass --images '{image.template}' --labels '{label.template}'."
-        )
+    forms = forms_of(names)
+    layout = _best_layout(forms)
+    if layout is not None and layout.labels:
+        return f"No pairs under {root}: {_proposal(layout)}{_undecodable(layout)}{left_out}"
+    if layout is not None:
+        return f"No pairs under {root}: {_nothing_to_decode(layout)}{left_out}"
     looked_for = f"Looked for --images '{templates.images}' --labels '{templates.labels}'"
     halves = [
         f"{incomplete.images_without_label.count:,} images without a label",
@@ -72,48 +80,121 @@ def describe(root: str, names: list[str], templates: KeyTemplates, incomplete: I
         f"{incomplete.unusable_ids.count:,} objects with an id that cannot be used",
     ]
     seen = ", ".join(half for half in halves if not half.startswith("0 "))
-    largest = sorted(_groups(names, 1) or _groups(names, 0), key=lambda group: -len(group.ids))[:3]
-    found = seen or ", ".join(str(group) for group in largest)
-    return f"No pairs under {root}: found {found}. {looked_for}; give templates under which both share their ids."
+    found = seen or ", ".join(_objects(form) for form in _largest(forms))
+    advice = "give templates under which both share their ids"
+    return f"No pairs under {root}: found {found}. {looked_for}; {advice}.{left_out}"
 
 
-def _best_pair(names: list[str]) -> tuple[_Group, _Group] | None:
-    """The two forms that have the most ids in common; of equals, the shallower."""
-    best: tuple[int, _Group, _Group] | None = None
-    for depth in range(MAX_DEPTH):
-        groups = sorted(_groups(names, depth), key=lambda group: -len(group.ids))[:MAX_GROUPS]
-        for one, other in combinations(groups, 2):
-            shared = len(one.ids & other.ids)
-            if shared and (best is None or shared > best[0]):
-                image, label = sorted((one, other), key=lambda group: group.looks_like_labels)
-                best = (shared, image, label)
-    return best and (best[1], best[2])
+def _proposal(layout: _Layout) -> str:
+    images, (first, *more) = layout.images, layout.labels
+    found = f"found {_objects(images)} and {first}"
+    flags = f"pass --images '{images.template}' --labels '{first.template}'"
+    if not more:
+        return f"{found}; {flags}.{_parts(images)}"
+    others = ", ".join(map(str, more))
+    choices = ", or ".join(f"--labels '{form.template}'" for form in more)
+    return f"{found}; other labels fit as well: {others}; {flags}, or {choices}.{_parts(images)}"
 
 
-def _groups(names: list[str], depth: int) -> list[_Group]:
-    """The names in groups of one folder, `depth` levels down, and one extension."""
-    stems: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name in names:
-        parts = name.split("/", depth)
-        if len(parts) <= depth:
-            continue
-        stem, extension = os.path.splitext(parts[-1])  # noqa: PTH122 - a key in a bucket is no path
-        stems["/".join([*parts[:-1], ""]), extension].append(stem)
-    groups = []
-    for (folder, extension), members in stems.items():
-        groups.append(_Group(f"{folder}{{id}}{extension}", frozenset(members)))
-        if tail := _common_tail(members):
-            shortened = frozenset(member.removesuffix(tail) for member in members)
-            groups.append(_Group(f"{folder}{{id}}{tail}{extension}", shortened))
-    return groups
-
-
-def _common_tail(stems: list[str]) -> str:
-    """What all stems end in, from a separator on: ``_mask``, ``-gt``; empty where there is none."""
-    if len(stems) < 2:
+def _parts(images: Form) -> str:
+    """What is said of images for training and others for validation that one template would serve together."""
+    folders = {one.partition("/")[0] for one in images.ids if "/" in one}
+    parts = sorted(folder for folder in folders if _PART.match(folder))
+    if len(parts) < 2:
         return ""
-    # the first and the last in order differ soonest: what these two share, all of them share
-    backwards = sorted(stem[::-1] for stem in stems)
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(backwards[0], backwards[-1], strict=False)))
-    found = re.search(r"[_.\-/][A-Za-z][\w.\-]*$", backwards[0][:shared][::-1])
-    return found[0] if found and all(len(stem) > len(found[0]) for stem in stems) else ""
+    return f" That serves the folders {', '.join(parts)} together: to serve one alone, write it into both templates."
+
+
+def _undecodable(layout: _Layout) -> str:
+    if not layout.others:
+        return ""
+    return f" With the same ids, and not decodable (JPEG and PNG are): {', '.join(map(str, layout.others))}."
+
+
+def _nothing_to_decode(layout: _Layout) -> str:
+    """What is said where the forms that belong together are not all JPEG or PNG."""
+    forms = [layout.images, *layout.others]
+    bad = ", ".join(f"`{form.template.replace('{id}', '*')}`" for form in forms if not form.decodable)
+    found = " and ".join([_objects(layout.images), ", ".join(map(str, layout.others))])
+    return f"found {found}; {bad} cannot be decoded: store them as JPEG or PNG, labels as PNG."
+
+
+def _left_out(skipped: Skipped | None) -> str:
+    if skipped is None:
+        return ""
+    kinds = [kind for kind in sorted(skipped.names) if kind is not Kind.MARKER]
+    told = [f"{kind}: {skipped.counts[kind]:,} ({', '.join(skipped.names[kind])})" for kind in kinds]
+    return "".join(f" There are {one}." for one in told)
+
+
+def _objects(form: Form) -> str:
+    return str(form).replace(" like ", " objects like ", 1)
+
+
+def _largest(forms: list[Form]) -> list[Form]:
+    plain = [form for form in forms if not (form.head or form.tail)]
+    folders = {(form.folder.count("/"), form.extension) for form in plain}
+    depth = min((depth for depth, _ in folders if depth), default=0)
+    return [form for form in plain if form.folder.count("/") == depth][:3]
+
+
+def _best_layout(forms: list[Form]) -> _Layout | None:
+    """The images and labels that have the most ids in common; first of all those that can be decoded."""
+    likeness = Likeness(forms)
+    best, of_all = _best_pair([form for form in forms if form.decodable], likeness), _best_pair(forms, likeness)
+    if best is None or of_all is None or likeness.shared(*best) < _FITS * likeness.shared(*of_all):
+        best = of_all
+    if best is None:
+        return None
+    images, labels = best
+    fitting = [form for form in forms if _fits(form, images, labels, likeness)]
+    others = [form for form in fitting if not form.decodable]
+    if not (images.decodable and labels.decodable):
+        return _Layout(images, [], [labels, *(form for form in others if form is not labels)])
+    sets = [form for form in fitting if form.decodable and form.label_score > images.label_score] or [labels]
+    if any(form.extension != ".jpg" for form in sets):
+        sets = [form for form in sets if form.extension != ".jpg"]
+    few = 0.9 * likeness.shared(images, labels)
+    sets.sort(key=lambda f: (likeness.shared(images, f) < few, -f.class_score, -len(f.ids), f.template))
+    return _Layout(images, sets, others)
+
+
+def _fits(form: Form, images: Form, labels: Form, likeness: Likeness) -> bool:
+    """Whether a form has the ids of the images, and is not the same labels of another part of the set.
+
+    A part is a folder that images and labels have in common, such as ``val`` where theirs is ``train``.
+    """
+    if form is images or likeness.shared(images, form) <= _FITS * likeness.shared(images, labels):
+        return False
+    if form is labels:
+        return True
+    differing = {mine for mine, other in zip(labels.folders, form.folders, strict=False) if mine != other}
+    return not (differing & set(images.folders))
+
+
+def _best_pair(forms: list[Form], likeness: Likeness) -> tuple[Form, Form] | None:
+    pairs = []
+    for one, other in combinations(forms, 2):
+        if shared := likeness.shared(one, other):
+            images, labels = sorted((one, other), key=lambda form: (form.label_score, form.template))
+            pairs.append((shared, images, labels))
+    most = max((shared for shared, _, _ in pairs), default=0)
+
+    def rank(pair: tuple[int, Form, Form]) -> tuple[float, ...]:
+        """What counts, the first thing most."""
+        shared, images, labels = pair
+        both = images, labels
+        return (
+            2 * shared >= most,
+            images.label_score < labels.label_score,
+            all(form.folder for form in both),
+            shared,
+            -sum(len(form.head) + len(form.tail) for form in both),
+            shared / len(images.ids),
+            -len(set(images.folders) ^ set(labels.folders)),
+            labels.class_score,
+            -sum(len(form.folders) for form in both),
+        )
+
+    best = max(pairs, key=rank, default=None)
+    return best and (best[1], best[2])

@@ -85,6 +85,8 @@ class Refresher:
         _LOG.info("refresh: listing %s again", self._config.root)
         try:
             catalog = await list_root(self._config)
+            for sentence in catalog.incomplete.sentences():
+                _LOG.info("refresh: %s", sentence)
             editions = make_editions(catalog, self._config, self._nodes)
             # Before anybody is promised what is new. Whoever cancels this waits for the saving itself.
             await asyncio.shield(self.save(catalog))

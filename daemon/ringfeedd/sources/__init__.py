@@ -14,6 +14,7 @@ from .local import LocalSource
 from .pages import MAX_OBJECTS
 from .plane import DEFAULT_PLANE, PlaneName
 from .planes import plane_module
+from .skipped import Kind, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +26,10 @@ __all__ = [
     "MAX_OBJECTS",
     "MAX_OBJECT_BYTES",
     "PAGE_OBJECTS",
+    "Kind",
     "ObjectInfo",
     "PlaneName",
+    "Skipped",
     "Source",
     "SourceError",
     "modules_for",

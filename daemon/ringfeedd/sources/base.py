@@ -12,6 +12,8 @@ from ringfeedd.errors import StartError, StoreDownError, encodable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from .skipped import Skipped
+
 PAGE_OBJECTS = 1000
 """Objects in one page of a listing: the most that the GCS JSON API gives at once."""
 
@@ -118,8 +120,11 @@ class Source(Protocol):
         """What the operator called it, e.g. ``gs://bucket/prefix``; for messages."""
         ...
 
-    def list_pages(self, prefix: str) -> AsyncIterator[list[ObjectInfo]]:
-        """Every object whose name begins with `prefix`, page after page, in the store's own order.
+    def list_pages(self, prefix: str, skipped: Skipped | None = None) -> AsyncIterator[list[ObjectInfo]]:
+        """Yield every object whose name begins with `prefix`, page after page, in the store's own order.
+
+        Args:
+            skipped: decides what is left out, and counts it; by default hidden names are left out, and nothing is told.
 
         Raises:
             SourceError: the listing cannot be had, or broke off; what was yielded so far is not the whole.

@@ -16,6 +16,7 @@ from .gcs_listing import GcsListing
 from .pages import MAX_OBJECTS, Paging
 from .plane import DEFAULT_PLANE, Begin, PlaneName
 from .planes import open_plane
+from .skipped import Skipped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -96,7 +97,7 @@ class GcsSource:
         """``gs://bucket/prefix``."""
         return self._root
 
-    async def list_pages(self, prefix: str) -> AsyncIterator[list[ObjectInfo]]:
+    async def list_pages(self, prefix: str, skipped: Skipped | None = None) -> AsyncIterator[list[ObjectInfo]]:
         """Every object whose name begins with `prefix`, in the order of the names' UTF-8; see `Source.list_pages`."""
         params = {
             "prefix": self._prefix + prefix,
@@ -104,14 +105,14 @@ class GcsSource:
             "maxResults": str(PAGE_OBJECTS),
             **self._billed,
         }
-        paging = Paging(self.root, self._max_objects)
+        paging, rule = Paging(self.root, self._max_objects), skipped or Skipped([prefix])
         while True:
             page = await with_retries(
                 lambda: self._authorised(lambda header: self._listing.page(params, header)),
                 self._backoff,
                 deadline=SYSTEM_CLOCK.monotonic() + self._listing_wait_s,
             )
-            if objects := page.objects(self._prefix):
+            if objects := [info for info in page.objects(self._prefix) if rule.takes(info.name)]:
                 yield objects
             token = paging.next_token(page)
             if token is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from .base import PAGE_OBJECTS, ObjectInfo, SourceError
+from .skipped import Kind, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -25,13 +27,19 @@ _FINAL_CAUSES: dict[type[OSError], str] = {
     PermissionError: "forbidden",
 }
 
+_UNREADABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG})
+
+_Identity: TypeAlias = tuple[int, int]
+"""Device and inode: the same folder by whichever name."""
+
 
 class LocalSource:
     """The regular files below one folder; see `Source`.
 
-    Hidden files and folders (a leading dot) are no objects. A symbolic link to a file counts when it ends inside the
-    root; linked folders are not walked into, because they may lead back up. The generation is the file's modification
-    time in ns, so that a file rewritten after the listing is refused instead of passed off as the listed one.
+    Symbolic links are followed, out of the root too: data sets are often links to a store elsewhere. A link that leads
+    back to a folder above it is not. What is left out is what `Skipped` hides, and whatever cannot be read as a file.
+    The generation is the file's modification time in ns, so that a file rewritten after the listing is refused instead
+    of passed off as the listed one.
     """
 
     begin_read = None
@@ -49,10 +57,10 @@ class LocalSource:
         """The folder, as it was given."""
         return self._root
 
-    async def list_pages(self, prefix: str) -> AsyncIterator[list[ObjectInfo]]:
+    async def list_pages(self, prefix: str, skipped: Skipped | None = None) -> AsyncIterator[list[ObjectInfo]]:
         """Every file whose name begins with `prefix`, in the folder's own order; see `Source.list_pages`."""
         loop = asyncio.get_running_loop()
-        files = self._walk(prefix)
+        files = self._walk(prefix, skipped or Skipped([prefix]))
         while page := await loop.run_in_executor(self._threads, lambda: list(islice(files, PAGE_OBJECTS))):
             yield page
 
@@ -64,57 +72,77 @@ class LocalSource:
         """Let the threads end; reads not yet begun are dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The files below the root that `prefix` allows; no sorting, so that a folder of millions costs no memory."""
-        folders = [prefix.rpartition("/")[0]]
-        if folders != [""] and not self._is_plain_folder(folders[0]):
+    # Listing.
+
+    def _walk(self, prefix: str, skipped: Skipped) -> Iterator[ObjectInfo]:
+        """Yield the files below the root that `prefix` allows; unsorted, so a folder of millions costs no memory."""
+        first = prefix.rpartition("/")[0]
+        above = self._way_to(first, skipped)
+        if above is None:
             return
+        folders = [(first, above)]
         while folders:
-            folder = folders.pop()
+            folder, above = folders.pop()
             try:
-                with os.scandir(os.path.join(self._real, folder)) as entries:  # noqa: PTH118 - the hot loop
+                status = os.stat(self._path(folder))  # noqa: PTH116 - the hot loop
+                identity = status.st_dev, status.st_ino
+                if identity in above:
+                    skipped.add(Kind.LOOP, f"{folder}/")
+                    continue
+                with os.scandir(self._path(folder)) as entries:
                     for entry in entries:
                         name = f"{folder}/{entry.name}" if folder else entry.name
-                        if entry.name.startswith(".") or not name.startswith(prefix):
-                            continue
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(name)
-                        elif info := self._info(entry, name):
-                            yield info
-            except FileNotFoundError:
+                        found = _found(entry, name, skipped) if name.startswith(prefix) else None
+                        if isinstance(found, str):
+                            folders.append((found, above | {identity}))
+                        elif found is not None:
+                            yield found
+            except (FileNotFoundError, NotADirectoryError):
                 continue  # the folder went away while we walked: so did its files
             except OSError as error:
-                sentence = f"The folder {folder or '.'} under {self._root} cannot be listed: {error.strerror}."
-                raise SourceError(sentence, cause="io") from error
+                if folder == first or error.errno not in _UNREADABLE:
+                    raise self._not_listed(folder, error) from error
+                skipped.add(Kind.UNREADABLE, f"{folder}/")
 
-    def _is_plain_folder(self, folder: str) -> bool:
-        """Whether `folder` is what the walk would have reached: inside the root, not hidden, through no link."""
-        parts = folder.split("/")
-        path = os.path.join(self._real, folder)  # noqa: PTH118
-        hidden = any(part.startswith(".") or not part for part in parts)
-        return not hidden and os.path.realpath(path) == path and os.path.isdir(path)  # noqa: PTH112
-
-    def _info(self, entry: os.DirEntry[str], name: str) -> ObjectInfo | None:
-        try:
-            if entry.is_symlink() and not self._inside(os.path.realpath(entry.path)):
+    def _way_to(self, folder: str, skipped: Skipped) -> frozenset[_Identity] | None:
+        """The folders above `folder`, from the root on; None where it is no folder below the root."""
+        parts = folder.split("/") if folder else []
+        if any(part in ("", ".", "..") for part in parts):
+            return None
+        above = set[_Identity]()
+        for depth in range(len(parts) + 1):
+            name = "/".join(parts[:depth])
+            path = self._path(name)
+            try:
+                status = os.stat(path)  # noqa: PTH116
+            except OSError as error:
+                if os.path.islink(path):  # noqa: PTH114
+                    skipped.add(Kind.BROKEN, name)
+                    return None
+                if isinstance(error, FileNotFoundError | NotADirectoryError):
+                    return None
+                raise self._not_listed(name, error) from error
+            if not stat.S_ISDIR(status.st_mode):
                 return None
-            status = entry.stat()
-        except (FileNotFoundError, PermissionError):  # it went away, or is a broken link
-            return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        return ObjectInfo(name, status.st_size, max(0, status.st_mtime_ns))
+            if depth < len(parts):
+                above.add((status.st_dev, status.st_ino))
+        return frozenset(above)
 
-    def _inside(self, path: str) -> bool:
-        return path.startswith(self._real.rstrip("/") + "/")
+    def _path(self, name: str) -> str:
+        return os.path.join(self._real, name)  # noqa: PTH118
+
+    def _not_listed(self, folder: str, error: OSError) -> SourceError:
+        sentence = f"The folder {folder or '.'} under {self._root} cannot be listed: {error.strerror}."
+        return SourceError(sentence, cause="io")
+
+    # Reading.
 
     def _read(self, name: str, generation: int, max_bytes: int | None) -> bytes:
-        path = os.path.realpath(os.path.join(self._real, name))  # noqa: PTH118
-        if not self._inside(path):
+        if name.startswith("/") or ".." in name.split("/"):  # a listing gives no such name
             raise SourceError(f"{name} lies outside {self._root}, and is not read.", cause="forbidden")
         try:
             # O_NONBLOCK: opening a FIFO that took the file's place must not hang a thread
-            with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
+            with open(self._path(name), "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise SourceError(f"{name} under {self._root} is no regular file.", cause="missing")
@@ -128,3 +156,37 @@ class LocalSource:
             cause = _FINAL_CAUSES.get(type(error), "io")
             sentence = f"{name} under {self._root} cannot be read: {error.strerror or error}."
             raise SourceError(sentence, cause=cause, retryable=cause == "io") from error
+
+
+def _found(entry: os.DirEntry[str], name: str, skipped: Skipped) -> ObjectInfo | str | None:
+    """Return what is known of a file, or the name of a folder to look into; None where it is left out."""
+    if _is_folder(entry):
+        return name if skipped.enters(name) else None
+    return _info(entry, name, skipped) if skipped.takes(name) else None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; what cannot be looked at is left to `_info`."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _info(entry: os.DirEntry[str], name: str, skipped: Skipped) -> ObjectInfo | None:
+    """What a listing says of a file; None where it is no file that can be read."""
+    try:
+        status = entry.stat()
+    except OSError as error:
+        if entry.is_symlink():
+            skipped.add(Kind.UNREADABLE if error.errno in _UNREADABLE else Kind.BROKEN, name)
+        elif not isinstance(error, FileNotFoundError):  # else it went away while we walked
+            skipped.add(Kind.UNREADABLE, name)
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        skipped.add(Kind.SPECIAL, name)
+        return None
+    if not status.st_mode & stat.S_IROTH and not os.access(entry.path, os.R_OK):
+        skipped.add(Kind.UNREADABLE, name)
+        return None
+    return ObjectInfo(name, status.st_size, max(0, status.st_mtime_ns))
