@@ -25,7 +25,10 @@ from ringfeedd.shm import Access, RingMemory
 from ringfeedd.singleton import SingletonLock
 
 STEPS = (
-    *((segment, name) for name in ("create", "open_existing", "map_bytes", "map_region", "try_lock", "unlock")),
+    *(
+        (segment, name)
+        for name in ("create", "reserve", "give_name", "open_existing", "map_bytes", "map_region", "try_lock", "unlock")
+    ),
     *((segment, name) for name in ("close_lock", "is_still")),
     *((Doorbell, name) for name in ("ring", "take", "drain", "close")),
     *((RingMemory, name) for name in ("set", "write_record", "ring_lane", "ring_all", "unlink")),

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from decode_reference import encode, image_bytes, label_bytes, photograph
 
 SHM = Path("/dev/shm")
@@ -181,3 +182,25 @@ __all__ = [
     "write_folder",
     "write_objects",
 ]
+
+
+NAMESPACE = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o "$0,mode=1777" tmpfs /dev/shm && exec "$@"']
+
+
+def with_its_own_shm(options, script, *arguments):
+    """Run a Python script where /dev/shm is another one; its output, stderr included."""
+    if subprocess.run([*NAMESPACE, "size=64k", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system")
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [*NAMESPACE, options, sys.executable, "-c", script, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import re
@@ -10,13 +11,20 @@ import uuid
 from pathlib import Path
 
 import pytest
-from house import SHM, Daemon, finish, traces, trainer, write_folder
+from house import SHM, Daemon, finish, traces, trainer, with_its_own_shm, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
+from ring_fixtures import served_ring
 
-from ringfeed import segment
+import ringfeed
+from ringfeed import trust
 from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import NotTrustedError
+from ringfeedd.errors import StartError
+from ringfeedd.leavings import clear_leavings
+from ringfeedd.main import main
+from ringfeedd.shm import Access
+from ringfeedd.singleton import SingletonLock
 
 REPOSITORY = Path(__file__).parent.parent
 NOBODY = 65534
@@ -32,20 +40,17 @@ FEW = st.integers(0, 4)
 
 
 @given(bits=st.integers(0, 0o777), owner=FEW, group=FEW, uid=FEW, gids=st.sets(FEW))
-def test_what_a_stranger_can_have_planted_is_not_believed_and_what_a_daemon_makes_for_us_is(
-    bits, owner, group, uid, gids
-):
-    believed = segment.distrust(facts(mode=stat.S_IFREG | bits, uid=owner, gid=group), uid=uid, gids=gids) is None
-    stranger = owner not in (0, uid) and group not in gids
-    if bits & 0o007:
-        assert not believed
-    else:
-        assert believed == (uid == 0 or not stranger)
+def test_only_files_no_stranger_can_plant_are_believed(bits, owner, group, uid, gids):
+    file = facts(mode=stat.S_IFREG | bits, uid=owner, gid=group)
+    believed = trust.distrust(file, uid=uid, gids=gids) is None
+    shared = uid != 0 and group in gids
+    assert believed == (not bits & 0o007 and (owner in (0, uid) or shared))
+    assert (trust.distrust(file, uid=uid, gids=gids, trusted={owner}) is None) == (not bits & 0o007)
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFDIR, stat.S_IFSOCK, stat.S_IFBLK, stat.S_IFLNK])
 def test_what_is_no_plain_file_is_not_believed_whoever_owns_it(kind):
-    assert segment.distrust(facts(mode=kind | 0o600, uid=0, gid=0), uid=0, gids={0}) == "it is no plain file"
+    assert trust.distrust(facts(mode=kind | 0o600, uid=0, gid=0), uid=0, gids={0}) == "it is not a regular file"
 
 
 def test_a_descriptor_that_everybody_may_read_is_not_believed_and_its_owner_is_named():
@@ -106,6 +111,116 @@ def test_with_a_group_its_members_attach_and_others_are_told(tmp_path):
         assert attach_as_another_user(f"{ring}-train", gid) == "2"
         told = attach_as_another_user(f"{ring}-train")
         assert told.startswith(f"NotTrustedError The ring '{ring}-train' belongs to another user")
+
+
+# Other users, for real.
+
+SERVE_AS_NOBODY = """
+import os, sys, time
+from ring_fixtures import served_ring, turning
+import ringfeed.failed_pairs
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+with served_ring(name=sys.argv[1]) as served, turning(served):
+    print("serving", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def ring_of_nobody(ring):
+    process = trainer(SERVE_AS_NOBODY, ring)
+    try:
+        assert process.stdout.readline() == "serving\n", process.communicate()
+        yield
+    finally:
+        process.communicate("end\n", timeout=20)
+
+
+@as_root
+def test_root_believes_only_users_that_are_configured(ring, monkeypatch, capsys):
+    with ring_of_nobody(ring):
+        path = SHM / f"ringfeed.{ring}"
+        with pytest.raises(NotTrustedError, match=rf"{path} \(mode 0600, owner {NOBODY}, .*root believes only its own"):
+            ringfeed.attach(ring, batch_size=2)
+        for command in ("status", "refresh", "errors"):
+            assert main([command, ring]) == 3
+            assert f"{path} (mode 0600, owner {NOBODY}" in capsys.readouterr().err
+        monkeypatch.setenv(trust.USERS_VARIABLE, "no-such-user, nobody")
+        assert main(["status", ring]) == 0
+        with ringfeed.attach(ring, batch_size=2) as reader:
+            assert len(next(iter(reader))) == 2
+        with pytest.raises(StartError, match=rf"{ring}.lock .*owner {NOBODY}|belongs to another user"):
+            clear_leavings(ring)
+    assert traces(ring) == []
+
+
+@as_root
+def test_the_file_of_trusted_users_counts_only_where_root_alone_writes_it(tmp_path):
+    file = tmp_path / "trusted-users"
+    file.write_text("# the daemon's\nnobody\n4711 # a number\n\nno-such-user\n")
+    assert trust.trusted_uids({}, file) == {NOBODY, 4711}
+    assert trust.trusted_uids({trust.USERS_VARIABLE: "12"}, tmp_path / "none") == {12}
+    for mode, uid in ((0o664, 0), (0o646, 0), (0o644, NOBODY)):
+        file.chmod(mode)
+        os.chown(file, uid, 0)
+        assert trust.trusted_uids({}, file) == set()
+
+
+@as_root
+def test_roots_daemon_refuses_another_users_lock_file(ring, monkeypatch):
+    path = SHM / f"ringfeed.{ring}.lock"
+    path.touch(0o600)
+    os.chown(path, NOBODY, NOBODY)
+    for trusted in ("", "nobody"):
+        monkeypatch.setenv(trust.USERS_VARIABLE, trusted)
+        with pytest.raises(StartError, match=rf"{path} \(mode 0600, owner {NOBODY}"):
+            SingletonLock(ring, Access())
+    assert path.exists()
+
+
+@as_root
+def test_errors_claims_nothing_to_a_stranger():
+    as_nobody = "import os, sys\nfrom ringfeedd.main import main\nos.setgroups([])\nos.setresuid(*[65534] * 3)\n"
+    with served_ring() as served:
+        for options in ([], ["--json"]):
+            asked = trainer(as_nobody + "sys.exit(main(['errors', *sys.argv[1:]]))", served.name, *options)
+            said = asked.communicate(timeout=20)[0]
+            assert asked.returncode == 3
+            assert "no pair has failed" not in said
+            assert f"/dev/shm/ringfeed.{served.name} (mode 0600, owner 0, group 0) is closed to this user" in said
+
+
+LOOK = """
+import sys, ringfeed
+from ringfeedd.main import main
+try:
+    ringfeed.attach(sys.argv[1], batch_size=2)
+except ringfeed.NoAccessError as error:
+    print(error)
+print([main([*command, sys.argv[1]]) for command in (["status"], ["top", "--count", "1"], ["errors"])])
+main(["doctor"])
+"""
+
+READ_ONLY = """
+import subprocess, sys
+from ring_fixtures import served_ring, turning
+mount = "mount --bind /dev/shm /dev/shm && mount -o remount,bind,ro /dev/shm && exec \\"$@\\""
+with served_ring() as served, turning(served):
+    look = [sys.executable, "-c", sys.argv[1], served.name]
+    subprocess.run(["unshare", "--mount", "sh", "-c", mount, "sh", *look], check=True)
+"""
+
+
+def test_a_read_only_shm_is_a_sentence_for_readers_only():
+    said = with_its_own_shm("size=16m", READ_ONLY, LOOK)
+    assert re.search(r"/dev/shm/ringfeed\S+ \(mode 0600, .*\) is on a read-only file system here, and a reader", said)
+    assert said.count(": serving") == 2
+    assert "no pair has failed" in said
+    assert "[0, 0, 0]" in said
+    assert re.search(r"ok +ring \S+ +serves", said)
+    assert "/dev/shm is mounted read-only" in said
 
 
 def test_nothing_here_unpickles_or_evaluates_what_it_read():

@@ -254,7 +254,7 @@ def test_errors_lists_what_failed_with_its_reason_for_people_and_programs(ring, 
         serve_in_thread(FakeGcs({"b": objects})) as server,
         Daemon("gs://b/set", "--emulator", server.url, *SMALL, "--max-failed", "1", ring=ring) as daemon,
     ):
-        wait_until(lambda: json.loads(ask(capsys, "errors", "--json", name)[1])[name])
+        wait_until(lambda: len(json.loads(ask(capsys, "errors", "--json", name)[1])[name]["pairs"]) == 2)
         listed = json.loads(ask(capsys, "errors", "--json", name)[1])[name]
         assert sorted(pair["pair_id"] for pair in listed["pairs"]) == sorted(bad)
         assert all(pair["reason"] and pair["cause"] == "corrupt" for pair in listed["pairs"])
@@ -273,7 +273,8 @@ def test_errors_lists_what_failed_with_its_reason_for_people_and_programs(ring, 
 def test_errors_of_a_ring_without_failed_pairs_says_so(capsys):
     with served_ring() as served:
         assert ask(capsys, "errors", served.name)[:2] == (0, f"{served.name}: no pair has failed\n")
-        assert json.loads(ask(capsys, "errors", "--json", served.name)[1]) == {served.name: None}
+        listed = json.loads(ask(capsys, "errors", "--json", served.name)[1])[served.name]
+        assert (listed["ring"], listed["failed_draws"], listed["pairs"]) == (served.name, 0, [])
 
 
 @pytest.mark.parametrize(

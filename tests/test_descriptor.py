@@ -59,10 +59,10 @@ def test_what_is_written_is_read(root, seed, slots, lanes, pid, test_ratio):
 
 def test_a_ring_is_found_by_its_descriptor_and_no_more_when_it_is_removed(name):
     descriptor = make_descriptor(name, small_geometry())
-    write_descriptor(descriptor, mode=0o600, gid=-1)
+    written = write_descriptor(descriptor, mode=0o600, gid=-1)
     assert read_descriptor(name) == descriptor
     assert name in ring_names()
-    remove_descriptor(descriptor)
+    remove_descriptor(name, written)
     assert name not in ring_names()
     with pytest.raises(DaemonNotRunningError, match=f"No daemon serves the ring '{name}'"):
         read_descriptor(name)
@@ -71,9 +71,9 @@ def test_a_ring_is_found_by_its_descriptor_and_no_more_when_it_is_removed(name):
 def test_a_successors_descriptor_replaces_the_old_one_and_is_not_removed_by_its_owner(name):
     old = make_descriptor(name, small_geometry())
     new = replace(old, generation="fedcba9876543210")
-    write_descriptor(old, mode=0o600, gid=-1)
+    written = write_descriptor(old, mode=0o600, gid=-1)
     write_descriptor(new, mode=0o600, gid=-1)
-    remove_descriptor(old)
+    remove_descriptor(name, written)
     assert read_descriptor(name) == new
 
 
@@ -171,7 +171,7 @@ def test_a_planted_symbolic_link_is_not_followed(name, tmp_path):
 
 def test_a_file_into_which_anybody_may_write_is_not_believed(name):
     plant(name, make_descriptor(name, small_geometry()).to_json(), mode=0o666)
-    with pytest.raises(NotTrustedError, match="anybody may open it"):
+    with pytest.raises(NotTrustedError, match="any user may open it"):
         read_descriptor(name)
 
 

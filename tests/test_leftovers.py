@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from house import HERE, SHM, Daemon, Output, traces, trainer, wait_until, write_folder
+from house import SHM, Daemon, Output, finish, traces, trainer, wait_until, with_its_own_shm, write_folder
 from ring_fixtures import make_descriptor, served_ring, small_geometry, turning
 
 import ringfeed
@@ -147,7 +146,7 @@ def another_users(path, _tmp_path):
 
 
 PLANTED = [symbolic_link, fifo, folder_of_its_own, unix_socket, another_users]
-GEN = "0123456789abcdef"
+GEN = "fedcba9876543210"
 
 
 @pytest.fixture(params=PLANTED, ids=lambda plant: plant.__name__)
@@ -166,21 +165,84 @@ def plant(request, ring, tmp_path):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-@pytest.mark.parametrize(
-    "name", ["ringfeed.{}", "ringfeed.{}.GEN.ctl", "ringfeed.{}.GEN.data", "sem.ringfeed.{}.GEN.space"]
-)
-def test_what_a_daemon_cannot_have_left_is_refused_and_nothing_is_removed(ring, plant, name):
+def leave_dead(ring):
+    """What a killed daemon leaves: the segments and doorbells of a ring with one lane."""
     dead = RingMemory(make_descriptor(ring, small_geometry(lanes=1)), Access())
+    dead.announce()
     os.close(dead._lock_fd)
     os.close(dead.data_fd)
-    path = plant(name.format(ring).replace("GEN", GEN))
+    return traces(ring)
+
+
+OWNERSHIP = r"\(mode \d{4}, owner \d+, group \d+\)"
+
+
+@pytest.mark.parametrize("name", ["ringfeed.{}", "ringfeed.{}.errors"])
+def test_a_planted_fixed_name_is_refused_and_nothing_is_removed(ring, plant, name):
+    leave_dead(ring)
+    (SHM / f"ringfeed.{ring}").unlink()
+    path = plant(name.format(ring))
     before = traces(ring)
-    with pytest.raises(StartError, match=rf"{path} (is no plain file|belongs to another user)"):
+    with pytest.raises(StartError, match=rf"{path} {OWNERSHIP} (is not a regular file|belongs to another user)"):
         clear_leavings(ring)
     said, well = clean([ring], force=True)
     assert not well
     assert str(path) in said[0]
     assert traces(ring) == before
+
+
+@pytest.mark.parametrize(
+    "name", [f"ringfeed.{{}}.{GEN}.{kind}" for kind in ("ctl", "data", "former")] + [f"sem.ringfeed.{{}}.{GEN}.space"]
+)
+def test_a_planted_name_of_a_generation_is_passed_over(ring, plant, name):
+    left = leave_dead(ring)
+    path = plant(name.format(ring))
+    leavings = clear_leavings(ring)
+    assert sorted(leavings.removed) == left
+    assert leavings.foreign == [path.name] == traces(ring)
+    assert re.match(rf"{path} {OWNERSHIP} lies under", leavings.warning)
+    said, well = clean([ring], force=True)
+    assert not well
+    assert str(path) in said[-1]
+
+
+@pytest.mark.parametrize("kind", ["ctl", "data", "draft", "former"])
+@pytest.mark.parametrize(("content", "mode"), [(b"", 0o600), (b"x" * 8192, 0o600), (b"", 0o644), (b"x" * 8192, 0o644)])
+def test_what_no_daemon_can_have_made_is_not_removed(ring, kind, content, mode):
+    path = SHM / f"ringfeed.{ring}.{GEN}.{kind}"
+    path.write_bytes(content)
+    path.chmod(mode)
+    assert clear_leavings(ring).foreign == [path.name] == traces(ring)
+
+
+@pytest.mark.parametrize("name", ["ringfeed.{}", "ringfeed.{}.errors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"x" * 100, b'{"ring": "another", "generation": "0123456789abcdef"}', b"[" * 9999]
+)
+def test_a_fixed_name_that_no_daemon_wrote_stops_the_start(ring, name, content):
+    path = SHM / name.format(ring)
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(StartError, match=rf"{path} {OWNERSHIP} is not what a daemon of ring '{ring}' writes there"):
+        clear_leavings(ring)
+    assert path.read_bytes() == content
+
+
+def test_a_dead_generation_is_removed_though_its_control_segment_was_damaged(ring):
+    left = leave_dead(ring)
+    (control,) = (name for name in left if name.endswith(".ctl"))
+    os.truncate(SHM / control, 0)  # as a member of the ring's group can
+    assert sorted(clear_leavings(ring).removed) == left
+
+
+def test_a_former_descriptor_of_any_size_is_read_up_to_a_bound(ring):
+    path = SHM / f"ringfeed.{ring}.{GEN}.former"
+    with path.open("wb") as file:
+        file.truncate(18 << 30)
+    path.chmod(0o600)
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+    script = limited + "from ringfeedd.former import read_formers; print(read_formers(sys.argv[1]))"
+    assert finish(trainer(script, ring)).strip() == "[]"
 
 
 def test_a_planted_lock_stops_the_start_with_a_sentence(ring, plant):
@@ -191,18 +253,18 @@ def test_a_planted_lock_stops_the_start_with_a_sentence(ring, plant):
 
 def test_a_trainer_believes_no_planted_descriptor_and_does_not_wait_for_its_other_end(ring, plant):
     path = plant(f"ringfeed.{ring}")
-    with pytest.raises(NotTrustedError, match=f"{path} (is|belongs)"):
+    with pytest.raises(NotTrustedError, match=rf"{path} {OWNERSHIP} is"):
         ringfeed.attach(ring, batch_size=2)
 
 
 def test_a_daemon_that_meets_planted_files_says_which_and_leaves_them(ring, folder, tmp_path):
     (SHM / f"ringfeed.{ring}-train.{GEN}.ctl").symlink_to(tmp_path)
-    done = subprocess.run(
-        serve(folder, ring).command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL, check=False
-    )
-    assert done.returncode == 3
-    assert done.stderr.count("\n") == 1
-    assert f"{GEN}.ctl is no plain file" in done.stderr
+    daemon = serve(folder, ring).start()
+    daemon.output.wait_for("ready")
+    assert daemon.stop() == 0
+    said = [line for line in daemon.output.rest().splitlines() if GEN in line]
+    assert len(said) == 1
+    assert re.search(rf"{GEN}\.ctl {OWNERSHIP} lies under the ring's names", said[0])
     assert traces(ring) == [f"ringfeed.{ring}-train.{GEN}.ctl"]
 
 
@@ -252,28 +314,6 @@ def test_when_all_lanes_are_taken_the_next_reader_is_told_the_limit_and_how_to_r
 
 
 # A full /dev/shm.
-
-NAMESPACE = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o "$0,mode=1777" tmpfs /dev/shm && exec "$@"']
-
-
-def with_its_own_shm(options, script, *arguments):
-    """Run a Python script where /dev/shm is another one; its output, stderr included."""
-    if subprocess.run([*NAMESPACE, "size=64k", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a file system")
-    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [*NAMESPACE, options, sys.executable, "-c", script, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=100,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
 
 STARTING = """
 import re, subprocess, sys

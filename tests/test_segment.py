@@ -148,7 +148,7 @@ def test_a_symbolic_link_a_folder_and_a_file_for_all_are_not_believed(name, tmp_
     path.unlink()
     path.mkdir()
     try:
-        with pytest.raises(NotTrustedError, match="no plain file"):
+        with pytest.raises(NotTrustedError, match="not a regular file"):
             segment.open_existing(name, writable=False)
     finally:
         path.rmdir()

@@ -46,11 +46,12 @@ FREE_LANE_TIMEOUT_S: Final = 2.0
 class Control:
     """The control segment as a consumer sees it: read-only, with the kernel's word on whether the daemon lives."""
 
-    def __init__(self, descriptor: Descriptor, lock_fd: int | None = None) -> None:
+    def __init__(self, descriptor: Descriptor, lock_fd: int | None = None, *, lockable: bool = False) -> None:
         """Map it.
 
         Args:
             lock_fd: an open file description of it without locks, where it has no name any more; becomes this one's.
+            lockable: this process is going to lock a lane; without it, it only needs to be able to read.
 
         Raises:
             FileNotFoundError: this generation is gone already.
@@ -59,7 +60,9 @@ class Control:
         self._closed = False
         self.descriptor = descriptor
         self.geometry: Geometry = descriptor.geometry
-        self.lock_fd = segment.open_lock(descriptor.control) if lock_fd is None else lock_fd
+        if lock_fd is None:
+            lock_fd = segment.open_existing(descriptor.control, writable=lockable)
+        self.lock_fd = lock_fd
         segment.close_in_children(self.lock_fd)
         try:
             if os.fstat(self.lock_fd).st_size != self.geometry.control_bytes:
@@ -172,7 +175,7 @@ class Attachment:
             AttachRefusedError: the daemon refused, or all lanes are taken.
             NotTrustedError: the ring's files are not a daemon's, or not for this user.
         """
-        self.control = open_control(ring)
+        self.control = open_control(ring, lockable=True)
         self.descriptor = self.control.descriptor
         self.geometry = self.control.geometry
         try:
@@ -330,8 +333,11 @@ def _detach(control: Control, lane: int, page: LanePage, space: Doorbell, bell: 
     bell.close()
 
 
-def open_control(ring: str) -> Control:
+def open_control(ring: str, *, lockable: bool = False) -> Control:
     """Map the control segment of a ring whose daemon lives.
+
+    Args:
+        lockable: see `Control`.
 
     Raises:
         DaemonNotRunningError: no daemon, or a dead one's leavings.
@@ -340,7 +346,7 @@ def open_control(ring: str) -> Control:
     for _ in range(3):  # a daemon that restarts replaces the descriptor between our two looks
         descriptor = read_descriptor(ring)
         try:
-            control = Control(descriptor)
+            control = Control(descriptor, lockable=lockable)
         except FileNotFoundError:
             continue
         if control.daemon_lives():

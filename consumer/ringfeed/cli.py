@@ -13,7 +13,7 @@ from typing import Final
 
 from ringfeed.attachment import Control, open_control
 from ringfeed.descriptor import read_descriptor, ring_names
-from ringfeed.errors import DaemonNotRunningError, RingfeedError
+from ringfeed.errors import RingfeedError
 from ringfeed.failed_pairs import FailedPairs, read_failed_pairs, rings_with_lists
 from ringfeed.layout import State
 from ringfeed.printable import one_line
@@ -34,7 +34,7 @@ def add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "status",
         help="show the rings of this machine, and who reads them",
         description="Shows what the rings of this machine serve, how full they are, and who reads them.",
-        epilog="Exit codes: 0 every ring asked for is served; 3 one is not, or there is none.",
+        epilog="Exit codes: 0 every ring asked for is served; 3 one is not, there is none, or its daemon hangs.",
     )
     parser.add_argument("rings", nargs="*", metavar="RING", help="rings to show (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, rings by name")
@@ -43,11 +43,7 @@ def add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Carry out `ringfeed status`."""
-    try:
-        names = arguments.rings or ring_names()
-    except RingfeedError as error:
-        print(error, file=sys.stderr)
-        return EXIT_NOT_RUNNING
+    names = arguments.rings or ring_names()
     found: list[RingStatus] = []
     missing = []
     for name in names:
@@ -64,7 +60,8 @@ def run_status(arguments: argparse.Namespace) -> int:
             print("\n".join(status.lines()))
     for sentence in missing:
         print(sentence, file=sys.stderr)
-    return EXIT_NOT_RUNNING if missing or any(status.state == "dead" for status in found) else EXIT_CLEAN
+    unserved = any(status.state == "dead" or status.hangs for status in found)
+    return EXIT_NOT_RUNNING if missing or unserved else EXIT_CLEAN
 
 
 def add_refresh(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -151,23 +148,19 @@ def add_errors(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run_errors(arguments: argparse.Namespace) -> int:
     """Carry out `ringfeed errors`."""
     names = arguments.rings or sorted({*ring_names(), *rings_with_lists()})
-    found: dict[str, FailedPairs | None] = {}
+    found: list[FailedPairs] = []
     missing = [] if names else [NO_RING]
     for name in names:
         try:
-            listed = found[name] = read_failed_pairs(name)
-            if listed is None:
-                read_descriptor(name)  # there is such a ring
-        except DaemonNotRunningError as error:
-            del found[name]
-            missing.append(str(error))
+            # a ring without a list has had no failures, if there is such a ring
+            found.append(read_failed_pairs(name) or FailedPairs.none(name, read_descriptor(name).generation))
         except (RingfeedError, ValueError) as error:
             missing.append(str(error))
     if arguments.json:
-        print(json.dumps({name: listed.as_json() if listed else None for name, listed in found.items()}, indent=2))
+        print(json.dumps({listed.ring: listed.as_json() for listed in found}, indent=2))
     else:
-        for name, listed in found.items():
-            print("\n".join(error_lines(listed) if listed else [f"{name}: no pair has failed"]))
+        for listed in found:
+            print("\n".join(error_lines(listed)))
     for sentence in missing:
         print(sentence, file=sys.stderr)
     return EXIT_NOT_RUNNING if missing else EXIT_CLEAN
@@ -204,6 +197,8 @@ def run_top(arguments: argparse.Namespace) -> int:
 
 def error_lines(listed: FailedPairs) -> list[str]:
     """The list for people: a line for the ring, then one for each pair, the latest last."""
+    if not listed.failed_draws and not listed.stopped:
+        return [f"{listed.ring}: no pair has failed"]
     causes = ", ".join(f"{count} {cause}" for cause, count in sorted(listed.causes.items(), key=lambda item: -item[1]))
     lines = [f"{listed.ring}: {listed.failed_draws} draws failed ({causes}); {len(listed.pairs)} pairs are listed"]
     if listed.stopped:

@@ -8,13 +8,16 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from ringfeed import layout, segment
 from ringfeed.epochs import Epochs
-from ringfeed.errors import DaemonNotRunningError, NotTrustedError
-from ringfeed.failed_pairs import read_failed_pairs
+from ringfeed.errors import DaemonNotRunningError, NoAccessError, NotTrustedError
+from ringfeed.failed_pairs import FailedPairs, read_failed_pairs
 from ringfeed.layout import Field, Geometry
+
+MOST_BYTES: Final = 1 << 20
+"""More than a descriptor can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,20 @@ class Descriptor:
         return descriptor
 
 
+def named_generation(ring: str, text: bytes) -> str | None:
+    """Return the generation that a descriptor, or a list of failed pairs, of this ring and any release names.
+
+    None where the text is neither.
+    """
+    with contextlib.suppress(ValueError, RecursionError):
+        facts = json.loads(text)
+        if isinstance(facts, dict) and facts.get("ring") == ring:
+            generation = facts.get("generation")
+            if isinstance(generation, str) and re.fullmatch(r"[0-9a-f]{16}", generation):
+                return generation
+    return None
+
+
 def _read_geometry(facts: dict[str, Any]) -> Geometry:
     """The geometry, where it is one that a daemon can have laid out: a mapping beyond a segment's end would kill."""
     slots, lanes = _whole("slots", facts["slots"], 1), _whole("lanes", facts["lanes"], 1)
@@ -185,9 +202,9 @@ def read_descriptor(ring: str) -> Descriptor:
     """
     check_ring_name(ring)
     try:
-        fd = segment.open_existing(layout.descriptor_name(ring), writable=False)
+        text = segment.read_whole(layout.descriptor_name(ring), MOST_BYTES)
     except FileNotFoundError:
-        if (last := read_failed_pairs(ring)) is not None and last.stopped:
+        if (last := _last_list(ring)) is not None and last.stopped:
             raise DaemonNotRunningError(
                 f"No daemon serves the ring {ring!r}, since its last one stopped it: {last.stopped}. `ringfeed errors "
                 f"{ring}` lists the pairs; start the daemon again when they are mended."
@@ -197,32 +214,32 @@ def read_descriptor(ring: str) -> Descriptor:
         raise DaemonNotRunningError(
             f"No daemon serves the ring {ring!r}: {hint}. Start one with `ringfeed serve gs://bucket/prefix`."
         ) from None
-    except PermissionError as error:
+    except NoAccessError as error:
         raise NotTrustedError(
-            f"The ring {ring!r} belongs to another user, and this one may not read it; "
-            f"let its daemon run with `group = NAME`, a group that both are in."
+            f"The ring {ring!r} belongs to another user, or is closed to this one: {error}"
         ) from error
-    with os.fdopen(fd, "rb") as file:
-        return Descriptor.from_json(ring, file.read(1 << 20))
+    return Descriptor.from_json(ring, text)
 
 
-def write_descriptor(descriptor: Descriptor, *, mode: int, gid: int) -> None:
-    """Put the descriptor in its place, whole, by a rename."""
+def _last_list(ring: str) -> FailedPairs | None:
+    """Return what a ring's last daemon left of its failed pairs; None where nobody can tell."""
+    with contextlib.suppress(NotTrustedError, OSError):
+        return read_failed_pairs(ring)
+    return None
+
+
+def write_descriptor(descriptor: Descriptor, *, mode: int, gid: int) -> os.stat_result:
+    """Put the descriptor in its place, whole, by a rename; return the facts of the new file."""
     draft = layout.draft_name(descriptor.ring, descriptor.generation)
-    segment.replace_file(layout.descriptor_name(descriptor.ring), descriptor.to_json(), draft=draft, mode=mode, gid=gid)
+    name = layout.descriptor_name(descriptor.ring)
+    return segment.replace_file(name, descriptor.to_json(), draft=draft, mode=mode, gid=gid)
 
 
-def remove_descriptor(descriptor: Descriptor) -> None:
-    """Remove the ring's descriptor if it still is this one."""
-    if announces(descriptor):
-        segment.shm_path(layout.descriptor_name(descriptor.ring)).unlink(missing_ok=True)
-
-
-def announces(descriptor: Descriptor) -> bool:
-    """Whether the ring's descriptor in /dev/shm is of this generation still."""
-    with contextlib.suppress(DaemonNotRunningError, NotTrustedError, OSError):
-        return read_descriptor(descriptor.ring).generation == descriptor.generation
-    return False
+def remove_descriptor(ring: str, written: os.stat_result) -> None:
+    """Remove the ring's descriptor if it still is the file that `write_descriptor` returned."""
+    path = segment.shm_path(layout.descriptor_name(ring))
+    if segment.names_inode(path, written.st_dev, written.st_ino):
+        path.unlink(missing_ok=True)
 
 
 def ring_names() -> list[str]:

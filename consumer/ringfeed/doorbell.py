@@ -22,6 +22,7 @@ import posix_ipc
 
 from ringfeed.errors import NotTrustedError
 from ringfeed.layout import SHM_DIR
+from ringfeed.trust import no_access
 
 WAIT_SLICE_S: Final = 0.2
 """No wait is longer than this: liveness is checked between two slices."""
@@ -82,7 +83,7 @@ class Doorbell:
 
         Raises:
             FileNotFoundError: it does not.
-            PermissionError: it belongs to others.
+            NoAccessError: it belongs to others.
             NotTrustedError: it is no semaphore.
         """
         try:
@@ -93,7 +94,7 @@ class Doorbell:
         except posix_ipc.ExistentialError as error:
             raise FileNotFoundError(f"there is no semaphore {name}") from error
         except posix_ipc.PermissionsError as error:
-            raise PermissionError(f"the semaphore {name} belongs to others") from error
+            raise no_access(semaphore_path(name)) from error
         except posix_ipc.Error as error:
             raise OSError(f"could not open the semaphore {name}: {error}") from error
 

@@ -27,6 +27,10 @@ class NotTrustedError(RingfeedError):
     """The ring's files belong to somebody else, or are not what they say."""
 
 
+class NoAccessError(NotTrustedError, PermissionError):
+    """This process may not open the ring's files, or may not write where a reader has to."""
+
+
 class RingHeldError(RingfeedError):
     """This consumer holds so many batches that the next one can never be published."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +58,11 @@ class FailedPairs:
     failed_draws: int
     causes: dict[str, int]
     pairs: list[FailedPair]
+
+    @classmethod
+    def none(cls, ring: str, generation: str) -> FailedPairs:
+        """Return the list of a ring of which no pair has failed."""
+        return cls(ring, generation, "", 0, {}, [])
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -111,21 +115,18 @@ def read_failed_pairs(ring: str) -> FailedPairs | None:
     Raises:
         NotTrustedError: the file is not a daemon's, or not for this user.
     """
-    name = layout.errors_name(ring)
     try:
-        fd = segment.open_existing(name, writable=False)
+        text = segment.read_whole(layout.errors_name(ring), MOST_BYTES)
     except FileNotFoundError:
         return None
-    except PermissionError as error:
-        raise NotTrustedError(
-            f"{segment.shm_path(name)} belongs to another user, and this one may not read it; let the daemon run with "
-            f"`group = NAME`, a group that both are in."
-        ) from error
-    with os.fdopen(fd, "rb") as file:
-        return FailedPairs.from_json(ring, file.read(MOST_BYTES))
+    return FailedPairs.from_json(ring, text)
 
 
 def rings_with_lists() -> list[str]:
-    """The names of all rings with such a list on this machine, sorted; their daemons may be gone."""
+    """The names of all rings with such a list on this machine, sorted; their daemons may be gone.
+
+    Raises:
+        NotTrustedError: /dev/shm cannot be listed.
+    """
     pattern = re.compile(rf"{re.escape(layout.PREFIX)}({layout.RING_NAME_PATTERN})\.errors")
-    return sorted(match[1] for name in os.listdir(layout.SHM_DIR) if (match := pattern.fullmatch(name)))  # noqa: PTH208
+    return [match[1] for name in segment.names() if (match := pattern.fullmatch(name))]

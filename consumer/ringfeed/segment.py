@@ -12,14 +12,15 @@ import errno
 import fcntl
 import mmap
 import os
-import stat
 import struct
 import weakref
 from pathlib import Path
 from typing import Final
 
-from ringfeed.errors import NotTrustedError
+from ringfeed import trust
+from ringfeed.errors import NoAccessError, NotTrustedError
 from ringfeed.layout import SHM_DIR
+from ringfeed.trust import describe, no_access, ownership
 
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock with 64-bit offsets: type, whence, start, length, pid
 
@@ -47,6 +48,8 @@ def shm_path(name: str) -> Path:
 def create(name: str, size: int, *, mode: int, gid: int) -> int:
     """Create a file of ``size`` bytes, all of them reserved, with exactly this mode; return its descriptor.
 
+    The file has no name before it is complete, so a process that is killed meanwhile leaves nothing behind.
+
     Args:
         gid: the owning group, or -1 to leave it.
 
@@ -54,8 +57,18 @@ def create(name: str, size: int, *, mode: int, gid: int) -> int:
         FileExistsError: the name is taken.
         OSError: ENOSPC when /dev/shm has not got that much; nothing is left behind.
     """
-    path = shm_path(name)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = reserve(size, mode=mode, gid=gid)
+    try:
+        give_name(fd, name)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def reserve(size: int, *, mode: int, gid: int) -> int:
+    """Reserve a file of ``size`` bytes that has no name yet; return its descriptor. See `create`."""
+    fd = os.open(SHM_DIR, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
     try:
         if size:
             os.posix_fallocate(fd, 0, size)
@@ -63,38 +76,58 @@ def create(name: str, size: int, *, mode: int, gid: int) -> int:
             os.fchown(fd, -1, gid)
         os.fchmod(fd, mode)
     except BaseException:
-        path.unlink()
         os.close(fd)
         raise
     return fd
 
 
-def replace_file(name: str, data: bytes, *, draft: str, mode: int, gid: int) -> None:
+def give_name(fd: int, name: str) -> None:
+    """Give a file from `reserve` its name in /dev/shm.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    folder = os.open(SHM_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # with a folder's descriptor, os.link calls linkat, which can follow the link below /proc to a nameless file
+        os.link(f"/proc/self/fd/{fd}", shm_path(name), src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
+
+
+def replace_file(name: str, data: bytes, *, draft: str, mode: int, gid: int) -> os.stat_result:
     """Put ``data`` in the place of the file ``name``, whole, by a rename; nothing is left behind where that fails.
 
     Args:
         draft: its name before the rename.
 
+    Returns:
+        The facts of the new file.
+
     Raises:
         OSError: there is no room, or the name is another user's.
     """
-    fd = create(draft, 0, mode=mode, gid=gid)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-        shm_path(draft).rename(shm_path(name))
-    except BaseException:
-        shm_path(draft).unlink(missing_ok=True)
-        raise
+    with os.fdopen(reserve(0, mode=mode, gid=gid), "wb") as file:
+        file.write(data)
+        file.flush()
+        give_name(file.fileno(), draft)
+        try:
+            shm_path(draft).rename(shm_path(name))
+        except BaseException:
+            shm_path(draft).unlink(missing_ok=True)
+            raise
+        return os.fstat(file.fileno())
 
 
-def open_existing(name: str, *, writable: bool) -> int:
+def open_existing(name: str, *, writable: bool, own: bool = False) -> int:
     """Open a shared-memory file that exists, and check that nobody else can have planted it.
+
+    Args:
+        own: believe no other user's file, whatever its group.
 
     Raises:
         FileNotFoundError: there is none.
-        PermissionError: it may not be opened by this user.
-        NotTrustedError: see `distrust`.
+        NoAccessError: this user may not open it.
+        NotTrustedError: see `trust.distrust`.
     """
     path, flags = shm_path(name), os.O_RDWR if writable else os.O_RDONLY
     try:
@@ -102,37 +135,46 @@ def open_existing(name: str, *, writable: bool) -> int:
         fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise NotTrustedError(f"{path} is a symbolic link, which no daemon makes; remove it") from error
+            raise NotTrustedError(f"{describe(path)} is a symbolic link, which no daemon makes; remove it") from error
         if error.errno in (errno.EISDIR, errno.ENXIO):
-            raise NotTrustedError(f"{path} is no plain file, which no daemon makes; remove it") from error
+            raise NotTrustedError(f"{describe(path)} is not a regular file, so no daemon made it; remove it") from error
+        if error.errno == errno.EROFS:
+            raise NoAccessError(
+                f"{describe(path)} is on a read-only file system here, and a reader writes its own words there; mount "
+                f"{SHM_DIR} read-write (in Kubernetes, without `readOnly: true`), or only look: `ringfeed status`"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise no_access(path) from error
         raise
     facts = os.fstat(fd)
-    if why := distrust(facts, uid=os.geteuid(), gids={os.getegid(), *os.getgroups()}):
+    if why := distrust(facts) or ("it belongs to another user" if own and facts.st_uid != os.geteuid() else None):
         os.close(fd)
         raise NotTrustedError(
-            f"{path} is not a daemon's: {why} (mode {stat.S_IMODE(facts.st_mode):04o}, owner {facts.st_uid}, "
-            f"group {facts.st_gid}); find out who made it, and remove it"
+            f"{path} {ownership(facts)} is not believed to be a daemon's: {why}; find out who made it, and remove it"
         )
     return fd
 
 
-def distrust(facts: os.stat_result, *, uid: int, gids: set[int]) -> str | None:
-    """Why a file in a folder where everybody may write is not to be believed; None if it is.
+def distrust(facts: os.stat_result) -> str | None:
+    """Return why this process does not believe a file in /dev/shm; None if it does."""
+    uid, gids = os.geteuid(), {os.getegid(), *os.getgroups()}
+    why = trust.distrust(facts, uid=uid, gids=gids)
+    # whom else it believes is looked up only where that decides
+    return why and trust.distrust(facts, uid=uid, gids=gids, trusted=trust.trusted_uids())
 
-    Another user's file is a daemon's only where it was shared with a group, and nobody can give a file to a group that
-    he is not in: who is in none of ours cannot plant one. Root reads whatever is closed to others, or it could look
-    after nobody's rings.
 
-    Args:
-        uid, gids: who asks, and all groups of that process.
+def read_whole(name: str, most_bytes: int, *, own: bool = False) -> bytes:
+    """Read a shared-memory file that nobody else can have planted; see `open_existing`.
+
+    Raises:
+        NotTrustedError: also where it is larger than ``most_bytes``, which no daemon writes. Else as `open_existing`.
     """
-    if not stat.S_ISREG(facts.st_mode):
-        return "it is no plain file"
-    if facts.st_mode & stat.S_IRWXO:
-        return "anybody may open it, and a daemon lets only its user and its group"
-    if facts.st_uid in (uid, 0) or uid == 0 or facts.st_gid in gids:
-        return None
-    return "it belongs to another user, and to no group that this process is in"
+    fd = open_existing(name, writable=False, own=own)
+    with os.fdopen(fd, "rb") as file:
+        text = file.read(most_bytes + 1)
+    if len(text) > most_bytes:
+        raise NotTrustedError(f"{describe(shm_path(name))} is larger than what a daemon writes there; remove it")
+    return text
 
 
 def names() -> list[str]:
@@ -145,18 +187,28 @@ def names() -> list[str]:
         return sorted(os.listdir(SHM_DIR))  # noqa: PTH208  # names are what is matched
     except OSError as error:
         raise NotTrustedError(
-            f"{SHM_DIR} cannot be listed: {error.strerror}; mount it as a tmpfs with mode 1777"
+            f"{describe(Path(SHM_DIR))} cannot be listed: {error.strerror}; mount it as a tmpfs with mode 1777"
         ) from error
 
 
 def is_still(name: str, fd: int) -> bool:
-    """Whether the file of this name is the one that is open as ``fd``; not where it was removed or replaced."""
-    try:
-        there = shm_path(name).lstat()
-    except OSError:
-        return False
+    """Return whether the file of this name is the one that is open as ``fd``; False where it was removed or replaced.
+
+    Any other failure to look, e.g. without memory or descriptors, says nothing about the file: then it is still there.
+    """
     held = os.fstat(fd)
-    return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
+    return names_inode(shm_path(name), held.st_dev, held.st_ino)
+
+
+def names_inode(path: Path, device: int, inode: int) -> bool:
+    """Return whether a path still leads to this inode; True where that cannot be found out."""
+    try:
+        there = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return (there.st_dev, there.st_ino) == (device, inode)
 
 
 def map_bytes(fd: int, offset: int, length: int, *, writable: bool) -> memoryview:

@@ -37,7 +37,11 @@ class Look:
 def look(names: list[str], at_s: float) -> Look:
     """Look at these rings, or at all where none is named."""
     rings, missing = {}, []
-    for name in names or ring_names():
+    try:
+        names = names or ring_names()
+    except RingfeedError as error:
+        missing.append(str(error))
+    for name in names:
         try:
             rings[name] = ring_status(name)
         except (RingfeedError, ValueError) as error:

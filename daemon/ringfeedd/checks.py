@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # the types leave it out
 
 from ringfeed.layout import SHM_DIR
 from ringfeed.status import HEARTBEAT_LATE_S, RingStatus
@@ -18,6 +20,8 @@ FEW_FILES: Final = 128
 SCARCE_FILES: Final = 1024
 
 OLDEST_TORCH: Final = (2, 4)
+
+GOOGLE_STORAGE: Final = "storage.googleapis.com"
 
 
 class Level(StrEnum):
@@ -48,9 +52,36 @@ class Check:
         return f"{self.level:<5} {self.topic:<12} {self.found}" + (f". {self.cure}" if self.cure else "")
 
 
-def shared_memory(*, total: int, free: int, writable: bool) -> Check:
-    """The memory that rings are made of; sizes in bytes."""
+def no_shared_memory(why: str) -> Check:
+    """Return the finding where there is no folder for rings, or none that this user may look at."""
+    cure = "Mount a tmpfs there with mode 1777: `mount -t tmpfs -o mode=1777 tmpfs /dev/shm`"
+    return Check("memory", Level.BAD, f"{SHM_DIR} cannot be looked at: {why}", cure)
+
+
+def shared_memory(*, total: int, free: int, writable: bool, read_only: bool = False, mode: int = 0o1777) -> Check:
+    """Judge the memory that rings are made of.
+
+    Args:
+        total, free: bytes.
+        writable: for this user.
+        read_only: it is mounted so.
+        mode: of the folder.
+    """
     found = f"{SHM_DIR} has {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    if read_only:
+        return Check(
+            "memory",
+            Level.BAD,
+            f"{SHM_DIR} is mounted read-only here: `ringfeed status` and `top` work, and no trainer can attach",
+            "Mount it read-write, in Kubernetes without `readOnly: true`",
+        )
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        return Check(
+            "memory",
+            Level.BAD,
+            f"any user may remove or replace any file in {SHM_DIR} (mode {stat.S_IMODE(mode):04o})",
+            "`chmod 1777 /dev/shm`",
+        )
     if not writable:
         return Check(
             "memory",
@@ -117,20 +148,37 @@ def environment(environ: Mapping[str, str], *, credentials_readable: bool) -> It
             f"STORAGE_EMULATOR_HOST is set to {host!r}",
             "A daemon started here refuses gs:// roots without --emulator: unset it to read from Google",
         )
-    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        if proxy := environ.get(name):
-            yield Check(
-                "environment",
-                Level.WARN,
-                f"{name} is set: every download goes through {urlsplit(proxy).hostname or 'a proxy'}",
-                "Slow? Put storage.googleapis.com into no_proxy",
-            )
+    yield from _proxies(environ)
     if (path := environ.get("GOOGLE_APPLICATION_CREDENTIALS")) and not credentials_readable:
         yield Check(
             "environment",
             Level.BAD,
             f"GOOGLE_APPLICATION_CREDENTIALS names {path!r}, which this user cannot read",
             "Mend the path or the file's mode, or unset it on a Google VM",
+        )
+
+
+def _proxies(environ: Mapping[str, str]) -> Iterable[Check]:
+    """What a daemon makes of the proxies in its environment; names in lower case win, as for urllib."""
+
+    def named(variable: str) -> str | None:
+        found = variable if variable in environ else variable.upper()
+        return found if environ.get(found) else None
+
+    name, unused, spared = named("https_proxy"), named("all_proxy"), named("no_proxy")
+    if name and not (spared and proxy_bypass_environment(GOOGLE_STORAGE, {"no": environ[spared]})):
+        yield Check(
+            "environment",
+            Level.WARN,
+            f"{name} is set: every download goes through {urlsplit(environ[name]).hostname or 'a proxy'}",
+            f"Slow? Put {GOOGLE_STORAGE} into no_proxy",
+        )
+    if unused and not name:
+        yield Check(
+            "environment",
+            Level.WARN,
+            f"{unused} is set, which a daemon does not use: downloads go out directly",
+            f"Set https_proxy if {GOOGLE_STORAGE} can only be reached through a proxy",
         )
 
 

@@ -55,7 +55,11 @@ def clean(rings: Iterable[str], *, force: bool) -> tuple[list[str], bool]:
                 said.append(f"{ring}: {waiting} trainers wait for its next daemon; left alone (--force removes it)")
                 well = False
                 continue
-            said.append(f"{ring}: removed {len(clear_leavings(ring))} files of a dead daemon")
+            found = clear_leavings(ring)
+            said.append(f"{ring}: removed {len(found.removed)} files of a dead daemon")
+            if found.warning:
+                said.append(f"{ring}: {found.warning}")
+                well = False
         except (AlreadyRunningError, StartError) as error:
             said.append(f"{ring}: {error}")
             well = isinstance(error, AlreadyRunningError) and well

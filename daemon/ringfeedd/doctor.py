@@ -40,17 +40,32 @@ def examine(environ: Mapping[str, str] = os.environ) -> list[Check]:
         _clock(),
         *checks.environment(environ, credentials_readable=_readable(environ.get("GOOGLE_APPLICATION_CREDENTIALS"))),
         *checks.packages(fast=_fast_packages(), torch=_version("torch")),
-        checks.leftovers(_leftovers()),
-        *_rings(),
+        *_listed(),
     ]
 
 
+def _listed() -> Iterator[Check]:
+    """What can be told of rings, where /dev/shm can be listed."""
+    try:
+        segment.names()
+    except RingfeedError as error:
+        yield Check("rings", Level.BAD, str(error), f"Run this as a user who may look into {layout.SHM_DIR}")
+        return
+    yield checks.leftovers(_leftovers())
+    yield from _rings()
+
+
 def _shared_memory() -> Check:
-    facts = os.statvfs(layout.SHM_DIR)
+    try:
+        facts, mode = os.statvfs(layout.SHM_DIR), Path(layout.SHM_DIR).stat().st_mode
+    except OSError as error:
+        return checks.no_shared_memory(error.strerror or str(error))
     return checks.shared_memory(
         total=facts.f_blocks * facts.f_frsize,
         free=facts.f_bavail * facts.f_frsize,
         writable=os.access(layout.SHM_DIR, os.W_OK | os.X_OK),
+        read_only=bool(facts.f_flag & os.ST_RDONLY),
+        mode=mode,
     )
 
 
@@ -91,7 +106,7 @@ def _leftovers() -> dict[str, int]:
     """Files of rings that no daemon serves, counted; a stopped ring's list of failed pairs alone is none."""
     found = {}
     for ring in rings_with_files():
-        names = [name for name in os.listdir(layout.SHM_DIR) if _belongs(name, ring)]  # noqa: PTH208
+        names = [name for name in segment.names() if _belongs(name, ring)]
         if names and not any(_daemon_lives(name) for name in names):
             found[ring] = len(names)
     return found

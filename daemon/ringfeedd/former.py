@@ -8,7 +8,6 @@ segment for as long as some have not: it may be killed itself meanwhile, and the
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from functools import partial
 
 from ringfeed import layout, segment
 from ringfeed.attachment import Control
-from ringfeed.descriptor import Descriptor, read_descriptor
+from ringfeed.descriptor import MOST_BYTES, Descriptor
 from ringfeed.errors import RingfeedError
 from ringfeed.lane import Accepted, Request
 from ringfeed.layout import MAX_SEQ, Lane, State
@@ -72,7 +71,8 @@ class Former:
     def forget(self) -> None:
         """Remove what is left of it."""
         descriptor = self.descriptor
-        for name in (descriptor.control, layout.former_name(descriptor.ring, descriptor.generation)):
+        # the control segment last: without it, nobody can tell whose the other file is
+        for name in (layout.former_name(descriptor.ring, descriptor.generation), descriptor.control):
             segment.shm_path(name).unlink(missing_ok=True)
         self.control.close()
 
@@ -103,20 +103,16 @@ def read_formers(ring: str, handed_over: Iterable[Control] = ()) -> list[Former]
 
 
 def _descriptors(ring: str) -> Iterable[Descriptor]:
-    with contextlib.suppress(RingfeedError, OSError):
-        yield read_descriptor(ring)
     kept = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.former")
-    for name in segment.names():
-        if kept.fullmatch(name):
-            with contextlib.suppress(RingfeedError, OSError):
-                fd = segment.open_existing(name, writable=False)
-                with os.fdopen(fd, "rb") as file:
-                    yield Descriptor.from_json(ring, file.read())
+    for name in [layout.descriptor_name(ring), *filter(kept.fullmatch, segment.names())]:
+        with contextlib.suppress(RingfeedError, OSError):
+            # a member of our group could have made these as well, and a place is kept for nobody whom he names
+            yield Descriptor.from_json(ring, segment.read_whole(name, MOST_BYTES, own=True))
 
 
 def _open(descriptor: Descriptor) -> Control | None:
     with contextlib.suppress(RingfeedError, OSError):
-        return Control(descriptor)
+        return Control(descriptor, segment.open_existing(descriptor.control, writable=True, own=True))
     return None
 
 

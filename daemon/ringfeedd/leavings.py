@@ -1,4 +1,8 @@
-"""Leavings: what a dead daemon of a ring left in /dev/shm, removed by its successor or by `ringfeed clean`."""
+"""Leavings: what a dead daemon of a ring left in /dev/shm, removed by its successor or by `ringfeed clean`.
+
+Everybody may make files in /dev/shm, also under a ring's names. What no daemon of this user can have made is never
+removed: it stops the start where the daemon needs the name itself, and is passed over where it does not.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,45 @@ import contextlib
 import os
 import re
 import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
-from ringfeed import layout, segment
+from ringfeed import layout, segment, trust
+from ringfeed.descriptor import named_generation
 from ringfeed.errors import NotTrustedError
-from ringfeed.layout import DAEMON_LOCK_BYTE, control_name, former_name
+from ringfeed.failed_pairs import MOST_BYTES
+from ringfeed.layout import DAEMON_LOCK_BYTE, PAGE_BYTES, Header, control_name, former_name
 from ringfeedd.errors import AlreadyRunningError, StartError
 
+_HEADER_BYTES: Final = Header.LANES + 8
 
-def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
+
+@dataclass(frozen=True, slots=True)
+class Leavings:
+    """What was found under a ring's names.
+
+    Attributes:
+        removed: names of the files of dead daemons that were removed.
+        foreign: names under which the ring's daemon could have left a file, of files that no daemon of this user made;
+            they were passed over.
+    """
+
+    removed: list[str]
+    foreign: list[str]
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence on what was passed over; None where nothing was."""
+        if not self.foreign:
+            return None
+        first = trust.describe(segment.shm_path(self.foreign[0]))
+        more = f" and {len(self.foreign) - 1} more" if len(self.foreign) > 1 else ""
+        return f"{first}{more} lies under the ring's names, and no daemon of this user made it; it is left alone"
+
+
+def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> Leavings:
     """Unlink what a dead daemon left under this ring's name; only its singleton lock's holder may call this.
 
     Args:
@@ -21,47 +56,117 @@ def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
 
     Raises:
         AlreadyRunningError: a daemon lives whose lock file somebody removed.
-        StartError: something there is another user's, or nothing that a daemon makes; then nothing is removed.
+        StartError: the descriptor, or the list of failed pairs, is not a file that a daemon of this user made; then
+            nothing is removed.
     """
-    files = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"([0-9a-f]{16})\.(ctl|data|draft|former)")
-    bells = re.compile(re.escape(f"sem.{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.(space|lane\.\d+)")
     there = segment.names()
-    leavings = [name for name in there if files.fullmatch(name) or bells.fullmatch(name)]
-    leavings += [name for name in (layout.descriptor_name(ring), layout.errors_name(ring)) if name in there]
-    for name in leavings:
-        _insist_on_our_own(name, ring)
-    for name in leavings:
-        if name.endswith(".ctl"):
-            with contextlib.suppress(PermissionError, FileNotFoundError, NotTrustedError):
-                fd = segment.open_lock(name)
-                lives = segment.is_locked(fd, DAEMON_LOCK_BYTE)
-                os.close(fd)
-                if lives:
-                    raise AlreadyRunningError(
-                        f"a daemon still serves the ring {ring!r} although its lock file was removed; stop "
-                        f"that daemon first"
-                    )
-    kept = {name for generation in keep for name in (control_name(ring, generation), former_name(ring, generation))}
-    leavings = [name for name in leavings if name not in kept]
-    for name in leavings:
+    descriptor, errors = layout.descriptor_name(ring), layout.errors_name(ring)
+    fixed = [name for name in (descriptor, errors) if name in there]
+    named = {name: _insist_on_our_own(name, ring) for name in fixed}
+    generations = _by_generation(ring, there)
+    ours = {generation for generation in generations if _has_our_control_segment(ring, generation)}
+    ours |= generations.keys() & {named.get(descriptor)}
+    for generation in ours:
+        _insist_that_it_is_dead(ring, generation)
+    found = Leavings(fixed, [])
+    for generation, names in sorted(generations.items()):
+        kept = (control_name(ring, generation), former_name(ring, generation)) if generation in keep else ()
+        for name in names:
+            if generation in ours and _ours(segment.shm_path(name)):
+                found.removed.extend([name] if name not in kept else [])
+            else:
+                found.foreign.append(name)
+    # the control segments last: without them, nobody can tell whose the other files are
+    found.removed.sort(key=lambda name: name.endswith(".ctl"))
+    for name in found.removed:
         segment.shm_path(name).unlink(missing_ok=True)
-    return leavings
+    return found
 
 
-def _insist_on_our_own(name: str, ring: str) -> None:
-    """Raise StartError unless a daemon of this user can have made the file."""
+def _by_generation(ring: str, names: list[str]) -> dict[str, list[str]]:
+    files = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"([0-9a-f]{16})\.(?:ctl|data|draft|former)")
+    bells = re.compile(re.escape(f"sem.{layout.PREFIX}{ring}.") + r"([0-9a-f]{16})\.(?:space|lane\.\d+)")
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if match := files.fullmatch(name) or bells.fullmatch(name):
+            found.setdefault(match[1], []).append(name)
+    return found
+
+
+def _ours(path: Path) -> bool:
+    """Return whether a daemon of this user can have made a file of this owner, kind and mode."""
+    with contextlib.suppress(OSError):
+        facts = path.lstat()
+        return facts.st_uid == os.geteuid() and stat.S_ISREG(facts.st_mode) and not facts.st_mode & stat.S_IRWXO
+    return False
+
+
+def _has_our_control_segment(ring: str, generation: str) -> bool:
+    """Return whether the generation's control segment is there, and has the header that a daemon gave it.
+
+    A daemon names it first and removes it last: what lies there without it, no daemon left.
+    """
+    name = control_name(ring, generation)
+    if not _ours(segment.shm_path(name)):
+        return False
+    try:
+        fd = segment.open_existing(name, writable=False)
+    except (OSError, NotTrustedError):
+        return False
+    try:
+        size, head = os.fstat(fd).st_size, os.pread(fd, _HEADER_BYTES, 0)
+    finally:
+        os.close(fd)
+    if len(head) < _HEADER_BYTES or size % PAGE_BYTES:
+        return False
+    magic, _, of, control_bytes = struct.unpack_from("<4Q", head)
+    return (magic, of, control_bytes) == (layout.MAGIC, int(generation, 16), size)
+
+
+def _insist_that_it_is_dead(ring: str, generation: str) -> None:
+    with contextlib.suppress(FileNotFoundError, NotTrustedError):
+        fd = segment.open_existing(control_name(ring, generation), writable=False)
+        lives = segment.is_locked(fd, DAEMON_LOCK_BYTE)
+        os.close(fd)
+        if lives:
+            raise AlreadyRunningError(
+                f"a daemon still serves the ring {ring!r} although its lock file was removed; stop that daemon first"
+            )
+
+
+def _insist_on_our_own(name: str, ring: str) -> str | None:
+    """Return the generation of a descriptor or a list of failed pairs, whose name the next daemon needs.
+
+    None where it is gone meanwhile.
+
+    Raises:
+        StartError: no daemon of this user can have made it.
+    """
     path = segment.shm_path(name)
     try:
         facts = path.lstat()
     except FileNotFoundError:
-        return
+        return None
+    file = f"{path} {trust.ownership(facts)}"
     if facts.st_uid != os.geteuid():
         raise StartError(
-            f"{path} belongs to another user (uid {facts.st_uid}), whose daemon may have left it; have that user run "
-            f"`ringfeed clean {ring}`, or choose another name with --ring"
+            f"{file} belongs to another user, whose daemon may have left it; have that user run `ringfeed clean "
+            f"{ring}`, or choose another name with --ring"
         )
     if not stat.S_ISREG(facts.st_mode):
         raise StartError(
-            f"{path} is no plain file, so no daemon made it, and it is left alone; find out who did and remove it, or "
-            f"choose another name with --ring"
+            f"{file} is not a regular file, so no daemon made it, and it is left alone; find out who did and remove "
+            f"it, or choose another name with --ring"
         )
+    try:
+        generation = named_generation(ring, segment.read_whole(name, MOST_BYTES, own=True))
+    except FileNotFoundError:
+        return None
+    except (NotTrustedError, OSError):
+        generation = None
+    if generation is None:
+        raise StartError(
+            f"{file} is not what a daemon of ring {ring!r} writes there, and it is left alone; find out who made it "
+            f"and remove it, or choose another name with --ring"
+        )
+    return generation

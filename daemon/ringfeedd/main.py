@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 import ringfeed
 from ringfeed.cli import add_errors, add_refresh, add_status, add_top
 from ringfeed.descriptor import check_ring_name
+from ringfeed.errors import RingfeedError
 from ringfeed.printable import one_line
 from ringfeedd.bench.arguments import add_bench
 from ringfeedd.clean import clean, rings_with_files
@@ -56,14 +58,33 @@ def main(argv: list[str] | None = None, server: ForkServer | None = None) -> int
     arguments = _parser().parse_args(argv)
     arguments.server = server
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()  # here a reader that is gone, or a full disk, has a sentence
     except DaemonError as error:
         print(one_line(f"ringfeed: {error}"), file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        return EXIT_USAGE
+    except RingfeedError as error:
+        print(one_line(f"ringfeed: {error}"), file=sys.stderr)
+        return EXIT_COULD_NOT_START
+    except BrokenPipeError:  # `| head`: it has all that it wants
+        _discard_output()
+        return EXIT_CLEAN
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _discard_output()
+        print(f"ringfeed: the output could not be written: {error.strerror}", file=sys.stderr)
+        return EXIT_COULD_NOT_START
     except KeyboardInterrupt:
         return 130
+    return code
+
+
+def _discard_output() -> None:
+    """Let what is still to be written go nowhere, or the interpreter would complain at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

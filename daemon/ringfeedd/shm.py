@@ -9,9 +9,10 @@ import os
 import secrets
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ringfeed import layout, segment
-from ringfeed.descriptor import Descriptor, ServedCatalog, announces, remove_descriptor, write_descriptor
+from ringfeed.descriptor import Descriptor, ServedCatalog, remove_descriptor, write_descriptor
 from ringfeed.doorbell import Doorbell, semaphore_path, unlink_doorbell
 from ringfeed.lane import LanePage
 from ringfeed.layout import (
@@ -52,11 +53,15 @@ class RingMemory:
         self.geometry: Geometry = geometry
         self.access = access
         self._made = contextlib.ExitStack()
+        self._half_made = contextlib.ExitStack()
+        self._announced: os.stat_result | None = None
+        self._bell_files: dict[Path, os.stat_result] = {}
         free = free_bytes()
         try:
             self._create()
         except BaseException as error:
             self.unlink()
+            self._half_made.close()
             if not isinstance(error, OSError):
                 raise
             if error.errno == errno.ENOSPC and reserved_bytes(geometry) > free:
@@ -65,37 +70,23 @@ class RingMemory:
                 f"could not create the ring {descriptor.ring!r} in /dev/shm: {error.strerror or error}; `df` and "
                 f"`df -i` of /dev/shm tell what is left of its bytes and of its files"
             ) from error
+        self._half_made.pop_all()
 
     def _create(self) -> None:
         descriptor, geometry, access = self.descriptor, self.geometry, self.access
         ring, generation = descriptor.ring, descriptor.generation
-        self.data_fd = segment.create(descriptor.data, geometry.data_bytes, mode=access.mode, gid=access.gid)
-        self._made.callback(segment.shm_path(descriptor.data).unlink, missing_ok=True)
-        control_fd = segment.create(descriptor.control, geometry.control_bytes, mode=access.mode, gid=access.gid)
-        self._made.callback(segment.shm_path(descriptor.control).unlink, missing_ok=True)
+        # Nothing has a name before it is complete: a daemon that is killed meanwhile leaves nothing, and a control
+        # segment without this header is not a daemon's. That is named first and removed last, so what belongs to it can
+        # be told from a stranger's file at any moment.
+        self.data_fd = segment.reserve(geometry.data_bytes, mode=access.mode, gid=access.gid)
+        self._half_made.callback(os.close, self.data_fd)  # a file without a name is its memory's only owner
+        control_fd = segment.reserve(geometry.control_bytes, mode=access.mode, gid=access.gid)
         # A mapping holds a duplicate of its descriptor, and so of its locks: the locks get an open file of their own.
-        self._lock_fd = segment.open_lock(descriptor.control)
-        if not segment.try_lock(self._lock_fd, DAEMON_LOCK_BYTE):
-            raise StartError(f"somebody locked {segment.shm_path(descriptor.control)} before its maker could")
+        self._lock_fd = segment.reopen(control_fd)
+        self._half_made.callback(os.close, self._lock_fd)
+        segment.try_lock(self._lock_fd, DAEMON_LOCK_BYTE)
         self._bytes = segment.map_bytes(control_fd, 0, geometry.control_bytes, writable=True)
-        os.close(control_fd)
         self._words = self._bytes.cast("Q")
-        self._first_record = geometry.slot_table_offset // WORD_BYTES
-        self._first_id = geometry.id_table_offset
-        self.lanes = [
-            LanePage(self._bytes[offset : offset + PAGE_BYTES])
-            for offset in map(geometry.lane_offset, range(geometry.lanes))
-        ]
-        first, step = geometry.lanes_offset // WORD_BYTES, PAGE_BYTES // WORD_BYTES
-        self._nonces = self._words[first + Lane.NONCE // WORD_BYTES :: step]  # all of them are looked at in each turn
-        names = [layout.space_name(ring, generation)]
-        names += [layout.lane_bell_name(ring, generation, lane) for lane in range(geometry.lanes)]
-        bells = []
-        self._bell_paths = [semaphore_path(name) for name in names]
-        for name in names:
-            self._made.callback(unlink_doorbell, name)
-            bells.append(Doorbell.create(name, mode=access.mode, gid=access.gid))
-        self.space, *self._lane_bells = bells
         header = {
             Header.MAGIC: layout.MAGIC,
             Header.LAYOUT_VERSION: layout.LAYOUT_VERSION,
@@ -107,6 +98,27 @@ class RingMemory:
         }
         for offset, value in header.items():
             self._words[offset >> 3] = value
+        for fd, name in ((control_fd, descriptor.control), (self.data_fd, descriptor.data)):
+            segment.give_name(fd, name)
+            self._made.callback(segment.shm_path(name).unlink, missing_ok=True)
+        os.close(control_fd)
+        self._first_record = geometry.slot_table_offset // WORD_BYTES
+        self._first_id = geometry.id_table_offset
+        self.lanes = [
+            LanePage(self._bytes[offset : offset + PAGE_BYTES])
+            for offset in map(geometry.lane_offset, range(geometry.lanes))
+        ]
+        first, step = geometry.lanes_offset // WORD_BYTES, PAGE_BYTES // WORD_BYTES
+        self._nonces = self._words[first + Lane.NONCE // WORD_BYTES :: step]  # all of them are looked at in each turn
+        names = [layout.space_name(ring, generation)]
+        names += [layout.lane_bell_name(ring, generation, lane) for lane in range(geometry.lanes)]
+        bells = []
+        for name in names:
+            self._made.callback(unlink_doorbell, name)
+            bells.append(Doorbell.create(name, mode=access.mode, gid=access.gid))
+            path = semaphore_path(name)
+            self._bell_files[path] = path.lstat()
+        self.space, *self._lane_bells = bells
         self.set(State.STARTED_NS, time.monotonic_ns())
         self.set(State.STATE, RingState.STARTING)
 
@@ -116,9 +128,8 @@ class RingMemory:
         Raises:
             StartError: the descriptor could not be written.
         """
-        self._made.callback(remove_descriptor, self.descriptor)
         try:
-            write_descriptor(self.descriptor, mode=self.access.mode & 0o640, gid=self.access.gid)
+            self._write_descriptor()
         except OSError as error:
             path = segment.shm_path(layout.descriptor_name(self.descriptor.ring))
             raise StartError(
@@ -129,8 +140,18 @@ class RingMemory:
         """Tell consumers what is served from which epoch on; before anything of a changed epoch is published."""
         changes = self.descriptor.catalog_changes + 1
         self.descriptor = replace(self.descriptor, catalogs=catalogs, catalog_changes=changes)
-        write_descriptor(self.descriptor, mode=self.access.mode & 0o640, gid=self.access.gid)
+        self._write_descriptor()
         self.set(State.CATALOG_CHANGES, changes)
+
+    def _write_descriptor(self) -> None:
+        written = write_descriptor(self.descriptor, mode=self.access.mode & 0o640, gid=self.access.gid)
+        if self._announced is None:
+            self._made.callback(self._remove_descriptor)
+        self._announced = written
+
+    def _remove_descriptor(self) -> None:
+        assert self._announced is not None
+        remove_descriptor(self.descriptor.ring, self._announced)
 
     def tell_refresh(self, outcome: str) -> None:
         """Say what came, or will come, of the latest refresh."""
@@ -209,9 +230,10 @@ class RingMemory:
             for name, fd in ((descriptor.control, self._lock_fd), (descriptor.data, self.data_fd))
             if not segment.is_still(name, fd)
         ]
-        gone += [path.name for path in self._bell_paths if not path.exists()]
-        if not announces(descriptor):
-            gone.append(layout.descriptor_name(descriptor.ring))
+        gone += [path.name for path, facts in self._bell_files.items() if not _is_still(path, facts)]
+        announced = segment.shm_path(layout.descriptor_name(descriptor.ring))
+        if self._announced is not None and not _is_still(announced, self._announced):
+            gone.append(announced.name)
         return gone
 
     def unlink(self) -> None:
@@ -231,6 +253,10 @@ class RingMemory:
     def __repr__(self) -> str:
         descriptor = self.descriptor
         return f"RingMemory({descriptor.ring!r}, generation {descriptor.generation}, {self.geometry.slots} slots)"
+
+
+def _is_still(path: Path, facts: os.stat_result) -> bool:
+    return segment.names_inode(path, facts.st_dev, facts.st_ino)
 
 
 def reserved_bytes(geometry: Geometry) -> int:

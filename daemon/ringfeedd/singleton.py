@@ -9,6 +9,7 @@ from ringfeed import layout, segment
 from ringfeed.descriptor import check_ring_name
 from ringfeed.errors import NotTrustedError
 from ringfeed.layout import DAEMON_LOCK_BYTE
+from ringfeed.trust import ownership
 from ringfeedd.errors import AlreadyRunningError, StartError
 from ringfeedd.shm import Access
 
@@ -37,16 +38,20 @@ class SingletonLock:
                 except FileNotFoundError:
                     continue
                 except NotTrustedError as error:
-                    raise StartError(str(error)) from error
-                except PermissionError as error:
                     raise StartError(
-                        f"{path} belongs to another user (uid {path.stat().st_uid}), who serves or served the ring "
-                        f"{ring!r}; choose another name with --ring"
+                        f"{error}; as long as it is there, no daemon of this user can serve the ring {ring!r}: choose "
+                        f"another name with --ring"
                     ) from error
             except OSError as error:
                 raise StartError(
                     f"could not create {path}: {error.strerror}; is /dev/shm mounted and writable?"
                 ) from error
+            if (facts := os.fstat(fd)).st_uid != os.geteuid():
+                os.close(fd)
+                raise StartError(
+                    f"{path} {ownership(facts)} belongs to another user, who serves or served the ring {ring!r}; "
+                    f"choose another name with --ring"
+                )
             if not segment.try_lock(fd, DAEMON_LOCK_BYTE):
                 os.close(fd)
                 raise AlreadyRunningError(

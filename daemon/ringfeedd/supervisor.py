@@ -148,8 +148,11 @@ class Supervisor:
             formers = self._formers[name] = read_formers(name, handed_over)
             for former in formers:
                 former.keep()
-            if cleared := clear_leavings(name, frozenset(former.descriptor.generation for former in formers)):
-                _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
+            leavings = clear_leavings(name, frozenset(former.descriptor.generation for former in formers))
+            if leavings.removed:
+                _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(leavings.removed))
+            if leavings.warning:
+                _LOG.warning("ring %s: %s", name, leavings.warning)
         await self._open_page()
         survey = Survey(
             config,
