@@ -57,13 +57,11 @@ def create(name: str, size: int, *, mode: int, gid: int) -> int:
         FileExistsError: the name is taken.
         OSError: ENOSPC when /dev/shm has not got that much; nothing is left behind.
     """
-    fd = reserve(size, mode=mode, gid=gid)
+    nameless = reserve(size, mode=mode, gid=gid)
     try:
-        give_name(fd, name)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+        return give_name(nameless, name)
+    finally:
+        os.close(nameless)
 
 
 def reserve(size: int, *, mode: int, gid: int) -> int:
@@ -81,17 +79,23 @@ def reserve(size: int, *, mode: int, gid: int) -> int:
     return fd
 
 
-def give_name(fd: int, name: str) -> None:
-    """Give a file from `reserve` its name in /dev/shm.
+def give_name(nameless: int, name: str) -> int:
+    """Give a file from `reserve` its name in /dev/shm; return another descriptor, by whose entry in /proc it is known.
 
     Raises:
         FileExistsError: the name is taken.
     """
+    path = shm_path(name)
     folder = os.open(SHM_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:  # with a folder's descriptor, os.link calls linkat, which can follow the link below /proc to a nameless file
-        os.link(f"/proc/self/fd/{fd}", shm_path(name), src_dir_fd=folder, follow_symlinks=True)
+    try:  # with a folder's descriptor, os.link calls linkat, which can follow the link below /proc to the file
+        os.link(f"/proc/self/fd/{nameless}", path, src_dir_fd=folder, follow_symlinks=True)
     finally:
         os.close(folder)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def replace_file(name: str, data: bytes, *, draft: str, mode: int, gid: int) -> os.stat_result:
@@ -106,16 +110,25 @@ def replace_file(name: str, data: bytes, *, draft: str, mode: int, gid: int) -> 
     Raises:
         OSError: there is no room, or the name is another user's.
     """
-    with os.fdopen(reserve(0, mode=mode, gid=gid), "wb") as file:
-        file.write(data)
-        file.flush()
-        give_name(file.fileno(), draft)
+    nameless = reserve(0, mode=mode, gid=gid)
+    try:
+        write_all(nameless, data)
+        os.close(give_name(nameless, draft))
         try:
             shm_path(draft).rename(shm_path(name))
         except BaseException:
             shm_path(draft).unlink(missing_ok=True)
             raise
-        return os.fstat(file.fileno())
+        return os.fstat(nameless)
+    finally:
+        os.close(nameless)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data`` at the file's beginning."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(fd, data[written:], written)
 
 
 def open_existing(name: str, *, writable: bool, own: bool = False) -> int:

@@ -9,7 +9,7 @@ from ringfeed import layout, segment
 from ringfeed.errors import NotTrustedError
 from ringfeedd.errors import AlreadyRunningError, StartError
 from ringfeedd.former import read_formers
-from ringfeedd.leavings import clear_leavings
+from ringfeedd.leavings import clear_leavings, foreign_files
 from ringfeedd.shm import Access
 from ringfeedd.singleton import SingletonLock
 
@@ -55,10 +55,9 @@ def clean(rings: Iterable[str], *, force: bool) -> tuple[list[str], bool]:
                 said.append(f"{ring}: {waiting} trainers wait for its next daemon; left alone (--force removes it)")
                 well = False
                 continue
-            found = clear_leavings(ring)
-            said.append(f"{ring}: removed {len(found.removed)} files of a dead daemon")
-            if found.warning:
-                said.append(f"{ring}: {found.warning}")
+            said.append(f"{ring}: removed {len(clear_leavings(ring))} files of a dead daemon")
+            if foreign := foreign_files(ring):
+                said.append(f"{ring}: {foreign}")
                 well = False
         except (AlreadyRunningError, StartError) as error:
             said.append(f"{ring}: {error}")

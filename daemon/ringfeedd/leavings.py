@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -25,34 +25,14 @@ from ringfeedd.errors import AlreadyRunningError, StartError
 _HEADER_BYTES: Final = Header.LANES + 8
 
 
-@dataclass(frozen=True, slots=True)
-class Leavings:
-    """What was found under a ring's names.
-
-    Attributes:
-        removed: names of the files of dead daemons that were removed.
-        foreign: names under which the ring's daemon could have left a file, of files that no daemon of this user made;
-            they were passed over.
-    """
-
-    removed: list[str]
-    foreign: list[str]
-
-    @property
-    def warning(self) -> str | None:
-        """A sentence on what was passed over; None where nothing was."""
-        if not self.foreign:
-            return None
-        first = trust.describe(segment.shm_path(self.foreign[0]))
-        more = f" and {len(self.foreign) - 1} more" if len(self.foreign) > 1 else ""
-        return f"{first}{more} lies under the ring's names, and no daemon of this user made it; it is left alone"
-
-
-def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> Leavings:
+def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
     """Unlink what a dead daemon left under this ring's name; only its singleton lock's holder may call this.
 
     Args:
         keep: generations whose control segment and descriptor stay, since their consumers are still to come.
+
+    Returns:
+        The names of what was removed.
 
     Raises:
         AlreadyRunningError: a daemon lives whose lock file somebody removed.
@@ -60,27 +40,41 @@ def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> Leavings:
             nothing is removed.
     """
     there = segment.names()
-    descriptor, errors = layout.descriptor_name(ring), layout.errors_name(ring)
-    fixed = [name for name in (descriptor, errors) if name in there]
+    fixed = [name for name in (layout.descriptor_name(ring), layout.errors_name(ring)) if name in there]
     named = {name: _insist_on_our_own(name, ring) for name in fixed}
     generations = _by_generation(ring, there)
-    ours = {generation for generation in generations if _has_our_control_segment(ring, generation)}
-    ours |= generations.keys() & {named.get(descriptor)}
+    ours = _our_generations(ring, generations) | (generations.keys() & {named.get(layout.descriptor_name(ring))})
     for generation in ours:
         _insist_that_it_is_dead(ring, generation)
-    found = Leavings(fixed, [])
-    for generation, names in sorted(generations.items()):
-        kept = (control_name(ring, generation), former_name(ring, generation)) if generation in keep else ()
-        for name in names:
-            if generation in ours and _ours(segment.shm_path(name)):
-                found.removed.extend([name] if name not in kept else [])
-            else:
-                found.foreign.append(name)
+    kept = {name for generation in keep for name in (control_name(ring, generation), former_name(ring, generation))}
+    left = [name for generation in ours for name in generations[generation] if _ours(segment.shm_path(name))]
     # the control segments last: without them, nobody can tell whose the other files are
-    found.removed.sort(key=lambda name: name.endswith(".ctl"))
-    for name in found.removed:
+    leavings = fixed + sorted((name for name in left if name not in kept), key=lambda name: name.endswith(".ctl"))
+    for name in leavings:
         segment.shm_path(name).unlink(missing_ok=True)
-    return found
+    return leavings
+
+
+def foreign_files(ring: str) -> str | None:
+    """Return a sentence on files that no daemon of this user made under names of generations; None where none are.
+
+    They are in no daemon's way.
+    """
+    generations = _by_generation(ring, segment.names())
+    ours = _our_generations(ring, generations)
+    foreign = [
+        path
+        for generation, names in generations.items()
+        for path in map(segment.shm_path, names)
+        if generation not in ours or not _ours(path)
+    ]
+    if not foreign:
+        return None
+    more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+    return (
+        f"{trust.describe(min(foreign))}{more} lies under the ring's names, and no daemon of this user made it; it is "
+        f"left alone"
+    )
 
 
 def _by_generation(ring: str, names: list[str]) -> dict[str, list[str]]:
@@ -99,6 +93,10 @@ def _ours(path: Path) -> bool:
         facts = path.lstat()
         return facts.st_uid == os.geteuid() and stat.S_ISREG(facts.st_mode) and not facts.st_mode & stat.S_IRWXO
     return False
+
+
+def _our_generations(ring: str, generations: Iterable[str]) -> set[str]:
+    return {generation for generation in generations if _has_our_control_segment(ring, generation)}
 
 
 def _has_our_control_segment(ring: str, generation: str) -> bool:

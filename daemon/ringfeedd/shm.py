@@ -70,7 +70,7 @@ class RingMemory:
                 f"could not create the ring {descriptor.ring!r} in /dev/shm: {error.strerror or error}; `df` and "
                 f"`df -i` of /dev/shm tell what is left of its bytes and of its files"
             ) from error
-        self._half_made.pop_all()
+        self._half_made.pop_all()  # from here on `give_back` closes them
 
     def _create(self) -> None:
         descriptor, geometry, access = self.descriptor, self.geometry, self.access
@@ -78,30 +78,24 @@ class RingMemory:
         # Nothing has a name before it is complete: a daemon that is killed meanwhile leaves nothing, and a control
         # segment without this header is not a daemon's. That is named first and removed last, so what belongs to it can
         # be told from a stranger's file at any moment.
-        self.data_fd = segment.reserve(geometry.data_bytes, mode=access.mode, gid=access.gid)
-        self._half_made.callback(os.close, self.data_fd)  # a file without a name is its memory's only owner
-        control_fd = segment.reserve(geometry.control_bytes, mode=access.mode, gid=access.gid)
-        # A mapping holds a duplicate of its descriptor, and so of its locks: the locks get an open file of their own.
-        self._lock_fd = segment.reopen(control_fd)
-        self._half_made.callback(os.close, self._lock_fd)
+        with contextlib.ExitStack() as nameless:
+            data = segment.reserve(geometry.data_bytes, mode=access.mode, gid=access.gid)
+            nameless.callback(os.close, data)
+            control = segment.reserve(geometry.control_bytes, mode=access.mode, gid=access.gid)
+            nameless.callback(os.close, control)
+            segment.write_all(control, _header(descriptor))
+            self._lock_fd = self._name(control, descriptor.control)
+            self._half_made.callback(os.close, self._lock_fd)
+            self.data_fd = self._name(data, descriptor.data)
+            self._half_made.callback(os.close, self.data_fd)
         segment.try_lock(self._lock_fd, DAEMON_LOCK_BYTE)
-        self._bytes = segment.map_bytes(control_fd, 0, geometry.control_bytes, writable=True)
+        # A mapping holds a duplicate of its descriptor, and so of its locks: it gets an open file of its own.
+        control_fd = segment.open_existing(descriptor.control, writable=True)
+        try:
+            self._bytes = segment.map_bytes(control_fd, 0, geometry.control_bytes, writable=True)
+        finally:
+            os.close(control_fd)
         self._words = self._bytes.cast("Q")
-        header = {
-            Header.MAGIC: layout.MAGIC,
-            Header.LAYOUT_VERSION: layout.LAYOUT_VERSION,
-            Header.GENERATION: int(generation, 16),
-            Header.CONTROL_BYTES: geometry.control_bytes,
-            Header.DATA_BYTES: geometry.data_bytes,
-            Header.SLOTS: geometry.slots,
-            Header.LANES: geometry.lanes,
-        }
-        for offset, value in header.items():
-            self._words[offset >> 3] = value
-        for fd, name in ((control_fd, descriptor.control), (self.data_fd, descriptor.data)):
-            segment.give_name(fd, name)
-            self._made.callback(segment.shm_path(name).unlink, missing_ok=True)
-        os.close(control_fd)
         self._first_record = geometry.slot_table_offset // WORD_BYTES
         self._first_id = geometry.id_table_offset
         self.lanes = [
@@ -121,6 +115,11 @@ class RingMemory:
         self.space, *self._lane_bells = bells
         self.set(State.STARTED_NS, time.monotonic_ns())
         self.set(State.STATE, RingState.STARTING)
+
+    def _name(self, nameless: int, name: str) -> int:
+        fd = segment.give_name(nameless, name)
+        self._made.callback(segment.shm_path(name).unlink, missing_ok=True)
+        return fd
 
     def announce(self) -> None:
         """Let consumers find the ring.
@@ -253,6 +252,23 @@ class RingMemory:
     def __repr__(self) -> str:
         descriptor = self.descriptor
         return f"RingMemory({descriptor.ring!r}, generation {descriptor.generation}, {self.geometry.slots} slots)"
+
+
+def _header(descriptor: Descriptor) -> bytes:
+    """Return the first words of a control segment."""
+    geometry = descriptor.geometry
+    words = {
+        Header.MAGIC: layout.MAGIC,
+        Header.LAYOUT_VERSION: layout.LAYOUT_VERSION,
+        Header.GENERATION: int(descriptor.generation, 16),
+        Header.CONTROL_BYTES: geometry.control_bytes,
+        Header.DATA_BYTES: geometry.data_bytes,
+        Header.SLOTS: geometry.slots,
+        Header.LANES: geometry.lanes,
+    }
+    return b"".join(
+        words[offset].to_bytes(WORD_BYTES, "little") for offset in range(0, len(words) * WORD_BYTES, WORD_BYTES)
+    )
 
 
 def _is_still(path: Path, facts: os.stat_result) -> bool:

@@ -25,7 +25,7 @@ from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
 from ringfeedd.handover import take_over
 from ringfeedd.http_guard import Listen
-from ringfeedd.leavings import clear_leavings
+from ringfeedd.leavings import clear_leavings, foreign_files
 from ringfeedd.listing import Progress
 from ringfeedd.messages import Result, RingSpec
 from ringfeedd.notify import Notifier
@@ -148,11 +148,10 @@ class Supervisor:
             formers = self._formers[name] = read_formers(name, handed_over)
             for former in formers:
                 former.keep()
-            leavings = clear_leavings(name, frozenset(former.descriptor.generation for former in formers))
-            if leavings.removed:
-                _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(leavings.removed))
-            if leavings.warning:
-                _LOG.warning("ring %s: %s", name, leavings.warning)
+            if cleared := clear_leavings(name, frozenset(former.descriptor.generation for former in formers)):
+                _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
+            if foreign := foreign_files(name):
+                _LOG.warning("ring %s: %s", name, foreign)
         await self._open_page()
         survey = Survey(
             config,
