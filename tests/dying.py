@@ -11,7 +11,7 @@ import time
 import weakref
 from pathlib import Path
 
-from ring_fixtures import PaintingPool, make_descriptor, make_service, small_geometry
+from ring_fixtures import PaintingPool, make_descriptor, make_service, small_geometry, step
 
 import ringfeed
 from ringfeed import descriptor, segment
@@ -86,7 +86,7 @@ def daemon_story(ring: str, epoch_length: str) -> None:
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     while not stop:
-        service.step(pool)
+        step(service, pool)
         pool.work(service)
         time.sleep(0.002)
     service.end()

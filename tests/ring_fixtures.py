@@ -123,7 +123,7 @@ class PaintingPool:
             index = job.pair.index
             self.rows["image"][job.seq % self.slots] = index % 251
             self.rows["label"][job.seq % self.slots] = index
-            service.result(Decoded(0, job.seq, (HEIGHT, WIDTH, HEIGHT, WIDTH), False, 10, {}), self)
+            service.result(Decoded(0, job.seq, (HEIGHT, WIDTH, HEIGHT, WIDTH), False, 10, {}))
 
 
 @dataclass
@@ -142,9 +142,15 @@ class Served:
 
     def turn(self, seconds: float = 1.0) -> None:
         self.seconds += seconds
-        self.service.step(self.pool)
+        step(self.service, self.pool)
         self.pool.work(self.service)
-        self.service.step(self.pool)
+        step(self.service, self.pool)
+
+
+def step(service: RingService, pool: PaintingPool) -> None:
+    """One turn of a daemon's loop for its only ring."""
+    service.step(pool)
+    service.give(pool, 256)
 
 
 def make_service(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ring_fixtures import make_descriptor, make_service, served_ring, small_geometry, turning
+from ring_fixtures import make_descriptor, make_service, served_ring, small_geometry, step, turning
 
 import ringfeed
 from ringfeed.layout import Leaving
@@ -27,14 +27,14 @@ def test_a_reader_that_ends_before_it_has_come_costs_its_place_and_not_the_daemo
         now = 0.0
         service = make_service(memory, clock=lambda: now)
         service.expect(formers)
-        service.step(served.pool)
+        step(service, served.pool)
         assert len(service.groups) == 1
         reader._attachment.detach(Leaving.NO)  # as if it had been killed, between two looks
         now += 1.0
-        service.step(served.pool)  # which lets go of the former daemon's segment, and asks once more who lives
+        step(service, served.pool)  # which lets go of the former daemon's segment, and asks once more who lives
         assert service.formers == []
         now += 1000.0
-        service.step(served.pool)
+        step(service, served.pool)
         assert len(service.groups) == 0
     finally:
         memory.unlink()

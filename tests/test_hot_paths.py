@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from decode_reference import classes, encode, photograph
 from PIL import Image
-from ring_fixtures import Served, served_ring, turning
+from ring_fixtures import Served, served_ring, step, turning
 
 import ringfeed
 from ringfeed.torch import RingDataset
@@ -82,15 +82,15 @@ def test_a_pair_costs_the_ring_as_few_calls_as_it_did():
     with served_ring(slots=2048, epoch_length=100_000) as served:
         service, pool = served.service, served.pool
         pool.work(service)
-        service.step(pool)
+        step(service, pool)
         while pool.jobs:
             results = [Decoded(0, job.seq, (8, 8, 8, 8), False, 10, {}) for job in pool.jobs]
             given += len(results)
             pool.jobs = []
             with calls.counted():
                 for result in results:
-                    service.result(result, pool)
-                service.step(pool)
+                    service.result(result)
+                step(service, pool)
         assert service.ring.published == 2048
     assert given >= PAIRS
     assert calls.each(given) <= STORED["ring"] * TOLERANCE

@@ -35,29 +35,53 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         self.with_workers: dict[int, Job] = {}
         self.decoded: dict[int, Job] = {}
         self.attempts: dict[int, int] = {}
+        self.bad: dict[tuple[int, int], bool] = {}
         self.numbers = (0, 0, 0)
 
     def wanted(self, seq: int) -> bool:
         return seq >= self.ring.published
 
     def expected_index(self, seq: int, attempt: int) -> int:
+        return self.order.index(*self.place(seq), attempt)
+
+    def place(self, seq: int) -> tuple[int, int]:
         base_seq, epoch, position = self.base
         epochs, position = divmod(position + seq - base_seq, self.length)
-        return self.order.index(epoch + epochs, position, attempt)
+        return epoch + epochs, position
+
+    def expected_draw(self, seq: int, failed: int) -> Job | None:
+        """The first draw after the failed one that was not tried in this epoch, else one that may come another time."""
+        epoch, _ = self.place(seq)
+        draws = [(self.expected_index(seq, attempt), attempt) for attempt in range(failed + 1, MAX_DRAWS)]
+        for hopeless in (lambda index: (epoch, index) in self.bad, lambda index: self.bad.get((epoch, index), False)):
+            for index, attempt in draws:
+                if not hopeless(index):
+                    return Job(seq, index, attempt)
+        return None
 
     @rule(most=st.integers(0, 12))
     def dispatch(self, most: int) -> None:
         head = self.ring.head
         jobs = self.ring.jobs(most)
         assert len(jobs) <= most
-        fresh = [job.seq for job in jobs if job.attempt == 0 and job.seq >= head]
-        assert fresh == list(range(head, head + len(fresh)))
+        fresh = [job for job in jobs if job.seq >= head]
+        assert [job.seq for job in fresh] == list(range(head, head + len(fresh)))
+        passed_over = [job.seq for job in self.ring.passed_over]
+        self.ring.passed_over.clear()
+        for job in fresh:
+            index, another = self.expected_index(job.seq, 0), self.expected_draw(job.seq, 0)
+            bad = self.bad.get((self.place(job.seq)[0], index), False) and another is not None
+            assert bad == (job.seq in passed_over)
+            self.attempts[job.seq] = another.attempt if bad else 0
         for job in jobs:
             assert self.wanted(job.seq), "a pair that nobody wants was handed out"
             assert job.seq not in self.with_workers, "two workers have one pair"
             assert job.seq < self.ring.limit + self.ring.readahead
-            assert job.attempt == self.attempts.get(job.seq, 0)
-            assert job.index == self.expected_index(job.seq, job.attempt)
+            if self.bad.get((self.place(job.seq)[0], self.expected_index(job.seq, self.attempts[job.seq])), False):
+                # it failed at another place meanwhile
+                another = self.expected_draw(job.seq, self.attempts[job.seq])
+                self.attempts[job.seq] = another.attempt if another else self.attempts[job.seq]
+            assert job == Job(job.seq, self.expected_index(job.seq, job.attempt), self.attempts[job.seq])
             self.with_workers[job.seq] = job
 
     def pick(self, data, *, decodable: bool) -> Job | None:
@@ -73,20 +97,24 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             if wanted:
                 self.decoded[job.seq] = job
 
-    @rule(data=st.data())
-    def a_pair_cannot_be_had(self, data) -> None:
+    @rule(data=st.data(), lasting=st.booleans())
+    def a_pair_cannot_be_had(self, data, lasting: bool) -> None:
         job = self.pick(data, decodable=False)
         if job is None:
             return
-        if job.attempt + 1 == MAX_DRAWS:
-            self.with_workers[job.seq] = job
-            return
-        replacement = self.ring.replace(job.seq)
         if not self.wanted(job.seq):
-            assert replacement is None
+            assert self.ring.replace(job.seq, lasting=lasting) is None
             return
-        self.attempts[job.seq] = job.attempt + 1
-        assert replacement == Job(job.seq, self.expected_index(job.seq, job.attempt + 1), job.attempt + 1)
+        epoch, _ = self.place(job.seq)
+        self.bad[epoch, job.index] = self.bad.get((epoch, job.index), False) or lasting
+        expected = self.expected_draw(job.seq, job.attempt)
+        if expected is None:
+            with pytest.raises(RuntimeError, match="pairs drawn for one place"):
+                self.ring.replace(job.seq, lasting=lasting)
+            self.with_workers[job.seq] = job  # a daemon would stop the ring
+            return
+        assert self.ring.replace(job.seq, lasting=lasting) == expected
+        self.attempts[job.seq] = expected.attempt
 
     @rule(data=st.data())
     def a_worker_dies(self, data) -> None:
@@ -120,6 +148,10 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         if jumped:
             assert self.ring.published == floor
 
+    @rule(data=st.data())
+    def readers_come_further(self, data) -> None:
+        self.ring.see_front(data.draw(st.integers(self.ring.floor, self.ring.published + 3)))
+
     @rule(behind=st.integers(0, 5))
     def release_never_goes_back(self, behind: int) -> None:
         assert not self.ring.release(self.ring.floor - behind)
@@ -129,6 +161,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         position = data.draw(st.integers(0, self.length - 1))
         self.ring.seek(epoch, position)
         self.base = (self.ring.published, epoch, position)
+        self.bad.clear()
         assert self.ring.floor == self.ring.published == self.ring.head
         assert self.ring.seq(epoch, position) == self.ring.published
         assert self.ring.place(self.ring.published) == (self.ring.base)
@@ -144,8 +177,8 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
                 elif self.ring.finish(seq):
                     self.decoded[seq] = job
             self.publish()
-        assert self.ring.published == self.ring.limit == self.ring.floor + self.ring.slots
-        assert self.ring.full
+        assert self.ring.limit == self.ring.floor + self.ring.slots
+        assert self.ring.published == min(self.ring.limit, self.ring.horizon)
 
     @invariant()
     def the_three_numbers_are_in_order_and_never_go_back(self) -> None:
@@ -160,6 +193,19 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         assert ring.limit - ring.slots <= ring.floor, "a pair may be decoded over one that is still read"
         for stale in (seq for seq in self.with_workers if not self.wanted(seq)):
             assert ring.limit <= stale + ring.slots, "two workers may write into one slot"
+
+    @invariant()
+    def what_is_fetched_ahead_is_the_next_epoch_or_no_more_than_was_read(self) -> None:
+        ring, front = self.ring, max(self.ring.front, self.ring.floor)
+        following = ring.seq(ring.place(front).epoch + 2, 0)
+        assert min(ring.limit + ring.readahead, following) <= ring.horizon
+        assert ring.head <= max(self.numbers[2], following, 2 * front - ring.base.seq)
+
+    @invariant()
+    def need_tells_what_jobs_would_give(self) -> None:
+        need = self.ring.need(read=True)
+        assert 0 <= need.ready <= need.stock <= need.room or self.ring.limit < self.ring.published
+        assert self.ring.head + need.now + need.ahead == max(self.ring.head, self.ring.horizon)
 
     @invariant()
     def statistics_tell_what_is_in_flight(self) -> None:
@@ -193,7 +239,7 @@ def test_the_stream_is_the_pure_order_whatever_fails_on_the_way():
 
 
 def test_a_place_for_which_every_draw_fails_stops_the_ring():
-    ring = make_ring()
+    ring = make_ring(length=1000)
     (job,) = ring.jobs(1)
     for attempt in range(1, MAX_DRAWS):
         assert ring.replace(job.seq).attempt == attempt
@@ -226,3 +272,56 @@ def test_repr_reads_like_a_sentence():
     ring.publish()
     ring.release(3)
     assert repr(ring) == "Ring('train', epoch 1, position 2, published 7, held 4/8, 0 in flight)"
+
+
+@pytest.mark.parametrize("mode", ["shuffle", "random"])
+def test_a_bad_pair_is_tried_once_an_epoch(mode):
+    """As itself or as another's replacement; and the pairs that stand at each place are those of trying it again."""
+    length, bad = 40, {3, 17, 21, 22, 30}
+    ring, order = make_ring(slots=50, readahead=0, length=length, mode=mode), make_order(mode, length=length, seed=SEED)
+    tried: list[tuple[int, int]] = []
+    came: dict[int, Job] = {}
+    passed_over = []
+    while len(came) < 5 * length:
+        for job in ring.jobs(1):
+            if job.index in bad:
+                tried.append((job.seq // length, job.index))
+                ring.replace(job.seq)
+            else:
+                came[job.seq] = ring.finish(job.seq)
+        ring.publish()
+        ring.release(ring.published)
+        passed_over += ring.passed_over
+        ring.passed_over.clear()
+    assert len(tried) == len(set(tried))
+    assert mode != "shuffle" or {index for epoch, index in tried if epoch == 3} == bad
+    assert passed_over, "a pair failed as a replacement before its own place came"
+    for seq, job in came.items():
+        draws = (order.index(*divmod(seq, length), attempt) for attempt in range(MAX_DRAWS))
+        assert job.index == next(index for index in draws if index not in bad)
+
+
+def test_a_pair_that_may_come_another_time_has_its_own_place():
+    length = 10
+    ring = make_ring(slots=2 * length, length=length, mode="sequential")
+    ring.jobs(1)
+    replacement = ring.replace(0, lasting=False)
+    ring.jobs(1)
+    ring.replace(0, lasting=False)
+    assert replacement.index in [job.index for job in ring.jobs(length) if job.attempt == 0]
+    assert ring.passed_over == []
+
+
+def test_a_set_of_one_pair_is_not_fetched_for_many_epochs_ahead():
+    """But as far ahead as somebody has read."""
+    ring = make_ring(slots=512, readahead=128, length=1)
+    assert len(ring.jobs(1000)) == 2
+    for seq in range(2):
+        ring.finish(seq)
+    for read in range(1, 400):
+        ring.publish()
+        ring.see_front(read)
+        ring.release(read)
+        for job in ring.jobs(1000):
+            ring.finish(job.seq)
+        assert ring.head == min(max(read + 2, 2 * read), ring.limit + 128)

@@ -21,6 +21,11 @@ FIRST_PAIRS: Final = 20
 
 MOST_LISTED: Final = 1000
 
+LASTING_CAUSES: Final = frozenset(
+    ("missing", "forbidden", "corrupt", "unsupported", "too_large", "size", "size_mismatch", "crc32c", "gzip", "crash")
+)
+"""What another download of the same object would end with, too."""
+
 
 class OnError(StrEnum):
     """What a pair that cannot be had does to its ring."""
@@ -123,6 +128,13 @@ class Failures:
                 f"{self._max_failed:g} of {WINDOW_PAIRS} allows, {mostly}"
             )
         return None
+
+    def fail_again(self, pair_id: str) -> str | None:
+        """A pair that failed before is not tried again; it counts as `fail` does, and returns what that returns."""
+        known = self._listed.get(pair_id)
+        if known is None:
+            return self.fail(Failure(pair_id, "failed earlier", "missing", 1))
+        return self.fail(Failure(pair_id, known.reason, known.cause, known.attempts))
 
     def _list(self, failure: Failure) -> FailedPair:
         now, known = self._wall_clock(), self._listed.pop(failure.pair_id, None)

@@ -69,6 +69,15 @@ class Groups:
             held = [(skips, floor) for skips, floor in held if not skips]
         return min((floor for _, floor in held), default=None)
 
+    @property
+    def read(self) -> bool:
+        """Whether any consumer is attached, or about to be."""
+        return bool(self._lanes) or any(group.live for group in self)
+
+    def front(self) -> int:
+        """Number of the first pair that none of the attached consumers has come to yet."""
+        return max((member.place.seq for _, member in self._lanes.values()), default=0)
+
     # Coming and going.
 
     def attach(self, lane: int, request: Request, ring: Ring, now: float) -> Accepted | Refused | Seek | Wait:

@@ -5,6 +5,9 @@ Three numbers move upwards: ``floor <= published <= head``. Pairs from ``floor``
 when its number is below ``limit``: the slot's last pair is neither read nor written by anybody any more.
 
 The order may change with an epoch of which nothing was handed out: that is how new pairs come in.
+
+Slots alone do not say how far to fetch ahead: 512 of them hold a set of one pair 512 times. What lies beyond the next
+epoch is fetched only as far ahead as somebody has read already.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numpy.typing as npt
 
 from ringfeed.epochs import Epochs
 from ringfeed.plan import Place
+from ringfeedd.fairness import Need
 from ringfeedd.order import Order
 
 MAX_DRAWS: Final = 16
@@ -54,7 +58,12 @@ class Statistics:
 
 
 class Ring:
-    """The stream of one split through a number of slots."""
+    """The stream of one split through a number of slots.
+
+    Attributes:
+        passed_over: pairs whose place in the order came when they had failed in that epoch already. Another draw was
+            handed out for each; to be counted, and cleared, by the caller.
+    """
 
     def __init__(self, name: str, *, slots: int, readahead: int, order: Order) -> None:
         """Start at epoch 0, position 0.
@@ -67,7 +76,7 @@ class Ring:
         self.readahead = readahead
         self.epochs = Epochs.all(order.length)
         self.base = Place(0, 0, 0)
-        self.floor = self.published = self.head = 0
+        self.floor = self.published = self.head = self.front = 0
         self.seeks = 0
         self._orders = {0: order}
         self._in_flight: dict[int, Job] = {}
@@ -75,6 +84,8 @@ class Ring:
         self._ready: set[int] = set()
         self._retry: deque[Job] = deque()
         self._indices: tuple[int, int, npt.NDArray[np.integer]] | None = None
+        self._bad: dict[int, dict[int, bool]] = {}  # epoch -> index -> whether to pass over its own place, too
+        self.passed_over: list[Job] = []
 
     def __repr__(self) -> str:
         place = self.place(self.published)
@@ -108,15 +119,51 @@ class Ring:
         # A pair in flight from before a jump may still be written into its slot by its worker.
         return min(self._stale, default=self.floor) + self.slots
 
+    @property
+    def horizon(self) -> int:
+        """Pairs below this number may be fetched, room or not: some epochs ahead of the fastest reader."""
+        most = self.limit + self.readahead
+        front = max(self.front, self.floor)
+        if front + min(length for _, length in self.epochs.spans) >= most:
+            return most
+        ahead = max(self.seq(self.place(front).epoch + 2, 0), 2 * front - self.base.seq)
+        return min(most, ahead)
+
+    def see_front(self, front: int) -> None:
+        """Take note of the number of the first pair that no reader has come to yet."""
+        self.front = min(front, self.published)
+
+    def need(self, *, read: bool) -> Need:
+        """What the ring could use of the workers' time.
+
+        Args:
+            read: somebody reads it, or is about to.
+        """
+        horizon = self.horizon
+        limit = min(self.limit, horizon)
+        front = max(self.front, self.floor)
+        return Need(
+            again=len(self._retry),
+            now=max(0, limit - self.head),
+            ahead=max(0, horizon - max(self.head, limit)),
+            stock=min(self.head, limit) - front,
+            ready=self.published - front,
+            room=limit - front,
+            read=read,
+        )
+
     def jobs(self, most: int) -> list[Job]:
         """Take up to ``most`` pairs to be fetched now, in order; they are in flight from here on."""
         taken: list[Job] = []
         while self._retry and len(taken) < most:
             job = self._retry.popleft()
             if job.seq in self._in_flight:
-                taken.append(job)
-        end = min(self.limit + self.readahead, self.head + most - len(taken))
+                taken.append(self._another_if_bad(job) if self._bad else job)
+                self._in_flight[job.seq] = taken[-1]
+        end = min(self.horizon, self.head + most - len(taken))
         drawn = [Job(seq, index, 0) for seq, index in enumerate(self._draw(self.head, end), self.head)]
+        if self._bad:
+            drawn = [self._another_if_bad(job) for job in drawn]
         self._in_flight.update((job.seq, job) for job in drawn)
         self.head = max(self.head, end)
         return taken + drawn
@@ -168,8 +215,15 @@ class Ring:
         """What is in flight under this number, if it is still wanted."""
         return self._in_flight.get(seq)
 
-    def replace(self, seq: int) -> Job | None:
-        """The pair could not be had: queue the next draw for its place and return it; None when it is not wanted.
+    def replace(self, seq: int, *, lasting: bool = True) -> Job | None:
+        """Queue the next draw for the place of a pair that failed, and return it; None when it is not wanted.
+
+        In this epoch the failed pair is not drawn again for another place. Draws that failed before are passed over, as
+        the pair that is found after them is the one that would be found by trying them again.
+
+        Args:
+            lasting: another try in this epoch would fail, too: the pair's own place, where that is still to come, is
+                given to another draw as well.
 
         Raises:
             RuntimeError: too many draws in a row failed for this place.
@@ -178,15 +232,43 @@ class Ring:
         failed = self._in_flight.get(seq)
         if failed is None:
             return None
-        attempt = failed.attempt + 1
-        if attempt >= MAX_DRAWS:
-            raise RuntimeError(f"{MAX_DRAWS} pairs drawn for one place could not be had")
         place = self.place(seq)
-        order = self._orders[self._since(place.epoch)]
-        job = Job(seq, order.index(place.epoch, place.position, attempt), attempt)
-        self._in_flight[seq] = job
+        self._note_bad(place.epoch, failed.index, lasting=lasting)
+        job = self._in_flight[seq] = self._next_draw(failed, place)
         self._retry.append(job)
         return job
+
+    def _note_bad(self, epoch: int, index: int, *, lasting: bool) -> None:
+        past = self.place(self.floor).epoch
+        for passed in [one for one in self._bad if one < past]:
+            del self._bad[passed]
+        bad = self._bad.setdefault(epoch, {})
+        bad[index] = bad.get(index, False) or lasting
+
+    def _next_draw(self, failed: Job, place: Place) -> Job:
+        """The next draw for the place that did not fail in this epoch. Raises: RuntimeError: see `replace`."""
+        order, bad = self._orders[self._since(place.epoch)], self._bad.get(place.epoch, {})
+        draws = [
+            Job(failed.seq, order.index(place.epoch, place.position, attempt), attempt)
+            for attempt in range(failed.attempt + 1, MAX_DRAWS)
+        ]
+        untried = (job for job in draws if job.index not in bad)
+        may_come = (job for job in draws if not bad.get(job.index))
+        if (job := next(untried, None) or next(may_come, None)) is None:
+            raise RuntimeError(f"{MAX_DRAWS} pairs drawn for one place could not be had")
+        return job
+
+    def _another_if_bad(self, job: Job) -> Job:
+        place = self.place(job.seq)
+        if not self._bad.get(place.epoch, {}).get(job.index):
+            return job
+        try:
+            another = self._next_draw(job, place)
+        except RuntimeError:
+            return job  # to fail as it would have, and stop the ring
+        if not job.attempt:
+            self.passed_over.append(job)
+        return another
 
     def lost(self, seq: int) -> bool:
         """The worker that had the pair is dead: queue it again. False when it is no longer wanted."""
@@ -222,6 +304,7 @@ class Ring:
     def seek(self, epoch: int, position: int) -> None:
         """Go on from another place of the order; nobody may be reading. Numbers go on upwards."""
         self._jump(max(self.head, self.published))
+        self._bad.clear()
         self.floor = self.published
         self.base = Place(self.published, epoch, position)
         self.seeks += 1
@@ -264,6 +347,7 @@ class Ring:
         self.seek(0, 0)
 
     def _keep_newest_order(self) -> None:
+        self._bad.clear()  # numbered by another catalog, but for the epoch under way
         order = self._orders[max(self._orders)]
         self._orders = {0: order}
         self.epochs = Epochs.all(order.length)

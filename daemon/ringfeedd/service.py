@@ -16,7 +16,8 @@ from ringfeed.layout import RingState, State
 from ringfeedd.catalog import Catalog
 from ringfeedd.edition import Edition, Editions
 from ringfeedd.errors_file import ErrorsFile
-from ringfeedd.failures import Failure, Failures
+from ringfeedd.failures import LASTING_CAUSES, Failure, Failures
+from ringfeedd.fairness import NOTHING, Need
 from ringfeedd.former import Former
 from ringfeedd.groups import Groups
 from ringfeedd.handover import drop, hand_over
@@ -32,9 +33,6 @@ from ringfeedd.storewatch import StoreHealth
 
 _LOG: Final = logging.getLogger("ringfeedd.ring")
 
-JOBS_PER_STEP: Final = 256
-"""Pairs handed out at a time, so that rings which share the pool take turns."""
-
 
 @dataclass
 class _Counters:
@@ -44,7 +42,7 @@ class _Counters:
 
 
 class RingService:
-    """Serves one split. `step` does everything that can be done now, and never waits.
+    """Serves one split. `step` does what can be done now, and never waits; `give` hands pairs to workers.
 
     Attributes:
         retries: cause -> downloads that were tried again.
@@ -181,7 +179,7 @@ class RingService:
 
     # What the workers say.
 
-    def result(self, result: Result, pool: Pool) -> None:
+    def result(self, result: Result) -> None:
         """Take note of what a worker has done with one pair."""
         match result:
             case Decoded():
@@ -190,8 +188,7 @@ class RingService:
                 self._replace(seq, result)
             case Dropped(seq=seq):
                 self.ring.forget(seq)
-                if self.ring.lost(seq):
-                    self._give(pool)
+                self.ring.lost(seq)
 
     def _finish(self, result: Decoded) -> None:
         seq = result.seq
@@ -240,11 +237,17 @@ class RingService:
             _LOG.warning("ring %s: the pair %r could not be had: %s", self.name, pair_id, failed.reason)
         stop = self.failures.fail(Failure(pair_id, failed.reason, failed.cause, failed.attempts))
         try:
-            self.ring.replace(seq)
+            self.ring.replace(seq, lasting=failed.cause in LASTING_CAUSES)
         except RuntimeError as error:
             stop = stop or f"{error}; the latest was {pair_id!r}: {failed.reason}"
         if stop:
             self.fail(stop)
+
+    def _count_passed_over(self) -> None:
+        for job in self.ring.passed_over:
+            if stop := self.failures.fail_again(self._editions.of(job.seq).pair_id(job.index)):
+                self.fail(stop)
+        self.ring.passed_over.clear()
 
     def fail(self, reason: str) -> None:
         """Stop the ring for good; consumers get the reason."""
@@ -278,8 +281,8 @@ class RingService:
                 self._cancel_stale(pool)
         elif not self.groups and not self.ring.at_the_beginning:
             self._seek(pool, 0, 0)  # warm for the next job, and in the same order for it
-        self._give(pool)
         self._publish()
+        self.ring.see_front(self.groups.front())
 
     def _go_elsewhere(self, pool: Pool, epoch: int, position: int) -> bool:
         """Go to the place of a consumer that waits for its answer, where nobody else reads; False: not yet.
@@ -303,9 +306,18 @@ class RingService:
     def _cancel_stale(self, pool: Pool) -> None:
         pool.cancel(self.number, self.ring.published)
 
-    def _give(self, pool: Pool) -> None:
+    def need(self) -> Need:
+        """What the ring could use of the workers' time now."""
+        return NOTHING if self.failed is not None else self.ring.need(read=self.groups.read)
+
+    def give(self, pool: Pool, most: int) -> None:
+        """Hand up to ``most`` pairs to the workers."""
+        if self.failed is not None:
+            return
         pool.set_limit(self.number, self.ring.limit)
-        jobs = self.ring.jobs(min(JOBS_PER_STEP, pool.room))
+        jobs = self.ring.jobs(most)
+        if self.ring.passed_over:
+            self._count_passed_over()
         if jobs:
             pairs = self._editions.pairs(jobs)
             pool.give(self.number, [PairJob(job.seq, pair) for job, pair in zip(jobs, pairs, strict=True)])

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -20,6 +19,7 @@ from ringfeedd.catalog import TEST, Catalog
 from ringfeedd.config import Config
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
+from ringfeedd.fairness import divide
 from ringfeedd.files import connections, raise_limit
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
@@ -45,6 +45,12 @@ from ringfeedd.survey import Survey
 from ringfeedd.turns import TurnClock
 
 _LOG: Final = logging.getLogger("ringfeedd")
+
+JOBS_PER_TURN: Final = 256
+"""Pairs handed to the workers between two looks at consumers and results."""
+
+SHARE_WAIT_S: Final = 10.0
+"""A daemon is ready so long after its first ring is, though another ring has no slots: trainers are fed."""
 
 TICK_S: Final = 0.25
 """The loop turns at least this often, for liveness and expiry; doorbells and results turn it at once."""
@@ -84,13 +90,13 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._undo = contextlib.AsyncExitStack()
-        self._pool: Pool | None = None
         self._formers: dict[str, list[Former]] = {}
-        self._had_terminal = os.isatty(sys.stdin.fileno()) if sys.stdin else False
+        self._had_terminal = os.isatty(0)
         self._still_attached: list[Control] = []
         self._known: list[Catalog] = []
         self._locks: list[SingletonLock] = []
         self._clock = TurnClock()
+        self._first_ready = math.inf
         self._looked = 0.0
         self._connections = config.most_downloads
         self._refresher = Refresher(config, self._nodes, self.services, self._wake.set)
@@ -287,19 +293,20 @@ class Supervisor:
         )
         self._undo.push_async_callback(pool.stop)
         pool.start()
-        self._pool = pool
         return pool
 
     # Main loop.
 
     async def _main_loop(self, pool: Pool) -> int | None:
         announced = False
+        self._first_ready = math.inf
         reported = watched = -math.inf
         while not self._stop.is_set():
             self._wake.clear()
             self._refresher.begin(ready=announced)
             for service in self.services:
                 service.step(pool)
+            self._hand_out(pool)
             if pool.failed is not None:
                 raise DaemonError(f"the pool of workers failed: {pool.failed}") from pool.failed
             if failed := self._all_failed(ready=announced):
@@ -314,7 +321,7 @@ class Supervisor:
                     service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths, store=store)
             if self._files_were_removed(now):
                 return None
-            if not announced and all(service.ready or service.failed for service in self.services):
+            if not announced and self._is_ready(now):
                 announced = True
                 self._announce()
             interval = self._notifier.watchdog_interval_s
@@ -323,6 +330,15 @@ class Supervisor:
                 self._notifier.watchdog()
             await self._something_to_do()
         return EXIT_CLEAN
+
+    def _hand_out(self, pool: Pool) -> None:
+        """Give the workers' free places to the rings."""
+        places = min(JOBS_PER_TURN, pool.room)
+        shares = divide(places, [service.need() for service in self.services])
+        for service, share in zip(self.services, shares, strict=True):
+            service.give(pool, share)
+        if places and sum(shares) == places:
+            self._wake.set()  # there may be more
 
     async def _something_to_do(self) -> None:
         """Wait until somebody wakes the loop, for a tick at most."""
@@ -354,15 +370,28 @@ class Supervisor:
             raise StartError("; ".join(reasons))
         return EXIT_CRASH
 
+    def _is_ready(self, now: float) -> bool:
+        """Whether each ring has its first slots, or has had `SHARE_WAIT_S` for them since the first ring had."""
+        served = [service for service in self.services if not service.failed]
+        if any(service.ready for service in served):
+            self._first_ready = min(self._first_ready, now)
+        return all(service.ready for service in served) or now - self._first_ready >= SHARE_WAIT_S
+
     def _announce(self) -> None:
-        rings = ", ".join(service.name for service in self.services if not service.failed)
+        served = [service for service in self.services if not service.failed]
+        rings = ", ".join(service.name for service in served)
         self._say(f"ready: attach to {rings}")
+        for service in served:
+            if not service.ready:
+                self._say(
+                    f"ring {service.name}: no pair is published yet, because the readers of other rings take all that "
+                    f"the workers can do; it gets its share when somebody reads it"
+                )
         self._notifier.ready(f"serving {rings} from {self._config.root}")
 
     def _results(self, results: list[Result]) -> None:
-        assert self._pool is not None
         for result in results:
-            self.services[result.ring].result(result, self._pool)
+            self.services[result.ring].result(result)
         self._wake.set()
 
     def _lost(self, ring: int, seq: int, quarantine: bool) -> None:
@@ -402,7 +431,7 @@ class Supervisor:
             self._wake.set()
 
         def refresh() -> None:
-            if self._had_terminal and not os.isatty(sys.stdin.fileno()):
+            if self._had_terminal and not os.isatty(0):
                 stop()  # the terminal was closed
                 return
             self._refresher.wanted = True

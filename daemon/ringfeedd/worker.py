@@ -18,7 +18,6 @@ import os
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -36,6 +35,7 @@ from ringfeedd.fetch import Begun, Fetched, fetch_pair
 from ringfeedd.first_reads import FirstReads, PairReads
 from ringfeedd.memory_limit import limit_own_memory, worker_bytes
 from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, RingSpec
+from ringfeedd.pair_turns import PairTurns
 from ringfeedd.prctl import name_process
 from ringfeedd.sources import Source, open_source
 from ringfeedd.traffic import Traffic
@@ -141,12 +141,12 @@ class Worker:
         self._rings = [SlotRows(spec) for spec in hello.rings]
         self._vitals = memoryview(mmap.mmap(hello.vitals_fd, VITAL_WORDS * 8)).cast("Q")
         self._pairs: dict[tuple[int, int], _Pair] = {}
-        self._to_download: deque[_Pair] = deque()
+        self._to_download: PairTurns[_Pair] = PairTurns()
         self._downloads = 0
         self._window = DownloadWindow(max(1, hello.concurrency // 2), hello.most_concurrency // 2)  # a pair is two
         self._drought = Drought(self._loop.time())
         self._came = 0
-        self._to_decode: deque[_Pair] = deque()
+        self._to_decode: PairTurns[_Pair] = PairTurns()
         self._decoding = self._flushing = False
         self._flush_by = 0.0
         self._memory = worker_bytes([spec.decode for spec in hello.rings])

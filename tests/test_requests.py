@@ -1,0 +1,52 @@
+"""What a daemon asks a store for: no pair many epochs ahead, no broken pair again and again."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from house import Daemon, photographs
+
+import ringfeed
+from ringfeed.status import ring_status
+from ringfeedd.fakegcs import FakeGcs, serve_in_thread
+
+
+def reads(store: FakeGcs) -> Counter[str]:
+    return Counter({name: count for (kind, name), count in store.requests.items() if kind == "read"})
+
+
+@pytest.fixture
+def bucket():
+    """A store in which the first 12 of 20 pairs have no picture."""
+    objects = photographs(20)
+    broken = [name for name in objects if name.endswith(".jpg")][:12]
+    objects |= dict.fromkeys(broken, b"no picture")
+    objects |= {f"one/{name.removeprefix('set/')}": data for name, data in photographs(1).items()}
+    store = FakeGcs({"b": objects})
+    with serve_in_thread(store) as served:
+        yield served, store, broken
+
+
+def test_an_epoch_of_one_pair_costs_a_few_requests(bucket, ring):
+    served, store, _ = bucket
+    arguments = ("--emulator", served.url, "--size", "24x32", "--slots", "512", "--workers", "2")
+    with Daemon("gs://b/one", *arguments, ring=ring), ringfeed.attach(f"{ring}-train", batch_size=1) as reader:
+        assert [batch.epoch for batch in reader] == [0]
+        assert reads(store).total() <= 10
+        assert [batch.epoch for _ in range(200) for batch in reader] == list(range(1, 201))
+        assert reads(store).total() <= 2 * 2 * 210
+
+
+def test_broken_objects_are_downloaded_once_an_epoch(bucket, ring):
+    """Wherever they come as replacements of each other; the first failures of two at one moment may cross."""
+    served, store, broken = bucket
+    arguments = ("--emulator", served.url, "--size", "24x32", "--slots", "64", "--workers", "1", "--max-failed", "1")
+    with Daemon("gs://b/set", *arguments, ring=ring), ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
+        for _ in range(10):
+            flags = [bool(valid) for batch in reader for valid in batch.valid]
+            assert len(flags) == 20
+            assert flags.count(False) == 12
+        counts = [reads(store)[f"b/{name}"] for name in broken]
+        epochs = ring_status(f"{ring}-train").head // 20 + 1
+        assert sum(counts) <= 1.4 * 12 * epochs, (counts, epochs)
