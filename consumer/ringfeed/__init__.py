@@ -22,6 +22,7 @@ from ringfeed.errors import (
     RingfeedError,
     RingHeldError,
     StateMismatchError,
+    SupersededError,
 )
 from ringfeed.lane import Request
 from ringfeed.layout import GROUP_BYTES, MAX_UINT64, Start
@@ -43,6 +44,7 @@ __all__ = [
     "RingHeldError",
     "RingfeedError",
     "StateMismatchError",
+    "SupersededError",
     "attach",
 ]
 

@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import torch
-from torch.utils.data import IterableDataset, default_collate, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 import ringfeed
-from ringfeed.batch import Batch
+from ringfeed.beginning import Beginning
 from ringfeed.descriptor import read_descriptor
-from ringfeed.field_rows import Pixels
-from ringfeed.guard import over_ring, plain
+from ringfeed.first_place import state_before_the_start
+from ringfeed.items import Items
 from ringfeed.ranks import (
     Ranks,
     check_agreement,
@@ -26,11 +25,15 @@ from ringfeed.ranks import (
     resolve_ranks,
 )
 from ringfeed.reader import Reader
-from ringfeed.state import ResumeState, following_epoch
+from ringfeed.state import ResumeState, state_at
 from ringfeed.succession import RESTART_S
+from ringfeed.told import ReadByWorkers, Told
 
-_PIXELS: Final = ("image", "label")
-_FIELDS: Final = ("image", "label", "valid", "ids", "epoch", "positions")
+_ENDED: Final = "ended"
+"""In a state of a DataLoader's worker: whether it has yielded the last batch of its pass.
+
+torchdata's loader makes the workers of an iteration that had ended go on, finds out that it had, and starts others.
+"""
 
 
 class RingDataset(IterableDataset[Any]):
@@ -64,6 +67,7 @@ class RingDataset(IterableDataset[Any]):
         fields: Sequence[str] = ("image", "label"),
         on_lag: str = "block",
         copy: bool = False,
+        channels_last: bool = True,
         wait_s: float = 0.0,
         restart_s: float = RESTART_S,
     ) -> None:
@@ -80,41 +84,40 @@ class RingDataset(IterableDataset[Any]):
             batch_transform: called with what would be yielded.
             fields: what to yield, of image, label, valid, ids, epoch, positions.
             copy: yield plain tensors that may be written into, at one memcpy a batch.
+            channels_last: False yields contiguous ``(B, 3, H, W)`` images, at one transposition a batch: for what takes
+                a tensor's memory for its shape, such as ``torch.distributed.broadcast``, which scrambles a tensor that
+                is channels-last on one rank only.
 
         Raises:
             ValueError: an argument is out of its range.
         """
         super().__init__()
-        if unknown := [name for name in fields if name not in _FIELDS]:
-            raise ValueError(f"fields has {unknown[0]!r}; known are {', '.join(_FIELDS)}")
-        if transform is not None and tuple(fields[:2]) != _PIXELS:
-            raise ValueError("transform takes (image, label), so fields must begin with these two")
         self.ring = ring
         self.batch_size = batch_size
         self._given_ranks = given_ranks(rank, world_size)
         self._settled: tuple[int, Ranks] | None = None  # the process that began to read, and as which rank
         self._told: tuple[int, Ranks] | None = None  # the process that sent this dataset here, and its ranks
         self.drop_last = drop_last
-        self.start = start if isinstance(start, str) else "auto"
+        self.beginning = Beginning(start)
         self.wait = wait
+        self.on_lag = on_lag
+        self.fields = tuple(fields)
         self.transform = transform
         self.batch_transform = batch_transform
-        self.fields = tuple(fields)
-        self.on_lag = on_lag
         self.copy = copy or on_lag == "skip"
+        self.channels_last = channels_last
+        self._items()  # checks them
         self.wait_s = wait_s
         self.restart_s = restart_s
         self._given_group = group
         self._serial = next_serial(ring, self._given_ranks)
         self._reader: Reader | None = None
         self._pid = os.getpid()
-        self._epoch: int | None = None
-        # Where to begin once, and whether strictly; what is iterated later goes on by itself.
-        self._resume: tuple[tuple[int, int] | Mapping[str, Any], bool] | None = None
-        self._loaded_by = os.getpid()
-        if not isinstance(start, str):
-            self._resume = (start, True)
-        self._went_on = False  # to that place by reading, so that there was a daemon
+        self._attached_there: int | None = None  # the process that sent this dataset here while it was attached
+        self._stood: dict[str, Any] | None = None  # when it was closed
+        self._read_by_workers = ReadByWorkers()
+        self._pass_epoch: int | None = None  # of a worker's latest pass
+        self._loaded_ended = False
         self.tells_places = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -122,13 +125,24 @@ class RingDataset(IterableDataset[Any]):
 
         It says which rank it was sent by, for a DataLoader's spawned worker, where torch.distributed does not.
         """
-        return {**self.__dict__, "_reader": None, "_told": ranks_to_tell()}
+        if not self.tells_places:
+            self._read_by_workers.note_if_sent()
+        return {**self.__dict__, "_reader": None, "_attached_there": self._attached_in, "_told": ranks_to_tell()}
 
     def __repr__(self) -> str:
         ranks = self._given_ranks or (self._settled and self._settled[1])
         rank = f", rank {ranks.rank}/{ranks.world_size}" if ranks else ""
         group = f", group={self.group!r}" if ranks or self._given_group else ""
         return f"RingDataset({self.ring!r}, batch_size={self.batch_size}{group}{rank})"
+
+    @property
+    def _attached_in(self) -> int | None:
+        """The process whose reader of this dataset is attached, where this one can tell: itself, or what made it."""
+        attached = self._reader is not None and not self._reader.closed
+        return self._pid if attached else self._attached_there
+
+    def _items(self) -> Items:
+        return Items(self.fields, self.transform, self.batch_transform, self.copy, self.channels_last)
 
     @property
     def ranks(self) -> Ranks:
@@ -191,8 +205,8 @@ class RingDataset(IterableDataset[Any]):
             return self._iterate_in_worker(worker.id, worker.num_workers)
         self.settle_ranks()
         reader = self.reader
-        self.forget_resume()
-        return map(self._present, reader)
+        self.beginning.forget()
+        return map(self._items().of, reader)
 
     @property
     def reader(self) -> Reader:
@@ -201,33 +215,58 @@ class RingDataset(IterableDataset[Any]):
             ranks = self.settle_ranks()
             named = self._given_group is not None or ranks.world_size > 1
             self._reader = self._attach(ranks.rank, ranks.world_size, named=named)
-            self._pid = os.getpid()
+            self._pid, self._stood = os.getpid(), None
             self._choose_epoch(self._reader)
         return self._reader
 
     def close(self) -> None:
         """Detach; the next iteration attaches again, as the rank that this process is then."""
         self._settled = None
-        if self._reader is not None:
+        if self._reader is not None and self._pid == os.getpid():
+            self._stood = self._reader.state_dict()
             self._reader.close()
-            self._reader = None
+        self._reader = None
+
+    def leave_to_workers(self) -> None:
+        """Detach, so that a loader's workers can read in this process's place: its next epoch, if it has read."""
+        if self._reader is not None and self._pid == os.getpid():
+            has_read = self._reader.statistics()["batches"] > 0
+            self.close()
+            if has_read and not self.beginning.chosen and self._stood is not None:
+                self.beginning.go_on_from(self._stood)
 
     # Where it stands.
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the group stands, as a small plain dict for a checkpoint; the same on every rank.
+        """Return where the group stands, as a small plain dict for a checkpoint; the same on every rank.
+
+        It can be asked for at any time. What has not read yet is where it will begin, which on a ring that others read
+        is where they are; what was closed is where it stood; a forked child is where its parent was at the fork. What
+        takes batches ahead of your loop (a prefetcher, Accelerate's own loaders) is ahead here as well.
 
         Raises:
-            RuntimeError: this process has read nothing; with DataLoader workers, they have, and `RingLoader` knows.
+            RuntimeError: workers of a DataLoader have read; `RingLoader` knows where they stand.
+            DaemonNotRunningError: nothing was read yet, and no daemon serves the ring.
         """
-        if self._reader is not None and self._pid == os.getpid():
-            return self._reader.state_dict()
-        if self._resume is not None and isinstance(self._resume[0], Mapping):
-            return dict(self._resume[0])
-        raise RuntimeError(
-            "This process has read nothing from the ring yet, so there is no state. Where DataLoader workers read, use "
-            "ringfeed.torch.RingLoader or torchdata's StatefulDataLoader, and ask the loader for its state."
-        )
+        if self._reader is not None:
+            state = self._reader.state_dict()
+            return state if self._pass_epoch is None else {**state, _ENDED: state["epoch"] > self._pass_epoch}
+        at, epoch = self.beginning.at, self.beginning.epoch
+        if isinstance(at, Mapping):
+            return dict(at)
+        if at is None and epoch is not None:
+            at = (epoch, 0)
+        if at is None and self._stood is not None:
+            return dict(self._stood)
+        if at is None and self._read_by_workers:
+            raise RuntimeError(
+                "Workers of a DataLoader have read from this dataset, and it does not know where they stand. Use "
+                "ringfeed.torch.RingLoader or torchdata's StatefulDataLoader, and ask the loader for its state."
+            )
+        shape = (self.ranks.world_size, self.batch_size, self.drop_last)
+        if at is None:
+            return state_before_the_start(self.ring, self.beginning.start, shape).to_dict()
+        return state_at(read_descriptor(self.ring), epoch=at[0], position=at[1], shape=shape).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Go on where a state stands, with whatever number of ranks; the next iteration is the rest of that epoch.
@@ -237,47 +276,31 @@ class RingDataset(IterableDataset[Any]):
                 that is raised by the next iteration.
             AttachRefusedError: other groups have gone beyond it.
         """
-        ResumeState.from_dict(state)
-        self._epoch = None
+        loaded = ResumeState.from_dict(state).to_dict()
+        self._loaded_ended = bool(state.get(_ENDED))
+        self.beginning.load(loaded, strict=strict)
+        self._read_by_workers.forget()
         if self._reader is not None and self._pid == os.getpid():
-            self._reader.load_state_dict(state, strict=strict)
-        else:
-            self._resume, self._loaded_by = (dict(state), strict), os.getpid()
-            self._went_on = False
+            self._reader.load_state_dict(loaded, strict=strict)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be ``epoch``, as a DistributedSampler does; not needed to count upwards."""
-        self._epoch = epoch
+        """Let the next iteration be ``epoch``, as a DistributedSampler does; not needed to count upwards.
+
+        Raises:
+            ValueError: it is not a whole number from 0 on.
+        """
+        epoch = self.beginning.choose_epoch(epoch)
+        self._read_by_workers.forget()
         if self._reader is not None and self._pid == os.getpid():
             self._reader.set_epoch(epoch)
 
-    def forget_resume(self) -> None:
-        """The loaded state or chosen epoch was one iteration's; later ones go on by themselves."""
-        self._resume = self._epoch = None
-        self._went_on = False
-
-    def go_on_from(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration's new readers begin the epoch after the one that ended, or was broken off, in a state.
-
-        It would begin there anyhow, were each of them known to have read of that epoch, and the daemon the same. As
-        what goes on, they wait for a daemon that is being restarted, and insist on its order. A state or a place that
-        is loaded already, or another epoch that is chosen, stands.
-        """
-        epoch = following_epoch(state)
-        if self._resume is None and self._epoch in (None, epoch):
-            self._resume, self._loaded_by = ({**state, "epoch": epoch, "position": 0}, True), os.getpid()
-            self._went_on = True
-
     def _choose_epoch(self, reader: Reader) -> None:
-        """Carry out `set_epoch` in a reader that has just attached; a loaded state tells more than its own epoch."""
-        if self._epoch is None:
-            return
-        place = self._resume and self._resume[0]
-        if place is None or (place["epoch"] if isinstance(place, Mapping) else place[0]) == self._epoch:
-            reader.set_epoch(self._epoch)
+        """Carry out `set_epoch` in a reader that has just attached."""
+        if (epoch := self.beginning.epoch_to_choose) is not None:
+            reader.set_epoch(epoch)
 
     def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:
-        start, strict = self._resume or (self.start, True)
+        beginning = self.beginning
         reader = ringfeed.attach(
             self.ring,
             batch_size=self.batch_size,
@@ -285,12 +308,12 @@ class RingDataset(IterableDataset[Any]):
             rank=rank,
             world_size=world_size,
             drop_last=self.drop_last,
-            start=start,
-            strict=strict,
+            start=beginning.start if beginning.at is None else beginning.at,
+            strict=beginning.strict,
             wait=self.wait,
             on_lag=self.on_lag,
             copy=self.copy,
-            wait_s=max(self.wait_s, self.restart_s) if self._went_on else self.wait_s,
+            wait_s=max(self.wait_s, self.restart_s) if beginning.goes_on else self.wait_s,
             restart_s=self.restart_s,
         )
         try:
@@ -302,60 +325,47 @@ class RingDataset(IterableDataset[Any]):
 
     def _iterate_in_worker(self, worker: int, workers: int) -> Iterator[Any]:
         """One epoch of a sub-rank; attached at once, so that the worker's state is known before its first batch."""
-        if self._resume is not None and self._loaded_by != os.getpid() and not self.tells_places:
+        if self._attached_in == loader_pid():
+            raise RuntimeError(
+                "This dataset was read in the main process, which is attached still and would hold up its own workers. "
+                "Call dataset.close() before the DataLoader starts its workers, or use ringfeed.torch.RingLoader, "
+                "which does so."
+            )
+        if self.beginning.from_elsewhere and not self.tells_places:
             raise RuntimeError(
                 "This dataset was given a state or a place to start at before a DataLoader started its workers, which "
                 "would begin there in every epoch. Use ringfeed.torch.RingLoader, or load the state into torchdata's "
                 "StatefulDataLoader."
             )
+        if not self.tells_places:
+            self._read_by_workers.note()
         if self._reader is not None and self._pid == os.getpid():  # this very worker's last iteration's: it persists
             self._reader.close(keep_place=True)
-            self.go_on_from(self._reader.state_dict())
+            self.beginning.go_on_from(self._reader.state_dict())
         # Workers count before ranks: then the batches that a loader yields, worker by worker, are the order's own.
         ranks = self.settle_ranks()
         world_size = ranks.world_size
         reader = self._attach(worker * world_size + ranks.rank, world_size * workers, named=True)
-        if self._resume is not None or self._epoch is not None:
+        if self.beginning.chosen:
             self._choose_epoch(reader)
         else:
             # A DataLoader starts new workers for each epoch: they take the old ones' places, at an epoch's start.
             reader.skip_rest_of_epoch()
-        self.forget_resume()
-        self._reader, self._pid = reader, os.getpid()
+        self.beginning.forget()
+        self._reader, self._pid, self._pass_epoch = reader, os.getpid(), reader.epoch
+        if self._loaded_ended:  # the workers that follow, which are given no state, take the places that are kept
+            self._loaded_ended, self._pass_epoch = False, -1
+            reader.close(keep_place=True)
+            return iter(())
         return self._pass_in_worker(reader, range(worker * world_size, (worker + 1) * world_size))
 
     def _pass_in_worker(self, reader: Reader, turn: range) -> Iterator[Any]:
+        items = self._items()
         try:
             for batch, state in reader.with_states(turn, self.ranks.world_size):
-                item = self._present(batch)
+                item = items.of(batch)
                 del batch
-                yield (item, state) if self.tells_places else item
+                yield Told(item, state) if self.tells_places else item
                 del item
         finally:
             reader.close(keep_place=True)
-
-    def _present(self, batch: Batch) -> Any:  # noqa: ANN401  # what transforms return
-        if self.fields == _PIXELS and self.transform is None and self.batch_transform is None:
-            return self._tensor(batch.image), self._tensor(batch.label)
-        values = {name: getattr(batch, name) for name in self.fields}
-        if "valid" in values:
-            values["valid"] = torch.from_numpy(values["valid"])
-        if "positions" in values:
-            values["positions"] = torch.from_numpy(values["positions"])
-        for name in ("image", "label"):
-            if name in values:
-                values[name] = self._tensor(values[name])
-        if self.transform is None:
-            item = tuple(values.values()) if len(values) > 1 else next(iter(values.values()))
-        else:
-            pairs = [self.transform((values["image"][i], values["label"][i])) for i in range(len(batch))]
-            collated = default_collate(pairs)
-            rest = [values[name] for name in self.fields[2:]]
-            item = (*collated, *rest) if rest else collated
-        return item if self.batch_transform is None else self.batch_transform(item)
-
-    def _tensor(self, pixels: Pixels | list[Pixels]) -> Any:  # noqa: ANN401  # a tensor or a list of them
-        make = plain if self.copy else over_ring
-        if isinstance(pixels, list):
-            return [make(array, (2, 0, 1) if array.ndim == 3 else None) for array in pixels]
-        return make(pixels, (0, 3, 1, 2) if pixels.ndim == 4 else None)

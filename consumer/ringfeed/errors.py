@@ -43,6 +43,10 @@ class ReaderClosedError(RingfeedError):
     """The reader was closed, or belongs to the process that forked this one."""
 
 
+class SupersededError(RingfeedError, RuntimeError):
+    """An iteration was asked for its next batch after a later one had begun, which reads on in its place."""
+
+
 class SlotOverwrittenError(RingfeedError):
     """A slot holds another pair than the one that was promised."""
 

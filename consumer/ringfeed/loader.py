@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from torch.utils.data import DataLoader
 
 from ringfeed.dataset import RingDataset
+from ringfeed.errors import SupersededError
+from ringfeed.reader import superseded
 from ringfeed.state import following_epoch
+from ringfeed.told import ItemCollate
+
+_OTHERS_SETTINGS: Final = {
+    "batch_size": ((None,), "a batch is the dataset's: RingDataset(..., batch_size=...)"),
+    "drop_last": ((None, False), "the dataset says so: RingDataset(..., drop_last=...)"),
+    "shuffle": ((None, False), "the daemon orders the pairs: `ringfeed serve --order`"),
+    "sampler": ((None,), "the daemon orders the pairs: `ringfeed serve --order`"),
+    "batch_sampler": ((None,), "the daemon orders the pairs: `ringfeed serve --order`"),
+}
+"""Options of a DataLoader that are not a `RingLoader`'s to decide: the values that decide nothing, and what does."""
 
 
 class RingLoader(DataLoader[Any]):
@@ -16,14 +29,37 @@ class RingLoader(DataLoader[Any]):
 
     ``state_dict()`` counts the batches that it has yielded, not those that its workers have prefetched. It is the same
     plain dict as a dataset's or a reader's: a job may go on with another number of workers, or none.
+
+    It makes one pass at a time: an iteration that is superseded by a later one raises `SupersededError` when it is
+    asked for its next batch.
     """
 
     def __init__(self, dataset: RingDataset, *, num_workers: int = 0, **options: Any) -> None:  # noqa: ANN401
-        """Wrap a dataset; ``options`` are a DataLoader's, without ``batch_size``, which is the dataset's."""
+        """Wrap a dataset; ``options`` are a DataLoader's, save those that the dataset or the daemon decides.
+
+        Raises:
+            TypeError: the dataset is no `RingDataset`.
+            ValueError: an option is the dataset's or the daemon's to decide, or would let workers yield out of turn.
+        """
+        if not isinstance(dataset, RingDataset):
+            raise TypeError(f"RingLoader wraps a RingDataset, and was given a {type(dataset).__name__}")
+        for name, (harmless, instead) in _OTHERS_SETTINGS.items():
+            if (given := options.pop(name, None)) not in harmless:
+                raise ValueError(f"RingLoader takes no {name}={given!r}: {instead}")
+        if num_workers > 1 and not options.get("in_order", True):
+            raise ValueError(
+                "RingLoader takes no in_order=False: its workers yield in turn, which is what lets its state name the "
+                "batches that were yielded. Leave in_order as it is, or use a plain DataLoader, which has no state."
+            )
         super().__init__(dataset, batch_size=None, num_workers=num_workers, **options)
+        self.collate_fn = ItemCollate(self.collate_fn)
         self._ring_dataset = dataset
         self._state: dict[str, Any] | None = None
-        dataset.tells_places = num_workers > 0
+        self._pass: weakref.ref[_Pass] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what runs out: iterations and workers are this process's."""
+        return {**self.__dict__, "_pass": None, "_iterator": None}
 
     def __len__(self) -> int:
         """Batches of a whole epoch.
@@ -35,26 +71,63 @@ class RingLoader(DataLoader[Any]):
         return dataset.batches_of_workers(workers) if workers else len(dataset)
 
     def __iter__(self) -> Any:  # noqa: ANN401  # a DataLoader calls it an iterator of its own kind
-        """One epoch."""
-        if not self.num_workers:
-            yield from super().__iter__()
-            return
-        self._ring_dataset.settle_ranks()
-        if self._state is not None:
-            self._ring_dataset.go_on_from(self._state)
-        batches = super().__iter__()
-        self._ring_dataset.forget_resume()
-        for item, state in batches:
-            self._state = state
-            yield item
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the group stands after the batch that was yielded last.
+        """One epoch.
 
         Raises:
-            RuntimeError: nothing was yielded and no state was loaded.
+            SupersededError: a later iteration has begun before this one's end.
         """
-        return self._ring_dataset.state_dict() if self._state is None else dict(self._state)
+        dataset = self._ring_dataset
+        if not self.num_workers:
+            return super().__iter__()
+        self._supersede()
+        dataset.settle_ranks()
+        dataset.leave_to_workers()
+        if self._state is not None:
+            dataset.beginning.go_on_from(self._state)
+        dataset.tells_places = True  # its workers take this along; another loader's of the same dataset do not
+        try:
+            batches = super().__iter__()
+        finally:
+            dataset.tells_places = False
+        dataset.beginning.forget()
+        current = _Pass(self, batches)
+        self._pass = weakref.ref(current)
+        return current
+
+    @property
+    def ring(self) -> str:
+        """The ring's name."""
+        return self._ring_dataset.ring
+
+    def close(self) -> None:
+        """End the workers and detach; the state stays what it was, and a later iteration attaches again."""
+        self._supersede()
+        self._iterator = None
+        self._ring_dataset.close()
+
+    # Where it stands.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the group stands after the batch that was yielded last, at any moment of the loader's life.
+
+        Before the first batch that is where it will begin; see `RingDataset.state_dict`.
+
+        Raises:
+            RuntimeError: workers of another DataLoader have read from its dataset.
+            DaemonNotRunningError: nothing was read yet, and no daemon serves the ring.
+        """
+        if self._state is None:
+            return self._ring_dataset.state_dict()
+        epoch = self._ring_dataset.beginning.epoch
+        if epoch is None or (epoch == self._state["epoch"] and not self._state["position"]):
+            return dict(self._state)
+        if epoch == following_epoch(self._state):
+            return {**self._state, "epoch": epoch, "position": 0}
+        return self._ring_dataset.state_dict()
+
+    def told(self, state: dict[str, Any]) -> None:
+        """A worker's batch is yielded, after which the group stands there."""
+        self._state = state
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Go on where a state stands; the next iteration is the rest of that epoch. As the dataset's."""
@@ -71,4 +144,37 @@ class RingLoader(DataLoader[Any]):
     def _end_workers(self) -> None:
         """Persistent workers have a dataset each, which hears nothing of this one's: let new ones begin."""
         if self.num_workers:
+            self._supersede()
             self._iterator = None
+
+    def _supersede(self) -> None:
+        if self._pass is not None and (former := self._pass()) is not None:
+            former.supersede()
+        self._pass = None
+
+
+class _Pass(Iterator[Any]):
+    """One iteration of a loader with workers: keeps the loader's state, and lets its workers go once superseded."""
+
+    def __init__(self, loader: RingLoader, batches: Iterator[Any]) -> None:
+        self._loader = loader
+        self._batches: Iterator[Any] | None = batches
+        self._superseded = False
+
+    def __next__(self) -> Any:  # noqa: ANN401  # what transforms return
+        if self._batches is None:
+            if self._superseded:
+                raise SupersededError(superseded(self._loader.ring))
+            raise StopIteration
+        try:
+            item, state = next(self._batches)
+        except StopIteration:
+            self._batches = None
+            raise
+        self._loader.told(state)
+        return item
+
+    def supersede(self) -> None:
+        """A later iteration begins."""
+        self._superseded = self._batches is not None
+        self._batches = None

@@ -21,6 +21,7 @@ from ringfeed.errors import (
     ReaderClosedError,
     RingHeldError,
     SlotOverwrittenError,
+    SupersededError,
 )
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, Leaving, RingState, Start, State
@@ -71,6 +72,7 @@ class Reader:
         self._waited_ns = 0
         self._iteration = 0
         self._broken_off = False
+        self._next_epoch_chosen = False
         self._ended_epoch: int | None = None
         self._lock = threading.RLock()  # a signal's handler may want the state in the middle of a wait
         self._pid = os.getpid()
@@ -124,6 +126,7 @@ class Reader:
             DaemonGoneError: the daemon stopped or died.
             RingHeldError: this consumer holds so many batches that the next one cannot be published.
             ReaderClosedError: the reader is closed, or another process's.
+            SupersededError: a later iteration has begun, or the reader was sent elsewhere, before this one's end.
         """
         with self._lock:
             self._check_open()
@@ -135,12 +138,18 @@ class Reader:
         return _EpochIterator(self, iteration, epoch)
 
     def take(self, iteration: int, epoch: int) -> Batch | None:
-        """The next batch of ``epoch``; None at its end, or when a later iteration has begun."""
+        """The next batch of ``epoch``; None at its end.
+
+        Raises:
+            SupersededError: a later iteration has begun.
+        """
         with self._lock:
             self._check_open()
             while True:
+                if iteration != self._iteration:
+                    raise SupersededError(superseded(self.ring))
                 block = self._block(self._place)
-                if block.epoch != epoch or iteration != self._iteration:
+                if block.epoch != epoch:
                     return None
                 if (gone := self._wait_for(block)) is not None:
                     self._attach_to_the_next_daemon(gone)
@@ -162,7 +171,7 @@ class Reader:
     def _take(self, block: Block) -> Batch | None:
         """The batch of a block that is published. None where it was overwritten while it was copied."""
         before, broken_off = self._place, self._broken_off
-        self._place = block.next
+        self._place, self._next_epoch_chosen = block.next, False
         following = self._block(block.next)
         self._broken_off = following.epoch == block.epoch
         lease = self._leases.take(block.seq, following.seq)
@@ -225,7 +234,7 @@ class Reader:
 
     def _skip(self, place: Place) -> None:
         self._place = place
-        self._broken_off = False
+        self._broken_off = self._next_epoch_chosen = False
         seq = self._plan.block(place).seq
         self._page[Lane.TAKEN] = seq
         self._leases.skip(seq)
@@ -300,11 +309,14 @@ class Reader:
     # Where it stands.
 
     def _state(self) -> ResumeState:
+        return self._state_of(self._place)
+
+    def _state_of(self, place: Place) -> ResumeState:
         request = self._request
         return state_at(
             self.descriptor,
-            epoch=self._place.epoch,
-            position=self._place.position,
+            epoch=place.epoch,
+            position=place.position,
             shape=(request.world_size, request.batch_size, request.drop_last),
         )
 
@@ -315,7 +327,8 @@ class Reader:
         taken as many steps.
         """
         with self._lock:
-            return self._state().to_dict()
+            place = self._plan.epoch_start(self._place) if self._next_epoch_chosen else self._place
+            return self._state_of(place).to_dict()
 
     def with_states(self, turn: range, world_size: int) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """One epoch, each batch with the state once all ranks of its turn, and before, have taken theirs of the round.
@@ -379,6 +392,8 @@ class Reader:
                 self._ended_epoch = epoch
             elif self._plan.block(following).epoch != epoch:
                 self._go_to((epoch, 0))
+            else:
+                self._next_epoch_chosen = self._broken_off  # so that the state says where the next iteration begins
 
     def _go_to(self, at: tuple[int, int], state: ResumeState | None = None, *, strict: bool = True) -> None:
         """Stand at (epoch, position), which a state may tell the catalog of.
@@ -389,6 +404,7 @@ class Reader:
         here = self._place
         self._iteration += 1
         self._ended_epoch = None
+        self._next_epoch_chosen = False
         if at == (here.epoch, here.position):
             self._broken_off = False
         elif at == (here.epoch + 1, 0):
@@ -436,6 +452,11 @@ class Reader:
             "missed_pairs": self._missed,
         }
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed; a forked child finds what was so at the fork."""
+        return self._closed
+
     def close(self, *, keep_place: bool = False) -> None:
         """Detach. Batches that are still held stay readable, but the daemon may reuse their slots.
 
@@ -467,12 +488,25 @@ class _EpochIterator(Iterator[Batch]):
         self._reader = reader
         self._iteration = iteration
         self._epoch = epoch
+        self._ended = False
 
     def __next__(self) -> Batch:
+        if self._ended:  # an iterator that has ended stays so, whatever began since
+            raise StopIteration
         batch = self._reader.take(self._iteration, self._epoch)
         if batch is None:
+            self._ended = True
             raise StopIteration
         return batch
+
+
+def superseded(ring: str) -> str:
+    """Return the sentence of an iteration that a later one has superseded."""
+    return (
+        f"This iteration over ring {ring!r} was superseded: a later one has begun, or set_epoch() or load_state_dict() "
+        f"went elsewhere. A group makes one pass at a time; for another pass meanwhile (zip, nested loops, validation "
+        f"on training data) make another RingDataset, or attach another reader."
+    )
 
 
 _OPEN: weakref.WeakSet[Reader] = weakref.WeakSet()

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ringfeed.descriptor import Descriptor
 from ringfeed.errors import StateMismatchError
+from ringfeed.layout import MAX_UINT64
 
 STATE_VERSION: Final = 1
 
@@ -45,25 +46,30 @@ class ResumeState:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> ResumeState:
-        """Read a state.
+    def from_dict(cls, state: Any) -> ResumeState:  # noqa: ANN401  # a user's, out of some file
+        """Read a state, also one whose numbers have become NumPy's or one-element tensors in a checkpoint.
 
         Raises:
             StateMismatchError: it is no state, or one of another version.
         """
-        known = {field.name: field.type for field in fields(cls)}
-        version = state.get("version")
-        if version != STATE_VERSION:
+        if not isinstance(state, Mapping):
             raise StateMismatchError(
-                f"This is no resume state of version {STATE_VERSION} (its version is {version!r}): give what "
-                f"state_dict() returned."
+                f"A resume state is the dict that state_dict() returned, and this is of type {type(state).__name__}: "
+                f"take the state out of the checkpoint that holds it."
+            )
+        known = {field.name: field.type for field in fields(cls)}
+        values = {name: _plain(state.get(name)) for name in known}
+        if values["version"] != STATE_VERSION:
+            raise StateMismatchError(
+                f"This is no resume state of version {STATE_VERSION} (its version is {values['version']!r}): give "
+                f"what state_dict() returned."
             )
         types = {"str": str, "int": int, "bool": bool}
         for name, kind in known.items():
-            if type(state.get(name)) is not types[str(kind)]:
-                raise StateMismatchError(f"The resume state's {name!r} is {state.get(name)!r}, not of type {kind}.")
-        loaded = cls(**{name: state[name] for name in known})
-        if loaded.epoch < 0 or loaded.position < 0:
+            if type(values[name]) is not types[str(kind)]:
+                raise StateMismatchError(f"The resume state's {name!r} is {values[name]!r}, not of type {kind}.")
+        loaded = cls(**values)
+        if not (0 <= loaded.epoch <= MAX_UINT64 and 0 <= loaded.position <= MAX_UINT64):
             raise StateMismatchError(f"The resume state names epoch {loaded.epoch}, position {loaded.position}.")
         return loaded
 
@@ -99,6 +105,17 @@ class ResumeState:
         position = -(-self.position // descriptor.num_nodes)
         length = descriptor.catalog(self.epoch).epoch_length
         return (self.epoch, position) if position < length else (self.epoch + 1, 0)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  # whatever stands in a checkpoint
+    """Return the Python value of a NumPy scalar or of an array or a tensor of one element; else the value itself."""
+    item = getattr(value, "item", None)
+    if not callable(item):
+        return value
+    try:
+        return item()
+    except (TypeError, ValueError, RuntimeError):  # more elements than one
+        return value
 
 
 def state_at(descriptor: Descriptor, *, epoch: int, position: int, shape: tuple[int, int, bool]) -> ResumeState:

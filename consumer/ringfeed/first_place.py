@@ -1,0 +1,50 @@
+"""Where a group that attached now would begin, told without attaching."""
+
+from __future__ import annotations
+
+import contextlib
+
+from ringfeed.attachment import Control, open_control
+from ringfeed.lane import Accepted
+from ringfeed.layout import Lane
+from ringfeed.state import ResumeState, state_at
+
+
+def state_before_the_start(ring: str, start: str, shape: tuple[int, int, bool]) -> ResumeState:
+    """Return the state of a group that has not attached yet: where it would begin at this moment.
+
+    On a ring that others read it is where they are now, and the group will begin a little later; it has read nothing
+    of what lies between, so the state is sound all the same.
+
+    Args:
+        start: as for `ringfeed.attach`: ``"auto"``, ``"epoch"`` or ``"now"``.
+        shape: world size, batch size and drop_last of the group.
+
+    Raises:
+        DaemonNotRunningError: no daemon serves the ring.
+        NotTrustedError: its files are not to be believed.
+    """
+    control = open_control(ring)
+    try:
+        epoch, position = _where_others_are(control) or (0, 0)
+    finally:
+        control.close()
+    if start == "epoch" and position:
+        epoch, position = epoch + 1, 0
+    return state_at(control.descriptor, epoch=epoch, position=position, shape=shape)
+
+
+def _where_others_are(control: Control) -> tuple[int, int] | None:
+    """The (epoch, position) of the first pair that some reader may still read; None where nobody reads."""
+    epochs, found = control.descriptor.epochs, []
+    for lane in range(control.geometry.lanes):
+        page = control.lane(lane)
+        if page[Lane.ANSWER_NONCE] == 0 or not control.lane_lives(lane):
+            continue
+        request, answer = page.read_request(), page.read_answer(page[Lane.NONCE])
+        if isinstance(answer, Accepted) and answer.sensible(epochs) and not getattr(request, "skips", True):
+            place, released = answer.place, page[Lane.RELEASED]
+            with contextlib.suppress(ValueError):  # a consumer may write any number
+                ahead = epochs.forward((place.epoch, place.position), max(0, released - place.seq))
+                found.append((released, ahead))
+    return min(found)[1] if found else None

@@ -1,0 +1,406 @@
+"""A loader's whole life: its state at any moment, iterations that overlap, every option, a look at the ring before."""
+
+import copy
+import json
+import os
+import pickle
+import uuid
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from house import Daemon, write_folder
+from torch.utils.data import DataLoader
+
+import ringfeed
+from ringfeed.state import ResumeState
+from ringfeed.torch import RingDataset, RingLoader, RingTensor
+
+PAIRS = 24
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("set"), PAIRS)
+
+
+@pytest.fixture(scope="module")
+def ring(folder):
+    name = f"t{uuid.uuid4().hex[:10]}"
+    arguments = ("--size", "24x32", "--label-mode", "index", "--slots", "64", "--linger-blocking-s", "0.2")
+    with Daemon(str(folder), *arguments, ring=name):
+        yield f"{name}-train"
+
+
+@pytest.fixture
+def make(ring):
+    """Makes loaders whose items are (epoch, positions), and closes them."""
+    made = []
+
+    def make(workers=0, *, dataset=None, **options):
+        dataset = dataset or RingDataset(ring, batch_size=BATCH, fields=("epoch", "positions"), drop_last=False)
+        made.append(RingLoader(dataset, num_workers=workers, **options))
+        return made[-1]
+
+    yield make
+    for loader in made:
+        loader.close()
+
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+def rows_of(items):
+    return [(epoch, position) for epoch, positions in items for position in positions.tolist()]
+
+
+def epoch_rows(epoch):
+    return [(epoch, position) for position in range(PAIRS)]
+
+
+def place(stateful):
+    state = stateful.state_dict()
+    assert set(state) == set(ResumeState.__dataclass_fields__)  # also before the first batch, since dcp loads in place
+    return state["epoch"], state["position"]
+
+
+# States.
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_state_can_be_asked_for_at_any_moment(make, workers):
+    loader = make(workers)
+    assert place(loader) == (0, 0)
+    batches = iter(loader)
+    assert place(loader) == (0, 0)
+    next(batches)
+    assert place(loader) == (0, BATCH)
+    for _ in batches:
+        pass
+    assert place(loader) == (1, 0)
+    for _ in loader:
+        break
+    assert place(loader) == (1, BATCH)
+    loader.close()
+    assert place(loader) == (1, BATCH)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_state_after_set_epoch_is_that_epochs_beginning(make, workers):
+    loader = make(workers)
+    loader.set_epoch(3)
+    assert place(loader) == (3, 0)
+    for _ in loader:
+        break
+    loader.set_epoch(np.int64(4))
+    assert place(loader) == (4, 0)
+    loader.set_epoch(7)
+    assert place(loader) == (7, 0)
+    assert rows_of(loader) == epoch_rows(7)
+    loader.load_state_dict({**loader.state_dict(), "epoch": 1, "position": 8})
+    assert place(loader) == (1, 8)
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.5, "3", None, 1 << 64])
+def test_an_epoch_that_is_none_is_a_sentence(make, epoch):
+    loader = make()
+    with pytest.raises(ValueError, match="whole number from 0"):
+        loader.set_epoch(epoch)
+    assert place(loader) == (0, 0)
+
+
+def test_a_fresh_state_on_a_busy_ring_is_where_others_are(ring, make):
+    with ringfeed.attach(ring, batch_size=BATCH) as reader:
+        batches = iter(reader)
+        for _ in range(3):
+            next(batches)
+        for start, epoch in (("auto", 0), ("now", 0), ("epoch", 1)):
+            dataset = RingDataset(ring, batch_size=BATCH, start=start)
+            assert place(make(2, dataset=dataset))[0] == epoch
+        assert place(RingDataset(ring, batch_size=BATCH, start=(2, 5))) == (2, 5)
+
+
+def test_a_fresh_state_without_a_daemon_is_a_sentence():
+    with pytest.raises(ringfeed.DaemonNotRunningError):
+        RingLoader(RingDataset("nobody-serves-this", batch_size=1)).state_dict()
+
+
+def test_a_forked_child_knows_where_its_parent_stood(make):
+    loader = make()
+    for _ in loader:
+        break
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if place(loader) == (0, BATCH) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("method", ["fork", slow("spawn")])
+def test_a_state_that_only_plain_workers_know_is_refused(ring, method):
+    dataset = RingDataset(ring, batch_size=BATCH)
+    assert place(copy.deepcopy(dataset)) == place(dataset) == (0, 0)  # a copy is no worker
+    assert len(list(DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=method))) == 6
+    for stateful in (dataset, RingLoader(dataset)):
+        with pytest.raises(RuntimeError, match="RingLoader"):
+            stateful.state_dict()
+
+
+@pytest.mark.parametrize("state", [None, [], [1], b"x", "state", 3, {}])
+def test_what_is_no_state_is_a_sentence(make, state):
+    loader = make()
+    with pytest.raises(ringfeed.StateMismatchError, match="state_dict"):
+        loader.load_state_dict(state)
+    assert rows_of(loader) == epoch_rows(0)
+
+
+CHECKPOINTED = {
+    "json": lambda state: json.loads(json.dumps(state)),
+    "numpy": lambda state: {k: np.int64(v) if type(v) is int else v for k, v in state.items()},
+    "arrays": lambda state: {k: np.array(v) for k, v in state.items()},
+    "tensors": lambda state: {k: torch.tensor(v) if not isinstance(v, str) else v for k, v in state.items()},
+}
+
+
+@pytest.mark.parametrize("way", CHECKPOINTED)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_numbers_may_change_their_type_in_a_checkpoint(make, workers, way):
+    loader = make(workers)
+    state = {**loader.state_dict(), "epoch": 1, "position": 20}
+    loader.load_state_dict(CHECKPOINTED[way](state))
+    assert loader.state_dict() == state
+    assert rows_of(loader) == epoch_rows(1)[20:]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's about a missing process group
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torchs_distributed_checkpoint_saves_and_loads_a_loader(make, tmp_path, workers):
+    loader = make(workers)
+    batches = iter(loader)
+    next(batches)
+    dcp.save({"loader": loader, "step": 1}, checkpoint_id=tmp_path / "saved")
+    next(batches)
+    dcp.async_save({"loader": loader}, checkpoint_id=tmp_path / "async").result()
+    loader.close()
+    del batches
+    for name, taken in (("saved", 1), ("async", 2)):
+        fresh = make(workers)
+        dcp.load({"loader": fresh}, checkpoint_id=tmp_path / name)
+        assert rows_of(fresh) == epoch_rows(0)[taken * BATCH :]
+        fresh.close()
+
+
+# Iterations that overlap.
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"workers": 2, "persistent_workers": True}], ids=str)
+def test_a_superseded_iteration_raises_and_never_just_ends(make, options):
+    loader = make(**options)
+    with pytest.raises(ringfeed.SupersededError, match="another RingDataset"):
+        list(zip(loader, loader, strict=False))
+    steps = []
+
+    def nested():
+        for epoch, _ in loader:
+            steps.append(epoch)
+            for _ in loader:
+                break
+
+    with pytest.raises(ringfeed.SupersededError):
+        nested()
+    assert len(steps) == 1
+    (epoch,) = {epoch for epoch, _ in rows_of(loader)}
+    assert epoch > steps[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_iteration_that_has_ended_stays_so(make, workers):
+    loader = make(workers)
+    first = iter(loader)
+    assert rows_of(first) == epoch_rows(0)
+    second = iter(loader)
+    assert next(first, "ended") == "ended"
+    assert rows_of(second) == epoch_rows(1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_state_that_is_loaded_in_mid_epoch_ends_the_iteration(make, workers):
+    loader = make(workers)
+    batches = iter(loader)
+    next(batches)
+    loader.load_state_dict({**loader.state_dict(), "epoch": 2, "position": 0})
+    with pytest.raises(ringfeed.SupersededError, match="load_state_dict"):
+        next(batches)
+    assert rows_of(loader) == epoch_rows(2)
+
+
+def test_two_datasets_make_passes_of_their_own(make):
+    rows = [(rows_of([a]), rows_of([b])) for a, b in zip(make(), make(), strict=True)]
+    assert rows == [(epoch_rows(0)[n : n + BATCH],) * 2 for n in range(0, PAIRS, BATCH)]
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 8},
+        {"drop_last": True},
+        {"shuffle": True},
+        {"sampler": [0]},
+        {"batch_sampler": [[0]]},
+        {"in_order": False, "num_workers": 2},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_an_option_that_others_decide_is_refused(ring, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        RingLoader(RingDataset(ring, batch_size=BATCH), **options)
+
+
+def test_a_loader_of_something_else_is_a_sentence():
+    with pytest.raises(TypeError, match="wraps a RingDataset"):
+        RingLoader([1, 2, 3])
+
+
+def tagged(item):
+    return {"tag": "mine", "item": item}
+
+
+def seed(worker):
+    torch.manual_seed(worker)
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "workers": 0,
+            "batch_size": None,
+            "shuffle": False,
+            "sampler": None,
+            "batch_sampler": None,
+            "drop_last": False,
+        },
+        {"workers": 0, "in_order": False, "pin_memory": True},
+        {"workers": 1, "in_order": False},
+        {"workers": 2, "prefetch_factor": 1, "timeout": 60, "worker_init_fn": seed, "pin_memory": True},
+        slow({"workers": 1, "multiprocessing_context": "forkserver", "generator": torch.Generator()}),
+        slow({"workers": 2, "multiprocessing_context": "spawn", "prefetch_factor": 4}),
+    ],
+    ids="-".join,
+)
+def test_every_other_option_is_a_dataloaders(make, options):
+    loader = make(collate_fn=tagged, **options)
+    for epoch in range(2):
+        items = list(loader)
+        assert {item["tag"] for item in items} == {"mine"}
+        assert rows_of(item["item"] for item in items) == epoch_rows(epoch)
+        assert place(loader) == (epoch + 1, 0)
+
+
+def test_a_loader_is_pickled_copied_and_made_again(make):
+    loader = make(2, persistent_workers=True)
+    assert rows_of(loader) == epoch_rows(0)
+    for other in (pickle.loads(pickle.dumps(loader)), copy.deepcopy(loader)):
+        assert place(other) == (1, 0)
+    loader.close()
+    again = RingLoader(loader.dataset, collate_fn=loader.collate_fn, num_workers=2)
+    assert rows_of(again) in (epoch_rows(0), epoch_rows(1))
+    again.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_another_dataloader_of_its_dataset_yields_the_same(make, workers):
+    loader = make(workers)
+    assert rows_of(loader) == epoch_rows(0)
+    other = DataLoader(loader.dataset, batch_size=None, num_workers=workers, collate_fn=loader.collate_fn)
+    assert rows_of(other) == epoch_rows(1)
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_images_can_be_contiguous(ring, copies):
+    dataset = RingDataset(ring, batch_size=BATCH, channels_last=False, copy=copies)
+    other = RingDataset(ring, batch_size=BATCH, copy=copies)
+    for (image, label), (expected, _) in zip(dataset, other, strict=True):
+        assert image.is_contiguous()
+        assert not expected.is_contiguous()
+        assert torch.equal(image, expected)
+        image.add_(1)  # it is the caller's own
+        assert isinstance(label, RingTensor) is not copies
+        del image, label, expected, _
+    dataset.close()
+    other.close()
+
+
+# A look at the ring in the main process, then workers.
+
+LOOKS = {
+    "reader": lambda dataset: dataset.reader.descriptor,
+    "length": len,
+    "a batch": lambda dataset: next(iter(dataset)),
+    "a batch of a loader": lambda dataset: next(iter(RingLoader(dataset))),
+    "an epoch": list,
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_at_the_ring_does_not_hang_the_workers(make, look):
+    loader = make(2, timeout=30)
+    LOOKS[look](loader.dataset)
+    epochs = [rows_of(loader) for _ in range(2)]
+    assert epochs[0][0][0] <= 1
+    assert epochs == [epoch_rows(epochs[0][0][0]), epoch_rows(epochs[0][0][0] + 1)]
+
+
+@pytest.mark.parametrize("method", ["fork", slow("spawn"), slow("forkserver")])
+def test_plain_workers_of_a_dataset_that_is_attached_are_a_sentence(ring, method):
+    dataset = RingDataset(ring, batch_size=BATCH, fields=("epoch", "positions"), drop_last=False)
+    assert dataset.reader.epoch == 0
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=method)
+    with pytest.raises(RuntimeError, match=r"dataset\.close\(\)"):
+        next(iter(loader))
+    dataset.close()
+    assert rows_of(loader) == epoch_rows(0)
+
+
+# torchdata's loader.
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}], ids=str)
+def test_a_stateful_loader_goes_on_after_an_epochs_end(ring, options):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def loader():
+        dataset = RingDataset(ring, batch_size=BATCH, fields=("epoch", "positions"), drop_last=False, group=group)
+        return stateful.StatefulDataLoader(dataset, batch_size=None, **options)
+
+    group = uuid.uuid4().hex
+    first = loader()
+    assert rows_of(first) == epoch_rows(0)
+    states = [pickle.loads(pickle.dumps(first.state_dict()))]
+    assert rows_of(first) == epoch_rows(1)
+    states.append(first.state_dict())
+    first.dataset.close()
+    del first
+    for state, epoch in ((states[0], 1), (states[1], 2)):
+        other = loader()
+        other.load_state_dict(state)
+        assert rows_of(other) == epoch_rows(epoch)
+        assert rows_of(other) == epoch_rows(epoch + 1)
+        other.dataset.close()
+        del other
+
+
+def test_no_loader_warns(make):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for workers in (0, 2):
+            loader = make(workers)
+            assert rows_of(loader) == epoch_rows(0)
+            loader.close()
