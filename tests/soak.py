@@ -307,7 +307,7 @@ def soak(minutes: float, seed: int, folder: Path, *, hostile: bool) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="scripts/soak", description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=5.0, help="how long faults are made (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default: 0)")
     parser.add_argument("--hostile", action="store_true", help="a member of the ring's group means harm meanwhile")

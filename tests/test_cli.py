@@ -3,16 +3,30 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
-from house import RINGFEED, Daemon, finish, photographs, traces, trainer, wait_until, wipe, write_folder
+from house import (
+    RINGFEED,
+    Daemon,
+    finish,
+    photographs,
+    traces,
+    trainer,
+    wait_until,
+    wipe,
+    with_its_own_shm,
+    write_folder,
+)
 from ring_fixtures import served_ring
 
 import ringfeed
 from ringfeed.status import ring_status
+from ringfeedd.failures import Failure
 from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
 from ringfeedd.main import main
 
@@ -275,6 +289,68 @@ def test_errors_of_a_ring_without_failed_pairs_says_so(capsys):
         assert ask(capsys, "errors", served.name)[:2] == (0, f"{served.name}: no pair has failed\n")
         listed = json.loads(ask(capsys, "errors", "--json", served.name)[1])[served.name]
         assert (listed["ring"], listed["failed_draws"], listed["pairs"]) == (served.name, 0, [])
+
+
+def fail_pairs(served, count):
+    for number in range(count):
+        served.service.failures.fail(Failure(f"pair-{number:04d}", "no such object", "missing", 1))
+    served.turn()
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    ringfeed_in_a_pipe = f'{shlex.join(RINGFEED)} "$@" | head -n 1'
+    with served_ring() as served:
+        fail_pairs(served, 900)  # more than a pipe holds
+        for command in (
+            ["errors", served.name],
+            ["errors", "--json"],
+            ["status"],
+            ["top", "--count", "50"],
+            ["doctor"],
+        ):
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", ringfeed_in_a_pipe, "bash", *command],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.stdout.count("\n") == 1
+            assert (done.returncode, done.stderr) in ((0, ""), (int(command == ["doctor"]), "")), command
+
+
+def test_output_that_cannot_be_written_is_a_sentence():
+    with served_ring() as served, Path("/dev/full").open("w") as full:
+        for command in (["status", served.name], ["errors", served.name], ["doctor"]):
+            done = subprocess.run(
+                [*RINGFEED, *command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 3
+            assert done.stderr == "ringfeed: the output could not be written: No space left on device\n"
+
+
+UNLISTED = """
+import os, sys
+from pathlib import Path
+import ringfeedd.doctor  # while the packages can be read
+from ringfeedd.main import main
+if sys.argv[1] == "closed":
+    Path("/dev/shm").chmod(0o700)
+    os.setresuid(65534, 65534, 65534)
+else:
+    assert os.system("umount /dev/shm && mount -t tmpfs -o size=64k tmpfs /dev && rm -rf /dev/shm") == 0
+print([main(command.split()) for command in sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize("how", ["closed", "gone"])
+def test_without_a_shm_every_command_says_a_sentence(how):
+    commands = [name + ring for name in ("status", "refresh", "errors", "clean") for ring in ("", " train")]
+    said = with_its_own_shm("size=1m", UNLISTED, how, *commands, "doctor", "top --count 1")
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == "[3, 3, 3, 3, 3, 3, 3, 3, 1, 0]"
+    assert said.count("/dev/shm") >= 8
+    assert "bad   rings" in said
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,7 @@ def test_the_example_config_loads_and_tells_the_real_defaults(tmp_path):
     default, shown = load_config(plain, {}), load_config(complete, {})
     no_default = {"ring": "NAME", "slots": 512, "emulator": "http://127.0.0.1:9023"}
     no_default |= {"num_nodes": 2, "node_rank": 0}
-    no_default |= {"http_token_file": "/etc/ringfeed/http-token"}
+    no_default |= {"user_project": "my-project", "http_token_file": "/etc/ringfeed/http-token"}
     differing = {
         name: getattr(shown, name) for name in shown.__struct_fields__ if getattr(shown, name) != getattr(default, name)
     }

@@ -15,7 +15,6 @@ from ring_fixtures import served_ring
 
 from ringfeed.status import LaneStatus, ring_status
 from ringfeed.top import Look, frame, look, watch
-from ringfeedd.main import main
 
 READER = LaneStatus(
     lane=0,
@@ -109,9 +108,3 @@ def terminal():
     with os.fdopen(follower, "w") as out:
         yield out, read
     os.close(leader)
-
-
-@pytest.mark.parametrize("bad", ["0", "x", "-1", "1e9", "nan"])
-def test_an_interval_that_cannot_be_meant_is_a_usage_error(bad):
-    with pytest.raises(SystemExit, match="2"):
-        main(["top", "--interval", bad])

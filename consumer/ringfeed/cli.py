@@ -11,6 +11,7 @@ import time
 from datetime import datetime
 from typing import Final
 
+from ringfeed.arguments import CommandParser, number, whole
 from ringfeed.attachment import Control, open_control
 from ringfeed.descriptor import read_descriptor, ring_names
 from ringfeed.errors import RingfeedError
@@ -28,7 +29,7 @@ _LOOK_S: Final = 0.05
 NO_RING: Final = "No ring is served on this machine. Start a daemon with `ringfeed serve gs://bucket/prefix`."
 
 
-def add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_status(commands: argparse._SubParsersAction[CommandParser]) -> None:
     """Add `status` to a parser's commands."""
     parser = commands.add_parser(
         "status",
@@ -64,7 +65,7 @@ def run_status(arguments: argparse.Namespace) -> int:
     return EXIT_NOT_RUNNING if missing or unserved else EXIT_CLEAN
 
 
-def add_refresh(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_refresh(commands: argparse._SubParsersAction[CommandParser]) -> None:
     """Add `refresh` to a parser's commands."""
     parser = commands.add_parser(
         "refresh",
@@ -76,7 +77,11 @@ def add_refresh(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("rings", nargs="*", metavar="RING", help="rings whose daemon is asked (default: all)")
     parser.add_argument(
-        "--timeout-s", type=float, default=600.0, metavar="S", help="how long to wait for the listing (default: 600)"
+        "--timeout-s",
+        type=number(0, 86400 * 7),
+        default=600.0,
+        metavar="S",
+        help="how long to wait for the listing (default: 600)",
     )
     parser.set_defaults(run=run_refresh)
 
@@ -131,7 +136,7 @@ def _await_refresh(control: Control, before: int, deadline: float) -> bool:
     return True
 
 
-def add_errors(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_errors(commands: argparse._SubParsersAction[CommandParser]) -> None:
     """Add `errors` to a parser's commands."""
     parser = commands.add_parser(
         "errors",
@@ -166,7 +171,7 @@ def run_errors(arguments: argparse.Namespace) -> int:
     return EXIT_NOT_RUNNING if missing else EXIT_CLEAN
 
 
-def add_top(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_top(commands: argparse._SubParsersAction[CommandParser]) -> None:
     """Add `top` to a parser's commands."""
     parser = commands.add_parser(
         "top",
@@ -174,19 +179,11 @@ def add_top(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         description="Shows the rings of this machine again and again, with rates between two looks, until Ctrl-C.",
     )
     parser.add_argument("rings", nargs="*", metavar="RING", help="rings to show (default: all)")
-    parser.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="between two looks (default: 1)")
-    parser.add_argument("--count", type=int, metavar="N", help="stop after N looks (default: at Ctrl-C)")
+    parser.add_argument(
+        "--interval", type=number(0.05, 3600), default=1.0, metavar="S", help="between two looks (default: 1)"
+    )
+    parser.add_argument("--count", type=whole(1), metavar="N", help="stop after N looks (default: at Ctrl-C)")
     parser.set_defaults(run=run_top)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.05 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.05 to 3600")
-    return seconds
 
 
 def run_top(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from ringfeed.errors import NoAccessError
-from ringfeed.layout import SHM_DIR
 
 USERS_VARIABLE: Final = "RINGFEED_TRUSTED_USERS"
 """Names or uids of users whose rings this process believes, comma-separated."""
@@ -77,15 +76,13 @@ def _uid(word: str) -> int | None:
 
 
 def describe(path: Path) -> str:
-    """Return a path with its mode, owner and group, for a sentence; of the folder where it cannot be looked at."""
+    """Return a path with its mode, owner and group, for a sentence."""
     try:
         facts = path.lstat()
     except FileNotFoundError:
         return f"{path} (it is gone)"
     except OSError as error:
-        if path == Path(SHM_DIR):
-            return f"{path} ({error.strerror})"
-        return f"{path} (below {describe(path.parent)})"
+        return f"{path} ({error.strerror})"
     return f"{path} {ownership(facts)}"
 
 
@@ -96,6 +93,10 @@ def ownership(facts: os.stat_result) -> str:
 
 def no_access(path: Path) -> NoAccessError:
     """Return the error for a file that this user may not open."""
+    if not os.access(path.parent, os.X_OK, effective_ids=True):
+        return NoAccessError(
+            f"{describe(path.parent)} is closed to this user (uid {os.geteuid()}); mount it as a tmpfs with mode 1777"
+        )
     return NoAccessError(
         f"{describe(path)} is closed to this user (uid {os.geteuid()}); let the daemon run with `group = NAME`, a "
         f"group that both are in, or run this as its user"

@@ -25,6 +25,7 @@ from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
 from ringfeedd.nodes import AUTO, MAX_NODES, Nodes, choose_nodes
 from ringfeedd.order import Mode
 from ringfeedd.ramp import START_REQUESTS_PER_S
+from ringfeedd.setting_errors import setting_error
 from ringfeedd.shm import Access
 from ringfeedd.sources import GCS_SCHEME, MAX_OBJECTS, PlaneName
 from ringfeedd.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
@@ -130,7 +131,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         if self.seed > MAX_UINT64:
-            raise ValueError(f"seed {self.seed} is above 2**64 - 1")
+            raise ValueError(f"seed {self.seed}: must be at most {MAX_UINT64}")
         if not self.root:
             raise ValueError("root is empty; give gs://bucket/prefix or a folder")
         if self.ring is not None:
@@ -246,20 +247,23 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
             raise ConfigError(f"could not read the configuration {path}: {error.strerror}") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}") from error
-        _convert({"root": "-"} | settings, str(path))  # alone, so that its faults and those of flags are told apart
+        _convert({"root": "-"} | settings, {}, str(path))  # alone, so that its faults and those of flags are told apart
     settings |= flags
+    if isinstance(seed := flags.get("seed"), int) and seed > MAX_UINT64:
+        raise ConfigError(f"--seed {seed}: must be at most {MAX_UINT64}")
     if "root" not in settings:
         raise ConfigError(
             "no root is given; say what to serve: `ringfeed serve gs://bucket/prefix`, or root = in --config"
         )
-    config = _convert(settings, "the command line")
+    config = _convert(settings, flags, "the command line")
     config.templates  # noqa: B018  # its sentence belongs here, before anything is started
     config.nodes()  # so does this one, once file and flags are together: one may give the number, the other the rank
     return config
 
 
-def _convert(settings: dict[str, Any], where: str) -> Config:
+def _convert(settings: dict[str, Any], flags: dict[str, Any], where: str) -> Config:
     try:
         return msgspec.convert(settings, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        sentence = setting_error(error, settings, flags, Config)
+        raise ConfigError(sentence if sentence.startswith("--") else f"{where}: {sentence}") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
 import ringfeed
+from ringfeed.arguments import CommandParser, any_number, any_whole, whole
 from ringfeed.cli import add_errors, add_refresh, add_status, add_top
 from ringfeed.descriptor import check_ring_name
 from ringfeed.errors import RingfeedError
@@ -88,7 +89,7 @@ def _discard_output() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="ringfeed",
         description="Feeds training processes with (image, label) pairs from a bucket, through shared memory.",
     )
@@ -106,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_serve(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser = commands.add_parser(
         "serve",
         help="run the daemon in the foreground",
@@ -124,9 +125,11 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--size", metavar="HxW", help="pixels of a slot, or auto: what a sample of the pairs has (default)"
     )
     parser.add_argument(
-        "--slots", type=int, metavar="N", help="slots of each ring (default: by the free memory, at most 512)"
+        "--slots", type=any_whole, metavar="N", help="slots of each ring (default: by the free memory, at most 512)"
     )
-    parser.add_argument("--lanes", type=int, metavar="N", help="consumer processes on one ring at a time (default: 64)")
+    parser.add_argument(
+        "--lanes", type=any_whole, metavar="N", help="consumer processes on one ring at a time (default: 64)"
+    )
     parser.add_argument(
         "--workers",
         type=_number_or_auto,
@@ -139,10 +142,10 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="N",
         help="downloads under way at a time (default: auto, 128 a worker, more for a store that is far away)",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="of the order (default: 0)")
+    parser.add_argument("--seed", type=any_whole, metavar="N", help="of the order (default: 0)")
     parser.add_argument("--order", choices=[mode.value for mode in Mode], help="of an epoch (default: shuffle)")
     parser.add_argument(
-        "--test-ratio", type=float, metavar="R", help="fraction of the pairs in the test ring (default: 0.1)"
+        "--test-ratio", type=any_number, metavar="R", help="fraction of the pairs in the test ring (default: 0.1)"
     )
     parser.add_argument(
         "--fit", choices=[fit.value for fit in Fit], help="how a picture comes into a slot (default: resize)"
@@ -152,9 +155,11 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--exif-orientation", action="store_true", help="turn images as their EXIF data asks")
     parser.add_argument(
-        "--max-pixels", type=int, metavar="N", help="refuse pictures with more pixels (default: 64000000)"
+        "--max-pixels", type=any_whole, metavar="N", help="refuse pictures with more pixels (default: 64000000)"
     )
-    parser.add_argument("--max-failed", type=float, metavar="FRACTION", help="of pairs that may fail (default: 0.01)")
+    parser.add_argument(
+        "--max-failed", type=any_number, metavar="FRACTION", help="of pairs that may fail (default: 0.01)"
+    )
     parser.add_argument(
         "--on-error",
         choices=[choice.value for choice in OnError],
@@ -164,7 +169,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--images", metavar="TEMPLATE", help="of the images' names (default: images/{id}.jpg,jpeg)")
     parser.add_argument("--labels", metavar="TEMPLATE", help="of the labels' names (default: labels/{id}.png)")
     parser.add_argument(
-        "--max-objects", type=int, metavar="N", help="refuse a listing of more objects (default: 100000000)"
+        "--max-objects", type=any_whole, metavar="N", help="refuse a listing of more objects (default: 100000000)"
     )
     parser.add_argument(
         "--catalog", choices=["list", "cached"], help="start with a listing, or with the latest one (default: list)"
@@ -184,12 +189,17 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--node-rank", type=_number_or_auto, metavar="R", help="this machine's number from 0 to N-1, or auto"
     )
     parser.add_argument(
-        "--worker-timeout-s", type=float, metavar="S", help="of one decode; then its worker is killed (default: 60)"
+        "--worker-timeout-s",
+        type=any_number,
+        metavar="S",
+        help="of one decode; then its worker is killed (default: 60)",
     )
     parser.add_argument(
-        "--linger-s", type=float, metavar="S", help="how long a lost rank's place is kept (default: 300)"
+        "--linger-s", type=any_number, metavar="S", help="how long a lost rank's place is kept (default: 300)"
     )
-    parser.add_argument("--linger-blocking-s", type=float, metavar="S", help="the same while others wait (default: 5)")
+    parser.add_argument(
+        "--linger-blocking-s", type=any_number, metavar="S", help="the same while others wait (default: 5)"
+    )
     parser.add_argument(
         "--http", metavar="HOST:PORT", help="serve a status page and metrics, e.g. 127.0.0.1:9753 (default: off)"
     )
@@ -202,18 +212,24 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=_serve)
 
 
-def _add_serve_store(parser: argparse.ArgumentParser) -> None:
+def _add_serve_store(parser: CommandParser) -> None:
     parser.add_argument(
-        "--max-attempts", type=int, metavar="N", help="at an object; while the store is down none counts (default: 8)"
+        "--max-attempts",
+        type=any_whole,
+        metavar="N",
+        help="at an object; while the store is down none counts (default: 8)",
     )
     parser.add_argument(
-        "--deadline-s", type=float, metavar="S", help="of an object, all attempts; the same (default: 120)"
+        "--deadline-s", type=any_number, metavar="S", help="of an object, all attempts; the same (default: 120)"
     )
     parser.add_argument(
-        "--read-timeout-s", type=float, metavar="S", help="silence after which a download is cut (default: 20)"
+        "--read-timeout-s", type=any_number, metavar="S", help="silence after which a download is cut (default: 20)"
     )
     parser.add_argument(
-        "--retry-budget", type=float, metavar="FRACTION", help="retries for each download that succeeds (default: 0.5)"
+        "--retry-budget",
+        type=any_number,
+        metavar="FRACTION",
+        help="retries for each download that succeeds (default: 0.5)",
     )
     parser.add_argument(
         "--hedge",
@@ -222,13 +238,13 @@ def _add_serve_store(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--start-requests-per-s",
-        type=float,
+        type=any_number,
         metavar="N",
         help="at first; doubled every 20 min while it is used; 0: no limit (default: 5000)",
     )
     parser.add_argument(
         "--store-wait-s",
-        type=float,
+        type=any_number,
         metavar="S",
         help="for which a start waits for a store that does not answer; 0: ends at once (default: 600)",
     )
@@ -245,7 +261,7 @@ def _number_or_auto(text: str) -> int | str:
     try:
         return int(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor {AUTO}") from error
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number or {AUTO}") from error
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -303,7 +319,7 @@ def _stop_on_eof(pid: int) -> None:
     os.kill(pid, signal.SIGTERM)
 
 
-def _add_clean(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_clean(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser = commands.add_parser(
         "clean",
         help="remove what dead daemons left in /dev/shm",
@@ -328,7 +344,7 @@ def _clean(arguments: argparse.Namespace) -> int:
     return EXIT_CLEAN if well else EXIT_COULD_NOT_START
 
 
-def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_doctor(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser = commands.add_parser(
         "doctor",
         help="look for what ails this machine and its rings, and say what to do",
@@ -351,16 +367,18 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return EXIT_CRASH if any(check.level is Level.BAD for check in found) else EXIT_CLEAN
 
 
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_demo(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser = commands.add_parser(
         "demo",
         help="try everything on this machine: a bucket, the daemon, two training ranks",
         description="Makes a bucket of photographs, serves it by a GCS emulator, starts the daemon, and trains a small "
         "net on it from several ranks. Needs the extra `demo`: pip install 'ringfeed[demo]'.",
     )
-    parser.add_argument("--pairs", type=int, default=300, metavar="N", help="pairs in the bucket (default: 300)")
-    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="epochs to train (default: 2)")
-    parser.add_argument("--ranks", type=int, default=2, metavar="N", help="training processes (default: 2)")
+    parser.add_argument(
+        "--pairs", type=whole(2, 100_000), default=300, metavar="N", help="pairs in the bucket (default: 300)"
+    )
+    parser.add_argument("--epochs", type=whole(1), default=2, metavar="N", help="epochs to train (default: 2)")
+    parser.add_argument("--ranks", type=whole(1, 64), default=2, metavar="N", help="training processes (default: 2)")
     parser.add_argument(
         "--out", type=Path, default=Path("demo-out"), metavar="DIR", help="for the picture (default: demo-out)"
     )

@@ -9,7 +9,7 @@ from ringfeed import layout, segment
 from ringfeed.descriptor import check_ring_name
 from ringfeed.errors import NotTrustedError
 from ringfeed.layout import DAEMON_LOCK_BYTE
-from ringfeed.trust import ownership
+from ringfeed.trust import describe, ownership
 from ringfeedd.errors import AlreadyRunningError, StartError
 from ringfeedd.shm import Access
 
@@ -44,7 +44,7 @@ class SingletonLock:
                     ) from error
             except OSError as error:
                 raise StartError(
-                    f"could not create {path}: {error.strerror}; is /dev/shm mounted and writable?"
+                    f"could not create {path}: {error.strerror}; is {describe(path.parent)} mounted and writable?"
                 ) from error
             if (facts := os.fstat(fd)).st_uid != os.geteuid():
                 os.close(fd)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from ringfeed.arguments import CommandParser, number, whole
 from ringfeedd.errors import EXIT_COULD_NOT_START
 
 MEASURED: Final = (
@@ -16,7 +17,7 @@ MEASURED: Final = (
 """What can be measured, in the order of `all`."""
 
 
-def add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_bench(commands: argparse._SubParsersAction[CommandParser]) -> None:
     """Add `bench` to a parser's commands."""
     parser = commands.add_parser(
         "bench",
@@ -25,9 +26,11 @@ def add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "store. Needs nginx and the extras demo and fast. The repository's scripts/bench measures other loaders, too.",
     )
     parser.add_argument("what", choices=[*MEASURED, "all"], help="what is measured")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each contender (default: 3)")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each run's window (default: 5)")
-    parser.add_argument("--pairs", type=int, default=1200, metavar="N", help="of the workload (default: 1200)")
+    parser.add_argument("--rounds", type=whole(1), default=3, metavar="N", help="runs of each contender (default: 3)")
+    parser.add_argument(
+        "--seconds", type=number(0.1, 3600), default=5.0, metavar="S", help="of each run's window (default: 5)"
+    )
+    parser.add_argument("--pairs", type=whole(64), default=1200, metavar="N", help="of the workload (default: 1200)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="keeps the pairs (default: ~/.cache/ringfeed-bench)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON; what it holds of other commands stays")
     parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown whose marked tables are written anew")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from ringfeed.arguments import CommandParser, whole
 from ringfeedd.demo import run_demo
 
 
 def main() -> int:
     """Reads the command line, and runs the demo."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ringfeedd.demo", description="A bucket, through the ring, into ranks."
-    )
-    parser.add_argument("--pairs", type=int, default=300, help="pairs in the bucket (default: 300)")
-    parser.add_argument("--epochs", type=int, default=2, help="passes over them (default: 2)")
-    parser.add_argument("--ranks", type=int, default=2, help="training processes (default: 2)")
+    parser = CommandParser(prog="python -m ringfeedd.demo", description="A bucket, through the ring, into ranks.")
+    parser.add_argument("--pairs", type=whole(2, 100_000), default=300, help="pairs in the bucket (default: 300)")
+    parser.add_argument("--epochs", type=whole(1), default=2, help="passes over them (default: 2)")
+    parser.add_argument("--ranks", type=whole(1, 64), default=2, help="training processes (default: 2)")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for the picture (default: demo-out)")
     parser.add_argument("--keep", action="store_true", help="keep the working folder with the logs")
     options = parser.parse_args()

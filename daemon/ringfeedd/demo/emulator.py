@@ -138,7 +138,7 @@ def _serve() -> int:
     except ImportError as error:
         sys.stderr.write(f"the storage emulator is missing ({error}); install it: pip install 'ringfeed[demo]'\n")
         return 1
-    parser = argparse.ArgumentParser(prog="python -m ringfeedd.demo.emulator")
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="python -m ringfeedd.demo.emulator")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--bucket", required=True)
     options = parser.parse_args()

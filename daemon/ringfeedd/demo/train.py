@@ -170,7 +170,7 @@ def coarse(label: torch.Tensor) -> torch.Tensor:
 
 def main() -> int:
     """The rank's process."""
-    parser = argparse.ArgumentParser(prog="torchrun -m ringfeedd.demo.train")
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="torchrun -m ringfeedd.demo.train")
     parser.add_argument("--ring", required=True)
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True)

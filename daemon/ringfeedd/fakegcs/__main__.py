@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
 import sys
 from pathlib import Path
+
+from ringfeed.arguments import CommandParser, any_whole, number, whole
 
 from .faults import Fault, parse_fault
 from .server import FakeGcs
@@ -14,12 +15,12 @@ from .server import FakeGcs
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, serve, and come back with an exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ringfeedd.fakegcs", description=__doc__)
+    parser = CommandParser(prog="python -m ringfeedd.fakegcs", description=__doc__)
     parser.add_argument("folder", metavar="DIR", type=Path, help="each folder in it is a bucket")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 (the default): a free one, which is printed")
-    parser.add_argument("--seed", type=int, default=0, help="of the faults")
-    parser.add_argument("--latency-ms", type=float, default=0.0, help="added to each read")
+    parser.add_argument("--port", type=whole(0, 65535), default=0, help="0 (the default): a free one, which is printed")
+    parser.add_argument("--seed", type=any_whole, default=0, help="of the faults")
+    parser.add_argument("--latency-ms", type=number(0, 3_600_000), default=0.0, help="added to each read")
     parser.add_argument(
         "--fault",
         action="append",
@@ -48,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _serve(server: FakeGcs) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for end in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(end, stop.set)
     async with server:
         sys.stdout.write(f"fake GCS on {server.url}\n")
         sys.stdout.flush()
