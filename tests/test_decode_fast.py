@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from decode_broken import with_sampling
 from decode_reference import encode, image_bytes, photograph, reference_image
 from PIL import Image
 
@@ -66,6 +67,17 @@ def test_restart_markers_and_a_comment_change_nothing() -> None:
 )
 def test_what_it_cannot_do_exactly_it_declines(data) -> None:
     assert fast(data, 214, 320) is None
+
+
+@pytest.mark.parametrize("factors", [0x14, 0x41, 0x12, 0x21, 0x22, 0x24, 0x13, 0x44])
+def test_any_sampling_comes_out_the_same_with_and_without_it(factors, monkeypatch) -> None:
+    """4:4:1 and 4:1:1 among them; simplejpeg has a KeyError for the first."""
+    data = with_sampling(photograph("china"), factors)
+    spec = DecodeSpec(32, 32, Fit.RESIZE)
+    with_it = outcome(data, spec)
+    monkeypatch.setattr(fast_codecs, "simplejpeg", None)
+    assert with_it == outcome(data, spec)
+    assert isinstance(with_it[0], str) == (factors == 0x44), "Pillow reads all but that one"
 
 
 def test_a_buffer_of_another_size_is_declined_not_half_filled() -> None:

@@ -17,6 +17,7 @@ from decode_broken import SEEDS, broken
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
+from ringfeedd import fast_codecs, label_png, picture
 from ringfeedd.decode import decode_pair
 from ringfeedd.errors import BadPairError
 from ringfeedd.memory_limit import decode_bytes, private_bytes
@@ -34,16 +35,44 @@ def check(chooser: random.Random, fit: Fit, mode: LabelMode, size: tuple[int, in
     images = np.full((3, *spec.image_row_shape), 0xA5, np.uint8)
     labels = np.full((3, *spec.label_row_shape), 0xA5, spec.label_dtype)
     began = time.thread_time()
-    failure = None
-    try:
-        decode_pair(image, label, spec, images[1], labels[1])
-    except BadPairError as error:
-        failure = error
+    failure = outcome(image, label, spec, images[1], labels[1])
     assert failure is None or failure.cause in CAUSES
     assert failure is None or re.fullmatch("the (image|label) .*", str(failure)), "one line that says which of the two"
     assert time.thread_time() - began < MOST_CPU_S
     assert (images[[0, 2]] == 0xA5).all()
     assert (labels[[0, 2]] == 0xA5).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_codecs, "FOR_IMAGES", ())
+        patch.setattr(fast_codecs, "FOR_LABELS", ())
+        patch.setattr(picture, "plain_header", lambda _: None)
+        slow = np.full_like(images[1], 0xA5), np.full_like(labels[1], 0xA5)
+        reference = outcome(image, label, spec, *slow)
+    if same(failure, images[1], labels[1], reference, *slow):
+        return
+    with pytest.MonkeyPatch.context() as patch:  # reserved codes are the one known difference, see docs/decoding.md
+        patch.setattr(label_png, "deflate", None)
+        by_zlib = np.full_like(images[1], 0xA5), np.full_like(labels[1], 0xA5)
+        failure = outcome(image, label, spec, *by_zlib)
+    assert same(failure, *by_zlib, reference, *slow), "with and without fast codecs it is the same"
+
+
+def outcome(
+    image: bytes, label: bytes, spec: DecodeSpec, image_row: np.ndarray, label_row: np.ndarray
+) -> BadPairError | None:
+    """Why there are no pixels; None where they are in the rows."""
+    try:
+        decode_pair(image, label, spec, image_row, label_row)
+    except BadPairError as error:
+        return error
+    return None
+
+
+def same(one: BadPairError | None, *rows: object) -> bool:
+    """Whether two outcomes are: failure, image row, label row of the first, and of the second."""
+    image, label, other, other_image, other_label = rows
+    if one is not None or other is not None:
+        return (str(one), getattr(one, "cause", "")) == (str(other), getattr(other, "cause", ""))
+    return np.array_equal(image, other_image) and np.array_equal(label, other_label)
 
 
 ARGUMENTS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zlib
 
 import numpy as np
 import pytest
@@ -204,25 +203,6 @@ def test_a_progressive_jpeg_of_scans_without_end_is_refused_before_any_is_decode
     error = refused(many, PLAIN)
     assert error.cause == "too_large"
     assert f"{MAX_SCANS + 1} scans" in str(error)
-
-
-def unpacks_to(size: int) -> bytes:
-    return b"a\0\0" + zlib.compress(bytes(size), 9)
-
-
-@pytest.mark.parametrize("name", [b"zTXt", b"iCCP"])
-@pytest.mark.parametrize("after", [False, True], ids=["before the rows", "after them"])
-def test_a_text_or_a_profile_that_unpacks_to_too_much_is_refused(name, after) -> None:
-    def with_chunks(*bodies: bytes) -> bytes:
-        chunks = b"".join(png_chunk(name, body) for body in bodies)
-        at = len(PLAIN) - 12 if after else PLAIN.index(b"IDAT") - 4
-        return PLAIN[:at] + chunks + PLAIN[at:]
-
-    assert refused(with_chunks(unpacks_to(50_000_000)), PLAIN).cause == "corrupt"
-    assert np.array_equal(decoded(with_chunks(unpacks_to(900_000)), PLAIN)[0], np.asarray(COLOURS))
-    if name == b"zTXt":  # many small ones count together; of profiles, the last is kept
-        numbered = (b"%d" % number + unpacks_to(1_000_000) for number in range(70))
-        assert refused(with_chunks(*numbered), PLAIN).cause == "corrupt"
 
 
 def test_rows_in_many_little_chunks_and_in_none_are_one_stream() -> None:

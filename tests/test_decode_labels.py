@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from itertools import pairwise
 
+import decode_deflate
 import numpy as np
 import pytest
 from decode_reference import classes, encode, label_bytes, photograph, png, png_chunk, reference_label
@@ -128,7 +129,6 @@ ODD = {
     "16 bits": label_bytes("china", "gray16"),
     "filtered as Pillow filters grey": encode(classes(photograph("china")).convert("L"), "PNG"),
     **{f"filter {kind} in the second row": filtered_row(kind) for kind in (1, 2, 3, 4, 5, 255)},
-    "a text after the rows": unfiltered(VALUES)[:-12] + png_chunk(b"tEXt", b"a\0b") + unfiltered(VALUES)[-12:],
     "a wrong checksum of the rows": with_image_data(unfiltered(VALUES), WRONG_CHECKSUM),
     "rows without their checksum": with_image_data(unfiltered(VALUES), STREAM[:-4]),
     "a row too few": with_image_data(unfiltered(VALUES), zlib.compress(packed(VALUES[:-1], 8))),
@@ -137,12 +137,29 @@ ODD = {
     "no end": unfiltered(VALUES)[:-12],
     "cut within the rows": unfiltered(VALUES)[:-30],
     "too many colours": png(6, 5, 8, PALETTE, packed(VALUES, 8), (b"PLTE", bytes(771))),
-    "a text that says it is interlaced": unfiltered(VALUES, 8, PALETTE, (b"tEXt", b"interlace\0yes")),
-    "a text that says where it lies": unfiltered(VALUES, 8, PALETTE, (b"tEXt", b"bbox\0here")),
-    "animated": encode(
-        classes(photograph("china")), "PNG", save_all=True, append_images=[classes(photograph("china"))]
-    ),
+    **decode_deflate.RESERVED_DISTANCES,
 }
+METADATA = {
+    "a text after the rows": unfiltered(VALUES)[:-12] + png_chunk(b"tEXt", b"a\0b") + unfiltered(VALUES)[-12:],
+    "a text before them": unfiltered(VALUES, 8, PALETTE, (b"tEXt", b"interlace\0yes")),
+    "EXIF data": unfiltered(VALUES, 8, GREY, (b"eXIf", b"?")),
+}
+
+
+@pytest.mark.parametrize("kind", METADATA)
+def test_metadata_does_not_slow_a_label_down(inflater, kind) -> None:
+    assert np.array_equal(fast(METADATA[kind]), VALUES)
+
+
+@pytest.mark.parametrize("kind", decode_deflate.RESERVED_LENGTHS)
+def test_reserved_lengths_are_the_one_known_difference(inflater, kind) -> None:
+    """docs/decoding.md says so: libdeflate takes them for 258, and the checksum has to agree; zlib refuses them."""
+    spec = DecodeSpec(decode_deflate.HEIGHT, decode_deflate.WIDTH, label_mode=LabelMode.INDEX)
+    found = outcome(decode_deflate.RESERVED_LENGTHS[kind], spec)
+    if inflater == "libdeflate":
+        assert found == bytes(258)
+    else:
+        assert found[1] == "corrupt"
 
 
 @pytest.mark.parametrize("kind", ODD)

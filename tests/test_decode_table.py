@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from decode_kinds import (
     with_scans,
     with_twelve_bits,
 )
+from decode_metadata import PNG_METADATA, png_with
 from decode_reference import classes, encode, png
 from PIL import Image
 
@@ -124,8 +124,10 @@ IMAGES = {
     ),
     "PNG, interlaced": Shown("as any PNG", (IMAGE_KINDS["PNG, interlaced"],), three(GREY_PIXELS)),
     "PNG, animated": Shown("the first frame", (IMAGE_KINDS["PNG, animated"],), SHOWN),
-    "PNG with a text or profile that unpacks to over 1 MiB": Refused(
-        "corrupt", (png(1, 1, 8, 0, bytes(2), (b"zTXt", b"a\0\0" + zlib.compress(bytes(2 << 20)))),)
+    "JPEG or PNG with metadata that is broken or huge (EXIF, XMP, profiles, texts)": Shown(
+        "as without it",
+        (*(png_with(chunk, data=PLAIN) for chunk in PNG_METADATA.values()),),
+        SHOWN,
     ),
     "wrong extension": Shown("does not matter", (PLAIN,), SHOWN),
     "cut short, damaged, empty": Refused(

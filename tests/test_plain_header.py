@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ringfeedd.bare import bare
 from ringfeedd.errors import BadPairError
 from ringfeedd.picture import _header_of, _open_file
 from ringfeedd.plain_header import Header, plain_header
@@ -27,6 +28,8 @@ PLAIN = {
     "JPEG, grey": encode(PICTURE.convert("L"), "JPEG"),
     "JPEG, comment and restarts": encode(PICTURE, "JPEG", comment=b"a comment", restart_marker_rows=1),
     "JPEG, 4:4:4, optimized": encode(PICTURE, "JPEG", subsampling="4:4:4", optimize=True),
+    "JPEG, EXIF": encode(PICTURE, "JPEG", exif=Image.Exif()),
+    "JPEG, ICC profile": encode(PICTURE, "JPEG", icc_profile=b"profile"),
     "PNG, palette": PALETTE_PNG,
     "PNG, palette of 4 bits": encode(classes(PICTURE, 8), "PNG", bits=4),
     "PNG, grey": encode(PICTURE.convert("L"), "PNG"),
@@ -34,8 +37,6 @@ PLAIN = {
 }
 NOT_PLAIN = {
     "empty": b"",
-    "EXIF": encode(PICTURE, "JPEG", exif=Image.Exif()),
-    "ICC profile": encode(PICTURE, "JPEG", icc_profile=b"profile"),
     "progressive": encode(PICTURE, "JPEG", progressive=True),
     "CMYK": encode(PICTURE.convert("CMYK"), "JPEG"),
     "RGB": encode(PICTURE, "PNG"),
@@ -47,7 +48,7 @@ NOT_PLAIN = {
 
 def pillows(data: bytes) -> Header | None:
     try:
-        return _header_of(_open_file("image", data))
+        return _header_of(_open_file("image", bare(data)))
     except BadPairError:
         return None
 

@@ -2,7 +2,7 @@
 
 A fast decoder is never the only one: it writes exactly what the reference steps would write, or returns False, after
 which those steps run and overwrite whatever it may have left. So what is installed changes speed and nothing else, not
-even which pairs fail. Whoever adds one adds it to a tuple here.
+even which pairs fail (but for the streams that docs/decoding.md names). A new one is added to a tuple here.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def jpeg_by_simplejpeg(picture: Picture, out: Pixels) -> bool:
             return False
         # Strict: what libjpeg only warns about (a cut or damaged scan) is Pillow's to judge.
         codec.decode_jpeg(picture.data, "RGB", buffer=out, strict=True)
-    except ValueError:
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  # KeyError for a sampling that it does not know, and whatever else it stumbles over
         return False
     return True
 

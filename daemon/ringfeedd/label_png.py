@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ringfeedd.bare import is_carried
 from ringfeedd.optional import optional
 from ringfeedd.picture import Picture
 
@@ -58,10 +59,9 @@ def label_from_unfiltered_png(picture: Picture, out: NDArray[np.uint8] | NDArray
 
 
 def _image_data(data: bytes, start: int) -> bytes | memoryview | None:
-    """The compressed rows; None where anything but their chunks stands before the file's end.
+    """The compressed rows; None where anything but their chunks and metadata stands before the file's end.
 
-    Pillow reads what follows the rows too, and refuses some of it (a text that unpacks to too much). As Pillow does, it
-    does not look at these chunks' checksums: the rows have one of their own.
+    As Pillow does, it does not look at these chunks' checksums: the rows have one of their own.
 
     Args:
         start: where the first chunk's content begins.
@@ -71,9 +71,12 @@ def _image_data(data: bytes, start: int) -> bytes | memoryview | None:
     at = start - 8
     while (kind := data[at + 4 : at + 8]) != b"IEND":
         end = at + 8 + int.from_bytes(data[at : at + 4])
-        if kind != b"IDAT" or end + 4 > len(data):
+        if end + 4 > len(data):
             return None
-        parts.append(view[at + 8 : end])
+        if kind == b"IDAT":
+            parts.append(view[at + 8 : end])
+        elif not (kind.isalpha() and is_carried(kind)):
+            return None
         at = end + 4
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

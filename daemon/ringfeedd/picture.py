@@ -1,6 +1,7 @@
 """A compressed picture with its header read and nothing decoded yet: what it is, how large, which way up.
 
-Plain files are read by `plain_header`; all others, and whatever is wrong with any, by Pillow. Its JPEG and PNG readers
+Plain files are read by `plain_header`; all others, and whatever is wrong with any, by Pillow, which gets them without
+their metadata (see `bare`). Its JPEG and PNG readers
 are called by name, never its search over all formats: an object's first bytes decide, not its extension, and no other
 reader (an EPS would start Ghostscript) can be reached from a bucket. That also leaves out Pillow's own size warning,
 whose limit is one global of the process; ``max_pixels`` is checked here instead, before a single pixel is decoded.
@@ -9,18 +10,21 @@ whose limit is one global of the process; ``max_pixels`` is checked here instead
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from PIL import ExifTags, Image
+from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from ringfeedd.bare import JPEG_MAGIC, PNG_MAGIC, bare
 from ringfeedd.errors import BadPairError
-from ringfeedd.plain_header import JPEG_MAGIC, PNG_MAGIC, Header, plain_header
+from ringfeedd.orientation import orientation_of
+from ringfeedd.plain_header import Header, plain_header
 
 MAX_SIDE: Final = 65_535
 """Pixels: a JPEG's format allows no more, and a PNG of one pixel's width would need far more memory than its pixels."""
@@ -76,7 +80,7 @@ class Picture:
 
     Attributes:
         role: "image" or "label", for sentences.
-        data: the whole object.
+        data: the whole object, or what of it decides about pixels.
         header: what it is, as it is stored.
         turn: how it must be turned, None where it is taken as stored.
     """
@@ -91,7 +95,7 @@ class Picture:
     def file(self) -> ImageFile:
         """Pillow's reader of it; nothing is loaded before one does so."""
         if self._file is None:
-            self._file = _open_file(self.role, self.data)
+            self._file = _open_file(self.role, bare(self.data))
         return self._file
 
     @property
@@ -112,20 +116,22 @@ def open_picture(role: str, data: bytes, *, max_pixels: int, exif_orientation: b
         BadPairError: it is no JPEG or PNG ("unsupported"), its header cannot be read ("corrupt"), or it has more than
             ``max_pixels`` pixels, a side of more than `MAX_SIDE`, or more than `MAX_SCANS` scans ("too_large").
     """
+    turn = TURNS.get(orientation_of(data)) if exif_orientation else None
     plain = plain_header(data)
     if plain is not None:
         _refuse_size(role, plain, max_pixels)
-        return Picture(role, data, plain, None, None)  # there is no EXIF in a plain one
+        return Picture(role, data, plain, turn, None)
+    data = bare(data)
     file = _open_file(role, data)
     header = _header_of(file)
     _refuse_size(role, header, max_pixels)
     _refuse_scans(role, file, data)
-    turn = None
-    if exif_orientation:
-        with as_bad_pair(role, "has an EXIF orientation that cannot be read"):
-            orientation = file.getexif().get(ExifTags.Base.Orientation)
-            turn = TURNS.get(orientation) if isinstance(orientation, int) else None
     return Picture(role, data, header, turn, file)
+
+
+def quiet_codecs() -> None:
+    """Keep the codecs' Python warnings out of this process's log: what is wrong with a picture is its own sentence."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _open_file(role: str, data: bytes) -> ImageFile:

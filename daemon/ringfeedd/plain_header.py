@@ -1,8 +1,9 @@
 """The headers of the most common files, read in some steps: what Pillow's readers would find in them.
 
 Pillow takes 50 to 100 us to open a file, a twentieth of decoding it. Most files need little of that: a baseline JPEG of
-tables and a frame, a PNG of grey values or of a palette and its indices. Those are read here. Anything else is
-declined, so Pillow judges it: nothing is taken that Pillow would refuse, and nothing else is found.
+tables, a frame and metadata, a PNG of grey values or of a palette and its indices. Those are read here. Anything else
+is declined, so Pillow judges it: nothing is taken that Pillow would refuse of the bare file (see `ringfeedd.bare`), and
+nothing else is found.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
-JPEG_MAGIC: Final = b"\xff\xd8\xff"
-PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
+from ringfeedd.bare import APP0, JPEG_MAGIC, METADATA_SEGMENTS, PNG_MAGIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,8 @@ def plain_header(data: bytes) -> Header | None:
 
 _SEGMENT: Final = struct.Struct(">HH")
 _FRAME: Final = struct.Struct(">BHHB")
-_FRAME_BASELINE, _HUFFMAN, _SCAN, _TABLES, _RESTART, _APP0, _COMMENT = (
-    *(0xFFC0, 0xFFC4, 0xFFDA, 0xFFDB, 0xFFDD, 0xFFE0, 0xFFFE),
-)
-_PASSED_OVER: Final = {_HUFFMAN, _SCAN, _RESTART, _COMMENT}
+_FRAME_BASELINE, _HUFFMAN, _SCAN, _TABLES, _RESTART = 0xFFC0, 0xFFC4, 0xFFDA, 0xFFDB, 0xFFDD
+_PASSED_OVER: Final = {_HUFFMAN, _SCAN, _RESTART, *METADATA_SEGMENTS}
 _JFIF: Final = b"JFIF\0"
 _JFIF_BYTES: Final = 14
 _TABLE_BYTES: Final = 65
@@ -92,7 +90,7 @@ def _is_plain_segment(marker: int, data: bytes, begin: int, end: int) -> bool:
     if marker == _FRAME_BASELINE:
         bits, components = data[begin], data[begin + 5]
         return bits == _BITS and components in _MODES_BY_COMPONENTS and end - begin == 6 + 3 * components
-    if marker == _APP0:
+    if marker == APP0:
         return end - begin >= _JFIF_BYTES and data.startswith(_JFIF, begin)
     return marker in _PASSED_OVER
 

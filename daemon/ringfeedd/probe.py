@@ -13,7 +13,7 @@ from ringfeedd.catalog import Catalog
 from ringfeedd.circuit import CircuitState
 from ringfeedd.errors import BadPairError, StartError
 from ringfeedd.fetch import FetchPolicy, fetch_pair
-from ringfeedd.picture import open_picture
+from ringfeedd.picture import open_picture, quiet_codecs
 from ringfeedd.sources import Source, SourceError
 from ringfeedd.spec import Fit
 from ringfeedd.store_wait import SILENCE_S, listed_objects
@@ -34,6 +34,7 @@ async def probe_sizes(
         StoreDownError: the store does not answer.
         StartError: not one of them can be had.
     """
+    quiet_codecs()
     indices = np.unique(np.linspace(0, len(catalog) - 1, num=SAMPLE_PAIRS).astype(np.int64))
     traffic, policy = Traffic(source, known=listed_objects(catalog)), FetchPolicy()
     sizes: list[tuple[int, int]] = []

@@ -36,6 +36,7 @@ from ringfeedd.first_reads import FirstReads, PairReads
 from ringfeedd.memory_limit import limit_own_memory, worker_bytes
 from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, RingSpec
 from ringfeedd.pair_turns import PairTurns
+from ringfeedd.picture import quiet_codecs
 from ringfeedd.prctl import name_process
 from ringfeedd.sources import Source, open_source
 from ringfeedd.traffic import Traffic
@@ -377,6 +378,7 @@ def main(fd: int) -> None:
     """Run the worker on an inherited socket, and leave without waiting for anything."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
     keep_freed_memory()
+    quiet_codecs()
     asyncio.run(_main_then_exit(socket.socket(fileno=fd)))
 
 
