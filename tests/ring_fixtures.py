@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ringfeed.descriptor import Descriptor, ServedCatalog
+from ringfeed.identity import SETTINGS, Identity
 from ringfeed.layout import Geometry, plan_geometry
 from ringfeedd.edition import Edition
 from ringfeedd.failures import Failures
@@ -42,15 +43,37 @@ def make_descriptor(ring: str, geometry: Geometry, epoch_length: int = 50) -> De
         generation="0123456789abcdef",
         pid=os.getpid(),
         geometry=geometry,
-        root="gs://bucket/prefix",
+        identity=make_identity(size="x".join(map(str, geometry.image.row_shape[:2]))),
         split="train",
-        test_ratio=0.0,
         catalogs=(ServedCatalog(0, epoch_length, "f" * 32),),
-        order="sequential",
-        seed=0,
-        fit="resize",
-        label_mode="gray16",
     )
+
+
+def make_identity(**settings: object) -> Identity:
+    """The settings of a small ring, some of them given."""
+    usual = {
+        "root": "gs://bucket/prefix",
+        "emulator": None,
+        "images": "images/{id}.jpg",
+        "labels": "labels/{id}.png",
+        "fit": "resize",
+        "size": f"{HEIGHT}x{WIDTH}",
+        "label_mode": "gray16",
+        "exif_orientation": False,
+        "max_pixels": 1000,
+        "order": "sequential",
+        "seed": 0,
+        "test_ratio": 0.0,
+        "num_nodes": 1,
+        "node_rank": 0,
+    }
+    return Identity(**usual | settings)
+
+
+def described_as(descriptor: Descriptor, **described: object) -> Descriptor:
+    """A descriptor with other values, of its own fields or of its identity's."""
+    settings = {name: described.pop(name) for name in [*described] if name in SETTINGS}
+    return replace(descriptor, identity=replace(descriptor.identity, **settings), **described)
 
 
 @dataclass(frozen=True)
@@ -186,7 +209,7 @@ def served_ring(
 ) -> Iterator[Served]:
     """A daemon's ring, with what its descriptor says otherwise than `make_descriptor`; stopped cleanly at the end."""
     descriptor = make_descriptor(name or unique_ring_name(), geometry or small_geometry(slots, lanes), epoch_length)
-    memory = RingMemory(replace(descriptor, **described), Access())
+    memory = RingMemory(described_as(descriptor, **described), Access())
     served: Served
     service = make_service(memory, epoch_length=epoch_length, clock=lambda: served.seconds, groups=groups)
     served = Served(descriptor.ring, service, memory, PaintingPool(memory))

@@ -186,7 +186,7 @@ def test_the_configuration_file_means_what_the_flags_mean_and_flags_win(folder, 
     config.write_text(f'root = "{folder}"\nsize = "24x32"\nslots = 32\norder = "sequential"\nlabel_mode = "index"\n')
     daemon = Daemon(str(folder), "--config", config, "--slots", "16", ring=ring)
     with daemon, ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
-        assert reader.descriptor.order == "sequential"
+        assert reader.descriptor.identity.order == "sequential"
         assert reader.descriptor.geometry.image.row_shape == (24, 32, 3)
         assert reader.descriptor.geometry.slots == 16
         ids = [pair_id for batch in reader for pair_id in batch.ids]

@@ -93,8 +93,8 @@ def test_a_file_gives_every_setting_by_its_name(written):
 
 def test_flags_win_over_the_file(written):
     path = written('root = "there"\nslots = 64\nseed = 1\n')
-    config = load_config(path, {"root": "here", "slots": 32})
-    assert (config.root, config.slots, config.seed) == ("here", 32, 1)
+    config = load_config(path, {"root": "/here", "slots": 32})
+    assert (config.root, config.slots, config.seed) == ("/here", 32, 1)
 
 
 def test_a_root_alone_is_enough():

@@ -27,6 +27,7 @@ import ringfeed
 from ringfeed import layout, segment
 from ringfeed.descriptor import Descriptor, ServedCatalog
 from ringfeed.failed_pairs import FailedPair, FailedPairs
+from ringfeed.identity import SETTINGS
 from ringfeed.layout import Answer, Field, Geometry, Header, Lane, Leaving, RingState, SlotRecord, Start, State
 from ringfeedd.gathering import GATHER_S
 
@@ -87,11 +88,13 @@ def test_every_enumeration_in_the_document_has_the_codes_members():
 
 
 def test_the_descriptors_keys_are_the_documented_ones():
-    descriptor, geometry, field, catalog = ({row[0] for row in table} for table in tables("Descriptor"))
+    descriptor, geometry, field, catalog, identity = ({row[0] for row in table} for table in tables("Descriptor"))
     assert descriptor == {field.name for field in dataclasses.fields(Descriptor)}
     assert geometry == {field.name for field in dataclasses.fields(Geometry)}
     assert field == {field.name for field in dataclasses.fields(Field)}
     assert catalog == {field.name for field in dataclasses.fields(ServedCatalog)}
+    assert identity == set(SETTINGS)
+    assert {row[0]: row[2] for row in tables("Descriptor")[4]} == SETTINGS
 
 
 def test_the_list_of_failed_pairs_has_the_documented_keys():

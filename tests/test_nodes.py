@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import uuid
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import pytest
 from house import RINGFEED, Daemon, finish, photographs, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ring_fixtures import make_descriptor, small_geometry
+from ring_fixtures import described_as, make_descriptor, small_geometry
 
 import ringfeed
 from ringfeed.descriptor import ServedCatalog
@@ -120,7 +119,7 @@ def test_a_job_that_goes_on_with_other_numbers_of_machines_sees_no_pair_twice_an
             continue
         shares = shares_of(whole, num_nodes)
         each = shares[0].length
-        here = replace(
+        here = described_as(
             make_descriptor("train", small_geometry()),
             num_nodes=num_nodes,
             catalogs=(ServedCatalog(0, each, "f" * 32),),
@@ -141,8 +140,8 @@ def test_a_job_that_goes_on_with_other_numbers_of_machines_sees_no_pair_twice_an
 def test_two_machines_then_three_go_on_at_the_very_pair_or_at_the_next_round():
     whole = make_order("shuffle", length=100, seed=9)
     order = whole.indices(0, 0, 100).tolist()
-    two = replace(make_descriptor("train", small_geometry()), num_nodes=2)
-    three = replace(two, num_nodes=3, catalogs=(ServedCatalog(0, 33, "f" * 32),))
+    two = described_as(make_descriptor("train", small_geometry()), num_nodes=2)
+    three = described_as(two, num_nodes=3, catalogs=(ServedCatalog(0, 33, "f" * 32),))
 
     def rest(position):
         _, start = state_at(two, epoch=0, position=position, shape=(2, 4, True)).place(three, strict=True)
@@ -361,7 +360,7 @@ def test_a_job_of_two_machines_is_told_what_to_set_on_a_ring_that_serves_one_and
     assert ring_status(rings[0]).consumers == []
     dataset = RingDataset(rings[1], batch_size=2)
     assert len(dataset) == PAIRS // 2 // 4
-    assert dataset.reader.descriptor.num_nodes == 2
+    assert dataset.reader.descriptor.identity.num_nodes == 2
     dataset.close()
     as_it_is = RingDataset(rings[0], batch_size=2, rank=0, world_size=1)
     assert len(as_it_is.reader) == PAIRS // 2
@@ -369,7 +368,7 @@ def test_a_job_of_two_machines_is_told_what_to_set_on_a_ring_that_serves_one_and
 
 
 def test_a_job_on_one_machine_is_told_when_the_ring_is_half_of_the_epoch():
-    half = replace(make_descriptor("train", small_geometry()), num_nodes=2, node_rank=1)
+    half = described_as(make_descriptor("train", small_geometry()), num_nodes=2, node_rank=1)
     with pytest.raises(ringfeed.RingfeedError, match=r"runs on 1 machine, .* without --num-nodes"):
         check_nodes(Ranks(0, 2, num_nodes=1), half)
     check_nodes(Ranks(0, 2, num_nodes=2), half)

@@ -151,16 +151,15 @@ def test_a_daemon_that_comes_back_with_another_order_is_refused_by_its_readers(f
                     del batch
 
 
-@pytest.mark.parametrize("changed", [("--size", "48x64"), ("--label-mode", "rgb"), ("--fit", "pad")])
-def test_a_daemon_that_comes_back_with_other_pixels_is_refused_by_its_readers(folder, ring, changed):
+def test_a_daemon_that_comes_back_with_other_pixels_is_refused_by_its_readers(folder, ring):
     name = f"{ring}-train"
     with serve(folder, ring, "--label-mode", "index") as first, ringfeed.attach(name, batch_size=4) as reader:
         next(iter(reader))
         state = reader.state_dict()
         first.process.kill()
         first.process.wait()
-        with serve(folder, ring, "--label-mode", "index", *changed):
-            with pytest.raises(ringfeed.StateMismatchError, match=f"other pixels, .*{changed[1]}.* after .*24x32"):
+        with serve(folder, ring, "--label-mode", "index", "--size", "48x64"):
+            with pytest.raises(ringfeed.StateMismatchError, match=r"other pixels \(size: 24x32 before, 48x64 now\)"):
                 for _ in range(20):
                     for batch in reader:
                         del batch

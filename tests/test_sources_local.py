@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from ringfeedd.errors import StartError
+from ringfeedd.errors import DaemonError, StartError
 from ringfeedd.fakegcs import FakeGcs
 from ringfeedd.keys import KeyTemplates
 from ringfeedd.listing import build_catalog
@@ -263,7 +263,7 @@ def test_a_file_that_went_away_is_missing(folder):
     [("{}/nowhere", "There is no folder"), ("{}/images/a.jpg", "is a file"), ("file://host/x", "another machine")],
 )
 def test_a_root_that_is_no_folder_is_one_sentence(folder, root, says):
-    with pytest.raises(StartError, match=says):
+    with pytest.raises(DaemonError, match=says):
         listed(root.format(folder))
 
 

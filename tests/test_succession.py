@@ -6,6 +6,7 @@ It does so as one that reads, and insists that the next one serves the same.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from house import traces
 from ring_fixtures import served_ring, turning, unique_ring_name
 
 import ringfeed
+from ringfeed import layout, segment
 
 EPOCH = 48
 
@@ -144,3 +146,55 @@ def test_where_none_comes_in_time_it_says_so_and_is_closed(ring, tell, restart_s
                 tell(reader)
             with pytest.raises(ringfeed.ReaderClosedError):
                 next(iter(reader))
+
+
+@contextlib.contextmanager
+def another_version(name: str) -> Iterator[None]:
+    """A daemon of another layout version, as far as a reader can know it."""
+    path = segment.shm_path(layout.descriptor_name(name))
+    path.write_bytes(json.dumps({"layout_version": layout.LAYOUT_VERSION + 1, "shape": "unheard of"}).encode())
+    path.chmod(0o600)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def read_on(reader: ringfeed.Reader) -> None:
+    for _ in range(10):
+        for _batch in reader:
+            pass
+
+
+@pytest.mark.parametrize("tell", [read_on, *TOLD])
+def test_a_daemon_of_another_layout_version_is_waited_out(ring, tell):
+    """Until one of the reader's own version comes, or none has come for restart_s."""
+    with contextlib.ExitStack() as first:
+        first.enter_context(serving(ring))
+        with ringfeed.attach(ring, batch_size=4, restart_s=0.3) as reader:
+            read_some(reader)
+            first.close()
+            with another_version(ring), pytest.raises(ringfeed.OtherVersionError, match="install the same release"):
+                tell(reader)
+
+
+def test_a_reader_goes_on_once_its_own_version_is_back(ring):
+    with contextlib.ExitStack() as first:
+        first.enter_context(serving(ring))
+        with ringfeed.attach(ring, batch_size=4, restart_s=60) as reader:
+            read_some(reader)
+            first.close()
+            with another_version(ring), followed_by_another(ring):
+                stand_in_epoch_five(reader)
+                assert next(iter(reader)).epoch == 5
+                reader.close()
+
+
+def test_attach_waits_for_its_own_version_for_as_long_as_it_may(ring):
+    with another_version(ring):
+        with pytest.raises(ringfeed.OtherVersionError, match="has layout version"):
+            ringfeed.attach(ring, batch_size=4)
+        with pytest.raises(ringfeed.OtherVersionError, match="has layout version"):
+            ringfeed.attach(ring, batch_size=4, wait_s=0.2)
+        with serving(ring):
+            ringfeed.attach(ring, batch_size=4, wait_s=60).close()

@@ -17,6 +17,7 @@ from ringfeed.errors import (
     InPlaceWriteError,
     NoAccessError,
     NotTrustedError,
+    OtherVersionError,
     ReaderClosedError,
     ReleasedError,
     RingfeedError,
@@ -38,6 +39,7 @@ __all__ = [
     "InPlaceWriteError",
     "NoAccessError",
     "NotTrustedError",
+    "OtherVersionError",
     "Reader",
     "ReaderClosedError",
     "ReleasedError",
@@ -97,7 +99,8 @@ def attach(
         DaemonNotRunningError: no daemon serves the ring.
         AttachRefusedError: the daemon refuses, e.g. because the batch is larger than the ring or the rank is taken.
         StateMismatchError: the state is not of this ring.
-        NotTrustedError: the ring's files belong to others, or to another release.
+        NotTrustedError: the ring's files belong to others.
+        OtherVersionError: the ring's daemon has another layout version; see docs/upgrade.md.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -128,7 +131,7 @@ def attach(
                 skips=on_lag == "skip",
             )
             return Reader(ring, request, copy=copy, restart_s=restart_s, state=state)
-        except (DaemonNotRunningError, DaemonGoneError):  # not there yet, or it went just now and may come back
+        except (DaemonNotRunningError, DaemonGoneError, OtherVersionError):  # not there yet, or just now not
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.05)

@@ -19,6 +19,7 @@ from ringfeed.errors import (
     DaemonGoneError,
     DaemonNotRunningError,
     NotTrustedError,
+    OtherVersionError,
 )
 from ringfeed.field_rows import FieldRows
 from ringfeed.lane import Accepted, LanePage, Refused, Request
@@ -301,7 +302,7 @@ class Attachment:
             return 0
         try:
             descriptor = read_descriptor(self.descriptor.ring)
-        except DaemonNotRunningError as error:
+        except (DaemonNotRunningError, OtherVersionError) as error:
             raise DaemonGoneError(str(error)) from error
         if descriptor.generation != self.descriptor.generation:
             raise DaemonGoneError(f"The daemon of ring {descriptor.ring!r} was restarted; attach anew.")
@@ -356,5 +357,5 @@ def open_control(ring: str, *, lockable: bool = False) -> Control:
             break
     raise DaemonNotRunningError(
         f"The daemon of ring {ring!r} is dead and left its files; start it again (it clears them), "
-        f"e.g. `systemctl restart ringfeed` or `ringfeed serve {descriptor.root}`."
+        f"e.g. `systemctl restart ringfeed` or `ringfeed serve {descriptor.identity.root}`."
     )

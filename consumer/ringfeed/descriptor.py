@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from ringfeed import layout, segment
 from ringfeed.epochs import Epochs
-from ringfeed.errors import DaemonNotRunningError, NoAccessError, NotTrustedError
+from ringfeed.errors import DaemonNotRunningError, NoAccessError, NotTrustedError, OtherVersionError
 from ringfeed.failed_pairs import FailedPairs, read_failed_pairs
+from ringfeed.identity import Identity
 from ringfeed.layout import Field, Geometry
 
 MOST_BYTES: Final = 1 << 20
@@ -42,31 +43,20 @@ class Descriptor:
     Attributes:
         generation: 16 hexadecimal digits, random for each start of the daemon; part of every other name.
         pid: the daemon's, for people; it decides nothing.
-        root: what is served, e.g. ``gs://bucket/prefix``.
+        identity: the settings that decide ids, pixels and order, e.g. the root.
         split: ``"train"`` or ``"test"``.
-        test_ratio: fraction of the pairs that are in the test split.
         catalogs: what is served from which epoch on, ascending, the first from epoch 0; a refresh adds one.
         catalog_changes: refreshes since the daemon's start that changed ``catalogs``.
-        fit, label_mode, order, seed: as configured.
-        num_nodes: machines whose daemons share every epoch, 1 for this one alone.
-        node_rank: this machine's number among them, 0 .. num_nodes - 1.
     """
 
     ring: str
     generation: str
     pid: int
     geometry: Geometry
-    root: str
+    identity: Identity
     split: str
-    test_ratio: float
     catalogs: tuple[ServedCatalog, ...]
-    order: str
-    seed: int
-    fit: str
-    label_mode: str
     catalog_changes: int = 0
-    num_nodes: int = 1
-    node_rank: int = 0
     layout_version: int = layout.LAYOUT_VERSION
 
     @property
@@ -95,40 +85,38 @@ class Descriptor:
 
     def to_json(self) -> bytes:
         """The descriptor as one line of JSON."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True).encode() + b"\n"
+        facts = dataclasses.asdict(self) | {"identity": self.identity.to_json()}
+        return json.dumps(facts, sort_keys=True).encode() + b"\n"
 
     @classmethod
     def from_json(cls, ring: str, text: bytes) -> Descriptor:
         """Read a descriptor.
 
         Raises:
-            NotTrustedError: it is not one, or one of another layout version.
+            NotTrustedError: it is not one.
+        OtherVersionError: it is one of another layout version.
         """
         path = segment.shm_path(layout.descriptor_name(ring))
         try:
             facts: dict[str, Any] = json.loads(text)
             version = facts["layout_version"]
             if version != layout.LAYOUT_VERSION:
-                raise NotTrustedError(
-                    f"the daemon of ring {ring!r} speaks layout version {version}, this process "
-                    f"{layout.LAYOUT_VERSION}; install the same release of ringfeed in both, and restart the daemon"
+                raise OtherVersionError(
+                    f"The daemon of ring {ring!r} has layout version {version}, this process has version "
+                    f"{layout.LAYOUT_VERSION}; install the same release of ringfeed in both (docs/upgrade.md), and "
+                    f"start this process again."
                 )
             facts["geometry"] = _read_geometry(facts["geometry"])
+            facts["identity"] = Identity.from_json(facts["identity"])
             facts["catalogs"] = tuple(_read_catalog(catalog) for catalog in facts["catalogs"])
             descriptor = cls(**facts)
-            for name in ("ring", "generation", "root", "split", "order", "fit", "label_mode"):
+            for name in ("ring", "generation", "split"):
                 if not isinstance(facts[name], str):
                     raise TypeError(f"{name} is no text")
-            if type(facts["test_ratio"]) not in (int, float):
-                raise TypeError("test_ratio is no number")
             _whole("pid", descriptor.pid, 0)
-            _whole("seed", descriptor.seed, 0)
             _whole("catalog_changes", descriptor.catalog_changes, 0)
             descriptor.epochs  # noqa: B018  # raises where they are none
-            _whole("num_nodes", descriptor.num_nodes, 1)
-            if _whole("node_rank", descriptor.node_rank, 0) >= descriptor.num_nodes:
-                raise ValueError(f"node_rank {descriptor.node_rank} is none of {descriptor.num_nodes} nodes")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise NotTrustedError(
                 f"{path} is not a ring's descriptor ({error}); remove it if no daemon runs"
             ) from error

@@ -31,6 +31,10 @@ class NoAccessError(NotTrustedError, PermissionError):
     """This process may not open the ring's files, or may not write where a reader has to."""
 
 
+class OtherVersionError(NotTrustedError):
+    """The ring's daemon is of a release with another layout of the shared memory."""
+
+
 class RingHeldError(RingfeedError):
     """This consumer holds so many batches that the next one can never be published."""
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 MAGIC: Final = 0x6465_6566_676E_6972  # the bytes b"ringfeed", read as a little-endian word
 PAGE_BYTES: Final = 4096
 WORD_BYTES: Final = 8
@@ -31,6 +31,8 @@ MAX_SEQ: Final = 2**48
 
 DAEMON_LOCK_BYTE: Final = 0
 FIRST_LANE_LOCK_BYTE: Final = 1
+KEEP_LOCK_BYTE: Final = 2048
+"""Shared by processes that need the daemon, attached or not; behind every lane's byte."""
 
 
 class RingState(enum.IntEnum):

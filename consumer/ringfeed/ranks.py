@@ -83,7 +83,7 @@ def check_nodes(ranks: Ranks, descriptor: Descriptor) -> None:
     Raises:
         RingfeedError: it is not.
     """
-    if ranks.num_nodes is None or ranks.num_nodes == descriptor.num_nodes:
+    if ranks.num_nodes is None or ranks.num_nodes == descriptor.identity.num_nodes:
         return
     remedy = (
         "the daemon without --num-nodes"
@@ -93,7 +93,8 @@ def check_nodes(ranks: Ranks, descriptor: Descriptor) -> None:
     )
     raise RingfeedError(
         f"This job runs on {_machines(ranks.num_nodes)}, and the ring {descriptor.ring!r} is served for "
-        f"{_machines(descriptor.num_nodes)}; restart {remedy}, or give rank and world_size to read it as it is."
+        f"{_machines(descriptor.identity.num_nodes)}; restart {remedy}, or give rank and world_size to read it as it "
+        f"is."
     )
 
 

@@ -18,6 +18,7 @@ from ringfeed.descriptor import Descriptor, read_descriptor
 from ringfeed.errors import (
     DaemonGoneError,
     DaemonNotRunningError,
+    OtherVersionError,
     ReaderClosedError,
     RingHeldError,
     SlotOverwrittenError,
@@ -429,7 +430,7 @@ class Reader:
                 if read_descriptor(self.ring).generation != former.generation:
                     raise DaemonGoneError(f"The daemon of ring {self.ring!r} was restarted; attach anew.")
                 attachment = Attachment(self.ring, request, state=state, still_wanted=self._check_open)
-            except (DaemonNotRunningError, DaemonGoneError) as gone:
+            except (DaemonNotRunningError, DaemonGoneError, OtherVersionError) as gone:
                 attachment = self._next_attachment(gone, ask, state)
         except BaseException:
             self.close()  # its lane is given back, and may be another consumer's by now
@@ -512,7 +513,8 @@ def superseded(ring: str) -> str:
 _OPEN: weakref.WeakSet[Reader] = weakref.WeakSet()
 
 
-def _close_at_exit() -> None:
+def close_open_readers() -> None:
+    """Detach every reader of this process, at its end."""
     # A trainer that ends by an exception is likely to be started again: its place is kept, as if it had been killed.
     failed = getattr(sys, "last_value", None) is not None
     for reader in list(_OPEN):
@@ -525,7 +527,7 @@ def _renew_locks() -> None:
         reader._lock = threading.RLock()  # noqa: SLF001  # of this very file
 
 
-atexit.register(_close_at_exit)
+atexit.register(close_open_readers)
 os.register_at_fork(after_in_child=_renew_locks)
 
 

@@ -25,7 +25,7 @@ def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool
     label = attachment.label.read(first, block.count, copy=copy)
     if not copy:
         lease.hold(image, label)
-    native = attachment.descriptor.fit == "native"
+    native = attachment.descriptor.identity.fit == "native"
     return Batch(
         _crop(image, records.image_sizes) if native else image,
         _crop(label, records.label_sizes) if native else label,

@@ -279,6 +279,15 @@ def try_lock(fd: int, byte: int) -> bool:
     return True
 
 
+def try_share(fd: int, byte: int) -> bool:
+    """Lock one byte as `try_lock` does, but together with others that share it."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
 def unlock(fd: int, byte: int) -> None:
     """Give one byte's lock back."""
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))

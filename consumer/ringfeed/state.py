@@ -79,7 +79,7 @@ class ResumeState:
         fingerprint = descriptor.catalog(self.epoch).fingerprint
         if self.epoch and not self.position and self.fingerprint == descriptor.catalog(self.epoch - 1).fingerprint:
             fingerprint = self.fingerprint  # nothing of this epoch was taken: it may well be a later catalog's first
-        theirs = (descriptor.split, fingerprint, descriptor.order, descriptor.seed)
+        theirs = (descriptor.split, fingerprint, descriptor.identity.order, descriptor.identity.seed)
         names = ("split", "ids (fingerprint)", "order", "seed")
         return [
             f"{name}: {mine} in the state, {its} in the ring"
@@ -102,7 +102,7 @@ class ResumeState:
                 f"The resume state is not of the ring {descriptor.ring!r}: {'; '.join(differences)}. Serve what it was "
                 f"made with, or pass strict=False to go on at the same epoch and position of the new order."
             )
-        position = -(-self.position // descriptor.num_nodes)
+        position = -(-self.position // descriptor.identity.num_nodes)
         length = descriptor.catalog(self.epoch).epoch_length
         return (self.epoch, position) if position < length else (self.epoch + 1, 0)
 
@@ -129,10 +129,10 @@ def state_at(descriptor: Descriptor, *, epoch: int, position: int, shape: tuple[
     return ResumeState(
         split=descriptor.split,
         fingerprint=descriptor.catalog(epoch).fingerprint,
-        order=descriptor.order,
-        seed=descriptor.seed,
+        order=descriptor.identity.order,
+        seed=descriptor.identity.seed,
         epoch=epoch,
-        position=position * descriptor.num_nodes,
+        position=position * descriptor.identity.num_nodes,
         world_size=world_size,
         batch_size=batch_size,
         drop_last=drop_last,

@@ -10,6 +10,7 @@ from ringfeed.attachment import Control
 from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import DaemonNotRunningError, NotTrustedError
 from ringfeed.holdups import Standing, hold_up
+from ringfeed.identity import Value
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, RingState, State
 from ringfeed.printable import one_line
@@ -115,6 +116,7 @@ class RingStatus:
         heartbeat_age_s: seconds since the daemon's loop turned.
         fetch_retries: downloads that were tried again, in all; ``retries_by_cause``: the same, apart.
         store: how the bucket fares, as all rings of the daemon see it.
+        identity: the settings that decide ids, pixels and order, by name.
     """
 
     ring: str
@@ -161,6 +163,7 @@ class RingStatus:
     lingering_groups: int
     lanes: int
     consumers: list[LaneStatus]
+    identity: dict[str, Value]
 
     @property
     def hangs(self) -> str:
@@ -249,6 +252,7 @@ def ring_status(ring: str) -> RingStatus:
 
 def _read(control: Control) -> RingStatus:
     descriptor, geometry, word = control.descriptor, control.geometry, control.word
+    identity = descriptor.identity
     lives = control.daemon_lives()
     now = time.monotonic_ns()
     floor, published = word(State.FLOOR), control.published
@@ -263,24 +267,24 @@ def _read(control: Control) -> RingStatus:
         state=_state_name(word(State.STATE)) if lives else "dead",
         reason=control.reason(),
         refresh=control.refresh_outcome(),
-        root=descriptor.root,
+        root=identity.root,
         split=descriptor.split,
         fingerprint=descriptor.catalog(epoch).fingerprint,
         daemon_pid=descriptor.pid,
         uptime_s=(now - word(State.STARTED_NS)) / 1e9,
         heartbeat_age_s=(now - max(word(State.HEARTBEAT_NS), word(State.STARTED_NS))) / 1e9,
-        order=descriptor.order,
-        seed=descriptor.seed,
-        fit=descriptor.fit,
-        label_mode=descriptor.label_mode,
+        order=identity.order,
+        seed=identity.seed,
+        fit=identity.fit,
+        label_mode=identity.label_mode,
         slots=geometry.slots,
         slot_height=height,
         slot_width=width,
         memory_bytes=geometry.total_bytes,
         mirrored=geometry.mirrored,
         epoch_length=descriptor.catalog(epoch).epoch_length,
-        num_nodes=descriptor.num_nodes,
-        node_rank=descriptor.node_rank,
+        num_nodes=identity.num_nodes,
+        node_rank=identity.node_rank,
         epoch=epoch,
         position=position,
         floor=floor,
@@ -303,6 +307,7 @@ def _read(control: Control) -> RingStatus:
         lingering_groups=word(State.LINGERING_GROUPS),
         lanes=geometry.lanes,
         consumers=[lane for number in range(geometry.lanes) if (lane := _read_lane(control, number, now)) is not None],
+        identity=identity.settings(),
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
 
 from ringfeed.attachment import Attachment
 from ringfeed.descriptor import Descriptor, read_descriptor
-from ringfeed.errors import DaemonGoneError, DaemonNotRunningError, StateMismatchError
+from ringfeed.errors import DaemonGoneError, DaemonNotRunningError, OtherVersionError, StateMismatchError
+from ringfeed.identity import Decides, spelled
 from ringfeed.lane import Request
 from ringfeed.state import ResumeState
 
@@ -31,7 +31,7 @@ def attach_to_the_next(
     """Attach as soon as another daemon than the former one serves the ring.
 
     Args:
-        gone: raised where none comes in time.
+        gone: raised where none comes in time, unless one of another layout version did.
         ask: makes the request to the new daemon from what it says of itself.
         state: that the request's place comes from; see `Attachment`.
         restart_s: in time.
@@ -39,43 +39,43 @@ def attach_to_the_next(
 
     Raises:
         StateMismatchError: it serves another share of the machines, other pixels, or not what ``state`` is of.
+        OtherVersionError: it has another layout version, and none with this one came within ``restart_s``.
         AttachRefusedError: it refused.
     """
     deadline = time.monotonic() + restart_s
     while True:
         still_wanted()
-        with contextlib.suppress(DaemonNotRunningError, DaemonGoneError):
+        try:
             descriptor = read_descriptor(former.ring)
             if descriptor.generation != former.generation:
                 check_serves_the_same(descriptor, former)
                 return Attachment(former.ring, ask(descriptor), state=state, still_wanted=still_wanted)
+        except (DaemonNotRunningError, DaemonGoneError):
+            pass
+        except OtherVersionError as error:
+            gone = error.with_traceback(None)  # told only where no daemon of this version comes in time
         if time.monotonic() >= deadline:
             raise gone
         time.sleep(_RETRY_S)
 
 
 def check_serves_the_same(descriptor: Descriptor, former: Descriptor) -> None:
-    """Raise unless a new daemon serves the same machine's share as the former one, and makes the same arrays of a pair.
+    """Raise unless a new daemon serves the same machine's share as the former one, and makes the same pixels of a pair.
+
+    Their order is compared by the resume state, see `ringfeed.state`.
 
     Raises:
         StateMismatchError: it does not.
     """
-    node, node_before = ((d.node_rank, d.num_nodes) for d in (descriptor, former))
-    if node != node_before:
+    before, now = former.identity, descriptor.identity
+    if before.differences_that_decide(now, Decides.SHARE):
         raise StateMismatchError(
-            f"The daemon of ring {former.ring!r} came back as node {node[0]} of {node[1]}, and this reader was "
-            f"reading the share of node {node_before[0]} of {node_before[1]}; start the trainers again from their "
-            f"checkpoint."
+            f"The daemon of ring {former.ring!r} came back as node {now.node_rank} of {now.num_nodes}, and this reader "
+            f"was reading the share of node {before.node_rank} of {before.num_nodes}; start the trainers again from "
+            f"their checkpoint."
         )
-    pixels, pixels_before = _pixels(descriptor), _pixels(former)
-    if pixels != pixels_before:
+    if pixels := before.differences_that_decide(now, Decides.PIXELS):
         raise StateMismatchError(
-            f"The daemon of ring {former.ring!r} came back with other pixels, {pixels} after {pixels_before}; restart "
-            f"it as it was, or the trainers from their checkpoint."
+            f"The daemon of ring {former.ring!r} came back with other pixels ({spelled(pixels, 'before', 'now')}); "
+            f"restart it as it was, or the trainers from their checkpoint."
         )
-
-
-def _pixels(descriptor: Descriptor) -> str:
-    height, width = descriptor.geometry.image.row_shape[:2]
-    size = "" if descriptor.fit == "native" else f" to {height}x{width}"  # there a slot's size shapes no pair
-    return f"{descriptor.fit}{size} with {descriptor.label_mode} labels"

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from ringfeed.descriptor import check_ring_name
+from ringfeed.identity import SETTINGS, Identity
 from ringfeed.layout import MAX_LANES, MAX_UINT64
 from ringfeedd.catalog_cache import CatalogCache, default_folder
 from ringfeedd.cores import usable_cores
@@ -25,9 +26,11 @@ from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
 from ringfeedd.nodes import AUTO, MAX_NODES, Nodes, choose_nodes
 from ringfeedd.order import Mode
 from ringfeedd.ramp import START_REQUESTS_PER_S
+from ringfeedd.roots import GCS_SCHEME, absolute_root
 from ringfeedd.setting_errors import setting_error
 from ringfeedd.shm import Access
-from ringfeedd.sources import GCS_SCHEME, MAX_OBJECTS, PlaneName
+from ringfeedd.sources import MAX_OBJECTS, PlaneName
+from ringfeedd.sources.gcs import emulator_address
 from ringfeedd.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -45,7 +48,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What one daemon serves, and how. The keys of the TOML file are these names.
 
     Attributes:
-        root: ``gs://bucket/prefix`` or a folder.
+        root: ``gs://bucket/prefix`` or a folder; made absolute, see `absolute_root`.
         ring: rings ``NAME-train`` and ``NAME-test`` instead of ``train`` and ``test``.
         size: ``"HxW"`` of a slot in pixels, or ``"auto"``: what a sample of the pairs has.
         slots: of each ring; None: what half of the free memory holds, at most 512.
@@ -134,6 +137,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(f"seed {self.seed}: must be at most {MAX_UINT64}")
         if not self.root:
             raise ValueError("root is empty; give gs://bucket/prefix or a folder")
+        msgspec.structs.force_setattr(self, "root", absolute_root(self.root))
         if self.ring is not None:
             check_ring_name(self.ring)
         for name in self.ring_names.values():
@@ -192,6 +196,29 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             ConfigError: the two settings do not say it, or ``"auto"`` finds nothing in the environment.
         """
         return choose_nodes(self.num_nodes, self.node_rank, environ)
+
+    def identity(self, *, size: str | None = None) -> Identity:
+        """The settings that decide ids, pixels and order, as they are served.
+
+        Args:
+            size: ``HxW`` of the slots, where ``self.size`` left it open.
+
+        Raises:
+            DaemonError: see `nodes`; or the emulator has no address.
+        """
+        nodes, templates = self.nodes(), self.templates
+        emulator = self.emulator if self.root.startswith(GCS_SCHEME) else None
+        resolved: dict[str, Any] = {
+            "emulator": emulator_address(emulator) if emulator else None,
+            "images": templates.images.canonical,
+            "labels": templates.labels.canonical,
+            "size": size or self.size,
+            "num_nodes": nodes.num_nodes,
+            "node_rank": nodes.node_rank,
+        }
+        settings = {name: resolved[name] if name in resolved else getattr(self, name) for name in SETTINGS}
+        plain: dict[str, Any] = {n: str(value) if isinstance(value, str) else value for n, value in settings.items()}
+        return Identity(**plain)
 
     def fetch_policy(self, workers: int) -> FetchPolicy:
         """How one of so many workers treats the store."""
@@ -255,15 +282,30 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
         raise ConfigError(
             "no root is given; say what to serve: `ringfeed serve gs://bucket/prefix`, or root = in --config"
         )
-    config = _convert(settings, flags, "the command line")
+    return _checked(_convert(settings, flags, "the command line"))
+
+
+def config_of(settings: dict[str, Any], where: str) -> Config:
+    """The configuration of a program's settings; a text that is a number is taken for one.
+
+    Args:
+        where: what they are called in an error's sentence.
+
+    Raises:
+        ConfigError: see `load_config`.
+    """
+    return _checked(_convert(settings, {}, where, strict=False))
+
+
+def _checked(config: Config) -> Config:
     config.templates  # noqa: B018  # its sentence belongs here, before anything is started
     config.nodes()  # so does this one, once file and flags are together: one may give the number, the other the rank
     return config
 
 
-def _convert(settings: dict[str, Any], flags: dict[str, Any], where: str) -> Config:
+def _convert(settings: dict[str, Any], flags: dict[str, Any], where: str, *, strict: bool = True) -> Config:
     try:
-        return msgspec.convert(settings, Config)
+        return msgspec.convert(settings, Config, strict=strict)
     except msgspec.ValidationError as error:
         sentence = setting_error(error, settings, flags, Config)
         raise ConfigError(sentence if sentence.startswith("--") else f"{where}: {sentence}") from error

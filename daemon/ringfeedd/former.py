@@ -55,8 +55,7 @@ class Former:
         changes = (catalog.since_epoch for d in (self.descriptor, descriptor) for catalog in d.catalogs)
         epochs = [first, *(epoch for epoch in changes if first < epoch <= last)]
         ours, theirs = (
-            (d.order, d.seed, d.num_nodes, d.node_rank, [d.catalog(epoch).fingerprint for epoch in epochs])
-            for d in (self.descriptor, descriptor)
+            (d.identity, [d.catalog(epoch).fingerprint for epoch in epochs]) for d in (self.descriptor, descriptor)
         )
         return ours == theirs
 

@@ -54,6 +54,11 @@ class KeyTemplate:
     @classmethod
     def parse(cls, text: str) -> KeyTemplate:
         """Read a template. Raises: `ConfigError`, with a sentence."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            shown = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise ConfigError(f"The key template {shown} is not UTF-8; rename the folders that it names.") from error
         if text.count(_ID) != 1:
             raise ConfigError(f"The key template {text!r} must hold {{id}} exactly once, as in {DEFAULT_IMAGES!r}.")
         prefix, _, rest = text.partition(_ID)
@@ -68,6 +73,12 @@ class KeyTemplate:
         if not dot or not all(extensions) or any("/" in one for one in extensions):
             raise ConfigError(f"The key template {text!r} has an empty or odd extension; write {DEFAULT_IMAGES!r}.")
         return cls(text, prefix, tuple(dict.fromkeys(f"{head}.{one.lower()}" for one in extensions)))
+
+    @property
+    def canonical(self) -> str:
+        """The one spelling of all templates that match the same names; it is a template itself."""
+        first, *others = self.suffixes
+        return ",".join([f"{self.prefix}{_ID}{first}", *(suffix.rpartition(".")[2] for suffix in others)])
 
     def match(self, name: str) -> Match | None:
         """The id in an object's name; None where the name has another form."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import json
 import os
-import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
@@ -207,7 +209,9 @@ def _add_serve(commands: argparse._SubParsersAction[CommandParser]) -> None:
         "--http-token-file", metavar="FILE", help="with the token that its requests must bring, e.g. from elsewhere"
     )
     parser.add_argument(
-        "--stop-on-eof", action="store_true", help="stop when standard input ends: for a parent process"
+        "--stop-on-eof",
+        action="store_true",
+        help="stop once standard input has ended and nobody reads: for a parent process",
     )
     parser.set_defaults(run=_serve)
 
@@ -286,7 +290,8 @@ async def _supervise(config: Config, notifier: Notifier, spawner: Spawner, *, st
         spawner=spawner,
     )
     if stop_on_eof:
-        threading.Thread(target=_stop_on_eof, args=(os.getpid(),), daemon=True).start()
+        starter_gone = partial(asyncio.get_running_loop().call_soon_threadsafe, supervisor.starter_gone)
+        threading.Thread(target=_await_eof, args=(starter_gone,), daemon=True).start()
     try:
         return await supervisor.run()
     finally:
@@ -313,10 +318,12 @@ class _ListingBar:
             self._bar.close()
 
 
-def _stop_on_eof(pid: int) -> None:
-    while os.read(0, 4096):
-        pass
-    os.kill(pid, signal.SIGTERM)
+def _await_eof(starter_gone: Callable[[], object]) -> None:
+    with contextlib.suppress(OSError):  # standard input is closed
+        while os.read(0, 4096):
+            pass
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+        starter_gone()
 
 
 def _add_clean(commands: argparse._SubParsersAction[CommandParser]) -> None:

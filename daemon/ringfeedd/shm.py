@@ -221,6 +221,10 @@ class RingMemory:
         """Whether a process holds the lane's lock."""
         return segment.is_locked(self._lock_fd, FIRST_LANE_LOCK_BYTE + lane)
 
+    def any_lane_lives(self) -> bool:
+        """Whether a process holds any lane's lock."""
+        return any(self.lane_lives(lane) for lane in range(self.geometry.lanes))
+
     def removed(self) -> list[str]:
         """The names of this generation that are no longer in /dev/shm, or are other files' by now."""
         descriptor = self.descriptor

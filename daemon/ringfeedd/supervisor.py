@@ -28,6 +28,7 @@ from ringfeedd.http_guard import Listen
 from ringfeedd.leavings import clear_leavings, foreign_files
 from ringfeedd.listing import Progress
 from ringfeedd.messages import Result, RingSpec
+from ringfeedd.need import Need
 from ringfeedd.notify import Notifier
 from ringfeedd.pool import Pool, WorkerSettings
 from ringfeedd.promised import Start
@@ -99,6 +100,7 @@ class Supervisor:
         self._first_ready = math.inf
         self._looked = 0.0
         self._connections = config.most_downloads
+        self._need: Need | None = None
         self._refresher = Refresher(config, self._nodes, self.services, self._wake.set)
 
     async def run(self) -> int:
@@ -115,6 +117,13 @@ class Supervisor:
                     code = await self._serve()
                 if code is not None:
                     return code
+
+    def starter_gone(self) -> None:
+        """End once nobody needs the rings any more; at once where there are none yet. On the event loop."""
+        self._need = Need()
+        if not self.services:
+            self._stop.set()
+        self._wake.set()
 
     async def _serve(self) -> int | None:
         """One generation of the rings, from their making to their end; None: another one is to follow."""
@@ -210,6 +219,7 @@ class Supervisor:
         config, editions = self._config, start.editions
         names = [config.ring_names[split] for split in editions]
         laid_out = geometries(config, spec, names, free=free_bytes())
+        identity = config.identity(size=f"{spec.height}x{spec.width}")
         for number, (edition, name, geometry) in enumerate(zip(editions.values(), names, laid_out, strict=True)):
             order, split = edition.order, edition.split
             descriptor = Descriptor(
@@ -217,16 +227,9 @@ class Supervisor:
                 generation="",
                 pid=os.getpid(),
                 geometry=geometry,
-                root=config.root,
+                identity=identity,
                 split=split.name,
-                test_ratio=config.test_ratio,
                 catalogs=(edition.served(0),),
-                order=config.order,
-                seed=config.seed,
-                fit=config.fit,
-                label_mode=config.label_mode,
-                num_nodes=self._nodes.num_nodes,
-                node_rank=self._nodes.node_rank,
             )
             memory = RingMemory(descriptor, config.access())
             self._undo.callback(memory.give_back)
@@ -301,7 +304,7 @@ class Supervisor:
         announced = False
         self._first_ready = math.inf
         reported = watched = -math.inf
-        while not self._stop.is_set():
+        while not self._stop.is_set() and not self._is_unneeded():
             self._wake.clear()
             self._refresher.begin(ready=announced)
             for service in self.services:
@@ -339,6 +342,10 @@ class Supervisor:
             service.give(pool, share)
         if places and sum(shares) == places:
             self._wake.set()  # there may be more
+
+    def _is_unneeded(self) -> bool:
+        """Whether the process that started this daemon is gone, and nobody else needs it."""
+        return self._need is not None and self._need.ended([one.memory for one in self.services], self._clock())
 
     async def _something_to_do(self) -> None:
         """Wait until somebody wakes the loop, for a tick at most."""

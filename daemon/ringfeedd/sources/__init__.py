@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from ringfeedd.errors import StartError
+from ringfeedd.roots import GCS_SCHEME, absolute_root
 
 from .base import MAX_OBJECT_BYTES, PAGE_OBJECTS, ObjectInfo, Source, SourceError
 from .gcs import LISTING_WAIT_S, READ_TIMEOUT_S, open_gcs
@@ -15,9 +14,6 @@ from .pages import MAX_OBJECTS
 from .plane import DEFAULT_PLANE, PlaneName
 from .planes import plane_module
 from .skipped import Kind, Skipped
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = [
     "DEFAULT_PLANE",
@@ -35,9 +31,6 @@ __all__ = [
     "modules_for",
     "open_source",
 ]
-
-GCS_SCHEME = "gs://"
-FILE_SCHEME = "file://"
 
 
 async def open_source(
@@ -69,6 +62,7 @@ async def open_source(
     Raises:
         StartError: no such folder, no such kind of root, no usable credentials, no package for the data plane, or an
             emulator set in the environment that nobody asked for.
+        ConfigError: see `absolute_root`.
     """
     if concurrency < 1:
         raise StartError(f"The concurrency is {concurrency}, and nothing can be read so; set it to 1 or more.")
@@ -83,11 +77,10 @@ async def open_source(
             listing_wait_s=listing_wait_s,
             max_objects=max_objects,
         )
-    if root.startswith(FILE_SCHEME):
-        return _open_folder(root, lambda: unquote(_file_path(root)), concurrency)
-    if "://" in root:
+    folder = absolute_root(root)
+    if "://" in folder:
         raise StartError(f"{root} is no root that Ringfeed can read; give gs://BUCKET/PREFIX or a folder.")
-    return _open_folder(root, lambda: root, concurrency)
+    return _open_folder(Path(folder), concurrency)
 
 
 def modules_for(root: str, *, emulator: str | None, data_plane: PlaneName = DEFAULT_PLANE) -> list[str]:
@@ -97,21 +90,13 @@ def modules_for(root: str, *, emulator: str | None, data_plane: PlaneName = DEFA
     return [plane_module(data_plane), *([] if emulator else [f"{__name__}.bearer"])]
 
 
-def _open_folder(root: str, path: Callable[[], str], concurrency: int) -> LocalSource:
-    folder = Path(path()).expanduser()
+def _open_folder(folder: Path, concurrency: int) -> LocalSource:
     try:
         found, is_folder = folder.exists(), folder.is_dir()
     except OSError as error:  # a path with a NUL, a name too long, a folder above it that may not be entered
-        raise StartError(f"The folder {root} cannot be looked at: {error.strerror or error}.") from error
+        raise StartError(f"The folder {folder} cannot be looked at: {error.strerror or error}.") from error
     if not found:
-        raise StartError(f"There is no folder {root}; give an existing folder or gs://BUCKET/PREFIX.")
+        raise StartError(f"There is no folder {folder}; give an existing folder or gs://BUCKET/PREFIX.")
     if not is_folder:
-        raise StartError(f"{root} is a file, not a folder; give the folder above the images and labels.")
+        raise StartError(f"{folder} is a file, not a folder; give the folder above the images and labels.")
     return LocalSource(folder, concurrency=concurrency)
-
-
-def _file_path(root: str) -> str:
-    host, slash, path = root.removeprefix(FILE_SCHEME).partition("/")
-    if host not in ("", "localhost") or not slash:
-        raise StartError(f"{root} names a folder on another machine; write file:///FOLDER with three slashes.")
-    return slash + path

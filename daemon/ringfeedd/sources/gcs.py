@@ -186,7 +186,7 @@ async def open_gcs(
         raise StartError(sentence)
     prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
     if emulator is not None:
-        api_root = _emulator_address(emulator)
+        api_root = emulator_address(emulator)
         return GcsSource(
             bucket,
             prefix,
@@ -226,14 +226,14 @@ async def open_gcs(
         raise
 
 
-def _emulator_address(emulator: str) -> str:
+def emulator_address(emulator: str) -> str:
     """``host:port`` or an URL, as people write it, to scheme and host: a trailing slash would give 404."""
     address = emulator.strip()
     if "://" not in address:
         address = f"http://{address}"
     try:
         parts = urlsplit(address)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = address.isascii() and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
