@@ -18,6 +18,7 @@ from ringfeedd import checks
 from ringfeedd.checks import Level
 from ringfeedd.doctor import examine
 from ringfeedd.main import main
+from ringfeedd.sources.proxy import proxy_for
 from ringfeedd.storewatch import StoreHealth
 
 GIB = 1 << 30
@@ -44,6 +45,9 @@ def reader(**change):
         ({"total": 64 << 20, "free": 64 << 20, "writable": True}, Level.WARN),
         ({"total": 16 * GIB, "free": GIB // 8, "writable": True}, Level.WARN),
         ({"total": 16 * GIB, "free": 8 * GIB, "writable": False}, Level.BAD),
+        ({"total": 16 * GIB, "free": 8 * GIB, "writable": False, "read_only": True}, Level.BAD),
+        ({"total": 16 * GIB, "free": 8 * GIB, "writable": True, "mode": 0o40777}, Level.BAD),
+        ({"total": 16 * GIB, "free": 8 * GIB, "writable": True, "mode": 0o41777}, Level.OK),
     ],
 )
 def test_shared_memory_is_judged_by_its_size_its_room_and_its_mode(facts, level):
@@ -78,6 +82,33 @@ def test_the_environment_is_silent_unless_something_in_it_changes_what_a_daemon_
     assert "localhost:9023" in lines[0]
     assert "proxy.example" in lines[1]
     assert "secret" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"https_proxy": "http://p:1"}, ["every download goes through p"]),
+        ({"HTTPS_PROXY": "http://p:1"}, ["every download goes through p"]),
+        ({"https_proxy": "", "HTTPS_PROXY": "http://p:1"}, []),
+        ({"https_proxy": "http://p:1", "no_proxy": "localhost,.googleapis.com"}, []),
+        ({"https_proxy": "http://p:1", "NO_PROXY": "*"}, []),
+        ({"https_proxy": "http://p:1", "no_proxy": "example.com"}, ["every download goes through p"]),
+        ({"all_proxy": "socks5://p:1"}, ["all_proxy is set, which a daemon does not use"]),
+        ({"ALL_PROXY": "socks5://p:1", "https_proxy": "http://q:1"}, ["every download goes through q"]),
+        ({"http_proxy": "http://p:1"}, []),
+    ],
+)
+def test_proxies_are_told_as_a_daemon_uses_them(environ, said, monkeypatch):
+    found = list(checks.environment(environ, credentials_readable=True))
+    assert len(found) == len(said)
+    assert all(sentence in check.found for sentence, check in zip(said, found, strict=True))
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    used = proxy_for("https://storage.googleapis.com")
+    assert (used is not None) == any("every download" in sentence for sentence in said)
 
 
 def test_packages_are_told_with_what_a_missing_one_costs():

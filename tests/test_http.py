@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import socket
 import time
+import urllib.request
 import uuid
 from html.parser import HTMLParser
 from http import HTTPStatus
+from pathlib import Path
 
 import aiohttp
 import pytest
-from house import Daemon, wait_until, write_folder
+from house import Daemon, trainer, wait_until, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from ring_fixtures import served_ring
 
+import ringfeed
 from ringfeed.failed_pairs import FailedPair, FailedPairs
+from ringfeed.ranks import Ranks, default_group
 from ringfeed.status import LaneStatus, RingStatus, StoreStatus, ring_status
-from ringfeedd import metrics
+from ringfeedd import http_connections, metrics
 from ringfeedd.config import load_config
 from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.failures import Failure
@@ -36,6 +42,7 @@ from ringfeedd.view import RingView, ailments, look
 
 TOKEN = "correct horse battery staple"
 HERE, ANYWHERE = Listen("127.0.0.1", 9753), Listen("0.0.0.0", 9753)
+HERE_ANY_PORT = Listen("127.0.0.1", 0)
 
 
 # Who may ask.
@@ -341,6 +348,41 @@ def test_anonymous_readers_do_not_begin_a_time_series_each(served, status):
     assert found["ringfeed_reader_waited_seconds_total[group=anonymous,lane=3,rank=0]"] == 1.5
 
 
+def reader_labels(served, status, *groups: str) -> set[str]:
+    consumers = [dataclasses.replace(LANE, group=group) for group in groups]
+    views = [
+        dataclasses.replace(look(served.service), status=dataclasses.replace(status, consumers=[one]))
+        for one in consumers
+    ]
+    return {name for view in views for name in samples(metrics.metrics_text([view]).decode()) if "group=" in name}
+
+
+def test_no_run_of_a_job_without_a_named_group_begins_a_time_series(served, status):
+    def name(world_size: int, pid: int, **environ: str) -> str:
+        ranks = Ranks(0, world_size)
+        made = default_group(ranks, "1", environ)
+        return made.replace(str(os.getpid()), str(pid)).replace(str(os.getppid()), str(pid))
+
+    for world_size, environ in ((1, {}), (2, {}), (2, {"MASTER_PORT": "{}"}), (2, {"TORCHELASTIC_RUN_ID": "run{}"})):
+        names = [name(world_size, n, **{k: v.format(n) for k, v in environ.items()}) for n in (4711, 815)]
+        assert names[0] != names[1]
+        assert reader_labels(served, status, *names) == reader_labels(served, status, names[0])
+
+
+@given(group=st.text(min_size=1, max_size=40), cause=st.text(min_size=1, max_size=40))
+@example(group='a\nringfeed_slots{ring="x"} 1', cause='"}')
+@example(group="\ud800\u202e\x1b[2J", cause="\\")
+def test_no_label_is_more_than_one_line_of_text(served, status, group, cause):
+    one = dataclasses.replace(status, consumers=[dataclasses.replace(LANE, group=group)])
+    view = look(served.service)
+    failed = dataclasses.replace(view.failed, causes={cause: 1})
+    text = metrics.metrics_text([dataclasses.replace(view, status=one, failed=failed)]).decode()
+    plain = metrics.metrics_text([dataclasses.replace(view, status=dataclasses.replace(status, consumers=[LANE]))])
+    assert text.count("\n") == plain.decode().count("\n")
+    assert all(line.isprintable() for line in text.splitlines())
+    assert len(samples(text)) > 50
+
+
 LANE = LaneStatus(
     lane=3,
     pid=1,
@@ -407,3 +449,128 @@ def test_a_daemon_serves_its_page_while_it_runs_and_stops_within_its_time(tmp_pa
         wait_until(lambda: asyncio.run(fetch("healthz")) == "ok\n")
         assert json.loads(asyncio.run(fetch("status.json")))[f"{ring}-train"]["state"] == "serving"
         assert f"<h2>{ring}-train: " in asyncio.run(fetch(""))
+
+
+# Clients that mean no good.
+
+
+def test_connections_that_ask_nothing_make_room_for_those_that_do():
+    async def story():
+        server = HttpServer(list, HERE_ANY_PORT, None, most_connections=4)
+        address = await server.start()
+        port = int(address.rstrip("/").rpartition(":")[2])
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(12)]
+        try:
+            async with aiohttp.ClientSession() as session, session.get(address + "healthz") as answer:
+                assert answer.status == 503
+            assert len(server._connections) <= 4
+            assert await silent[0][0].read() == b""  # the oldest was closed
+        finally:
+            for _, writer in silent:
+                writer.close()
+            await server.stop()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+@pytest.mark.parametrize("sends", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"GET / HTTP/1.1\r\nA: "])
+def test_a_request_that_never_ends_is_cut_off(sends, monkeypatch):
+    monkeypatch.setattr(http_connections, "REQUEST_S", 0.3)
+
+    async def story():
+        server = HttpServer(list, HERE_ANY_PORT, None)
+        address = await server.start()
+        port = int(address.rstrip("/").rpartition(":")[2])
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(sends)
+            assert await reader.read() == b""
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.suppress(ConnectionError):
+                while True:  # as fast as it can
+                    writer.write(b"GET / HTTP/1.1\r\n" + b"A: " + b"x" * 4000 + b"\r\n")
+                    await writer.drain()
+        finally:
+            await server.stop()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+async def until(condition):
+    while not condition():  # noqa: ASYNC110  # what another process does, or the kernel
+        await asyncio.sleep(0.01)
+
+
+def test_a_connection_carries_one_request_and_an_unread_answer_ends(monkeypatch):
+    monkeypatch.setattr(http_connections, "ANSWER_S", 0.3)
+
+    class Server(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.write(b"x" * (64 << 20))
+
+    async def story():
+        (listening,) = await http_connections.bind("127.0.0.1", 0)
+        connections = http_connections.Connections(Server, 2)
+        connections.listen([listening])
+        with socket.create_connection(listening.getsockname()):
+            await until(lambda: len(connections) == 1)
+            (served,) = connections._open
+            connections.answering(served)
+            await until(lambda: not len(connections))  # it does not read
+        await connections.close()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+    ((_, headers, _),) = ask([], "healthz")
+    assert headers["Connection"] == "close"
+
+
+FLOOD = """
+import resource, socket, sys, time
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+port, end = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+clients = []
+while time.monotonic() < end:
+    while len(clients) < 2000:
+        client = socket.socket()
+        client.setblocking(False)
+        client.connect_ex(("127.0.0.1", port))
+        clients.append(client)
+    for client in clients[::50]:
+        try:
+            client.send(b"GET / HTTP/1.1\\r\\nX: y\\r\\n")
+        except OSError:
+            pass
+    time.sleep(0.2)
+"""
+
+
+def test_two_thousand_connections_cost_a_daemon_with_few_files_nothing(tmp_path, ring):
+    daemon = Daemon(
+        str(write_folder(tmp_path, 8)), "--slots", "8", "--workers", "1", "--http", "127.0.0.1:0", ring=ring
+    )
+    daemon.command = ["bash", "-c", 'ulimit -n 64; exec "$@"', "bash", *daemon.command]
+    with daemon:
+        (said,) = (line for line in daemon.output.lines if line.startswith("status page: "))
+        port = int(said.rstrip("/\n").rpartition(":")[2])
+
+        def files() -> int:
+            return len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
+
+        quiet = files()
+        flood = trainer(FLOOD, port, 6)
+        try:
+            before = ring_status(f"{ring}-train")
+            wait_until(lambda: files() > quiet + 4)
+            with ringfeed.attach(f"{ring}-train", batch_size=2) as reader:
+                ended = time.monotonic() + 4  # the daemon looks for its files each second
+                while time.monotonic() < ended:
+                    assert sum(len(batch) for batch in reader) == 8
+                    assert files() <= quiet + 12  # a connection for each eighth file, and what an answer takes
+        finally:
+            flood.communicate(timeout=30)
+        after = ring_status(f"{ring}-train")
+        assert (after.daemon_pid, after.worker_deaths) == (before.daemon_pid, 0)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=20) as answer:
+            assert answer.read() == b"ok\n"
+    assert "somebody removed" not in daemon.output.rest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -102,6 +103,19 @@ def test_each_file_of_a_ring_is_missed_when_it_is_removed_or_replaced():
                 assert name in removed_files([served.memory], [])
             Path(f"{path}.away").rename(path)
         assert removed_files([served.memory], []) is None
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.EACCES])
+def test_a_file_that_cannot_be_looked_at_counts_as_there(code, monkeypatch):
+    def lstat(_: Path) -> os.stat_result:
+        raise OSError(code, os.strerror(code))
+
+    with served_ring(lanes=2) as served:
+        lock = SingletonLock(served.name, Access())
+        monkeypatch.setattr(Path, "lstat", lstat)
+        assert removed_files([served.memory], [lock]) is None
+        monkeypatch.undo()
+        lock.release()
 
 
 def test_a_lock_whose_file_was_removed_is_not_held_and_does_not_take_its_successors_with_it(ring):

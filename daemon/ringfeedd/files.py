@@ -16,6 +16,7 @@ WORKERS_OWN: Final = 24
 SUPERVISORS_OWN: Final = 24
 EACH_RING: Final = 4
 EACH_WORKER: Final = 4
+PAGE_CONNECTIONS: Final = 32
 LEAST_CONNECTIONS: Final = 2
 """A pair is two objects."""
 
@@ -30,17 +31,23 @@ def raise_limit() -> int:
     return MOST_WANTED if soft == resource.RLIM_INFINITY else soft
 
 
-def connections(wanted: int, *, files: int, workers: int, rings: int) -> int:
+def page_connections(files: int) -> int:
+    """Return how many clients the status page may have at a time, of a process that may have so many files open."""
+    return max(LEAST_CONNECTIONS, min(PAGE_CONNECTIONS, files // 8))
+
+
+def connections(wanted: int, *, files: int, workers: int, rings: int, page: int = 0) -> int:
     """How many connections each of this daemon's processes may hold.
 
     Args:
         wanted: by the configuration.
         files: that each process may have open.
+        page: connections of the status page, which are kept for it.
 
     Raises:
         StartError: not even a few.
     """
-    supervisors = SUPERVISORS_OWN + EACH_RING * rings + EACH_WORKER * workers
+    supervisors = SUPERVISORS_OWN + EACH_RING * rings + EACH_WORKER * workers + page
     left = files - max(supervisors, WORKERS_OWN)
     if left < LEAST_CONNECTIONS:
         raise StartError(

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from ringfeedd.errors import ConfigError, StartError
+from ringfeedd.http_connections import Connections, bind
 from ringfeedd.http_guard import Guard, Listen
 from ringfeedd.metrics import CONTENT_TYPE, metrics_text
 from ringfeedd.page import POLICY, status_page
@@ -24,6 +26,8 @@ MOST_TOKEN_BYTES: Final = 4096
 SHUTDOWN_S: Final = 0.5
 """How long a stop waits for answers that are under way."""
 
+LOOK_EVERY_S: Final = 0.1
+
 PUBLIC: Final = frozenset({"/healthz"})
 """Answers without anything of the data, which a probe gets without a token."""
 
@@ -33,6 +37,7 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
+    "Connection": "close",  # one connection carries one request
 }
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,12 +46,15 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class HttpServer:
     """Serves the rings' state until `stop`."""
 
-    def __init__(self, rings: Callable[[], Sequence[Watched]], listen: Listen, token: str | None) -> None:
+    def __init__(
+        self, rings: Callable[[], Sequence[Watched]], listen: Listen, token: str | None, *, most_connections: int = 32
+    ) -> None:
         """Prepare.
 
         Args:
             rings: those in service at the moment of a request.
             token: what a request has to bring as a bearer; None for none.
+            most_connections: that are open at a time.
         """
         self._rings = rings
         self._listen = listen
@@ -54,6 +62,9 @@ class HttpServer:
         self._guard = Guard(listen, token, self._machine)
         application = web.Application(middlewares=[self._check])
         application.on_response_prepare.append(_protect)
+        self._most_connections = most_connections
+        self._looked_at = -LOOK_EVERY_S
+        self._views_then: list[RingView] = []
         application.router.add_get("/", self._page)
         application.router.add_get("/status.json", self._status)
         application.router.add_get("/errors.json", self._errors)
@@ -68,8 +79,10 @@ class HttpServer:
             StartError: the address is taken, or not this machine's.
         """
         await self._runner.setup()
+        assert self._runner.server is not None
+        self._connections = Connections(self._runner.server, self._most_connections)
         try:
-            await web.TCPSite(self._runner, self._listen.host, self._listen.port).start()
+            sockets = await bind(self._listen.host, self._listen.port)
         except OSError as error:
             await self._runner.cleanup()
             where = f"{self._listen.host}:{self._listen.port}"
@@ -82,17 +95,26 @@ class HttpServer:
                 f"could not serve the status page at {where}: {error.strerror or error}; give an address of this "
                 f"machine with --http HOST:PORT, or --http off"
             ) from error
-        return self._listen.url(self._runner.addresses[0][1])
+        port = sockets[0].getsockname()[1]
+        self._connections.listen(sockets)
+        return self._listen.url(port)
 
     async def stop(self) -> None:
         """Close every connection."""
+        await self._connections.close()
         await self._runner.cleanup()
+        self._connections.abort()
 
     def _views(self) -> list[RingView]:
-        return [look(ring) for ring in self._rings()]
+        """The rings as they were a moment ago at most: many requests cost the daemon no more looks than a few."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at, self._views_then = now, [look(ring) for ring in self._rings()]
+        return self._views_then
 
     @web.middleware
     async def _check(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        self._connections.answering(request.protocol)
         headers = request.headers
         refusal = self._guard.refuse(
             request.method, headers.get("Host"), headers.get("Authorization"), public=request.path in PUBLIC
@@ -120,6 +142,7 @@ class HttpServer:
 
 
 async def _protect(_: web.Request, response: web.StreamResponse) -> None:
+    response.force_close()
     response.headers.update(HEADERS)
     response.headers.pop("Server", None)
 

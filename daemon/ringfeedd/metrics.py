@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -10,6 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from ringfeed.layout import RingState
+from ringfeed.printable import one_line
 from ringfeed.status import LaneStatus, RingStatus, StoreStatus
 from ringfeedd.view import RingView
 
@@ -74,6 +76,14 @@ LANE_COUNTERS: Final = {
 }
 
 
+GENERATED: Final = {
+    "anonymous": re.compile(r"anonymous-\d+-.*", re.DOTALL),  # `ringfeed.attach` without a group
+    "dataset": re.compile(r"dataset-\d+-.*", re.DOTALL),  # `RingDataset` in a job of one process, and its workers
+    "job": re.compile(r"(parent-\d+|torchrun-.*|.*:\d+)-.*", re.DOTALL),  # in a job of several
+}
+"""By the label that stands for them: names of groups that are made up for one run."""
+
+
 class RingCollector(Collector):
     """Makes metrics of the rings at the moment of a scrape."""
 
@@ -95,8 +105,13 @@ class RingCollector(Collector):
         metric = CounterMetricFamily("ringfeed_failures", "The failed draws by cause.", labels=["ring", "cause"])
         for view in self._views:
             for cause, count in sorted(view.failed.causes.items()):
-                metric.add_metric([view.name, cause], count)
+                metric.add_metric(_labels(view.name, cause), count)
         return metric
+
+
+def _labels(*values: str) -> list[str]:
+    """Return labels that print, whatever a reader, a bucket or a server named: one line, UTF-8."""
+    return [one_line(value) for value in values]
 
 
 def _numbers(
@@ -109,7 +124,7 @@ def _numbers(
         for attribute, (name, what) in names.items():
             metric = family(f"ringfeed_{name}", what, labels=["ring"])
             for ring, owner in owners:
-                metric.add_metric([ring], getattr(owner, attribute))
+                metric.add_metric(_labels(ring), getattr(owner, attribute))
             yield metric
 
 
@@ -117,7 +132,7 @@ def _retries(rings: Iterable[tuple[str, RingStatus]]) -> Metric:
     metric = CounterMetricFamily("ringfeed_retries", "Downloads tried again, by cause.", labels=["ring", "cause"])
     for ring, status in rings:
         for cause, count in status.retries_by_cause.items():
-            metric.add_metric([ring, cause], count)
+            metric.add_metric(_labels(ring, cause), count)
     return metric
 
 
@@ -127,8 +142,8 @@ def _states(views: Iterable[RingView]) -> Iterator[Metric]:
     for view in views:
         state = view.status.state if view.status else "dead"
         for each in (*(state.name.lower() for state in RingState), "dead"):
-            metric.add_metric([view.name, each], each == state)
-        held.add_metric([view.name], bool(view.status and view.status.held_up))
+            metric.add_metric(_labels(view.name, each), each == state)
+        held.add_metric(_labels(view.name), bool(view.status and view.status.held_up))
     yield metric
     yield held
 
@@ -139,13 +154,17 @@ def _readers(rings: Iterable[tuple[str, RingStatus]]) -> Iterator[Metric]:
         for attribute, (name, what) in names.items():
             metric = family(f"ringfeed_{name}", what, labels=["ring", "lane", "group", "rank"])
             for ring, lane in readers:
-                metric.add_metric([ring, str(lane.lane), _group(lane), str(lane.rank)], getattr(lane, attribute))
+                metric.add_metric(_labels(ring, str(lane.lane), _group(lane), str(lane.rank)), getattr(lane, attribute))
             yield metric
 
 
 def _group(lane: LaneStatus) -> str:
-    """An anonymous group's name has a process id in it: each would begin a time series of its own."""
-    return "anonymous" if lane.group.startswith("anonymous-") else lane.group
+    """The group's name as a label: what each run of a program would name otherwise is one name.
+
+    A reader without a group has a name with a process id in it, and so have the ranks of a job whose group the user did
+    not name; each run would begin a time series of its own.
+    """
+    return next((kind for kind, names in GENERATED.items() if names.fullmatch(lane.group)), lane.group)
 
 
 def metrics_text(views: Sequence[RingView]) -> bytes:

@@ -20,7 +20,7 @@ from ringfeedd.config import Config
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
 from ringfeedd.failures import Failures
 from ringfeedd.fairness import divide
-from ringfeedd.files import connections, raise_limit
+from ringfeedd.files import connections, page_connections, raise_limit
 from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
 from ringfeedd.handover import take_over
@@ -101,6 +101,7 @@ class Supervisor:
         self._looked = 0.0
         self._connections = config.most_downloads
         self._need: Need | None = None
+        self._page_connections = 0
         self._refresher = Refresher(config, self._nodes, self.services, self._wake.set)
 
     async def run(self) -> int:
@@ -149,8 +150,14 @@ class Supervisor:
         names = config.ring_names
         if not config.test_ratio:
             names = {"train": names["train"]}
+        files = raise_limit()
+        self._page_connections = page_connections(files) if Listen.parse(config.http) else 0
         self._connections = connections(
-            config.most_downloads, files=raise_limit(), workers=config.worker_count, rings=len(names)
+            config.most_downloads,
+            files=files,
+            workers=config.worker_count,
+            rings=len(names),
+            page=self._page_connections,
         )
         access = config.access()
         self.services.clear()
@@ -210,7 +217,8 @@ class Supervisor:
             return
         from ringfeedd.http import HttpServer, read_token  # noqa: PLC0415  # a third of a second of imports
 
-        server = HttpServer(lambda: self.services, listen, read_token(token_file) if token_file else None)
+        token = read_token(token_file) if token_file else None
+        server = HttpServer(lambda: self.services, listen, token, most_connections=self._page_connections)
         address = await server.start()
         self._undo.push_async_callback(server.stop)
         self._say(f"status page: {address}")
