@@ -126,7 +126,7 @@ def test_packages_are_told_with_what_a_missing_one_costs():
         ({}, "S", Level.OK, "serves: "),
         ({"state": "dead"}, None, Level.BAD, "died"),
         ({"state": "failed", "reason": "each of the first 20"}, "S", Level.BAD, "was stopped: each of the first 20"),
-        ({"heartbeat_age_s": 9.0}, "T", Level.BAD, "kill -CONT"),
+        ({"heartbeat_age_s": 9.0}, "T", Level.BAD, "kill -CONT 4711"),
         ({"heartbeat_age_s": 9.0}, "D", Level.BAD, "swap"),
         ({"heartbeat_age_s": 9.0}, None, Level.BAD, "its loop has not turned for 9 s"),
         ({"consumers": [reader()], "lanes": 1}, "S", Level.WARN, "all 1 lanes are taken"),
@@ -143,7 +143,8 @@ def test_packages_are_told_with_what_a_missing_one_costs():
 )
 def test_the_worst_of_a_ring_is_told_with_what_to_do(status, change, process, level, words):
     calm = {"heartbeat_age_s": 0.1, "consumers": [], "lanes": 4}
-    check = checks.ring(dataclasses.replace(status, **calm | change), process)
+    seen = process and checks.Process(4711, process)
+    check = checks.ring(dataclasses.replace(status, **calm | change), seen)
     assert check.level is level
     assert words in check.line()
     assert (check.cure != "") == (level is not Level.OK)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Final
 
 from ringfeed.arguments import CommandParser, number, whole
 from ringfeed.attachment import Control, open_control
+from ringfeed.daemon_process import find_daemon
 from ringfeed.descriptor import read_descriptor, ring_names
 from ringfeed.errors import RingfeedError
 from ringfeed.failed_pairs import FailedPairs, read_failed_pairs, rings_with_lists
@@ -99,26 +99,41 @@ def run_refresh(arguments: argparse.Namespace) -> int:
         except (RingfeedError, ValueError) as error:
             print(error, file=sys.stderr)
             well = False
-    # The lock says that the daemon lives, so the pid that it wrote is still its own.
     before = {control.descriptor.ring: control.word(State.REFRESHES_TAKEN) for control in controls}
     ended = {control.descriptor.ring: control.word(State.REFRESHES) for control in controls}
-    for pid in sorted({control.descriptor.pid for control in controls}):
-        try:
-            os.kill(pid, signal.SIGHUP)
-        except OSError as error:
-            whose = [control.descriptor.ring for control in controls if control.descriptor.pid == pid]
-            print(
-                f"{', '.join(whose)}: the daemon (pid {pid}) could not be asked: {error.strerror}; run this as its "
-                f"user or root, and in its container if it has one",
-                file=sys.stderr,
-            )
-            controls = [control for control in controls if control.descriptor.pid != pid]
-            well = False
+    asked = _ask_for_refresh(controls)
+    well = well and len(asked) == len(controls)
     deadline = time.monotonic() + arguments.timeout_s
-    for control in controls:
+    for control in asked:
         ring = control.descriptor.ring
         well &= _await_refresh(control, ended[ring], deadline) and control.word(State.REFRESHES_TAKEN) > before[ring]
     return EXIT_CLEAN if well else EXIT_NOT_RUNNING
+
+
+def _ask_for_refresh(controls: list[Control]) -> list[Control]:
+    """Send SIGHUP to each daemon once; the rings whose daemon got it. Says which did not."""
+    asked: list[Control] = []
+    sent: set[int] = set()
+    for control in controls:
+        why = "no process that can be seen from here holds the ring"
+        process = find_daemon(control)
+        if process is not None:
+            try:
+                if process.pid not in sent:
+                    process.send(signal.SIGHUP)
+                sent.add(process.pid)
+                asked.append(control)
+                continue
+            except OSError as error:
+                why = f"{error.strerror} (pid {process.pid})"
+            finally:
+                process.close()
+        print(
+            f"{control.descriptor.ring}: the daemon could not be asked: {why}; run this as the daemon's user or root, "
+            f"and in its container if it has one",
+            file=sys.stderr,
+        )
+    return asked
 
 
 def _await_refresh(control: Control, before: int, deadline: float) -> bool:

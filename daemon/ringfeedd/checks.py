@@ -208,11 +208,24 @@ def packages(*, fast: Mapping[str, str | None], torch: str | None) -> Iterable[C
         yield Check("torch", Level.OK, f"torch {torch}")
 
 
-def ring(status: RingStatus, process: str | None) -> Check:
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that is known to be the daemon.
+
+    Attributes:
+        pid: its number in the namespace of who reads this.
+        state: what it does in one letter, as /proc has it.
+    """
+
+    pid: int
+    state: str
+
+
+def ring(status: RingStatus, process: Process | None) -> Check:
     """One ring: the worst that can be said of it.
 
     Args:
-        process: state of the daemon's process in one letter, as /proc tells it; None where it does not.
+        process: the daemon's; None where it cannot be seen, e.g. from another container.
     """
     ails = _gone(status) or _hangs(status, process) or _waits(status) or _hurt(status)
     if ails is None:
@@ -235,15 +248,14 @@ def _gone(status: RingStatus) -> _Finding | None:
     return None
 
 
-def _hangs(status: RingStatus, process: str | None) -> _Finding | None:
+def _hangs(status: RingStatus, process: Process | None) -> _Finding | None:
     """The daemon lives and does nothing."""
     if not status.hangs:
         return None
-    pid = status.daemon_pid
-    found = f"its daemon (pid {pid}) lives, and {status.hangs}"
-    if process in ("T", "t"):
-        return Level.BAD, f"{found}: it is stopped", f"Let it go on: `kill -CONT {pid}`"
-    if process == "D":
+    found = f"its daemon (pid {process.pid if process else status.daemon_pid}) lives, and {status.hangs}"
+    if process is not None and process.state in ("T", "t"):
+        return Level.BAD, f"{found}: it is stopped", f"Let it go on: `kill -CONT {process.pid}`"
+    if process is not None and process.state == "D":
         return Level.BAD, f"{found}: it waits for a disk or for swap", "See `dmesg` and `vmstat 1`"
     return Level.BAD, found, "See its log and the load of the machine; restart it if it stays so"
 

@@ -16,6 +16,8 @@ from typing import Final
 
 import ringfeed
 from ringfeed import layout, segment
+from ringfeed.attachment import open_control
+from ringfeed.daemon_process import find_daemon
 from ringfeed.descriptor import ring_names
 from ringfeed.errors import RingfeedError
 from ringfeed.failed_pairs import read_failed_pairs, rings_with_lists
@@ -141,7 +143,7 @@ def _rings() -> Iterator[Check]:
         except RingfeedError as error:
             yield Check(f"ring {name}", Level.BAD, str(error))
         else:
-            yield checks.ring(status, _process_state(status.daemon_pid))
+            yield checks.ring(status, _process_of(name))
     for name in rings_with_lists():
         if name not in served:
             with contextlib.suppress(RingfeedError):
@@ -153,10 +155,14 @@ def _rings() -> Iterator[Check]:
         yield Check("rings", Level.WARN, "no ring is served on this machine", "`ringfeed serve gs://bucket/prefix`")
 
 
-def _process_state(pid: int) -> str | None:
-    """One letter for what a process does; None where /proc does not tell, e.g. from another container."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return text.rpartition(")")[2].split()[0]
+def _process_of(ring: str) -> checks.Process | None:
+    """The process that serves a ring, where this one can see it."""
+    with contextlib.suppress(RingfeedError, OSError):
+        control = open_control(ring)
+        process = find_daemon(control)
+        control.close()
+        if process is not None:
+            state = process.state()
+            process.close()
+            return checks.Process(process.pid, state)
+    return None
