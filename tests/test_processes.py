@@ -500,7 +500,7 @@ with ringfeed.attach(sys.argv[1], batch_size=4, group="g", start=(0, 0)) as read
     process.start()
     process.join()
     assert process.exitcode == 0
-    assert not batch._lease.ended
+    assert batch._lease.ended and batch.image.any()  # a copy, which the child had too
     del batch
     for batch in batches:
         seen += list(batch.positions)

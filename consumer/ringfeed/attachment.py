@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ringfeed import layout, segment
+from ringfeed.data import RingData
 from ringfeed.descriptor import Descriptor, read_descriptor
 from ringfeed.doorbell import Doorbell
 from ringfeed.errors import (
@@ -21,13 +22,11 @@ from ringfeed.errors import (
     NotTrustedError,
     OtherVersionError,
 )
-from ringfeed.field_rows import FieldRows
 from ringfeed.lane import Accepted, LanePage, Refused, Request
 from ringfeed.layout import (
     DAEMON_LOCK_BYTE,
     FIRST_LANE_LOCK_BYTE,
     PAGE_BYTES,
-    Field,
     Geometry,
     Header,
     Lane,
@@ -238,23 +237,7 @@ class Attachment:
         self.space = Doorbell.open(layout.space_name(ring, generation))
         self.bell = Doorbell.open(layout.lane_bell_name(ring, generation, self.lane))
         self.bell.drain()
-        fd = segment.open_existing(descriptor.data, writable=False)
-        try:
-            if os.fstat(fd).st_size != geometry.data_bytes:
-                raise NotTrustedError(
-                    f"{segment.shm_path(descriptor.data)} has not the size its descriptor says; restart the daemon"
-                )
-            self.image, self.label = (
-                FieldRows(field, geometry, self._map(fd, field)) for field in (geometry.image, geometry.label)
-            )
-        finally:
-            os.close(fd)
-
-    def _map(self, fd: int, field: Field) -> memoryview:
-        length, twice = self.geometry.slots * field.row_bytes, self.geometry.mirrored
-        return segment.map_region(
-            fd, field.offset, length if twice else layout.page_ceil(length), writable=False, twice=twice
-        )
+        self.data = RingData(descriptor)
 
     def _ask(self, request: Request, still_wanted: Callable[[], None]) -> Accepted:
         nonce = int.from_bytes(os.urandom(8)) >> 1 | 1  # as `secrets` does, without its imports

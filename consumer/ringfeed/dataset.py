@@ -211,7 +211,7 @@ class RingDataset(IterableDataset[Any]):
     @property
     def reader(self) -> Reader:
         """This process's reader; attaches if it has none yet."""
-        if self._reader is None or self._pid != os.getpid():
+        if self._reader is None or self._pid != os.getpid() or self._reader.closed:
             ranks = self.settle_ranks()
             named = self._given_group is not None or ranks.world_size > 1
             self._reader = self._attach(ranks.rank, ranks.world_size, named=named)

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ringfeed.layout import Field, Geometry
+from ringfeed import pages, segment
+from ringfeed.layout import Field, Geometry, page_ceil
 
 Pixels = npt.NDArray[Any]
 
 
 class FieldRows:
-    """Makes arrays over a field's mapping.
+    """Makes arrays over a field's mapping, which may be replaced by another one of the same memory.
 
     Attributes:
-        buffer: the mapping, read-only; of twice the field where the ring is mirrored.
+        buffer: the mapping that the next arrays are made over, read-only; of twice the field where the ring is
+            mirrored.
     """
 
-    def __init__(self, field: Field, geometry: Geometry, buffer: memoryview) -> None:
-        self.buffer = buffer
+    def __init__(self, field: Field, geometry: Geometry, fd: int) -> None:
+        """Map the field.
+
+        Args:
+            fd: of the data segment; used by `renew` as well.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        self._fd = fd
         self._slots = geometry.slots
         self._mirrored = geometry.mirrored
         self._row_shape, self._row_bytes, self._dtype = field.row_shape, field.row_bytes, np.dtype(field.dtype)
+        self._offset, length = field.offset, geometry.slots * field.row_bytes
+        self._length = length if self._mirrored else page_ceil(length)
+        self._mappings: list[_Mapping] = []
+        self.renew()
+
+    def renew(self) -> None:
+        """Map the field once more, for the arrays to come; those over the former mapping keep it.
+
+        Raises:
+            OSError: the kernel refused; nothing has changed.
+        """
+        view = segment.map_private(self._fd, self._offset, self._length, twice=self._mirrored)
+        self._mappings = [mapping for mapping in self._mappings if mapping.lives()]
+        self._mappings.append(_Mapping(view))
+        self.buffer = view.toreadonly()
 
     def read(self, first: int, count: int, *, copy: bool) -> Pixels:
         """The rows of ``count`` slots from ``first`` on, as one C-contiguous array ``(count, *row_shape)``.
@@ -40,3 +66,68 @@ class FieldRows:
         rows = np.concatenate((ring[first:], ring[: first + count - self._slots]))
         rows.setflags(write=copy)
         return rows
+
+    def written(self, first: int, count: int) -> bool:
+        """Return whether a page under these slots' rows was written into by this process, so shows older pixels.
+
+        Args:
+            first, count: slots, which may wrap round the ring's end; all places where `read` may look for them count.
+        """
+        address, beyond = self._mappings[-1].address, first + count - self._slots
+        if beyond > 0 and pages.written(address, beyond * self._row_bytes):
+            return True
+        here = count if self._mirrored else min(count, self._slots - first)
+        return pages.written(address + first * self._row_bytes, here * self._row_bytes)
+
+    def copy_out(self, rows: Pixels) -> None:
+        """Give an array memory of its own, at the address where it is; nothing is done for one that is a copy already.
+
+        Args:
+            rows: what `read` returned; held by the caller.
+
+        Raises:
+            OSError: there is no memory.
+        """
+        if rows.flags.owndata:
+            return
+        copied = pages.copy_out(rows.ctypes.data, rows.nbytes)
+        for mapping in self._mappings:
+            if mapping.address <= copied[0] < mapping.address + mapping.size:
+                mapping.copied.append(copied)
+
+    def let_go(self) -> None:
+        """Give former mappings' memory back, except for what was copied out; no other array over them may be in use.
+
+        Raises:
+            OSError: the process has too many mappings.
+        """
+        former, self._mappings = self._mappings[:-1], self._mappings[-1:]
+        for mapping in former:
+            if mapping.lives():
+                mapping.blank_the_rest()
+
+
+class _Mapping:
+    """Where a field is, or was, mapped. Does not keep the mapping.
+
+    Attributes:
+        copied: addresses and sizes of the parts that are copies by now, in no order; they may overlap.
+    """
+
+    def __init__(self, view: memoryview) -> None:
+        self.address: int = np.frombuffer(view, np.uint8).ctypes.data
+        self.size = view.nbytes
+        self.copied: list[tuple[int, int]] = []
+        self._pages = weakref.ref(view.obj)
+
+    def lives(self) -> bool:
+        return self._pages() is not None
+
+    def blank_the_rest(self) -> None:
+        kept = self._pages()  # not unmapped meanwhile
+        begin, end = self.address, self.address + self.size
+        for address, nbytes in [*sorted(self.copied), (end, 0)]:
+            if begin < address:
+                pages.blank(begin, address - begin)
+            begin = max(begin, address + nbytes)
+        del kept

@@ -11,34 +11,67 @@ from typing import Any, Final
 
 
 class Lease:
-    """One batch's slots. It ends when every array that holds it is gone, or by `release`, whichever comes first."""
+    """One batch's slots. It ends when every array that holds it is gone, or by `release`, whichever comes first.
 
-    __slots__ = ("_leases", "_references", "ended", "seq")
+    Attributes:
+        ended: the slots are given back.
+    """
+
+    __slots__ = ("_before_move", "_leases", "_references", "ended", "seq")
 
     def __init__(self, leases: Leases, seq: int) -> None:
         self.seq = seq
         self.ended = False
         self._leases = leases
         self._references: list[weakref.ref[Any]] = []
+        self._before_move: Callable[[], None] | None = None
 
-    def hold(self, *arrays: Any) -> None:  # noqa: ANN401  # anything that can be referenced weakly
-        """Let the lease last for as long as any of ``arrays``; views, slices and tensors made of it keep it alive."""
+    def hold(self, *arrays: Any, before_move: Callable[[], None] | None = None) -> None:  # noqa: ANN401  # weakly referenced
+        """Let the lease last for as long as any of ``arrays``; views, slices and tensors made of it keep it alive.
+
+        Args:
+            before_move: called before the slots are given back under living arrays.
+        """
         _HELD.add(self)
+        self._before_move = before_move
         self._references = [weakref.ref(array, self._drop) for array in arrays]
+
+    @property
+    def held(self) -> bool:
+        """Whether arrays hold it. Not yet, while they are being made."""
+        return bool(self._references)
+
+    def arrays(self) -> list[Any]:
+        """Return the arrays that hold it, None for each that is gone, in the order of `hold`."""
+        return [reference() for reference in self._references]
+
+    def move(self) -> None:
+        """End the lease though arrays live: they are copies by now, of all pages under them."""
+        if not self.ended:
+            if self._before_move is not None:
+                self._before_move()
+            self._end()
+
+    def release(self) -> None:
+        """End the lease now. What its arrays show may change from here on."""
+        if not self.ended:
+            if any(reference() is not None for reference in self._references):
+                self._leases.loosen()
+            self._end()
 
     def _drop(self, _gone: weakref.ref[Any]) -> None:
         for reference in self._references:
             if reference() is not None:
                 return
-        self.release()
-
-    def release(self) -> None:
-        """End the lease now. What its arrays show may change from here on."""
         if not self.ended:
-            self.ended = True
-            self._references = []  # they refer to this lease: no cycle is left for the collector
-            _HELD.discard(self)
-            self._leases.settle()
+            self._end()
+
+    def _end(self) -> None:
+        self.ended = True
+        self._references = []  # they refer to this lease: no cycle is left for the collector
+        self._before_move = None
+        _HELD.discard(self)
+        self._leases.settle()
 
 
 _HELD: Final[set[Lease]] = set()
@@ -50,19 +83,24 @@ class Leases:
 
     An array may die in any thread, and in the middle of any line of Python, this file's included: so the end of a lease
     only sets its flag, and whoever gets the lock settles for all.
+
+    Attributes:
+        oldest: number of the first pair that is still leased, or of the next block if none is, as it was told.
     """
 
-    def __init__(self, released: Callable[[int], None], *, seq: int) -> None:
+    def __init__(self, released: Callable[[int], None], *, seq: int, loosen: Callable[[], None] = lambda: None) -> None:
         """Start with none.
 
         Args:
             released: told the number of the first pair that is still leased or not yet taken, whenever it changes.
             seq: that number now.
+            loosen: called before a lease ends whose arrays live and are no copies.
         """
         self._released = released
+        self.loosen = loosen
         self._open: deque[Lease] = deque()
         self._next_seq = seq
-        self._told = seq
+        self.oldest = seq
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -74,10 +112,9 @@ class Leases:
         """Batches held at this moment."""
         return sum(not lease.ended for lease in list(self._open))
 
-    @property
-    def oldest(self) -> int:
-        """Number of the first pair that is still leased, or of the next block if none is."""
-        return self._told
+    def held(self) -> list[Lease]:
+        """Return the leases that arrays hold, the oldest first."""
+        return [lease for lease in list(self._open) if lease.held]
 
     def take(self, seq: int, following: int) -> Lease:
         """Lease the block that begins at ``seq``; this reader's next one begins at ``following``."""
@@ -91,10 +128,17 @@ class Leases:
         self._next_seq = following
         self.settle()
 
-    def close(self) -> None:
-        """Tell nothing any more; whoever is telling at this moment finishes first."""
-        with self._lock:
-            self._released = lambda _seq: None
+    def close(self, *, blocking: bool = True) -> bool:
+        """Tell nothing any more; whoever is telling at this moment finishes first.
+
+        Args:
+            blocking: wait for that. Else return False where somebody is telling, and go on telling.
+        """
+        if not self._lock.acquire(blocking=blocking):
+            return False
+        self._released = lambda _seq: None
+        self._lock.release()
+        return True
 
     def settle(self) -> None:
         """Tell how far everything is released."""
@@ -105,8 +149,8 @@ class Leases:
                 while self._open and self._open[0].ended:
                     self._open.popleft()
                 seq = self._open[0].seq if self._open else self._next_seq
-                if seq != self._told:
-                    self._told = seq
+                if seq != self.oldest:
+                    self.oldest = seq
                     self._released(seq)
             finally:
                 self._lock.release()
@@ -117,5 +161,5 @@ class Leases:
         try:
             first = self._open[0]
         except IndexError:
-            return self._told != self._next_seq
+            return self.oldest != self._next_seq
         return first.ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -24,9 +25,9 @@ from ringfeed.errors import (
     SlotOverwrittenError,
     SupersededError,
 )
+from ringfeed.holding import Holding
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, Leaving, RingState, Start, State
-from ringfeed.lease import Leases
 from ringfeed.plan import Block, Place
 from ringfeed.rows import read_batch
 from ringfeed.state import ResumeState, state_at
@@ -66,7 +67,7 @@ class Reader:
         self._request = request
         self._restart_s = restart_s
         self._copy = copy or request.skips  # what may be overwritten at any moment cannot be lent
-        self._missed = self._missed_before = 0
+        self._missed = self._missed_before = self._moved_before = 0
         self._take_attachment(Attachment(ring, request, state=state))
         self.joined_at = (self._place.epoch, self._place.position)
         self._batches = 0
@@ -78,6 +79,8 @@ class Reader:
         self._lock = threading.RLock()  # a signal's handler may want the state in the middle of a wait
         self._pid = os.getpid()
         self._closed = False
+        self._why_closed = ""
+        self._thread = threading.get_ident()
         _OPEN.add(self)
 
     def _take_attachment(self, attachment: Attachment) -> None:
@@ -90,8 +93,11 @@ class Reader:
         self._laid_out = (self._plan, self._place, block)
         first = block.seq
         self._page[Lane.TAKEN] = self._page[Lane.RELEASED] = first
-        # Not a method of this reader's: leases outlive a reader that is forgotten, and keep the attachment alive.
-        self._leases = Leases(attachment.tell_released, seq=first)
+        self._holding = Holding(attachment, seq=first)
+        self._leases = self._holding.leases
+        # A reader that is simply forgotten reads no more, so what is left of its batches must hold nobody up.
+        self._forget = weakref.finalize(self, self._holding.forget)
+        self._forget.atexit = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"epoch {self.epoch}, position {self._place.position}"
@@ -112,6 +118,11 @@ class Reader:
         return self._attachment.descriptor
 
     @property
+    def closed(self) -> bool:
+        """Whether it has detached for good."""
+        return self._closed
+
+    @property
     def epoch(self) -> int:
         """The epoch of the next batch."""
         return self._plan.block(self._place).epoch
@@ -125,7 +136,7 @@ class Reader:
 
         Raises:
             DaemonGoneError: the daemon stopped or died.
-            RingHeldError: this consumer holds so many batches that the next one cannot be published.
+            RingHeldError: there is no memory for batches that are held, and the next one needs their slots.
             ReaderClosedError: the reader is closed, or another process's.
             SupersededError: a later iteration has begun, or the reader was sent elsewhere, before this one's end.
         """
@@ -146,6 +157,7 @@ class Reader:
         """
         with self._lock:
             self._check_open()
+            self._thread = threading.get_ident()
             while True:
                 if iteration != self._iteration:
                     raise SupersededError(superseded(self.ring))
@@ -243,20 +255,16 @@ class Reader:
     def _wait_for(self, block: Block) -> DaemonGoneError | None:
         """Wait until the block is published. Returns why it never will be, if its daemon is gone."""
         control, bell = self._control, self._attachment.bell
+        if block.next.seq - self._leases.oldest > self._attachment.geometry.slots:
+            self._move_out()  # else this round, also another rank's part of it, can never be published
         if control.published >= block.end:
             bell.take()  # one token a batch: on arm64 only a successful wait orders the reads that follow it
             return None
-        held_from = self._leases.oldest
-        if block.end - held_from > self._attachment.geometry.slots:
-            raise RingHeldError(
-                f"This reader holds {self._leases.count} batches (from pair {held_from} on), and the ring "
-                f"{self.ring!r} has {self._attachment.geometry.slots} slots: pair {block.end - 1} can never be "
-                f"published. Drop or release() batches, attach with copy=True, or give the daemon more slots."
-            )
         began = warned = time.monotonic_ns()
         self._page[Lane.WAITING_SINCE_NS] = began
         try:
             while True:
+                self._let_make_way(block)
                 took = bell.wait()
                 self._check_open()  # another thread, or a signal's handler, may have closed it meanwhile
                 if control.published >= block.end:
@@ -277,6 +285,57 @@ class Reader:
             self._page[Lane.WAITED_NS] = self._waited_ns
             self._page[Lane.WAITING_SINCE_NS] = 0
 
+    # What it holds.
+
+    def _move_out(self) -> None:
+        """Give the slots of all batches that are held back; their arrays keep their bytes.
+
+        Raises:
+            RingHeldError: there is no memory for them.
+        """
+        try:
+            self._holding.move_out(alone=True)
+        except OSError as error:
+            raise RingHeldError(
+                f"This reader holds {self._leases.count} batches (from pair {self._leases.oldest} on) of the "
+                f"{self._attachment.geometry.slots} slots of ring {self.ring!r}, so the next one can never be "
+                f"published, and they could not be moved out of the ring: {error.strerror}. Drop batches."
+            ) from error
+
+    def make_way(self, end: int) -> bool:
+        """Do not keep pairs below ``end`` from being published: another reader of this process waits for them.
+
+        What this one holds moves out of the ring. If it stands in the way itself, and the thread that waits is the one
+        that reads from it, or that thread is gone, it would never read on, so it is closed. Returns whether it is.
+        """
+        slots = self._attachment.geometry.slots
+        if self._request.skips or end - self._leases.oldest <= slots:
+            return False
+        with contextlib.suppress(OSError):
+            self._holding.move_out(alone=False)
+        alive = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+        if end - self._leases.oldest <= slots or self._thread in alive or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._why_closed = (
+                "another reader of this process had to wait for it, in the thread that reads both; let the readers of "
+                "a thread take turns, or attach them with copy=True and on_lag='skip'"
+            )
+            self.close()
+        finally:
+            self._lock.release()
+        return True
+
+    def _let_make_way(self, block: Block) -> None:
+        """Have the other readers of this process not stand in the way of a block."""
+        for reader in list(_OPEN):
+            if (
+                reader.group != self.group
+                and reader.descriptor.generation == self.descriptor.generation
+                and reader.make_way(block.end)
+            ):
+                _warn("%r was closed: %r waited for it in the same thread.", reader, self)
+
     def _attach_to_the_next_daemon(self, gone: DaemonGoneError) -> None:
         """Go on at exactly the next pair once a new daemon serves the ring. Batches that are held stay readable.
 
@@ -291,8 +350,7 @@ class Reader:
 
         attachment = self._next_attachment(gone, ask, state)
         # Until here its lane with the former daemon said where it stands, to this one and the next.
-        self._leases.close()
-        self._attachment.detach(Leaving.LEAVE)
+        self._give_back(Leaving.LEAVE)
         self._take_attachment(attachment)
         _warn("%r goes on with the new daemon.", self)
 
@@ -416,8 +474,7 @@ class Reader:
 
     def _reattach(self, request: Request, state: ResumeState | None = None, *, strict: bool = True) -> None:
         former, here = self.descriptor, self._state()
-        self._leases.close()
-        self._attachment.detach(Leaving.LEAVE)
+        self._give_back(Leaving.LEAVE)
         self._broken_off = False
 
         def ask(descriptor: Descriptor) -> Request:
@@ -445,11 +502,14 @@ class Reader:
                 self._skip(self._plan.epoch_start(self._place))
 
     def statistics(self) -> dict[str, Any]:
-        """Batches taken, seconds waited for them, batches held now, pairs missed by a reader that skips."""
+        """Batches taken, seconds waited for them, batches that hold slots now, batches that moved out of the ring while
+        they were held, pairs missed by a reader that skips.
+        """
         return {
             "batches": self._batches,
             "waited_s": self._waited_ns / 1e9,
             "held_batches": self._leases.count,
+            "moved_batches": self._moved_before + self._holding.moved,
             "missed_pairs": self._missed,
         }
 
@@ -459,7 +519,7 @@ class Reader:
         return self._closed
 
     def close(self, *, keep_place: bool = False) -> None:
-        """Detach. Batches that are still held stay readable, but the daemon may reuse their slots.
+        """Detach. Batches that are still held stay readable, as copies.
 
         Args:
             keep_place: the group's place is kept for a while, for a reader that comes back as the same group and rank.
@@ -469,8 +529,21 @@ class Reader:
             return
         self._closed = True  # a thread that waits for a batch sees it within a slice, and lets the lock go
         with self._lock:
-            self._leases.close()
-            self._attachment.detach(Leaving.KEEP_PLACE if keep_place else Leaving.LEAVE)
+            self._give_back(Leaving.KEEP_PLACE if keep_place else Leaving.LEAVE)
+
+    def _give_back(self, leaving: Leaving) -> None:
+        """Give the lane back, and all slots; held arrays keep their bytes."""
+        self._forget.detach()
+        held = self._leases.count
+        try:
+            self._holding.end(leaving)
+        except OSError as error:
+            _warn(
+                "%d batches that are held of ring %r could not be moved out of it, so they may show other pairs from "
+                "now on: %s",
+                *(held, self.ring, error.strerror),
+            )
+        self._moved_before += self._holding.moved
 
     def _check_open(self) -> None:
         if os.getpid() != self._pid:
@@ -479,7 +552,8 @@ class Reader:
                 f"{os.getpid()}; attach in the process that reads (a RingDataset does so by itself)."
             )
         if self._closed:
-            raise ReaderClosedError(f"This reader of ring {self.ring!r} is closed; attach again.")
+            why = f": {self._why_closed}" if self._why_closed else "; attach again"
+            raise ReaderClosedError(f"This reader of ring {self.ring!r} is closed{why}.")
 
 
 class _EpochIterator(Iterator[Batch]):

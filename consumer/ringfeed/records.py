@@ -22,7 +22,7 @@ Sizes = npt.NDArray[np.uint64]
 class Records:
     """The records of one block. Nothing but their numbers is read before it is asked for; the slots must be leased."""
 
-    __slots__ = ("_block", "_control", "_rows")
+    __slots__ = ("_block", "_control", "_kept", "_rows")
 
     def __init__(self, control: Control, block: Block) -> None:
         """Look whether they are the block's.
@@ -43,15 +43,24 @@ class Records:
                 f"{seq} was promised: a defect of ringfeed, please report it; a restart of the trainer helps."
             )
         self._control, self._block, self._rows = control, block, rows
+        self._kept: tuple[list[str], npt.NDArray[np.bool_]] | None = None
+
+    def keep(self) -> None:
+        """Read what is asked for later, since the slots are about to be given back."""
+        self._kept = (self.ids(), self.valid())
 
     def valid(self) -> npt.NDArray[np.bool_]:
         """``(B,)``; see `Batch.valid`."""
+        if self._kept is not None:
+            return self._kept[1]
         if self._block.repeated:
             return np.zeros(self._block.count, np.bool_)
         return (self._rows[:, SlotRecord.FLAGS] & _VALID).astype(np.bool_)
 
     def ids(self) -> list[str]:
         """The ids of the pairs, B of them."""
+        if self._kept is not None:
+            return self._kept[0]
         control, slots = self._control, self._control.geometry.slots
         return [control.slot_id(seq % slots) for seq in range(self._block.seq, self._block.end)]
 

@@ -21,10 +21,13 @@ def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool
     """
     records = Records(attachment.control, block)
     first = block.seq % attachment.geometry.slots
-    image = attachment.image.read(first, block.count, copy=copy)
-    label = attachment.label.read(first, block.count, copy=copy)
+    data = attachment.data
+    if not copy and block.seq + block.count > data.clean_until:
+        data.clean(block.seq, attachment.control.published)
+    image = data.image.read(first, block.count, copy=copy)
+    label = data.label.read(first, block.count, copy=copy)
     if not copy:
-        lease.hold(image, label)
+        lease.hold(image, label, before_move=records.keep)
     native = attachment.descriptor.identity.fit == "native"
     return Batch(
         _crop(image, records.image_sizes) if native else image,

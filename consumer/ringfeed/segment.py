@@ -7,37 +7,20 @@ unlinks a file that it did not create, and no finaliser unlinks anything.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import mmap
 import os
 import struct
-import weakref
 from pathlib import Path
 from typing import Final
 
-from ringfeed import trust
+from ringfeed import pages, trust
 from ringfeed.errors import NoAccessError, NotTrustedError
 from ringfeed.layout import SHM_DIR
 from ringfeed.trust import describe, no_access, ownership
 
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock with 64-bit offsets: type, whence, start, length, pid
-
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
-_LIBC.mmap.restype = ctypes.c_void_p
-_LIBC.mmap.argtypes = (
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-)
-_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_MAP_FIXED: Final = 0x10
-_MAP_NORESERVE: Final = 0x4000
-_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
 def shm_path(name: str) -> Path:
@@ -236,7 +219,8 @@ def map_bytes(fd: int, offset: int, length: int, *, writable: bool) -> memoryvie
 def map_region(fd: int, offset: int, length: int, *, writable: bool, twice: bool) -> memoryview:
     """Map ``length`` bytes of a file; with ``twice``, two times back to back, so that byte ``length`` is byte 0 again.
 
-    The memory is unmapped when the last array over it is gone; never before, never at the interpreter's exit.
+    Shared, so what is written reaches the file; see `map_private` for a mapping where it does not. The memory is
+    unmapped when the last array over it is gone; never before, never at the interpreter's exit.
 
     Args:
         offset, length: bytes; multiples of the page size where ``twice``.
@@ -244,29 +228,22 @@ def map_region(fd: int, offset: int, length: int, *, writable: bool, twice: bool
     Raises:
         OSError: the kernel refused, e.g. the address space is limited.
     """
-    copies = 2 if twice else 1
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    nothing = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    address = _mmap(None, copies * length, 0, nothing, -1, 0)
-    try:
-        for copy in range(copies):
-            _mmap(address + copy * length, length, protection, mmap.MAP_SHARED | _MAP_FIXED, fd, offset)
-    except OSError:
-        _LIBC.munmap(address, copies * length)
-        raise
-    pages = (ctypes.c_ubyte * (copies * length)).from_address(address)
-    unmap = weakref.finalize(pages, _LIBC.munmap, address, copies * length)
-    unmap.atexit = False  # arrays may outlive this module at the interpreter's end; the kernel unmaps
-    view = memoryview(pages).cast("B")
+    view = pages.map_file(fd, offset, length, protection=protection, flags=mmap.MAP_SHARED, times=2 if twice else 1)
     return view if writable else view.toreadonly()
 
 
-def _mmap(address: int | None, length: int, protection: int, flags: int, fd: int, offset: int) -> int:
-    mapped = _LIBC.mmap(address, length, protection, flags, fd, offset)
-    if mapped == _MAP_FAILED:
-        code = ctypes.get_errno()
-        raise OSError(code, f"could not map {length} bytes of shared memory: {os.strerror(code)}")
-    return int(mapped)
+def map_private(fd: int, offset: int, length: int, *, twice: bool) -> memoryview:
+    """Map as `map_region` does, to read what others write into the file; what this process writes is its own alone.
+
+    A page that was written into no longer shows the file (see `pages.written`). The mapping is read-only where
+    `pages.copies_on_write` says so.
+    """
+    writable = pages.copies_on_write()
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    flags, times = mmap.MAP_PRIVATE | pages.MAP_NORESERVE, 2 if twice else 1
+    view = pages.map_file(fd, offset, length, protection=protection, flags=flags, times=times)
+    return view if writable else view.toreadonly()
 
 
 def try_lock(fd: int, byte: int) -> bool:

@@ -1,0 +1,112 @@
+"""The data segment as one consumer maps it: its fields' rows, none of which show what this process wrote earlier.
+
+Mappings are private: what a trainer writes through a tensor that is not guarded reaches no other process. But a page
+that was written into is this process's own from then on, and would show its pixels to later batches in that slot too.
+So pages are looked at before a slot is read again, and where one was written into, everything is mapped afresh. The
+same is done where batches move out of the ring (see `move_out`), and docs/adr/0001-in-place-writes.md tells why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+
+from ringfeed import segment
+from ringfeed.descriptor import Descriptor
+from ringfeed.errors import NotTrustedError
+from ringfeed.field_rows import FieldRows
+from ringfeed.lease import Lease
+
+
+class RingData:
+    """The mapped fields of one generation of a ring.
+
+    Attributes:
+        image, label: the fields.
+        clean_until: slots of pairs below it, from the next one to be read on, need no `clean`.
+    """
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        """Map them.
+
+        Raises:
+            FileNotFoundError: this generation is gone already.
+            NotTrustedError: the segment is not what the descriptor says.
+            OSError: the kernel refused.
+        """
+        geometry = descriptor.geometry
+        fd = segment.open_existing(descriptor.data, writable=False)
+        weakref.finalize(self, os.close, fd).atexit = False
+        if os.fstat(fd).st_size != geometry.data_bytes:
+            raise NotTrustedError(
+                f"{segment.shm_path(descriptor.data)} has not the size its descriptor says; restart the daemon"
+            )
+        self.image, self.label = (FieldRows(field, geometry, fd) for field in (geometry.image, geometry.label))
+        self._slots = geometry.slots
+        self.clean_until = 0
+        self._loose = False
+
+    def clean(self, seq: int, published: int) -> None:
+        """Make sure that slots which are about to be read show the ring's pixels, and not what was written here.
+
+        Args:
+            seq, published: the first pair and the one after the last; all that are published are looked at together.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        first, count = seq % self._slots, min(published - seq, self._slots)
+        if self._loose or self.image.written(first, count) or self.label.written(first, count):
+            self._loose = False
+            self._map_afresh()
+        # A page that is written into from now on has the bytes of all pairs below this in it.
+        self.clean_until = published
+
+    def loosen(self) -> None:
+        """Take note that arrays live whose slots were given back: they may be written through at any time."""
+        self._loose = True
+        self.clean_until = 0
+
+    def move_out(self, leases: list[Lease], *, alone: bool) -> None:
+        """Give leased slots back under living arrays, which keep their addresses and their bytes.
+
+        Args:
+            leases: whose arrays are those of `image` and `label`, in this order.
+            alone: no other thread makes arrays over this data meanwhile, and ``leases`` are all that are held.
+
+        Raises:
+            OSError: there is no memory; some of the leases may have ended, the others go on.
+        """
+        with _MOVING:
+            self._map_afresh()
+            for lease in leases:
+                held = lease.arrays()  # from here on, none of them dies
+                if lease.ended:
+                    continue
+                for field, rows in zip((self.image, self.label), held, strict=True):
+                    if rows is not None:
+                        field.copy_out(rows)
+                lease.move()
+            if alone:
+                with contextlib.suppress(OSError):
+                    self.image.let_go()
+                    self.label.let_go()
+
+    def _map_afresh(self) -> None:
+        with _MOVING:
+            self.image.renew()
+            self.label.renew()
+
+
+_MOVING = threading.RLock()
+"""Held by the one thread that changes mappings; a signal's handler, or a finaliser, may come in the middle of it."""
+
+
+def _renew_lock() -> None:
+    global _MOVING  # noqa: PLW0603  # the thread that held it at the fork is not in the child
+    _MOVING = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)

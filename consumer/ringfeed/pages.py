@@ -1,0 +1,155 @@
+"""The process's own pages: mapping files twice in a row, moving what is mapped, and seeing what was written into.
+
+Addresses are numbers, sizes are bytes. A caller must make sure that what it moves or blanks is a mapping of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import struct
+import weakref
+from functools import cache
+from typing import Final
+
+import numpy as np
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = _LIBC.mremap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_LIBC.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FIXED: Final = 0x10
+MAP_NORESERVE: Final = 0x4000
+"""Of a private mapping, nothing is counted as used before it is written into."""
+_MREMAP_MAYMOVE: Final = 1
+_MREMAP_FIXED: Final = 2
+_FAILED: Final = ctypes.c_void_p(-1).value
+_NOTHING: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+_READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
+
+_PAGE_MAP: Final = "/proc/self/pagemap"
+_PRESENT_OR_SWAPPED: Final = 0xC0
+"""Bits 63 and 62 of a page's word, in its highest byte; see the kernel's admin-guide/mm/pagemap.rst."""
+_OF_A_FILE: Final = 0x20
+"""Bit 61: the page is the file's own, or shared memory's. Not set: a copy that is this process's alone."""
+_SCAN: Final = 0xC0606610
+"""PAGEMAP_SCAN of Linux 6.7 and later, in half the time."""
+_SCAN_REQUEST: Final = struct.Struct("12Q")  # struct pm_scan_arg
+_SCAN_OF_A_FILE: Final = 1 << 2
+_SCAN_PRESENT: Final = 1 << 3
+_SCAN_SWAPPED: Final = 1 << 4
+_STRICT_OVERCOMMIT: Final = 2
+
+
+@cache
+def copies_on_write() -> bool:
+    """Return whether a mapping may take writes into private pages, i.e. whether such pages can be found later.
+
+    False without ``/proc/self/pagemap`` (some sandboxes), and where the kernel counts private mappings as used memory
+    (``vm.overcommit_memory = 2``): mappings are read-only there.
+    """
+    try:
+        with open(_PAGE_MAP, "rb"), open("/proc/sys/vm/overcommit_memory") as strictness:  # noqa: PTH123
+            return int(strictness.read()) != _STRICT_OVERCOMMIT
+    except (OSError, ValueError):
+        return False
+
+
+def map_file(fd: int, offset: int, length: int, *, protection: int, flags: int, times: int) -> memoryview:
+    """Map part of a file ``times`` times back to back; unmapped when the last array over it is gone.
+
+    Never unmapped at the interpreter's exit: arrays may outlive this module.
+
+    Args:
+        flags: ``MAP_SHARED`` or ``MAP_PRIVATE``, and what goes with it.
+
+    Raises:
+        OSError: the kernel refused, e.g. the address space is limited.
+    """
+    address = _mmap(None, times * length, 0, _NOTHING, -1, 0)
+    try:
+        for copy in range(times):
+            _mmap(address + copy * length, length, protection, flags | _MAP_FIXED, fd, offset)
+    except OSError:
+        _LIBC.munmap(address, times * length)
+        raise
+    pages = (ctypes.c_ubyte * (times * length)).from_address(address)
+    unmap = weakref.finalize(pages, _LIBC.munmap, address, times * length)
+    unmap.atexit = False
+    return memoryview(pages).cast("B")
+
+
+def copy_out(address: int, nbytes: int) -> tuple[int, int]:
+    """Put copies of the pages under a range in the pages' own place; what they are copies of is let go.
+
+    At one moment for every other thread, so arrays over the range show the same bytes before and after it, and keep
+    them from then on. Returns the first page's address and the size of all pages.
+
+    Raises:
+        OSError: there is no memory, or the process has too many mappings; nothing has changed.
+    """
+    begin = address - address % mmap.PAGESIZE
+    size = -(-(address + nbytes - begin) // mmap.PAGESIZE) * mmap.PAGESIZE
+    copy = _mmap(None, size, _READ_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    ctypes.memmove(copy, begin, size)
+    if _LIBC.mremap(copy, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, begin) == _FAILED:
+        code = ctypes.get_errno()
+        _LIBC.munmap(copy, size)
+        raise OSError(code, f"could not move {size} bytes out of shared memory: {os.strerror(code)}")
+    return begin, size
+
+
+def blank(address: int, nbytes: int) -> None:
+    """Put empty pages in the place of whole pages, which gives what was mapped there back.
+
+    Raises:
+        OSError: the process has too many mappings; nothing has changed.
+    """
+    _mmap(address, nbytes, _READ_WRITE, _NOTHING | _MAP_FIXED, -1, 0)
+
+
+def written(address: int, nbytes: int) -> bool:
+    """Return whether this process has private copies of any page under a range of a private mapping of a file."""
+    begin, end = address // mmap.PAGESIZE, -(-(address + nbytes) // mmap.PAGESIZE)
+    fd = os.open(_PAGE_MAP, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            return _scan(fd, begin * mmap.PAGESIZE, end * mmap.PAGESIZE)
+        except OSError:  # an older kernel
+            words = os.pread(fd, (end - begin) * 8, begin * 8)
+    finally:
+        os.close(fd)
+    highest = np.frombuffer(words, np.uint8)[7::8]
+    return bool(((highest & _PRESENT_OR_SWAPPED != 0) & (highest & _OF_A_FILE == 0)).any())
+
+
+def _scan(fd: int, begin: int, end: int) -> bool:
+    """Return whether there is a page between two addresses that is no file's; the kernel stops at the first."""
+    found = (ctypes.c_uint64 * 3)()  # where it is
+    any_of, not_of = _SCAN_PRESENT | _SCAN_SWAPPED, _SCAN_OF_A_FILE
+    request = bytearray(
+        _SCAN_REQUEST.pack(
+            *(_SCAN_REQUEST.size, 0, begin, end, 0),
+            *(ctypes.addressof(found), 1, 1),  # where to write, how many ranges, how many pages
+            *(not_of, not_of, any_of, any_of),  # inverted, all of, any of, what to tell
+        )
+    )
+    return fcntl.ioctl(fd, _SCAN, request) > 0
+
+
+def _mmap(address: int | None, length: int, protection: int, flags: int, fd: int, offset: int) -> int:
+    mapped = _LIBC.mmap(address, length, protection, flags, fd, offset)
+    if mapped == _FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, f"could not map {length} bytes of shared memory: {os.strerror(code)}")
+    return int(mapped)

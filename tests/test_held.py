@@ -1,0 +1,388 @@
+"""Batches that are held keep their pixels and stop nobody: neither their holder, nor its other readers, nor others."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import gc
+import os
+import random
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from house import wait_until
+from ring_fixtures import Served, served_ring, small_geometry, turning
+
+import ringfeed
+from ringfeed import pages
+from ringfeed.batch import Batch
+from ringfeed.layout import Geometry, plan_geometry
+from ringfeed.status import ring_status
+
+BATCH, EPOCH = 4, 50
+
+GEOMETRIES = {
+    "pages": small_geometry(slots=16),
+    # rows that share pages with their neighbours
+    "parts of pages": plan_geometry(slots=64, lanes=4, image_row=(4, 16, 3), label_row=(8, 8), label_dtype="uint16"),
+    "not mirrored": plan_geometry(slots=17, lanes=4, image_row=(17, 33, 3), label_row=(17, 33), label_dtype="uint16"),
+}
+
+
+@pytest.fixture(params=GEOMETRIES)
+def geometry(request) -> Geometry:
+    return GEOMETRIES[request.param]
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with served_ring(slots=16, epoch_length=EPOCH) as one, turning(one):
+        yield one
+
+
+def indices(batch: Batch) -> list[int]:
+    """The pairs' places in the fixture's catalog, which the order of its epochs follows."""
+    return [1000 + position for position in batch.positions.tolist()]
+
+
+def right(batch: Batch) -> bool:
+    """Whether its pixels are those that were painted for its pairs."""
+    for index, image, label in zip(indices(batch), batch.image, batch.label, strict=True):
+        if not ((np.asarray(image) == index % 251).all() and (np.asarray(label) == index).all()):
+            return False
+    return True
+
+
+def write_through(array: np.ndarray, value: int) -> None:
+    """Write as code does that knows nothing but an address."""
+    assert array.flags.c_contiguous
+    ctypes.memset(array.ctypes.data, value, array.nbytes)
+
+
+def test_every_batch_can_be_held(geometry):
+    """Over many rounds of the ring, in whatever order they are dropped at the end."""
+    with (
+        served_ring(geometry=geometry, epoch_length=EPOCH) as one,
+        turning(one),
+        ringfeed.attach(one.name, batch_size=BATCH, drop_last=False) as reader,
+    ):
+        held = [batch for _ in range(6) for batch in reader]
+        assert sum(map(len, held)) == 6 * EPOCH
+        assert all(map(right, held))
+        assert all(batch.ids == [f"größe/{index}" for index in indices(batch)] for batch in held)
+        random.Random(1).shuffle(held)
+        while held:
+            held.pop()
+            assert all(map(right, held[::20]))
+        assert reader.statistics()["held_batches"] == 0
+        assert reader.statistics()["moved_batches"] > EPOCH // BATCH
+
+
+def test_native_batches_can_be_held():
+    with (
+        served_ring(geometry=GEOMETRIES["pages"], epoch_length=EPOCH, fit="native") as one,
+        turning(one),
+        ringfeed.attach(one.name, batch_size=BATCH, drop_last=False) as reader,
+    ):
+        held = [batch for _ in range(6) for batch in reader]
+        last = [batch.image[-1] for batch in held]
+        assert all(map(right, held))
+        expected = [indices(batch)[-1] % 251 for batch in held]
+        del held
+        assert [int(image.min()) for image in last] == [int(image.max()) for image in last] == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_held_dropped_or_written(geometry, seed):
+    """At random: kept whole or as a slice, released, written into through an alias; what others read stays right."""
+    chance = random.Random(seed)
+    with (
+        served_ring(geometry=geometry, epoch_length=EPOCH) as one,
+        turning(one),
+        ringfeed.attach(one.name, batch_size=BATCH, drop_last=False) as reader,
+        ringfeed.attach(one.name, batch_size=BATCH, drop_last=False, copy=True) as other,
+    ):
+        kept: list[tuple[np.ndarray, np.ndarray]] = []
+        for _ in range(8):
+            for batch, copy in zip(reader, other, strict=True):
+                assert right(batch)
+                assert right(copy)
+                assert batch.positions.tolist() == copy.positions.tolist()
+                what = chance.randrange(6)
+                rows = chance.choice((batch.image, batch.label, batch.image[-1], batch.label[:1]))
+                if what == 1:
+                    write_through(rows, chance.randrange(250))
+                if what < 3:
+                    kept.append((rows, rows.copy()))
+                elif what == 3:
+                    del rows
+                    batch.release()
+                elif what == 4 and kept:
+                    kept.pop(chance.randrange(len(kept)))
+                del batch
+                rows = None
+                assert all(np.array_equal(held, expected) for held, expected in kept)
+
+
+def test_a_round_waits_for_no_rank_that_holds():
+    """A rank's batch that is published at once can be of a round that its own old batch keeps from another rank."""
+    with served_ring(slots=40, epoch_length=400) as one, turning(one):
+        ranks = [ringfeed.attach(one.name, batch_size=8, group="job", rank=rank, world_size=2) for rank in (0, 1)]
+        batches = [iter(rank) for rank in ranks]
+        sample = next(batches[0])
+        del sample._lease  # nothing but its arrays holds it
+        next(batches[1])
+        for _ in range(20):
+            assert all(right(next(mine)) for mine in batches)
+        assert right(sample)
+        for rank in ranks:
+            rank.close()
+
+
+def test_closing_keeps_what_is_held(served):
+    with ringfeed.attach(served.name, batch_size=BATCH) as reader:
+        batch = next(iter(reader))
+        kept = batch.image[1]
+    with ringfeed.attach(served.name, batch_size=BATCH) as other:
+        for _ in range(2):
+            for _unused in other:
+                del _unused
+    assert right(batch)
+    assert (kept == indices(batch)[1] % 251).all()
+    assert batch.ids[0] == "größe/1000"
+
+
+def test_a_forgotten_readers_batch_holds_nobody_up(served):
+    reader = ringfeed.attach(served.name, batch_size=BATCH)
+    batch = next(iter(reader))
+    del reader
+    wait_until(lambda: not ring_status(served.name).consumers)
+    with ringfeed.attach(served.name, batch_size=BATCH) as other:
+        assert sum(len(one) for one in other) == EPOCH // BATCH * BATCH
+    assert right(batch)
+
+
+def test_a_kept_iterator_holds_no_new_reader_up(served, caplog):
+    """As a traceback keeps one whose loop ended by an exception."""
+    kept = iter(ringfeed.attach(served.name, batch_size=BATCH))
+    batch = next(kept)
+    with ringfeed.attach(served.name, batch_size=BATCH) as other:
+        for _ in range(2):
+            assert sum(len(one) for one in other) >= EPOCH // BATCH * BATCH - BATCH
+    assert "waited for it in the same thread" in caplog.text
+    assert right(batch)
+    with pytest.raises(ringfeed.ReaderClosedError, match="take turns"):
+        next(kept)
+
+
+def test_two_readers_of_a_thread_may_take_turns(served):
+    readers = [ringfeed.attach(served.name, batch_size=BATCH) for _ in range(2)]
+    held = []
+    for _ in range(2):
+        for pair in zip(*readers, strict=True):
+            held += pair
+    assert len(held) == 4 * (EPOCH // BATCH)
+    assert all(map(right, held))
+    for reader in readers:
+        reader.close()
+
+
+def test_another_threads_reader_is_waited_for(served):
+    """It may be in a long step; what it holds moves out of the ring, and it reads on where it was."""
+    slow = ringfeed.attach(served.name, batch_size=BATCH)
+    took, go_on, seen = threading.Event(), threading.Event(), []
+
+    def read() -> None:
+        for batch in slow:
+            seen.append(batch)
+            took.set()
+            go_on.wait(30)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    took.wait(30)
+    with ringfeed.attach(served.name, batch_size=BATCH) as fast:
+        batches = iter(fast)
+        first = [next(batches) for _ in range(3)]
+        threading.Timer(0.5, go_on.set).start()
+        rest = list(batches)
+    thread.join()
+    assert len(first + rest) == len(seen) == EPOCH // BATCH
+    assert all(map(right, first + rest + seen))
+    slow.close()
+
+
+def test_a_forked_child_keeps_its_batch(served):
+    """Its arrays hold no slots in the parent's stead: they are copies from the start."""
+    with ringfeed.attach(served.name, batch_size=BATCH) as reader:
+        batches = iter(reader)
+        batch = next(batches)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.read(reading, 1)
+            os._exit(0 if right(batch) else 1)
+        del batch
+        for one in islice(batches, 10):
+            assert right(one)
+            del one
+        os.write(writing, b"x")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(reading)
+    os.close(writing)
+
+
+def mapped(name: str) -> int:
+    """Mappings of the ring's data in this process."""
+    return sum(f"{name}." in line and ".data" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def test_mappings_go_with_what_is_held(served):
+    with ringfeed.attach(served.name, batch_size=BATCH, drop_last=False) as reader:
+        gc.collect()
+        before = mapped(served.name)
+        kept = []
+        for _ in range(40):
+            for batch in reader:
+                image = batch.image[0] if batch.positions[0] == 0 else None
+                del batch
+                if image is not None:
+                    kept.append(image)
+        assert len(kept) == 40
+        assert mapped(served.name) <= 2 * before, "only the last of them is still mapped from the ring"
+        assert all((image == 1000 % 251).all() for image in kept)
+        lines = len(Path("/proc/self/maps").read_text().splitlines())
+        kept.clear()
+        image = None
+        gc.collect()
+        assert len(Path("/proc/self/maps").read_text().splitlines()) <= lines - 40
+        assert mapped(served.name) == before
+
+
+def test_too_little_memory_for_what_is_held_is_a_sentence(served, monkeypatch):
+    def fail(address: int, nbytes: int) -> tuple[int, int]:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with ringfeed.attach(served.name, batch_size=BATCH) as reader:
+        batches = iter(reader)
+        batch = next(batches)
+        with monkeypatch.context() as patch:
+            patch.setattr(pages, "copy_out", fail)
+            with pytest.raises(ringfeed.RingHeldError, match=r"holds 1 batches .* 16 slots .* Cannot allocate memory"):
+                for one in batches:
+                    del one
+        assert right(batch)
+        assert sum(len(one) for one in batches) > 0, "it goes on once there is memory"
+
+
+def test_what_a_batch_keeps_is_only_itself(served):
+    """A mapping that was moved out of holds no memory but the batch's."""
+    with ringfeed.attach(served.name, batch_size=BATCH) as reader:
+        batches = iter(reader)
+        batch = next(batches)
+        sizes = batch.image.nbytes + batch.label.nbytes
+        for one in islice(batches, 8):
+            del one
+        former = [m for rows in (reader._attachment.data.image, reader._attachment.data.label) for m in rows._mappings]
+        assert len(former) == 2, "of either field one, the new one"
+        copied = private_bytes(batch.image) + private_bytes(batch.label)
+    assert copied <= sizes + 4 * 4096
+
+
+def private_bytes(array: np.ndarray) -> int:
+    """Bytes of memory of its own in the mapping around an array."""
+    size = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in (span := line.split(" ")[0]):
+            begin, end = (int(edge, 16) for edge in span.split("-"))
+            inside = begin <= array.ctypes.data < end
+        elif line.startswith("Anonymous:") and inside:
+            size += int(line.split()[1]) * 1024
+    return size
+
+
+# What is written.
+
+
+def test_a_write_through_an_alias_reaches_no_other_batch(served):
+    """Neither another reader's nor a later one of this reader's in the same slots."""
+    with (
+        ringfeed.attach(served.name, batch_size=BATCH) as reader,
+        ringfeed.attach(served.name, batch_size=BATCH, copy=True) as other,
+    ):
+        for _ in range(3):
+            for batch, copy in zip(reader, other, strict=True):
+                assert right(batch)
+                assert right(copy)
+                write_through(batch.image, 7)
+                write_through(batch.label[1:2], 7)
+                assert (batch.image == 7).all()
+
+
+def test_a_write_after_release_reaches_no_later_batch(served):
+    with ringfeed.attach(served.name, batch_size=BATCH) as reader:
+        released = []
+        for _ in range(3):
+            for batch in reader:
+                assert right(batch)
+                released.append(batch.image)
+                batch.release()
+                for image in released:
+                    write_through(image, 9)
+
+
+def test_a_late_write_after_release_reaches_no_later_batch(served):
+    """Later than the look at the pages that tells whether they were written into."""
+    with ringfeed.attach(served.name, batch_size=BATCH) as reader:
+        batches = iter(reader)
+        batch = next(batches)
+        image = batch.image
+        batch.release()
+        wait_until(lambda: reader._control.published >= 16 + BATCH)
+        following = next(batches)
+        assert reader._attachment.data.clean_until >= 16 + BATCH
+        write_through(image, 9)
+        del following
+        for one in islice(batches, 6):
+            assert right(one)
+            del one
+
+
+def test_where_writes_cannot_be_noticed_the_mapping_is_read_only(served, monkeypatch):
+    monkeypatch.setattr(pages, "copies_on_write", lambda: False)
+    with ringfeed.attach(served.name, batch_size=BATCH) as reader:
+        batches = iter(reader)
+        held = [next(batches)]
+        assert access(held[0].image) == access(held[0].label) == "r--p"
+        held += batches
+        assert access(held[0].image) == "rw-p", "of its own by now"
+        assert all(map(right, held))
+
+
+def access(array: np.ndarray) -> str:
+    """How an array's memory is mapped, as in /proc/self/maps."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        begin, end = (int(edge, 16) for edge in line.split()[0].split("-"))
+        if begin <= array.ctypes.data < end:
+            return line.split()[1]
+    raise AssertionError("it is not mapped")
+
+
+def test_a_failed_attach_leaves_no_file_open():
+    with pytest.raises(ringfeed.DaemonNotRunningError):
+        ringfeed.attach("nobody-serves-this", batch_size=1)
+    with served_ring(slots=16) as one, turning(one):
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ringfeed.AttachRefusedError):
+            ringfeed.attach(one.name, batch_size=1000)
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == before
+        with ringfeed.attach(one.name, batch_size=BATCH):
+            pass
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == before
