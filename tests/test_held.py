@@ -22,6 +22,7 @@ from ringfeed import pages
 from ringfeed.batch import Batch
 from ringfeed.layout import Geometry, plan_geometry
 from ringfeed.status import ring_status
+from ringfeed.torch import RingDataset
 
 BATCH, EPOCH = 4, 50
 
@@ -175,8 +176,23 @@ def test_a_kept_iterator_holds_no_new_reader_up(served, caplog):
             assert sum(len(one) for one in other) >= EPOCH // BATCH * BATCH - BATCH
     assert "waited for it in the same thread" in caplog.text
     assert right(batch)
-    with pytest.raises(ringfeed.ReaderClosedError, match="take turns"):
+    with pytest.raises(ringfeed.ReaderClosedError, match="had to wait for it"):
         next(kept)
+
+
+def test_a_dataset_whose_reader_stood_in_the_way_attaches_again(served):
+    """A kept look at one dataset, then training with another, then the first one again."""
+    peeked = RingDataset(served.name, batch_size=BATCH)
+    look = iter(peeked)
+    image, _label = next(look)
+    trained = RingDataset(served.name, batch_size=BATCH)
+    for _ in range(2):
+        assert len(list(trained)) > EPOCH // BATCH - 2
+    assert (image[0] == 1000 % 251).all()
+    peeked.set_epoch(9)
+    assert len(list(peeked)) == EPOCH // BATCH
+    peeked.close()
+    trained.close()
 
 
 def test_two_readers_of_a_thread_may_take_turns(served):
@@ -377,12 +393,16 @@ def test_a_failed_attach_leaves_no_file_open():
         ringfeed.attach("nobody-serves-this", batch_size=1)
     with served_ring(slots=16) as one, turning(one):
         gc.collect()
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_files()
         with pytest.raises(ringfeed.AttachRefusedError):
             ringfeed.attach(one.name, batch_size=1000)
         gc.collect()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_files() == before
         with ringfeed.attach(one.name, batch_size=BATCH):
             pass
         gc.collect()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_files() == before
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -190,7 +190,7 @@ def test_no_warning_is_shown_to_anybody(ring):
 
 
 def test_a_write_that_torch_does_not_see_reaches_no_other(ring):
-    """The last line of defence is the mapping itself: private to this process, and looked at before it is used again."""
+    """The last line of defence is the mapping: private to this process, and looked at before it is read again."""
     script = (
         "import ctypes, sys, torch\nfrom ringfeed.torch import RingDataset\n"
         "mine, theirs = (RingDataset(sys.argv[1], batch_size=4, copy=copy) for copy in (False, True))\n"

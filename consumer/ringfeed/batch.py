@@ -18,7 +18,7 @@ class Batch:
     """Some consecutive pairs of the stream.
 
     The arrays are read-only views of the ring. Its slots are kept for this consumer until the last array made of them
-    is gone, or `release` is called; a consumer that keeps every batch will be told so by `RingHeldError`.
+    is gone, or `release` is called, or the ring needs them: then the arrays keep their pixels as copies.
 
     Attributes:
         epoch: the pairs' epoch.
@@ -105,7 +105,7 @@ class Batch:
         return np.arange(self._block.seq, self._block.end, dtype=np.int64)
 
     def release(self) -> None:
-        """Give the slots back now. Arrays and tensors made of this batch may show other pairs from here on."""
+        """Give the slots back now. Arrays and tensors made of this batch may show other pixels from here on."""
         _ = self.valid  # the records are the daemon's again in a moment
         self._image = self._label = None
         if self._lease is not None:

@@ -211,13 +211,18 @@ class RingDataset(IterableDataset[Any]):
     @property
     def reader(self) -> Reader:
         """This process's reader; attaches if it has none yet."""
-        if self._reader is None or self._pid != os.getpid() or self._reader.closed:
+        reader = self._open_reader()
+        if reader is None:
             ranks = self.settle_ranks()
             named = self._given_group is not None or ranks.world_size > 1
-            self._reader = self._attach(ranks.rank, ranks.world_size, named=named)
+            reader = self._reader = self._attach(ranks.rank, ranks.world_size, named=named)
             self._pid, self._stood = os.getpid(), None
-            self._choose_epoch(self._reader)
-        return self._reader
+            self._choose_epoch(reader)
+        return reader
+
+    def _open_reader(self) -> Reader | None:
+        """Return this process's reader; None where it was closed, maybe by another one that had to wait for it."""
+        return None if self._reader is None or self._pid != os.getpid() or self._reader.closed else self._reader
 
     def close(self) -> None:
         """Detach; the next iteration attaches again, as the rank that this process is then."""
@@ -280,8 +285,8 @@ class RingDataset(IterableDataset[Any]):
         self._loaded_ended = bool(state.get(_ENDED))
         self.beginning.load(loaded, strict=strict)
         self._read_by_workers.forget()
-        if self._reader is not None and self._pid == os.getpid():
-            self._reader.load_state_dict(loaded, strict=strict)
+        if (reader := self._open_reader()) is not None:
+            reader.load_state_dict(loaded, strict=strict)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be ``epoch``, as a DistributedSampler does; not needed to count upwards.
@@ -291,8 +296,8 @@ class RingDataset(IterableDataset[Any]):
         """
         epoch = self.beginning.choose_epoch(epoch)
         self._read_by_workers.forget()
-        if self._reader is not None and self._pid == os.getpid():
-            self._reader.set_epoch(epoch)
+        if (reader := self._open_reader()) is not None:
+            reader.set_epoch(epoch)
 
     def _choose_epoch(self, reader: Reader) -> None:
         """Carry out `set_epoch` in a reader that has just attached."""

@@ -36,7 +36,7 @@ class OtherVersionError(NotTrustedError):
 
 
 class RingHeldError(RingfeedError):
-    """This consumer holds so many batches that the next one can never be published."""
+    """This consumer holds batches whose slots the next one needs, and there is no memory to move them to."""
 
 
 class ReleasedError(RingfeedError):

@@ -1,4 +1,4 @@
-"""What a reader holds of the ring at one attachment: leased slots, which move out of the ring where they are in the way.
+"""What a reader holds of the ring: leased slots, which move out of the ring where they are in the way.
 
 Arrays in a loop's variables, in a kept traceback or in a list must keep their pixels, and must not keep others from
 getting theirs. So a reader that would wait for slots which its own process holds copies these slots, puts the copies

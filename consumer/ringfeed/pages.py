@@ -144,7 +144,7 @@ def _scan(fd: int, begin: int, end: int) -> bool:
             *(not_of, not_of, any_of, any_of),  # inverted, all of, any of, what to tell
         )
     )
-    return fcntl.ioctl(fd, _SCAN, request) > 0
+    return bool(fcntl.ioctl(fd, _SCAN, request))
 
 
 def _mmap(address: int | None, length: int, protection: int, flags: int, fd: int, offset: int) -> int:

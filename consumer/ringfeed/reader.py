@@ -41,9 +41,8 @@ class Reader:
     """Reads its share of a ring in place. Made by `ringfeed.attach`.
 
     Iterating over it gives one epoch's batches; the next iteration gives the next epoch. Threads may share a reader:
-    each batch of an iterator that they share goes to one of them, and `close` ends their waits. What all of them hold
-    at a time has to fit into the ring, so let them attach with ``copy=True``. A forked child cannot use its parent's
-    reader.
+    each batch of an iterator that they share goes to one of them, and `close` ends their waits. A forked child cannot
+    use its parent's reader.
 
     Attributes:
         ring, group, rank, world_size, batch_size: as attached.
@@ -79,7 +78,7 @@ class Reader:
         self._lock = threading.RLock()  # a signal's handler may want the state in the middle of a wait
         self._pid = os.getpid()
         self._closed = False
-        self._why_closed = ""
+        self._stood_in_the_way = False
         self._thread = threading.get_ident()
         _OPEN.add(self)
 
@@ -116,11 +115,6 @@ class Reader:
     def descriptor(self) -> Descriptor:
         """What the ring says of itself."""
         return self._attachment.descriptor
-
-    @property
-    def closed(self) -> bool:
-        """Whether it has detached for good."""
-        return self._closed
 
     @property
     def epoch(self) -> int:
@@ -317,10 +311,7 @@ class Reader:
         if end - self._leases.oldest <= slots or self._thread in alive or not self._lock.acquire(blocking=False):
             return False
         try:
-            self._why_closed = (
-                "another reader of this process had to wait for it, in the thread that reads both; let the readers of "
-                "a thread take turns, or attach them with copy=True and on_lag='skip'"
-            )
+            self._stood_in_the_way = True
             self.close()
         finally:
             self._lock.release()
@@ -502,9 +493,7 @@ class Reader:
                 self._skip(self._plan.epoch_start(self._place))
 
     def statistics(self) -> dict[str, Any]:
-        """Batches taken, seconds waited for them, batches that hold slots now, batches that moved out of the ring while
-        they were held, pairs missed by a reader that skips.
-        """
+        """Return the batches taken, held now and moved out of the ring, the seconds waited and the pairs missed."""
         return {
             "batches": self._batches,
             "waited_s": self._waited_ns / 1e9,
@@ -552,8 +541,12 @@ class Reader:
                 f"{os.getpid()}; attach in the process that reads (a RingDataset does so by itself)."
             )
         if self._closed:
-            why = f": {self._why_closed}" if self._why_closed else "; attach again"
-            raise ReaderClosedError(f"This reader of ring {self.ring!r} is closed{why}.")
+            if self._stood_in_the_way:
+                raise ReaderClosedError(
+                    f"This reader of ring {self.ring!r} was closed, because another reader in the same thread had to "
+                    f"wait for it. Begin a new iteration, and let the readers of a thread take turns."
+                )
+            raise ReaderClosedError(f"This reader of ring {self.ring!r} is closed; attach again.")
 
 
 class _EpochIterator(Iterator[Batch]):
