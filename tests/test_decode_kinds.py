@@ -22,8 +22,8 @@ from decode_reference import encode, image_bytes, label_bytes, photograph, png, 
 from PIL import Image, ImageOps
 
 from ringfeedd.decode import Decoded
-from ringfeedd.picture import MAX_SCANS, MAX_SIDE, TURNS
-from ringfeedd.spec import Fit
+from ringfeedd.picture import MAX_SCANS, TURNS
+from ringfeedd.spec import MAX_SIDE, Fit
 
 
 @pytest.mark.parametrize("kind", IMAGE_KINDS)

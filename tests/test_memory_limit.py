@@ -8,8 +8,7 @@ from house import finish, trainer
 from PIL import Image
 
 from ringfeedd.memory_limit import OTHER_BYTES, decode_bytes, worker_bytes
-from ringfeedd.picture import MAX_SIDE
-from ringfeedd.spec import DecodeSpec
+from ringfeedd.spec import MAX_SIDE, DecodeSpec
 
 LIMITED = """
 import mmap, os, resource, sys

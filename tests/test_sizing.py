@@ -9,9 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringfeedd.config import Config
+from ringfeedd.control_group import GroupMemory
 from ringfeedd.errors import EXIT_COULD_NOT_START, StartError
 from ringfeedd.shm import reserved_bytes
-from ringfeedd.sizing import LEAST_AUTO_SLOTS, MOST_AUTO_SLOTS, Shares, geometries, shares, total
+from ringfeedd.sizing import (
+    LEAST_AUTO_SLOTS,
+    MOST_AUTO_SLOTS,
+    Room,
+    Shares,
+    geometries,
+    has_room,
+    process_bytes,
+    shares,
+    total,
+)
 from ringfeedd.spec import DecodeSpec, LabelMode
 
 GIB = 1 << 30
@@ -19,13 +30,13 @@ GIB = 1 << 30
 
 @pytest.mark.parametrize("free", [GIB // 8, GIB, 64 * GIB])
 def test_slots_chosen_for_the_user_leave_half_of_the_memory_free(free):
-    laid_out = geometries(Config(root="r"), DecodeSpec(224, 224), ["train", "test"], free=free)
+    laid_out = geometries(Config(root="r"), DecodeSpec(224, 224), ["train", "test"], Room(free))
     assert LEAST_AUTO_SLOTS <= laid_out[0].slots <= MOST_AUTO_SLOTS * 1.125
     assert total(laid_out) <= free // 2
 
 
 def test_with_plenty_of_memory_a_ring_gets_the_most_slots():
-    (geometry,) = geometries(Config(root="r"), DecodeSpec(224, 224), ["train"], free=64 * GIB)
+    (geometry,) = geometries(Config(root="r"), DecodeSpec(224, 224), ["train"], Room(64 * GIB))
     assert geometry.slots == MOST_AUTO_SLOTS
 
 
@@ -34,13 +45,13 @@ def test_rings_fit_into_what_is_free_or_are_refused_with_bytes_wanted_bytes_free
     slots, height, width, free
 ):
     config, spec = Config(root="r", slots=slots), DecodeSpec(height, width, label_mode=LabelMode.GRAY16)
-    (geometry,) = geometries(config, spec, ["train"], free=1 << 40)
+    (geometry,) = geometries(config, spec, ["train"], Room(1 << 40))
     assert geometry.slots >= slots
     if reserved_bytes(geometry) <= free:
-        assert geometries(config, spec, ["train"], free=free) == [geometry]
+        assert geometries(config, spec, ["train"], Room(free)) == [geometry]
         return
     with pytest.raises(StartError) as caught:
-        geometries(config, spec, ["train"], free=free)
+        geometries(config, spec, ["train"], Room(free))
     sentence = str(caught.value)
     assert list(map(int, re.findall(r"(\d+) bytes", sentence))) == [reserved_bytes(geometry), free]
     assert re.search(r"--shm-size=\d+g", sentence)
@@ -50,16 +61,59 @@ def test_rings_fit_into_what_is_free_or_are_refused_with_bytes_wanted_bytes_free
 
 def test_the_suggested_shm_size_is_enough():
     with pytest.raises(StartError) as caught:
-        geometries(Config(root="r", slots=4096), DecodeSpec(1000, 1000), ["train", "test"], free=64 << 20)
+        geometries(Config(root="r", slots=4096), DecodeSpec(1000, 1000), ["train", "test"], Room(64 << 20))
     wanted = int(re.search(r"needs (\d+) bytes", str(caught.value))[1])
     gibibytes = int(re.search(r"--shm-size=(\d+)g", str(caught.value))[1])
     assert gibibytes * GIB >= wanted
     assert "the rings train, test with 4096 slots each" in str(caught.value)
 
 
+def in_group(left, limit=8 * GIB):
+    return Room(64 * GIB, GroupMemory("/a", "memory.max", limit, limit - left))
+
+
+@pytest.mark.parametrize("left", [GIB, 3 * GIB])
+def test_chosen_slots_fit_into_the_control_group_beside_the_workers(left):
+    config, spec = Config(root="r", workers=2), DecodeSpec(224, 224)
+    laid_out = geometries(config, spec, ["train"], in_group(left))
+    assert LEAST_AUTO_SLOTS <= laid_out[0].slots < 64 * GIB
+    assert total(laid_out) + process_bytes(config, spec) <= left
+
+
+def test_a_ring_that_the_kernel_would_kill_is_refused_with_the_numbers():
+    config, spec = Config(root="r", workers=2, slots=4096), DecodeSpec(512, 512)
+    with pytest.raises(StartError) as caught:
+        geometries(config, spec, ["train"], in_group(4 * GIB))
+    sentence = str(caught.value)
+    wanted = total(geometries(config, spec, ["train"], Room(64 * GIB)))
+    needed = process_bytes(config, spec)
+    assert f"needs {wanted >> 20} MiB in /dev/shm" in sentence
+    assert f"the daemon with 2 workers about {needed >> 20} MiB" in sentence
+    assert "the control group /a may use 8192 MiB (memory.max), of which 4096 MiB are left" in sentence
+    limit = int(re.search(r"--memory=(\d+)g", sentence)[1]) * GIB
+    assert geometries(config, spec, ["train"], in_group(limit - 4 * GIB, limit)), "what it advises is enough"
+
+
+def test_slots_have_room_where_the_fewest_of_them_fit():
+    config, spec = Config(root="r", workers=2), DecodeSpec(1000, 1000)
+    least = total(geometries(Config(root="r", workers=2, slots=LEAST_AUTO_SLOTS), spec, ["train"], Room(GIB)))
+    assert has_room(config, spec, ["train"], Room(least))
+    assert not has_room(config, spec, ["train"], Room(least - 1))
+    assert not has_room(config, spec, ["train"], in_group(least))
+
+
+def test_more_workers_need_more_of_the_control_group():
+    spec = DecodeSpec(224, 224)
+    assert (
+        process_bytes(Config(root="r", workers=64), spec) > process_bytes(Config(root="r", workers=2), spec) + 4 * GIB
+    )
+    with pytest.raises(StartError, match="64 workers"):
+        geometries(Config(root="r", workers=64, slots=16), spec, ["train"], in_group(4 * GIB))
+
+
 def test_label_modes_lay_out_the_rows_that_they_decode_into():
     rows = {
-        mode: geometries(Config(root="r", slots=16), DecodeSpec(8, 8, label_mode=mode), ["train"], free=GIB)[0].label
+        mode: geometries(Config(root="r", slots=16), DecodeSpec(8, 8, label_mode=mode), ["train"], Room(GIB))[0].label
         for mode in LabelMode
     }
     assert {mode: (field.row_shape, field.dtype) for mode, field in rows.items()} == {

@@ -12,9 +12,12 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 
 from ringfeed.layout import SHM_DIR
 from ringfeed.status import HEARTBEAT_LATE_S, RingStatus
+from ringfeedd.control_group import GroupMemory
 
 SMALL_SHM_BYTES: Final = 1 << 30
 """A container's default is 64 MB, which holds no ring worth having."""
+
+SMALL_GROUP_BYTES: Final = 1 << 30
 
 FEW_FILES: Final = 128
 SCARCE_FILES: Final = 1024
@@ -100,6 +103,15 @@ def shared_memory(*, total: int, free: int, writable: bool, read_only: bool = Fa
     if free < total // 20:
         return Check("memory", Level.WARN, found, "See who has it: `ls -lS /dev/shm`; `ringfeed clean` helps if we do")
     return Check("memory", Level.OK, found)
+
+
+def group_memory(memory: GroupMemory | None) -> Iterable[Check]:
+    """The memory that a control group leaves this shell, and so a daemon started from it."""
+    if memory is None:
+        return
+    level = Level.WARN if memory.left < SMALL_GROUP_BYTES else Level.OK
+    cure = f"Rings and workers count, and the kernel kills what goes beyond: raise {memory.setting}, or stop others"
+    yield Check("group", level, str(memory), "" if level is Level.OK else cure)
 
 
 def open_files(soft: int, hard: int) -> Check:

@@ -50,7 +50,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     Attributes:
         root: ``gs://bucket/prefix`` or a folder; made absolute, see `absolute_root`.
         ring: rings ``NAME-train`` and ``NAME-test`` instead of ``train`` and ``test``.
-        size: ``"HxW"`` of a slot in pixels, or ``"auto"``: what a sample of the pairs has.
+        size: ``"HxW"`` of a slot in pixels, or ``"auto"``: what a sample of the pairs and the largest objects have.
         slots: of each ring; None: what half of the free memory holds, at most 512.
         lanes: consumer processes that may be attached to one ring at a time.
         workers: processes that fetch and decode; ``"auto"``: one for each core that the daemon may use.

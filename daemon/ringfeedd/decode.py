@@ -243,7 +243,8 @@ def _refuse_native_size(decoded: Decoded, spec: DecodeSpec) -> None:
     if pixels > spec.height * spec.width:
         raise BadPairError(
             f"the image has {decoded.image_height}x{decoded.image_width} = {pixels} pixels, but a slot holds "
-            f"{spec.height}x{spec.width} = {spec.height * spec.width}; make the slots larger, or choose another fit",
+            f"{spec.height}x{spec.width} = {spec.height * spec.width}; set size= (--size {decoded.image_height}x"
+            f"{decoded.image_width}) for larger slots, or choose another fit",
             cause="too_large",
         )
     if decoded.size_mismatch:

@@ -26,6 +26,7 @@ from ringfeed.status import ring_status
 from ringfeedd import checks
 from ringfeedd.checks import Check, Level
 from ringfeedd.clean import rings_with_files
+from ringfeedd.control_group import memory_of_group
 
 _TIMEX_BYTES: Final = 256
 """More than the kernel's struct timex, which begins with the modes: all zero, it only asks."""
@@ -38,6 +39,7 @@ def examine(environ: Mapping[str, str] = os.environ) -> list[Check]:
     return [
         Check("release", Level.OK, release),
         _shared_memory(),
+        *checks.group_memory(memory_of_group()),
         checks.open_files(*resource.getrlimit(resource.RLIMIT_NOFILE)),
         _clock(),
         *checks.environment(environ, credentials_readable=_readable(environ.get("GOOGLE_APPLICATION_CREDENTIALS"))),

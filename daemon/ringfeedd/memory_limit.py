@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from ringfeedd.picture import MAX_SIDE
-from ringfeedd.spec import DecodeSpec
+from ringfeedd.spec import MAX_SIDE, DecodeSpec
 
 DECODED_BYTES_PER_PIXEL: Final = 20
 """What a decode holds for each pixel of `max_pixels`, with some to spare: at most 12 were seen, for PNGs that are

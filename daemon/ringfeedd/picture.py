@@ -25,9 +25,7 @@ from ringfeedd.bare import JPEG_MAGIC, PNG_MAGIC, bare
 from ringfeedd.errors import BadPairError
 from ringfeedd.orientation import orientation_of
 from ringfeedd.plain_header import Header, plain_header
-
-MAX_SIDE: Final = 65_535
-"""Pixels: a JPEG's format allows no more, and a PNG of one pixel's width would need far more memory than its pixels."""
+from ringfeedd.spec import MAX_SIDE
 
 MAX_SCANS: Final = 100
 """Of a progressive JPEG. Encoders write some ten; a few bytes ask for one, and it costs a pass over all pixels."""

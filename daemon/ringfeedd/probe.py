@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -20,24 +21,52 @@ from ringfeedd.store_wait import SILENCE_S, listed_objects
 from ringfeedd.traffic import Traffic
 
 SAMPLE_PAIRS: Final = 32
+LARGEST_PAIRS: Final = 8
+"""Of each kind of file: what is largest in bytes is nearly always among the largest in pixels."""
+
+MAX_LARGEST_BYTES: Final = 256 << 20
+"""What the largest of a kind may have together; one of them is looked at in any case."""
+
 NATIVE_MARGIN: Final = 1.5
-"""Where sizes differ, a native slot holds this many times the largest sampled picture's pixels."""
+"""Where sizes differ, a native slot holds this many times the largest picture's pixels."""
+
 _LOOK_S: Final = 0.25
 
+Size: TypeAlias = tuple[int, int]
+"""Height and width in pixels."""
 
-async def probe_sizes(
-    source: Source, catalog: Catalog, *, max_pixels: int, exif_orientation: bool
-) -> list[tuple[int, int]]:
-    """Heights and widths in pixels of the images of some pairs, spread over the catalog.
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look at some images has found.
+
+    Attributes:
+        sample: sizes of images spread over the catalog.
+        largest: sizes of those with the largest objects.
+    """
+
+    sample: list[Size]
+    largest: list[Size]
+
+    @property
+    def sizes(self) -> list[Size]:
+        """All of them."""
+        return self.sample + self.largest
+
+
+async def probe_sizes(source: Source, catalog: Catalog, *, max_pixels: int, exif_orientation: bool) -> Looked:
+    """Look at the images of some pairs, spread over the catalog, and at those with the largest objects.
 
     Raises:
         StoreDownError: the store does not answer.
         StartError: not one of them can be had.
     """
     quiet_codecs()
-    indices = np.unique(np.linspace(0, len(catalog) - 1, num=SAMPLE_PAIRS).astype(np.int64))
+    spread = np.unique(np.linspace(0, len(catalog) - 1, num=SAMPLE_PAIRS).astype(np.int64)).tolist()
+    largest = [index for index in largest_images(catalog) if index not in set(spread)]
+    indices = spread + largest
     traffic, policy = Traffic(source, known=listed_objects(catalog)), FetchPolicy()
-    sizes: list[tuple[int, int]] = []
+    sizes: dict[int, Size] = {}
     reasons: list[str] = []
 
     async def look(index: int) -> None:
@@ -45,11 +74,11 @@ async def probe_sizes(
         try:
             fetched = await fetch_pair(traffic, pair, policy)
             picture = open_picture("image", fetched.image, max_pixels=max_pixels, exif_orientation=exif_orientation)
-            sizes.append((picture.height, picture.width))
+            sizes[index] = picture.height, picture.width
         except BadPairError as error:
             reasons.append(f"{pair.id!r}: {error}")
 
-    looks = asyncio.gather(*(look(int(index)) for index in indices))
+    looks = asyncio.gather(*(look(index) for index in indices))
     silence = asyncio.create_task(_silence(traffic))
     try:
         await asyncio.wait((looks, silence), return_when=asyncio.FIRST_COMPLETED)
@@ -67,7 +96,24 @@ async def probe_sizes(
         raise StartError(
             f"none of the {len(indices)} pairs that were looked at could be had; the first failed: {reasons[0]}"
         )
-    return sizes
+    return Looked(*([sizes[index] for index in some if index in sizes] for some in (spread, largest)))
+
+
+def largest_images(catalog: Catalog) -> list[int]:
+    """Return the indices of the images with the most bytes, a few of each kind of file, the largest of a kind first."""
+    columns, found = catalog.images, list[int]()
+    kinds: dict[str, list[int]] = {}
+    for number, suffix in enumerate(columns.suffixes):
+        kinds.setdefault(suffix.lower().replace("jpeg", "jpg"), []).append(number)
+    for numbers in kinds.values():
+        rows = np.flatnonzero(np.isin(columns.suffix, numbers))
+        few = min(LARGEST_PAIRS, len(rows))
+        if few:
+            top = rows[np.argpartition(columns.size[rows], len(rows) - few)[len(rows) - few :]]
+            top = top[np.argsort(columns.size[top])[::-1]]
+            within = np.cumsum(columns.size[top]) <= MAX_LARGEST_BYTES
+            found += top[: max(1, int(within.sum()))].tolist()
+    return found
 
 
 async def _silence(traffic: Traffic) -> str:
@@ -81,16 +127,21 @@ async def _silence(traffic: Traffic) -> str:
             return report.cause
 
 
-def choose_size(sizes: Sequence[tuple[int, int]], fit: Fit) -> tuple[int, int]:
-    """Height and width of a slot for pictures such as these.
+def choose_size(looked: Looked, fit: Fit, fits: Callable[[Size], bool] = lambda _size: True) -> Size:
+    """Return height and width of a slot for pictures such as these.
 
-    One size for all is taken as it is. Else ``native`` slots get room for the largest and half as much again, and the
-    other fits scale to the median.
+    One size for all is taken as it is. Else ``native`` slots get room for the largest and half as much again, or for
+    the largest that fits; the other fits scale to the median of the sample.
+
+    Args:
+        looked: what was found, at least one size.
+        fits: whether there is memory for rings of such slots.
     """
-    heights, widths = zip(*sizes, strict=True)
     if fit is not Fit.NATIVE:
+        heights, widths = zip(*(looked.sample or looked.largest), strict=True)
         return int(statistics.median(heights)), int(statistics.median(widths))
-    height, width = max(sizes, key=lambda size: size[0] * size[1])
-    if len(set(sizes)) == 1:
-        return height, width
-    return int(height * NATIVE_MARGIN), width
+    by_pixels = sorted(set(looked.sizes), key=lambda size: (-size[0] * size[1], size))
+    height, width = by_pixels[0]
+    with_margin = [(int(height * NATIVE_MARGIN), width)] if len(by_pixels) > 1 else []
+    choices = [*with_margin, *by_pixels]
+    return next((size for size in choices if fits(size)), choices[0])

@@ -7,7 +7,10 @@ from typing import Final
 
 from ringfeed.layout import Geometry, plan_geometry
 from ringfeedd.config import Config
-from ringfeedd.shm import not_enough_memory, reserved_bytes
+from ringfeedd.control_group import GroupMemory, memory_of_group
+from ringfeedd.errors import StartError
+from ringfeedd.memory_limit import DECODED_BYTES_PER_PIXEL, ROW_BYTES_PER_PIXEL
+from ringfeedd.shm import free_bytes, not_enough_memory, reserved_bytes
 from ringfeedd.spec import DecodeSpec
 
 MOST_AUTO_SLOTS: Final = 512
@@ -18,19 +21,56 @@ READAHEAD_BYTES: Final = 64 << 20
 WINDOW_BYTES: Final = 64 << 20
 """Compressed bytes that one worker may have on their way because the store is far away."""
 
+SUPERVISOR_BYTES: Final = 128 << 20
+WORKER_BYTES: Final = 96 << 20
+"""What the processes of a daemon take beside their rings, and beside the pictures that they decode, about."""
+
 SPARE_PAIRS: Final = 16
 """In each worker, so that it has something to do while more of them are on their way."""
 
 
-def geometries(config: Config, spec: DecodeSpec, rings: list[str], *, free: int) -> list[Geometry]:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The memory that there is for rings and for the processes that fill them.
+
+    Attributes:
+        free: bytes that can be reserved in /dev/shm.
+        group: the control group that leaves this process the least; None where none is limited. Pages of /dev/shm count
+            there as well.
+    """
+
+    free: int
+    group: GroupMemory | None = None
+
+    @classmethod
+    def look(cls) -> Room:
+        """Return what there is now."""
+        return cls(free_bytes(), memory_of_group())
+
+
+def process_bytes(config: Config, spec: DecodeSpec) -> int:
+    """Return about what the daemon's processes need beside the rings, in bytes, for pictures of a slot's size."""
+    picture = (DECODED_BYTES_PER_PIXEL + ROW_BYTES_PER_PIXEL) * spec.height * spec.width
+    return SUPERVISOR_BYTES + READAHEAD_BYTES + config.worker_count * (WORKER_BYTES + picture)
+
+
+def has_room(config: Config, spec: DecodeSpec, rings: list[str], room: Room) -> bool:
+    """Whether rings of such slots can be made."""
+    try:
+        geometries(config, spec, rings, room)
+    except StartError:
+        return False
+    return True
+
+
+def geometries(config: Config, spec: DecodeSpec, rings: list[str], room: Room) -> list[Geometry]:
     """Lay out every ring of the daemon.
 
-    Args:
-        free: bytes that can be reserved in /dev/shm.
-
     Raises:
-        StartError: they do not fit.
+        StartError: there is too little memory for them.
     """
+    group, needed = room.group, process_bytes(config, spec)
+    free = room.free if group is None else max(0, min(room.free, group.left - needed))
 
     def lay_out(slots: int) -> list[Geometry]:
         geometry = plan_geometry(
@@ -49,10 +89,22 @@ def geometries(config: Config, spec: DecodeSpec, rings: list[str], *, free: int)
         while slots > LEAST_AUTO_SLOTS and total(lay_out(slots)) > free // 2:
             slots //= 2
         laid_out = lay_out(slots)
-    if total(laid_out) > free:
-        what = f"{'the rings' if len(rings) > 1 else 'the ring'} {', '.join(rings)} with {laid_out[0].slots} slots each"
-        raise not_enough_memory(total(laid_out), free, what)
+    what = f"{'the rings' if len(rings) > 1 else 'the ring'} {', '.join(rings)} with {laid_out[0].slots} slots each"
+    if total(laid_out) > room.free:
+        raise not_enough_memory(total(laid_out), room.free, what)
+    if group is not None and total(laid_out) > free:
+        raise _too_much_for_group(total(laid_out), needed, config.worker_count, group, what)
     return laid_out
+
+
+def _too_much_for_group(wanted: int, needed: int, workers: int, group: GroupMemory, what: str) -> StartError:
+    """The error for rings that a control group has no memory for; sizes in bytes."""
+    limit = -(-(group.used + wanted + needed) // 2**30)
+    return StartError(
+        f"{what} needs {wanted >> 20} MiB in /dev/shm, and the daemon with {workers} workers about {needed >> 20} MiB, "
+        f"but {group}: the kernel would kill the daemon. Use fewer --slots, a smaller --size or fewer --workers, or "
+        f"raise the limit: `docker run --memory={limit}g`, MemoryMax={limit}G in the unit, or the pod's limit of memory"
+    )
 
 
 def total(laid_out: list[Geometry]) -> int:

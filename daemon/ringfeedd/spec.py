@@ -10,6 +10,9 @@ import numpy as np
 DEFAULT_MAX_PIXELS = 64_000_000
 """Pixels of one picture's header above which it is not decoded: 192 MB of RGB, more than any camera's photograph."""
 
+MAX_SIDE = 65_535
+"""Pixels: a JPEG's format allows no more, and a PNG of one pixel's width would need far more memory than its pixels."""
+
 
 class Fit(StrEnum):
     """How a picture of any size comes into a row of one size; ``docs/decoding.md`` has the steps."""

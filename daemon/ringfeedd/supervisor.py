@@ -36,9 +36,9 @@ from ringfeedd.refresher import Refresher
 from ringfeedd.renewal import LOOK_INTERVAL_S, removed_files, still_attached
 from ringfeedd.ring import Ring
 from ringfeedd.service import RingService
-from ringfeedd.shm import RingMemory, free_bytes
+from ringfeedd.shm import RingMemory
 from ringfeedd.singleton import SingletonLock
-from ringfeedd.sizing import Shares, geometries, shares, total
+from ringfeedd.sizing import Room, Shares, geometries, shares, total
 from ringfeedd.spawn import Spawner
 from ringfeedd.spec import DecodeSpec
 from ringfeedd.store_wait import StoreWait, listed_objects
@@ -226,7 +226,7 @@ class Supervisor:
     def _open_rings(self, start: Start, spec: DecodeSpec, shape: Shares) -> None:
         config, editions = self._config, start.editions
         names = [config.ring_names[split] for split in editions]
-        laid_out = geometries(config, spec, names, free=free_bytes())
+        laid_out = geometries(config, spec, names, Room.look())
         identity = config.identity(size=f"{spec.height}x{spec.width}")
         for number, (edition, name, geometry) in enumerate(zip(editions.values(), names, laid_out, strict=True)):
             order, split = edition.order, edition.split

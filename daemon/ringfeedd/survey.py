@@ -18,8 +18,9 @@ from ringfeedd.listing import Progress, build_catalog
 from ringfeedd.nodes import Nodes
 from ringfeedd.notify import Notifier
 from ringfeedd.promised import Start, find_promised
+from ringfeedd.sizing import Room, has_room
 from ringfeedd.sources import LISTING_WAIT_S, Source, open_source
-from ringfeedd.spec import DecodeSpec
+from ringfeedd.spec import DecodeSpec, Fit
 from ringfeedd.store_wait import SILENCE_S, StoreWait
 
 START_NOTICE_S: Final = 30.0
@@ -87,18 +88,10 @@ class Survey:
             if start is None:
                 start = await self._listed_start(source)
             self._on_listed()
-            height, width = config.pixels or await self._common_size(source, start.catalog)
+            size = config.pixels or self._promised_size(formers) or await self._common_size(source, start.catalog)
         finally:
             await source.close()
-        spec = DecodeSpec(
-            height,
-            width,
-            fit=config.fit,
-            label_mode=config.label_mode,
-            exif_orientation=config.exif_orientation,
-            max_pixels=config.max_pixels,
-        )
-        return Found(start, spec, listed)
+        return Found(start, self._spec(*size), listed)
 
     def _known_start(self, formers: dict[str, list[Former]], known: list[Catalog]) -> Start | None:
         """A start without a listing: with what living trainers were promised, or as configured; None where none is.
@@ -136,10 +129,38 @@ class Survey:
         """Height and width of a slot, pixels, by a look at some images."""
         from ringfeedd.probe import choose_size, probe_sizes  # noqa: PLC0415  # decoders, where no size is given
 
-        config = self._config
+        config, room = self._config, Room.look()
+        rings = list(config.ring_names.values())[: 2 if config.test_ratio else 1]
         look = partial(probe_sizes, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation)
-        sizes = await self._store_wait.has(lambda: look(source, catalog))
-        size = choose_size(sizes, config.fit)
+        looked = await self._store_wait.has(lambda: look(source, catalog))
+        size = choose_size(looked, config.fit, lambda size: has_room(config, self._spec(*size), rings, room))
+        sizes = looked.sizes
         spread = f"{'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
         self._say(f"looked at {len(sizes)} images of {spread}: slots of {size[0]}x{size[1]}, fit {config.fit}")
+        too_large = sum(height * width > size[0] * size[1] for height, width in sizes)
+        if config.fit is Fit.NATIVE and too_large:
+            self._say(
+                f"{too_large} of them are larger than such a slot, and there is no memory for larger slots: such "
+                f"pairs are replaced by others; give more memory, set size=, or choose another fit"
+            )
         return size
+
+    def _promised_size(self, formers: dict[str, list[Former]]) -> tuple[int, int] | None:
+        """Height and width of the slots that living trainers read, which a look could find otherwise by now."""
+        for former in chain.from_iterable(formers.values()):
+            height, width, _ = former.descriptor.geometry.image.row_shape
+            if former.descriptor.identity.fit == self._config.fit:
+                return height, width
+        return None
+
+    def _spec(self, height: int, width: int) -> DecodeSpec:
+        """How pairs are decoded into slots of that size."""
+        config = self._config
+        return DecodeSpec(
+            height,
+            width,
+            fit=config.fit,
+            label_mode=config.label_mode,
+            exif_orientation=config.exif_orientation,
+            max_pixels=config.max_pixels,
+        )
