@@ -59,7 +59,8 @@ def die_at(step: int) -> None:
 
 
 def trainer_story(ring: str, group: str, path: str) -> None:
-    """Attach, take, hold, release and leave; what is taken is logged."""
+    """Attach, take, hold, release and leave; what is taken is logged. It may go on where another of these stood."""
+    ringfeed.process_number = lambda _pid: 7
     with Path(path).open("a") as log, ringfeed.attach(ring, batch_size=2, group=group or None) as reader:
         held = []
         for batch in itertools.chain.from_iterable(iter(reader) for _ in range(2)):  # beyond an epoch's end, too

@@ -1,7 +1,6 @@
 """Exactly the right pair, whatever restarts: the daemon, the trainers, with another number of ranks."""
 
 import json
-import time
 
 import pytest
 from house import Daemon, finish, trainer, wait_until, write_folder
@@ -192,21 +191,19 @@ def test_a_state_goes_on_with_any_number_of_ranks_and_any_batch_size(folder, rin
 
 def test_a_killed_rank_comes_back_to_its_next_pair_and_finds_it_waiting(folder, ring):
     with serve(folder, ring):
-        one = Trainer(ring, epochs=100)
-        one.take(7)
-        one.kill()
-        wait_until(lambda: not ring_status(f"{ring}-train").consumers)
-        wait_until(lambda: ring_status(f"{ring}-train").filled_slots == 32)
-        began = time.monotonic()
-        with ringfeed.attach(f"{ring}-train", batch_size=4, group="g", drop_last=False) as reader:
+        ranks = [Trainer(ring, rank=rank, world=2, epochs=100) for rank in (0, 1)]
+        ranks[1].take(1)
+        ranks[0].take(3)
+        ranks[0].kill()
+        wait_until(lambda: len(ring_status(f"{ring}-train").consumers) == 1)
+        with ringfeed.attach(f"{ring}-train", batch_size=4, group="g", rank=0, world_size=2, drop_last=False) as reader:
             batch = next(iter(reader))
-            took_s = time.monotonic() - began
-            epoch, position = max((e, p) for _, e, p in one.rows)
+            epoch, position = max((e, p) for _, e, p in ranks[0].rows)
             # what it took and could not log any more is at most the batch in its hands
             ahead = (batch.epoch - epoch) * PAIRS + int(batch.positions[0]) - position
-            assert ahead in (1, 5)
-            assert took_s < 5  # the guarantee of 100 ms is measured, not timed here
+            assert ahead in (5, 13)
             del batch
+        ranks[1].kill()
 
 
 def test_a_state_of_another_ring_is_refused_with_what_differs(folder, ring):

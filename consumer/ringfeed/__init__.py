@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from ringfeed.batch import Batch
-from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import (
     AttachRefusedError,
     DaemonGoneError,
@@ -20,15 +17,15 @@ from ringfeed.errors import (
     OtherVersionError,
     ReaderClosedError,
     ReleasedError,
+    RingFailedError,
     RingfeedError,
     RingHeldError,
     StateMismatchError,
     SupersededError,
 )
-from ringfeed.lane import Request
-from ringfeed.layout import GROUP_BYTES, MAX_UINT64, Start
+from ringfeed.kin import Kin, process_number
+from ringfeed.opening import open_reader
 from ringfeed.reader import Reader
-from ringfeed.state import ResumeState
 from ringfeed.succession import RESTART_S
 
 __all__ = [
@@ -43,6 +40,7 @@ __all__ = [
     "Reader",
     "ReaderClosedError",
     "ReleasedError",
+    "RingFailedError",
     "RingHeldError",
     "RingfeedError",
     "StateMismatchError",
@@ -51,8 +49,6 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-
-_SERIAL = itertools.count()
 
 
 def attach(
@@ -102,52 +98,19 @@ def attach(
         NotTrustedError: the ring's files belong to others.
         OtherVersionError: the ring's daemon has another layout version; see docs/upgrade.md.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    if world_size < 1 or not 0 <= rank < world_size:
-        raise ValueError(f"rank {rank} is out of range: with world_size={world_size} it must be 0 to {world_size - 1}")
-    if world_size > 1 and group is None:
-        raise ValueError(f"world_size={world_size} needs group=NAME, the same name for all of its ranks")
-    if on_lag not in ("block", "skip"):
-        raise ValueError(f'on_lag is {on_lag!r}; it must be "block" or "skip"')
-    name = group if group is not None else f"anonymous-{os.getpid()}-{next(_SERIAL)}"
-    if not name or len(name.encode()) > GROUP_BYTES:
-        raise ValueError(f"group {name!r} must have 1 to {GROUP_BYTES} bytes in UTF-8")
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            kind, at, state = _parse_start(start, ring, strict=strict)
-            request = Request(
-                group=name,
-                rank=rank,
-                world_size=world_size,
-                batch_size=batch_size,
-                drop_last=drop_last,
-                start=kind,
-                at=at,
-                anonymous=group is None,
-                pid=os.getpid(),
-                wait=wait,
-                skips=on_lag == "skip",
-            )
-            return Reader(ring, request, copy=copy, restart_s=restart_s, state=state)
-        except (DaemonNotRunningError, DaemonGoneError, OtherVersionError):  # not there yet, or just now not
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.05)
-
-
-def _parse_start(
-    start: Any,  # noqa: ANN401  # a user's
-    ring: str,
-    *,
-    strict: bool,
-) -> tuple[Start, tuple[int, int], ResumeState | None]:
-    if isinstance(start, str) and start in ("auto", "epoch", "now"):
-        return Start[start.upper()], (0, 0), None
-    if isinstance(start, Mapping):
-        state = ResumeState.from_dict(start)
-        return Start.AT, state.place(read_descriptor(ring), strict=strict), state if strict else None
-    if isinstance(start, tuple) and len(start) == 2 and all(type(x) is int and 0 <= x <= MAX_UINT64 for x in start):
-        return Start.AT, start, None
-    raise ValueError(f'start is {start!r}; it must be "auto", "epoch", "now", a tuple (epoch, position), or a state')
+    return open_reader(
+        ring,
+        batch_size=batch_size,
+        group=group,
+        rank=rank,
+        world_size=world_size,
+        drop_last=drop_last,
+        start=start,
+        strict=strict,
+        wait=wait,
+        on_lag=on_lag,
+        copy=copy,
+        wait_s=wait_s,
+        restart_s=restart_s,
+        kin=Kin(owner=process_number(os.getpid())),
+    )

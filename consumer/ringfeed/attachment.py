@@ -21,6 +21,7 @@ from ringfeed.errors import (
     DaemonNotRunningError,
     NotTrustedError,
     OtherVersionError,
+    RingFailedError,
 )
 from ringfeed.lane import Accepted, LanePage, Refused, Request
 from ringfeed.layout import (
@@ -130,7 +131,7 @@ class Control:
         """The error that tells why no more pairs will come; None while the daemon serves."""
         ring, state = self.descriptor.ring, self.word(State.STATE)
         if state == RingState.FAILED:
-            return DaemonGoneError(f"The ring {ring!r} was stopped by its daemon: {self.reason()}")
+            return RingFailedError(f"The ring {ring!r} was stopped by its daemon: {self.reason()}")
         if state == RingState.STOPPING:
             return DaemonGoneError(f"The daemon of ring {ring!r} was stopped; start it again and attach anew.")
         if not self.daemon_lives():

@@ -8,17 +8,19 @@ from typing import Any, Final
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-import ringfeed
-from ringfeed.beginning import Beginning
+from ringfeed.beginning import Beginning, Place
 from ringfeed.descriptor import read_descriptor
 from ringfeed.first_place import state_before_the_start
 from ringfeed.items import Items
+from ringfeed.layout import Start
+from ringfeed.opening import open_reader
 from ringfeed.ranks import (
     Ranks,
     check_agreement,
     check_nodes,
     default_group,
     given_ranks,
+    kin,
     loader_pid,
     next_serial,
     ranks_to_tell,
@@ -306,20 +308,24 @@ class RingDataset(IterableDataset[Any]):
 
     def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:
         beginning = self.beginning
-        reader = ringfeed.attach(
+        start: str | Place | Start = beginning.start if beginning.at is None else beginning.at
+        if beginning.at is None and get_worker_info() is not None:
+            start = Start.FOLLOWING  # a DataLoader starts new workers for each epoch
+        reader = open_reader(
             self.ring,
             batch_size=self.batch_size,
             group=self.group if named else None,
             rank=rank,
             world_size=world_size,
             drop_last=self.drop_last,
-            start=beginning.start if beginning.at is None else beginning.at,
+            start=start,
             strict=beginning.strict,
             wait=self.wait,
             on_lag=self.on_lag,
             copy=self.copy,
             wait_s=max(self.wait_s, self.restart_s) if beginning.goes_on else self.wait_s,
             restart_s=self.restart_s,
+            kin=kin(),
         )
         try:
             check_nodes(self.ranks, reader.descriptor)
@@ -351,11 +357,7 @@ class RingDataset(IterableDataset[Any]):
         ranks = self.settle_ranks()
         world_size = ranks.world_size
         reader = self._attach(worker * world_size + ranks.rank, world_size * workers, named=True)
-        if self.beginning.chosen:
-            self._choose_epoch(reader)
-        else:
-            # A DataLoader starts new workers for each epoch: they take the old ones' places, at an epoch's start.
-            reader.skip_rest_of_epoch()
+        self._choose_epoch(reader)
         self.beginning.forget()
         self._reader, self._pid, self._pass_epoch = reader, os.getpid(), reader.epoch
         if self._loaded_ended:  # the workers that follow, which are given no state, take the places that are kept

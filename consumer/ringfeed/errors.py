@@ -15,6 +15,10 @@ class DaemonGoneError(RingfeedError):
     """The daemon that served this ring stopped, died, or gave the ring up; the message tells which."""
 
 
+class RingFailedError(DaemonGoneError):
+    """The daemon stopped this ring for good; the message has the daemon's reason."""
+
+
 class AttachRefusedError(RingfeedError):
     """The daemon refused the request; the message is the daemon's own sentence."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ringfeed.epochs import Epochs
+from ringfeed.kin import STRANGER, Kin
 from ringfeed.layout import (
     GROUP_BYTES,
     LANE_ANONYMOUS,
@@ -43,6 +44,7 @@ class Request:
         skips: never holds other groups up; it misses what is overwritten before it has read it.
         resuming: goes on with a pass that a former daemon served; others that do so may come at the same time.
         pid: for people; it decides nothing.
+        kin: who may go on at its place.
     """
 
     group: str
@@ -57,6 +59,7 @@ class Request:
     wait: bool = False
     resuming: bool = False
     skips: bool = False
+    kin: Kin = STRANGER
 
     @property
     def sensible(self) -> bool:
@@ -135,6 +138,7 @@ class LanePage:
             | LANE_SKIPS * request.skips
         )
         self[Lane.PID] = request.pid
+        self[Lane.OWNER], self[Lane.RUN], self[Lane.LOOP] = request.kin.owner, request.kin.run, request.kin.loop
         self[Lane.NONCE] = nonce
 
     def read_request(self) -> Request | Refused:
@@ -162,6 +166,7 @@ class LanePage:
             wait=bool(flags & LANE_WAIT),
             resuming=bool(flags & LANE_RESUMING),
             skips=bool(flags & LANE_SKIPS),
+            kin=Kin(self[Lane.OWNER], self[Lane.RUN], self[Lane.LOOP]),
         )
 
     @property
@@ -182,12 +187,21 @@ class LanePage:
             self[Lane.POSITION] = answer.place.position
             self[Lane.ANSWER] = Answer.ACCEPTED
         else:
-            reason = answer.reason.encode()[:REASON_BYTES]
-            self._bytes[Lane.REASON : Lane.REASON + len(reason)] = reason
-            self[Lane.REASON_LENGTH] = len(reason)
+            self.write_reason(answer.reason)
             self[Lane.ANSWER] = Answer.REFUSED
         self[Lane.POSTED] = 0
         self[Lane.ANSWER_NONCE] = nonce
+
+    def write_reason(self, reason: str) -> None:
+        """Say why the request is refused, or why it has no answer yet."""
+        text = reason.encode()[:REASON_BYTES]
+        self._bytes[Lane.REASON : Lane.REASON + len(text)] = text
+        self[Lane.REASON_LENGTH] = len(text)
+
+    def read_reason(self) -> str:
+        """Return what the daemon says of the request; empty where it has said nothing."""
+        length = min(self[Lane.REASON_LENGTH], REASON_BYTES)
+        return bytes(self._bytes[Lane.REASON : Lane.REASON + length]).decode(errors="replace")
 
     def read_answer(self, nonce: int) -> Accepted | Refused | None:
         """The answer to the request with this nonce; None while there is none."""
@@ -195,9 +209,9 @@ class LanePage:
             return None
         if self[Lane.ANSWER] == Answer.ACCEPTED:
             return Accepted(Place(self[Lane.SEQ], self[Lane.EPOCH], self[Lane.POSITION]))
-        length = min(self[Lane.REASON_LENGTH], REASON_BYTES)
-        return Refused(bytes(self._bytes[Lane.REASON : Lane.REASON + length]).decode(errors="replace"))
+        return Refused(self.read_reason())
 
     def free(self) -> None:
         """Say that the lane may be taken by another consumer."""
+        self[Lane.REASON_LENGTH] = 0
         self[Lane.ANSWER_NONCE] = 0

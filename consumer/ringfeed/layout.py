@@ -130,6 +130,7 @@ class Start(enum.IntEnum):
     EPOCH = 1
     NOW = 2
     AT = 3
+    FOLLOWING = 4
 
 
 class Leaving(enum.IntEnum):
@@ -173,6 +174,9 @@ class Lane:
     FLAGS: Final = 56
     PID: Final = 64
     GROUP_LENGTH: Final = 72
+    OWNER: Final = 80
+    RUN: Final = 88
+    LOOP: Final = 96
     GROUP: Final = 128
     # Writer: the consumer. Its progress, in cache lines of their own.
     TAKEN: Final = 512

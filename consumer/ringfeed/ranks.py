@@ -15,6 +15,7 @@ import torch.utils.data
 
 from ringfeed.descriptor import Descriptor
 from ringfeed.errors import RingfeedError
+from ringfeed.kin import Kin, number, parent_of, process_number
 
 _SERIALS: defaultdict[tuple[str, bool], Iterator[int]] = defaultdict(itertools.count)
 
@@ -115,6 +116,29 @@ def loader_pid() -> int | None:
     return None if loader is None else loader.pid
 
 
+def kin(environ: Mapping[str, str] = os.environ) -> Kin:
+    """Return to which training process, run of its job and loop of its loader this process belongs."""
+    worker = torch.utils.data.get_worker_info()
+    return Kin(
+        owner=process_number(loader_pid() or os.getpid()),
+        run=_run(environ),
+        loop=0 if worker is None else number("loop", worker.seed - worker.id),
+    )
+
+
+def _run(environ: Mapping[str, str]) -> int:
+    """Return what the ranks of this run have in common, and other runs of the same command have not; 0: unknown."""
+    if file := environ.get("TORCHELASTIC_ERROR_FILE"):  # in a folder that torchrun makes for each start of its ranks
+        return number("torchrun", str(Path(file).parent.parent))
+    launcher = multiprocessing.parent_process() if loader_pid() is None else None
+    if launcher is not None and launcher.pid is not None:  # of mp.spawn
+        return process_number(launcher.pid)
+    if "SLURM_STEP_ID" in environ and "SLURM_JOB_ID" in environ:
+        restart = environ.get("SLURM_RESTART_COUNT", "0")
+        return number("slurm", environ["SLURM_JOB_ID"], environ["SLURM_STEP_ID"], restart)
+    return 0
+
+
 def check_agreement(ring: str, before: Ranks) -> None:
     """Insist that torch.distributed, where it is initialised, says what a dataset began to read as.
 
@@ -156,9 +180,5 @@ def default_group(ranks: Ranks, serial: str, environ: Mapping[str, str] = os.env
     elif "MASTER_PORT" in environ:
         job = f"{environ.get('MASTER_ADDR', 'localhost')}:{environ['MASTER_PORT']}"
     else:
-        job = f"parent-{_parent_of(loader) if loader else os.getppid()}"
+        job = f"parent-{parent_of(loader) if loader else os.getppid()}"
     return f"{job[:96]}-{serial}"
-
-
-def _parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

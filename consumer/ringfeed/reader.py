@@ -32,6 +32,7 @@ from ringfeed.plan import Block, Place
 from ringfeed.rows import read_batch
 from ringfeed.state import ResumeState, state_at
 from ringfeed.succession import RESTART_S, attach_to_the_next
+from ringfeed.trainer_log import warn
 
 WARN_AFTER_S: Final = 10.0
 """A reader that has waited this long says on its log whom it waits for; and again after as long."""
@@ -269,7 +270,7 @@ class Reader:
                     return gone
                 if time.monotonic_ns() - warned > WARN_AFTER_S * 1e9:
                     warned = time.monotonic_ns()
-                    _warn(
+                    warn(
                         "%r has waited %.0f s for pair %d; the ring has published up to %d. `ringfeed status %s` shows "
                         "which reader or rank holds it up, or that the source is slow.",
                         *(self, (warned - began) / 1e9, block.seq, control.published, self.ring),
@@ -325,7 +326,7 @@ class Reader:
                 and reader.descriptor.generation == self.descriptor.generation
                 and reader.make_way(block.end)
             ):
-                _warn("%r was closed: %r waited for it in the same thread.", reader, self)
+                warn("%r was closed: %r waited for it in the same thread.", reader, self)
 
     def _attach_to_the_next_daemon(self, gone: DaemonGoneError) -> None:
         """Go on at exactly the next pair once a new daemon serves the ring. Batches that are held stay readable.
@@ -343,7 +344,7 @@ class Reader:
         # Until here its lane with the former daemon said where it stands, to this one and the next.
         self._give_back(Leaving.LEAVE)
         self._take_attachment(attachment)
-        _warn("%r goes on with the new daemon.", self)
+        warn("%r goes on with the new daemon.", self)
 
     def _next_attachment(
         self, gone: Exception, ask: Callable[[Descriptor], Request], state: ResumeState | None
@@ -351,7 +352,7 @@ class Reader:
         if self._control.word(State.STATE) == RingState.FAILED or not self._restart_s:
             raise gone
         # As text: a handler that keeps its records would keep the error, its frames, and the batches in those.
-        _warn("%s This reader waits up to %.0f s for the next one.", str(gone), self._restart_s)
+        warn("%s This reader waits up to %.0f s for the next one.", str(gone), self._restart_s)
         return attach_to_the_next(
             self.descriptor, gone, ask, state, restart_s=self._restart_s, still_wanted=self._check_open
         )
@@ -485,13 +486,6 @@ class Reader:
             raise
         self._take_attachment(attachment)
 
-    def skip_rest_of_epoch(self) -> None:
-        """Go to the next epoch's start, unless at one already."""
-        with self._lock:
-            self._check_open()
-            if self._place.position:
-                self._skip(self._plan.epoch_start(self._place))
-
     def statistics(self) -> dict[str, Any]:
         """Return the batches taken, held now and moved out of the ring, the seconds waited and the pairs missed."""
         return {
@@ -527,7 +521,7 @@ class Reader:
         try:
             self._holding.end(leaving)
         except OSError as error:
-            _warn(
+            warn(
                 "%d batches that are held of ring %r could not be moved out of it, so they may show other pairs from "
                 "now on: %s",
                 *(held, self.ring, error.strerror),
@@ -596,9 +590,3 @@ def _renew_locks() -> None:
 
 atexit.register(close_open_readers)
 os.register_at_fork(after_in_child=_renew_locks)
-
-
-def _warn(message: str, *arguments: object) -> None:
-    import logging  # noqa: PLC0415  # a tenth of what importing this package costs, for who never waits
-
-    logging.getLogger("ringfeed").warning(message, *arguments, stacklevel=2)

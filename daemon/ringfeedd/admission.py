@@ -21,7 +21,13 @@ class Seek:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """No answer yet: ask again later."""
+    """No answer yet: ask again later.
+
+    Attributes:
+        reason: what is waited for, as a sentence.
+    """
+
+    reason: str
 
 
 def why_never(request: Request, ring: Ring) -> str | None:
@@ -61,7 +67,10 @@ def place_among_others(request: Request, ring: Ring, at: tuple[int, int]) -> Pla
     if request.skips:
         return here
     if request.wait:
-        return Wait()
+        return Wait(
+            f"epoch {at[0]}, position {at[1]} lies behind ring {ring.name!r}, which other groups read from epoch "
+            f"{here.epoch}, position {here.position} on, until they have left"
+        )
     return Refused(
         f"epoch {at[0]}, position {at[1]} lies behind ring {ring.name!r}, which other groups read from epoch "
         f"{here.epoch}, position {here.position} on; pass wait=True to wait until they have left, or start a daemon "

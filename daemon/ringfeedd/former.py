@@ -88,17 +88,21 @@ def read_formers(ring: str, handed_over: Iterable[Control] = ()) -> list[Former]
     controls = [control for control in handed_over if control.descriptor.ring == ring]
     controls += (control for descriptor in _descriptors(ring) if (control := _open(descriptor)) is not None)
     controls.sort(key=lambda control: control.word(State.STARTED_NS), reverse=True)
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int, int]] = set()
     formers = []
     for control in controls:
         places = [place for lane in range(control.geometry.lanes) if (place := _former_place(control, lane))]
-        places = [place for place in places if (place.request.group, place.request.rank) not in seen]
-        seen |= {(place.request.group, place.request.rank) for place in places}
+        places = [place for place in places if _whose(place.request) not in seen]
+        seen |= {_whose(place.request) for place in places}
         if places:
             formers.append(Former(control, places))
         else:
             control.close()
     return formers
+
+
+def _whose(request: Request) -> tuple[str, int, int]:
+    return request.group, request.kin.run, request.rank
 
 
 def _descriptors(ring: str) -> Iterable[Descriptor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ringfeed.kin import STRANGER, Kin
 from ringfeed.lane import Request
 from ringfeed.plan import Place, Plan
 from ringfeedd.ring import Ring
@@ -27,7 +28,7 @@ class FormerPlace:
     lives: Callable[[], bool]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Member:
     """One rank of a group.
 
@@ -39,6 +40,7 @@ class Member:
         away_since: when it went, or when the group began without it, in seconds.
         came: it was attached once.
         given_up: nothing is kept for it.
+        kin: of the consumer that was attached last.
         former: whether the process that read as this rank from a former daemon still lives; None once that is settled.
         reaches: (epoch, position) to which it may read with that daemon's ring.
     """
@@ -52,6 +54,7 @@ class Member:
     pid: int = 0
     came: bool = False
     given_up: bool = False
+    kin: Kin = STRANGER
     former: Callable[[], bool] | None = None
     reaches: tuple[int, int] = (0, 0)
 
@@ -67,12 +70,28 @@ class Member:
 
 
 @dataclass(slots=True)
+class Loop:
+    """One iteration over a DataLoader, which reads by workers.
+
+    Attributes:
+        number: what its workers have in common, see `Kin`.
+        epoch: that they read.
+        came: ranks of those that have come.
+    """
+
+    number: int
+    epoch: int
+    came: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
 class Group:
     """The ranks that share one pass.
 
     Attributes:
         start: where its first round begins.
         skips: it holds nobody up while others read, and misses what is overwritten before it has read it.
+        loops: the latest of each owner whose DataLoader reads as some of its ranks.
     """
 
     name: str
@@ -80,6 +99,7 @@ class Group:
     start: Place
     skips: bool = False
     members: list[Member] = field(default_factory=list)
+    loops: dict[int, Loop] = field(default_factory=dict)
 
     @property
     def live(self) -> bool:

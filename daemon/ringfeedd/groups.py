@@ -15,6 +15,7 @@ from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Leaving, Start
 from ringfeed.plan import Place
 from ringfeedd.admission import Seek, Wait, on_lag, place_among_others, same_shape, why_never
+from ringfeedd.claims import goes_on, is_of, loop_of, loop_place, still_there
 from ringfeedd.gathering import GATHER_S, Gathering
 from ringfeedd.group import FormerPlace, Group, Member
 from ringfeedd.ring import Ring
@@ -43,7 +44,7 @@ class Groups:
         self.linger_s = linger_s
         self.linger_blocking_s = linger_blocking_s
         self.skipped_pairs = 0
-        self._groups: dict[str, Group] = {}
+        self._groups: list[Group] = []
         self._lanes: dict[int, tuple[Group, Member]] = {}
         self._waiting = False
         self._gathering = Gathering(gather_s)
@@ -55,7 +56,7 @@ class Groups:
         return len(self._groups)
 
     def __iter__(self) -> Iterator[Group]:
-        return iter(self._groups.values())
+        return iter(self._groups)
 
     @property
     def lingering(self) -> int:
@@ -84,27 +85,36 @@ class Groups:
         """Decide on a request. `Wait` and `Seek` change nothing; ask again."""
         if reason := why_never(request, ring):
             return Refused(reason)
-        group = self._groups.get(request.group)
-        renewed = group is not None and not group.live and (not same_shape(group, request) or request.start is Start.AT)
-        if group is not None and not renewed:
+        group = self._named(request)
+        if group is not None and (group.live or (same_shape(group, request) and goes_on(group, request))):
             return self._join(lane, group, request, ring)
+        return self._begin(lane, request, ring, now)
+
+    def _begin(self, lane: int, request: Request, ring: Ring, now: float) -> Accepted | Refused | Seek | Wait:
+        """Decide on a request that begins a pass."""
         at: tuple[int, int] | None = request.at
         if request.start is Start.AT:
             at = self._gathering.place(request, now)
         elif self._gathering.resuming:
             at = None  # those who were here before come first
         if at is None:
-            return Wait()
-        former = self._groups.pop(request.group, None)  # a new run of the job, dealt out anew
-        place = self._starting_place(request, ring, at)
+            return Wait("the other ranks and groups that go on from a place of their own are awaited first")
+        former = [group for group in self if group.name == request.group]  # earlier runs of the job
+        self._groups = [group for group in self if group not in former or group.live]
+        place = self._starting_place(request, ring, at, whole=bool(former))
         if not isinstance(place, Place):
-            if former is not None and not isinstance(place, Seek):
-                self._groups[former.name] = former  # the new run does not come about, or not yet
+            if not isinstance(place, Seek):  # the new run does not come about, or not yet
+                self._groups += [group for group in former if not group.live]
             if isinstance(place, Refused):
+                if request.start is Start.AT and (there := [group for group in former if group.live]):
+                    return Wait(still_there(there[0]))
                 self.withdraw(request)
             return place
         self._gathering.forget(request.group)
         return self._join(lane, self._found(request, ring, place, now), request, ring)
+
+    def _named(self, request: Request) -> Group | None:
+        return next((group for group in self if is_of(group, request)), None)
 
     def withdraw(self, request: Request) -> None:
         """Nobody waits for an answer to this request any more."""
@@ -118,23 +128,28 @@ class Groups:
         for former in sorted(places, key=lambda former: (former.at, former.request.rank)):
             request = former.request
             place = Place(ring.seq(*former.at), *former.at)
-            group = self._groups.get(request.group) or self._found(request, ring, place, now)
+            group = self._named(request) or self._found(request, ring, place, now)
             if not same_shape(group, request) or not group.has_round_at(*former.at):
                 continue  # no consumer writes this; then it has no claim
             member = group.members[request.rank]
             member.take_place(place)
             member.came, member.former, member.reaches = True, former.lives, former.reaches
+            member.pid, member.kin = request.pid, request.kin
 
-    def _starting_place(self, request: Request, ring: Ring, at: tuple[int, int]) -> Place | Refused | Seek | Wait:
+    def _starting_place(
+        self, request: Request, ring: Ring, at: tuple[int, int], *, whole: bool
+    ) -> Place | Refused | Seek | Wait:
+        """Return where a group begins that is not there; ``whole``: with an epoch, unless it says where."""
         if not self._groups:
             return self._idle_place(request, ring, at)
         if not any(group.live for group in self) and request.start is not Start.NOW:
             self._waiting = True  # only kept places are in the way, and not for long
-            return Wait()
+            return Wait("the places of ranks that are away are kept for some seconds")
         here = ring.place(ring.floor)
         if request.start is Start.AT:
             return place_among_others(request, ring, at)
-        if request.start is Start.EPOCH and here.position:
+        whole |= request.start in (Start.EPOCH, Start.FOLLOWING)
+        if whole and request.start is not Start.NOW and here.position:
             return Place(here.seq + ring.epochs.length(here.epoch) - here.position, here.epoch + 1, 0)
         return here
 
@@ -149,7 +164,8 @@ class Groups:
         return Place(ring.seq(*at), *at)
 
     def _found(self, request: Request, ring: Ring, place: Place, now: float) -> Group:
-        group = self._groups[request.group] = Group(request.group, request.anonymous, place, request.skips)
+        group = Group(request.group, request.anonymous, place, request.skips)
+        self._groups.append(group)
         for rank in range(request.world_size):
             plan = replace(request.plan(ring.epochs), rank=rank)
             group.members.append(Member(plan, place, place, plan.block(place).seq, now))
@@ -174,7 +190,10 @@ class Groups:
             seq = ring.seq(*request.at)
             known = group.has_round_at(*request.at)
             if seq < ring.floor and (request.wait or len(self._groups) == 1):
-                return Wait()  # its own group's other ranks have to leave first, to start from the same state
+                return Wait(
+                    f"the other ranks of group {group.name!r} read on from epoch {member.place.epoch}, position "
+                    f"{member.place.position}; all of them start from the same state once those have left"
+                )
             if seq < ring.floor or not known:
                 return Refused(
                     f"rank {request.rank} asks for epoch {request.at[0]}, position {request.at[1]}, and its group "
@@ -182,13 +201,17 @@ class Groups:
                     f"start all of its ranks from the same state"
                 )
             member.take_place(Place(seq, *request.at))
+        if request.start is Start.FOLLOWING:
+            loop = group.loops[request.kin.owner] = loop_of(group, request, ring)
+            loop.came.add(request.rank)
+            member.take_place(loop_place(loop, ring))
         if (member.given_up or group.skips) and member.plan.block(member.place).seq < ring.floor:
             place = group.round_from_floor(member, ring)
             self.skipped_pairs += max(0, place.seq - member.place.seq) // member.plan.world_size
             member.place = place
         member.take_place(member.place)
         member.lane, member.pid = lane, request.pid
-        member.came, member.given_up, member.former = True, False, None
+        member.came, member.given_up, member.former, member.kin = True, False, None, request.kin
         self._lanes[lane] = (group, member)
         return Accepted(member.place)
 
@@ -239,7 +262,7 @@ class Groups:
                             f"{now - member.away_since:.0f} s"
                         )
             if not group.live and all(member.given_up for member in group.members):
-                del self._groups[group.name]
+                self._groups.remove(group)
         self._waiting = False
         return told
 

@@ -122,6 +122,10 @@ class Reception:
             answer = self._groups.attach(lane, request, self._ring, now)
             if isinstance(answer, Seek) and seek(answer.epoch, answer.position):
                 answer = self._groups.attach(lane, request, self._ring, now)
+            if isinstance(answer, Wait):
+                page = self._memory.lanes[lane]
+                if page.read_reason() != answer.reason:
+                    page.write_reason(answer.reason)
             if isinstance(answer, Wait | Seek):
                 continue
             del self._pending[lane]

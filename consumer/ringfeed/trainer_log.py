@@ -1,0 +1,15 @@
+"""The trainer's log: what a user reads where a wait takes long."""
+
+from __future__ import annotations
+
+from typing import Final
+
+TELL_AFTER_S: Final = 3.0
+"""A wait of which nothing was said for this long is explained: within 5 s, whatever else the process does."""
+
+
+def warn(message: str, *arguments: object) -> None:
+    """Log a warning as ``ringfeed``, at the line that called the caller."""
+    import logging  # noqa: PLC0415  # a tenth of what importing this package costs, for who never waits
+
+    logging.getLogger("ringfeed").warning(message, *arguments, stacklevel=3)

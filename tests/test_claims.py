@@ -1,0 +1,228 @@
+"""Who goes on at a place that was left, and who begins at a whole epoch with all ranks of its group."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringfeed.kin import Kin, process_number
+from ringfeed.lane import Accepted, Request
+from ringfeed.layout import Leaving, Start
+from ringfeedd.admission import Seek, Wait
+from ringfeedd.groups import Groups
+from ringfeedd.order import make_order
+from ringfeedd.ring import Ring
+
+LENGTH, BATCH = 40, 2
+LINGER_S, BLOCKING_S = 100.0, 10.0
+WHOLE = (Start.AUTO, Start.EPOCH)
+
+
+class House:
+    """A ring, its groups, and consumers that come, read and go as they are told."""
+
+    def __init__(self) -> None:
+        order = make_order("sequential", length=LENGTH, seed=0)
+        self.ring = Ring("train", slots=400, readahead=0, order=order)
+        self.groups = Groups(linger_s=LINGER_S, linger_blocking_s=BLOCKING_S, gather_s=0.0)
+        self.lanes = count()
+        self.now = 0.0
+        self.turn()
+
+    def turn(self) -> None:
+        self.groups.expire(self.now, self.ring)
+        if (floor := self.groups.floor()) is not None:
+            self.ring.release(floor)
+        for job in self.ring.jobs(1000):
+            self.ring.finish(job.seq)
+        self.ring.publish()
+
+    def ask(self, rank: int, *, group: str = "job", world: int = 2, start: Start = Start.AUTO, **kin: int) -> Any:
+        self.turn()
+        request = Request(group, rank, world, BATCH, True, start, (0, 0), anonymous=False, pid=rank, kin=Kin(**kin))
+        lane = next(self.lanes)
+        answer = self.groups.attach(lane, request, self.ring, self.now)
+        if isinstance(answer, Seek):
+            self.ring.seek(answer.epoch, answer.position)
+            answer = self.groups.attach(lane, request, self.ring, self.now)
+        return (lane, answer.place) if isinstance(answer, Accepted) else answer
+
+    def come(self, rank: int, **options: Any) -> tuple[int, tuple[int, int]]:
+        """Attach; return the lane and (epoch, position)."""
+        lane, place = self.ask(rank, **options)
+        return lane, (place.epoch, place.position)
+
+    def read(self, lane: int, batches: int) -> None:
+        _, member = self.groups._lanes[lane]
+        place = member.place
+        for _ in range(batches):
+            place = member.plan.block(place).next
+        taken = member.plan.block(place).seq
+        self.groups.progress(lane, self.ring, taken=taken, released=taken)
+
+    def go(self, lane: int, leaving: Leaving = Leaving.NO) -> None:
+        self.groups.gone(lane, leaving, self.now)
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.mark.parametrize("start", [*WHOLE, Start.FOLLOWING])
+@given(read=st.tuples(st.integers(0, 25), st.integers(0, 25)), leaving=st.sampled_from(Leaving))
+def test_a_job_started_again_begins_whole_and_together(start, read, leaving):
+    house = House()
+    lanes = [house.come(rank, start=start, owner=1 + rank, run=1)[0] for rank in (0, 1)]
+    for lane, batches in zip(lanes, read, strict=True):
+        house.read(lane, batches)
+    for lane in lanes:
+        house.go(lane, leaving)
+    again = [house.come(rank, start=start, owner=11 + rank, run=2)[1] for rank in (1, 0)]
+    assert again == [(0, 0), (0, 0)]
+
+
+def test_one_that_is_known_by_nothing_begins_whole_too(house):
+    lane, _ = house.come(0, world=1)
+    house.read(lane, 3)
+    house.go(lane)
+    assert house.come(0, world=1)[1] == (0, 0)
+
+
+def test_among_others_a_job_started_again_begins_with_the_next_epoch(house):
+    other, _ = house.come(0, group="other", world=1)
+    lanes = [house.come(rank)[0] for rank in (0, 1)]
+    for lane in (*lanes, other):
+        house.read(lane, 4)
+    for lane in lanes:
+        house.go(lane)
+    assert [house.come(rank)[1] for rank in (0, 1)] == [(1, 0), (1, 0)]
+
+
+def test_a_job_started_again_may_ask_to_begin_now(house):
+    other, _ = house.come(0, group="other", world=1)
+    lane, _ = house.come(0, world=1)
+    house.read(lane, 4)
+    house.read(other, 2)
+    house.go(lane)
+    house.turn()
+    assert house.come(0, world=1, start=Start.NOW)[1] == (0, 4)
+
+
+@pytest.mark.parametrize("start", WHOLE)
+def test_a_rank_goes_on_at_its_place_while_others_are_there(house, start):
+    lanes = [house.come(rank, start=start, owner=1 + rank)[0] for rank in (0, 1)]
+    house.read(lanes[0], 3)
+    house.read(lanes[1], 5)
+    house.go(lanes[0])
+    assert house.come(0, start=start, owner=11)[1] == (0, 3 * 2 * BATCH)
+
+
+def test_a_process_may_go_on_at_the_place_that_it_left(house):
+    lane, _ = house.come(0, world=1, owner=7)
+    house.read(lane, 3)
+    house.go(lane, Leaving.KEEP_PLACE)
+    assert house.come(0, world=1, owner=7)[1] == (0, 3 * BATCH)
+
+
+def test_a_new_run_begins_whole_while_ranks_of_the_old_one_are_still_there(house):
+    """Ranks die one by one, and the new ones come meanwhile: none of them begins where a dead one stood."""
+    old = [house.come(rank, run=1)[0] for rank in (0, 1)]
+    for lane in old:
+        house.read(lane, 3)
+    house.go(old[0])
+    assert house.come(0, run=2)[1] == (1, 0)
+    house.go(old[1])
+    assert house.come(1, run=2)[1] == (1, 0)
+
+
+def test_a_new_run_with_a_state_waits_until_the_old_one_has_ended(house):
+    old = [house.come(rank, run=1)[0] for rank in (0, 1)]
+    for lane in old:
+        house.read(lane, 3)
+    house.turn()
+    house.go(old[0])
+    waits = house.ask(0, run=2, start=Start.AT)
+    assert isinstance(waits, Wait)
+    assert "rank 1 of group 'job' (process 1) is of an earlier run" in waits.reason
+    house.go(old[1])
+    assert house.come(0, run=2, start=Start.AT)[1] == (0, 0)
+
+
+def test_a_rank_whose_run_is_unknown_joins_its_group(house):
+    """The main process is rank 0, and it starts the others by multiprocessing, which tell."""
+    assert house.come(0)[1] == house.come(1, run=7)[1] == (0, 0)
+    assert len(house.groups) == 1
+
+
+# A DataLoader's workers.
+
+
+def worker(house: House, number: int, loop: int, owner: int = 1) -> tuple[int, tuple[int, int]]:
+    return house.come(number, world=4, start=Start.FOLLOWING, owner=owner, loop=loop)
+
+
+def test_workers_of_the_next_loop_begin_after_all_that_the_last_read(house):
+    """One of them had a batch and two had none; the fourth had not even come."""
+    first = [worker(house, number, loop=1)[0] for number in (0, 1, 2)]
+    house.read(first[0], 1)
+    for lane, leaving in zip(first, (Leaving.KEEP_PLACE, Leaving.NO, Leaving.KEEP_PLACE), strict=True):
+        house.go(lane, leaving)
+    assert [worker(house, number, loop=2)[1] for number in (3, 1, 0, 2)] == 4 * [(1, 0)]
+
+
+def test_a_loop_of_which_nothing_was_read_is_begun_again(house):
+    for number in (0, 1):
+        house.go(worker(house, number, loop=1)[0], Leaving.KEEP_PLACE)
+    assert [worker(house, number, loop=2)[1] for number in range(4)] == 4 * [(0, 0)]
+
+
+def test_a_worker_that_comes_when_others_are_done_reads_their_epoch(house):
+    lanes = [worker(house, number, loop=1)[0] for number in (0, 1)]
+    for lane in lanes:
+        house.read(lane, LENGTH // (4 * BATCH))
+        house.go(lane, Leaving.KEEP_PLACE)
+    assert [worker(house, number, loop=1)[1] for number in (2, 3)] == 2 * [(0, 0)]
+
+
+def test_loops_that_look_alike_are_told_apart_by_their_workers(house):
+    """The random numbers that tell loops apart are alike where a user seeds them before each epoch."""
+    for epoch in range(3):
+        for number in range(4):
+            lane, place = worker(house, number, loop=42)
+            assert place == (epoch, 0)
+            house.read(lane, LENGTH // (4 * BATCH))
+            house.go(lane, Leaving.KEEP_PLACE)
+
+
+def test_two_ranks_loaders_that_break_off_together_begin_together(house):
+    """Sub-ranks 0 and 2 are the workers of one rank, 1 and 3 those of the other, which breaks off later."""
+    lanes = {number: worker(house, number, loop=1, owner=1 + number % 2)[0] for number in range(4)}
+    for number in (0, 1, 3):
+        house.read(lanes[number], 2)
+    for number in (0, 2):
+        house.go(lanes[number], Leaving.KEEP_PLACE)
+    assert [worker(house, number, loop=2, owner=1)[1] for number in (0, 2)] == 2 * [(1, 0)]
+    for number in (1, 3):
+        house.go(lanes[number])
+    assert [worker(house, number, loop=3, owner=2)[1] for number in (3, 1)] == 2 * [(1, 0)]
+
+
+def test_a_loop_whose_place_was_given_up_begins_with_the_next_epoch_that_is_kept(house):
+    other, _ = house.come(0, group="other", world=1)
+    lane, _ = worker(house, 0, loop=1)
+    house.go(lane, Leaving.KEEP_PLACE)
+    house.read(other, LENGTH // BATCH + 3)
+    house.turn()
+    house.now += LINGER_S
+    assert [worker(house, number, loop=2)[1] for number in (1, 0)] == 2 * [(2, 0)]
+
+
+def test_a_processs_number_is_its_own():
+    assert process_number(os.getpid()) == process_number(os.getpid()) != process_number(os.getppid())
+    assert process_number(2**22 + 1) == 0, "there is no such process"
