@@ -22,13 +22,16 @@ from house import (
     with_its_own_shm,
     write_folder,
 )
-from ring_fixtures import served_ring
+from ring_fixtures import served_ring, turning
 
 import ringfeed
+from ringfeed.layout import State
 from ringfeed.status import ring_status
 from ringfeedd.failures import Failure
 from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
 from ringfeedd.main import main
+from ringfeedd.storewatch import StoreHealth
+from ringfeedd.view import look
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +298,49 @@ def fail_pairs(served, count):
     for number in range(count):
         served.service.failures.fail(Failure(f"pair-{number:04d}", "no such object", "missing", 1))
     served.turn()
+
+
+def test_errors_status_and_page_agree_at_every_moment(capsys):
+    with served_ring() as served:
+        for number in range(30):
+            for _ in range(number % 4):
+                cause = ("missing", "corrupt")[number % 2]
+                served.service.failures.fail(Failure(f"pair-{number}", "no such object", cause, 1))
+            served.seconds += 0.3  # the list is written once a second at most
+            if number % 3:
+                served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
+            listed = json.loads(ask(capsys, "errors", "--json", served.name)[1])[served.name]
+            status = json.loads(ask(capsys, "status", "--json", served.name)[1])[served.name]
+            view = look(served.service)
+            assert status["failed_pairs"] == listed["failed_draws"] == view.status.failed_pairs
+            assert status["failures_by_cause"] == listed["causes"] == view.failed.causes
+            assert sum(listed["causes"].values()) == listed["failed_draws"] == view.failed.failed_draws
+        assert listed["failed_draws"] > 30
+        assert f"{listed['failed_draws']} failed (" in ask(capsys, "status", served.name)[1]
+
+
+def test_status_shows_given_up_places_and_fork_server_deaths(capsys):
+    with served_ring() as served, turning(served, 2.0):
+        story = "import sys, os, ringfeed; r = ringfeed.attach(sys.argv[1], batch_size=2, group='job'); os._exit(1)"
+        trainer(story, served.name).communicate(timeout=30)
+        wait_until(lambda: served.service._places_given_up)
+        served.service.report(workers=1, worker_deaths=0, store=StoreHealth(), fork_server_deaths=2)
+        status = json.loads(ask(capsys, "status", "--json", served.name)[1])[served.name]
+        assert (status["fork_server_deaths"], status["places_given_up"]) == (2, 1)
+        said = ask(capsys, "status", served.name)[1]
+        assert "1 places given up" in said
+        assert "2 fork servers died" in said
+
+
+def test_status_of_a_daemon_that_hangs_ends_with_3(capsys):
+    with served_ring() as served:
+        assert ask(capsys, "status", served.name)[0] == 0
+        long_ago = time.monotonic_ns() - 60_000_000_000
+        served.memory.set(State.STARTED_NS, long_ago)
+        served.memory.set(State.HEARTBEAT_NS, long_ago)
+        code, said, _ = ask(capsys, "status", served.name)
+        assert code == 3
+        assert "its loop has not turned for 60 s" in said
 
 
 def test_a_reader_that_has_enough_is_no_error():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from ringfeed.attachment import Control
 from ringfeed.descriptor import read_descriptor
-from ringfeed.errors import DaemonNotRunningError, NotTrustedError
+from ringfeed.errors import DaemonNotRunningError, NotTrustedError, RingfeedError
+from ringfeed.failed_pairs import FailedPairs, read_failed_pairs
 from ringfeed.holdups import Standing, hold_up
 from ringfeed.identity import Value
 from ringfeed.lane import Request
@@ -115,6 +117,9 @@ class RingStatus:
         decoded_pairs, downloaded_bytes, failed_pairs, ...: since the daemon's start.
         heartbeat_age_s: seconds since the daemon's loop turned.
         fetch_retries: downloads that were tried again, in all; ``retries_by_cause``: the same, apart.
+        failures_by_cause: ``failed_pairs`` apart; empty where the list of failed pairs cannot be read.
+        fork_server_deaths: processes that ended of the kind that workers are forked from.
+        places_given_up: of ranks that were away for too long.
         store: how the bucket fares, as all rings of the daemon see it.
         identity: the settings that decide ids, pixels and order, by name.
     """
@@ -153,14 +158,17 @@ class RingStatus:
     retries_by_cause: dict[str, int]
     store: StoreStatus
     failed_pairs: int
+    failures_by_cause: dict[str, int]
     size_mismatches: int
     skipped_pairs: int
     seeks: int
     workers: int
     worker_deaths: int
+    fork_server_deaths: int
     lane_deaths: int
     groups: int
     lingering_groups: int
+    places_given_up: int
     lanes: int
     consumers: list[LaneStatus]
     identity: dict[str, Value]
@@ -194,8 +202,13 @@ class RingStatus:
         slot = f"{self.slot_height}x{self.slot_width}, {self.fit}, label {self.label_mode}"
         causes = ", ".join(f"{count} {cause}" for cause, count in self.retries_by_cause.items() if count)
         retries = f"{self.fetch_retries} retries" + (f" ({causes})" if causes else "")
-        failed = f"{self.failed_pairs} failed, {retries}, {self.size_mismatches} of unequal size"
+        why = ", ".join(f"{count} {cause}" for cause, count in sorted(self.failures_by_cause.items()))
+        failed = f"{self.failed_pairs} failed" + (f" ({why})" if why else "")
+        failed = f"{failed}, {retries}, {self.size_mismatches} of unequal size"
         readers = f"{self.lane_deaths} readers died, {self.skipped_pairs} pairs skipped"
+        if self.places_given_up:
+            readers += f", {self.places_given_up} places given up"
+        forks = f", {self.fork_server_deaths} fork servers died" if self.fork_server_deaths else ""
         node = f"node {self.node_rank}/{self.num_nodes}, " if self.num_nodes > 1 else ""
         rows = {
             "source": f"{self.root} ({self.split}, {node}{self.epoch_length:,} pairs, {self.order}, seed {self.seed})",
@@ -204,7 +217,7 @@ class RingStatus:
             "decoded": f"{self.decoded_pairs:,} pairs, {self.downloaded_bytes / 1e6:,.1f} MB; {failed}",
             "store": self.store.sentence(self.workers),
             "daemon": f"pid {self.daemon_pid}, up {self.uptime_s:.0f} s, {self.workers} workers "
-            f"({self.worker_deaths} died)",
+            f"({self.worker_deaths} died)" + forks,
             "readers": f"{len(self.consumers)}/{self.lanes} lanes in {self.groups} groups "
             f"({self.lingering_groups} lingering; {readers})",
         }
@@ -262,6 +275,7 @@ def _read(control: Control) -> RingStatus:
     except ValueError as error:
         raise NotTrustedError(control.distrust(f"it says that the ring stands at epoch {base[0]}")) from error
     height, width = geometry.image.row_shape[:2]
+    failed = _read_failures(control)
     return RingStatus(
         ring=descriptor.ring,
         state=_state_name(word(State.STATE)) if lives else "dead",
@@ -296,19 +310,33 @@ def _read(control: Control) -> RingStatus:
         fetch_retries=word(State.FETCH_RETRIES),
         retries_by_cause={cause: word(offset) for cause, offset in _RETRIES.items()},
         store=_read_store(control, now),
-        failed_pairs=word(State.FAILED_PAIRS),
+        failed_pairs=failed.failed_draws,
+        failures_by_cause=failed.causes,
         size_mismatches=word(State.SIZE_MISMATCHES),
         skipped_pairs=word(State.SKIPPED_PAIRS),
         seeks=word(State.SEEKS),
         workers=word(State.WORKERS),
         worker_deaths=word(State.WORKER_DEATHS),
+        fork_server_deaths=word(State.FORK_SERVER_DEATHS),
         lane_deaths=word(State.LANE_DEATHS),
         groups=word(State.GROUPS),
         lingering_groups=word(State.LINGERING_GROUPS),
+        places_given_up=word(State.PLACES_GIVEN_UP),
         lanes=geometry.lanes,
         consumers=[lane for number in range(geometry.lanes) if (lane := _read_lane(control, number, now)) is not None],
         identity=identity.settings(),
     )
+
+
+def _read_failures(control: Control) -> FailedPairs:
+    """Return the ring's failed pairs as `ringfeed errors` shows them; their number alone without the list."""
+    ring, generation = control.descriptor.ring, control.descriptor.generation
+    draws = control.word(State.FAILED_PAIRS)
+    with contextlib.suppress(RingfeedError, OSError):
+        listed = read_failed_pairs(ring)
+        if listed is not None and listed.generation == generation:
+            return listed
+    return replace(FailedPairs.none(ring, generation), failed_draws=draws)
 
 
 def _read_store(control: Control, now: int) -> StoreStatus:

@@ -7,6 +7,7 @@ from typing import Final
 
 from ringfeed import layout, segment
 from ringfeed.descriptor import Descriptor
+from ringfeed.failed_pairs import FailedPairs
 from ringfeedd.failures import Failures
 from ringfeedd.shm import Access
 
@@ -17,31 +18,35 @@ WRITE_INTERVAL_S: Final = 1.0
 
 
 class ErrorsFile:
-    """``/dev/shm/ringfeed.RING.errors``: absent until a pair failed, then whole at any moment."""
+    """``/dev/shm/ringfeed.RING.errors``: absent until a pair failed, then whole at any moment.
+
+    Attributes:
+        listing: what was written last. Whatever shows failed pairs, shows these, so that all numbers agree.
+    """
 
     def __init__(self, descriptor: Descriptor, access: Access) -> None:
         """Nothing is written yet."""
         self._ring, self._generation = descriptor.ring, descriptor.generation
         self._mode, self._gid = access.mode & 0o640, access.gid
-        self._written_draws = 0
+        self.listing = FailedPairs.none(descriptor.ring, descriptor.generation)
         self._written_at: float | None = None
         self._complained = False
 
     def write_if_due(self, failures: Failures, now: float) -> None:
         """Write the list if it changed, at most once in `WRITE_INTERVAL_S`; ``now`` in seconds, monotonic."""
-        if failures.total == self._written_draws:
+        if failures.total == self.listing.failed_draws:
             return
         if self._written_at is None or now - self._written_at >= WRITE_INTERVAL_S:
-            self._written_at, self._written_draws = now, failures.total
+            self._written_at = now
             self.write(failures, stopped="")
 
     def write(self, failures: Failures, *, stopped: str) -> None:
         """Write the list at once; ``stopped`` is the sentence that stopped the ring, or empty. Never raises."""
-        listing = failures.listing(self._ring, self._generation, stopped)
+        self.listing = failures.listing(self._ring, self._generation, stopped)
         try:
             segment.replace_file(
                 layout.errors_name(self._ring),
-                listing.to_json(),
+                self.listing.to_json(),
                 draft=layout.draft_name(self._ring, self._generation),
                 mode=self._mode,
                 gid=self._gid,

@@ -47,6 +47,8 @@ COUNTERS: Final = {
     "skipped_pairs": ("skipped_pairs", "Pairs that a rank missed because it came back too late."),
     "seeks": ("seeks", "Times that the stream went to another place."),
     "worker_deaths": ("worker_deaths", "Worker processes that died."),
+    "fork_server_deaths": ("fork_server_deaths", "Processes that workers are forked from, and that died."),
+    "places_given_up": ("places_given_up", "Places of ranks that were away for too long."),
     "lane_deaths": ("reader_deaths", "Readers that ended without a word."),
 }
 NO_METRICS: Final = {"daemon_pid", "seed", "slot_height", "slot_width", "mirrored"}

@@ -85,6 +85,7 @@ class RingService:
         self._reception = Reception(ring, groups, memory)
         self._outcome = self._told = ""
         self._listed = False
+        self._places_given_up = 0
 
     def __repr__(self) -> str:
         return f"RingService({self.ring!r}, {self.groups!r})"
@@ -268,6 +269,7 @@ class RingService:
         if self._reception.hear(now):
             self._forget_formers()
         for sentence in self.groups.expire(now, self.ring):
+            self._places_given_up += 1
             _LOG.warning("ring %s: %s", self.name, sentence)
         self._change_edition(pool)
         self._reception.answer(now, lambda epoch, position: self._go_elsewhere(pool, epoch, position))
@@ -329,7 +331,7 @@ class RingService:
         for lane, count in self.groups.offers(ring.published):
             memory.ring_lane(lane, count)
 
-    def report(self, *, workers: int, worker_deaths: int, store: StoreHealth) -> None:
+    def report(self, *, workers: int, worker_deaths: int, store: StoreHealth, fork_server_deaths: int = 0) -> None:
         """Write the words, and the list, that only people and metrics read."""
         if self.failed is None:
             self._errors_file.write_if_due(self.failures, self._clock())
@@ -344,7 +346,7 @@ class RingService:
             State.DECODED_PAIRS: counters.decoded,
             State.DOWNLOADED_BYTES: counters.downloaded_bytes,
             State.FETCH_RETRIES: self.retries.total(),
-            State.FAILED_PAIRS: self.failures.total,
+            State.FAILED_PAIRS: self._errors_file.listing.failed_draws,
             State.SIZE_MISMATCHES: counters.size_mismatches,
             State.SEEKS: ring.seeks,
             State.WORKER_DEATHS: worker_deaths,
@@ -353,6 +355,8 @@ class RingService:
             State.GROUPS: len(self.groups),
             State.LINGERING_GROUPS: self.groups.lingering,
             State.WORKERS: workers,
+            State.PLACES_GIVEN_UP: self._places_given_up,
+            State.FORK_SERVER_DEATHS: fork_server_deaths,
             State.STORE_WAITING_WORKERS: store.waiting_workers,
             State.STORE_FAILING_SINCE_NS: int(1e9 * (store.failing_since or 0)),
             State.STORE_NEXT_TRY_NS: int(1e9 * (store.next_probe_at or 0)),
@@ -379,8 +383,8 @@ class RingService:
             _LOG.warning("ring %s: %s", self.name, sentence)
 
     def failed_pairs(self) -> FailedPairs:
-        """The pairs that could not be had, and why the ring was stopped if it was."""
-        return self.failures.listing(self.name, self.memory.descriptor.generation, self.failed or "")
+        """The pairs that failed to load, and why the ring was stopped if it was, as the list in /dev/shm has them."""
+        return self._errors_file.listing
 
     def begin(self) -> None:
         """Let consumers find the ring."""
