@@ -36,6 +36,8 @@ def test_a_file_gives_every_setting_by_its_name(written):
         order = "sequential"
         test_ratio = 0.25
         fit = "pad"
+        image_pad = 127
+        label_pad = 255
         label_mode = "index"
         exif_orientation = true
         max_pixels = 1000000
@@ -68,6 +70,8 @@ def test_a_file_gives_every_setting_by_its_name(written):
         order=Mode.SEQUENTIAL,
         test_ratio=0.25,
         fit=Fit.PAD,
+        image_pad=127,
+        label_pad=255,
         label_mode=LabelMode.INDEX,
         exif_orientation=True,
         max_pixels=1_000_000,
@@ -125,6 +129,10 @@ BAD = {
     'root = "b"\ntest_ratio = nan': "test_ratio",
     'root = "b"\nmax_failed = 1.5': "must be at most 1",
     'root = "b"\nmax_failed = nan': "max_failed",
+    'root = "b"\nlabel_pad = 255': "label_pad 255: nothing is padded with fit = resize",
+    'root = "b"\nfit = "native"\nimage_pad = 1': "image_pad 1: nothing is padded with fit = native",
+    'root = "b"\nfit = "pad"\nlabel_pad = 256': "label_pad 256: must be at most 255 with label_mode = rgb",
+    'root = "b"\nfit = "pad"\nimage_pad = 256': "image_pad",
     'root = "b"\nuser_project = "a&b"': "user_project",
     'root = "b"\nlinger_s = -1': "must be at least 0",
     'root = "b"\nlinger_s = inf': "linger_s",

@@ -77,6 +77,7 @@ def test_other_settings_than_a_started_daemons_are_served_by_another(folder):
         ({"label_mode": "rgb"}, r"label_mode: rgb asked for, index served"),
         ({"images": "images/{id}.jpg"}, r"images: .* asked for, .* served"),
         ({"exif_orientation": True}, r"exif_orientation: True asked for, False served"),
+        ({"fit": "pad", "label_pad": 255}, r"fit: pad asked for, resize served; label_pad: 255 asked for, 0 served"),
         ({"max_pixels": 10**6, "order": "sequential"}, r"max_pixels: 1000000 asked .*; order: sequential asked"),
         ({"num_nodes": 2, "node_rank": 1}, r"num_nodes: 2 asked for, 1 served; node_rank: 1 asked for, 0 served"),
         ({"test_ratio": 0.25}, r"test_ratio: 0.25 asked for, 0.5 served"),

@@ -19,7 +19,7 @@ from decode_reference import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ringfeedd import fast_codecs
 from ringfeedd.decode import Decoded, decode_pair
@@ -138,6 +138,32 @@ def test_any_small_jpeg_is_pillows_pixels_at_its_own_size(size, quality, subsamp
     image = encode(picture, "JPEG", quality=quality, subsampling=subsampling)
     pixels, _, _ = decode(image, encode(picture, "PNG"), DecodeSpec(40, 40, Fit.NATIVE))
     assert np.array_equal(pixels, reference_image(image, "native", 0, 0))
+
+
+@pytest.mark.parametrize("mode", LabelMode)
+@pytest.mark.parametrize("row", [(60, 30), (30, 60)])
+def test_the_values_around_a_padded_pair_are_those_that_are_set(mode, row) -> None:
+    """As `ImageOps.pad` has them, above and below or left and right; every value that a label's row can hold."""
+    picture = small(20, 20, 1)
+    stored = np.asarray(picture.convert("L"))
+    values = stored.astype(np.uint16) * 99 if mode == LabelMode.GRAY16 else stored
+    image, label = encode(picture, "PNG"), encode(Image.fromarray(values), "PNG")
+    for image_pad, label_pad in ((0, 0), (127, 255), (255, 65535 if mode == LabelMode.GRAY16 else 1)):
+        spec = DecodeSpec(*row, Fit.PAD, mode, image_pad=image_pad, label_pad=label_pad)
+        pixels, labels, _ = decode(image, label, spec)
+        size = row[::-1]
+        expected = ImageOps.pad(picture, size, Image.Resampling.BILINEAR, color=(image_pad,) * 3)
+        assert np.array_equal(pixels, np.asarray(expected))
+        plain = Image.fromarray(values).convert("RGB") if mode == LabelMode.RGB else Image.fromarray(values)
+        color = (label_pad,) * 3 if mode == LabelMode.RGB else label_pad
+        assert np.array_equal(labels, np.asarray(ImageOps.pad(plain, size, Image.Resampling.NEAREST, color=color)))
+
+
+def test_a_value_around_that_does_not_fit_into_the_row_is_refused() -> None:
+    for options in ({"image_pad": 256}, {"label_pad": 256}, {"label_pad": -1}, {"label_pad": 65536}):
+        mode = LabelMode.GRAY16 if options == {"label_pad": 65536} else LabelMode.INDEX
+        with pytest.raises(ValueError, match="does not fit into its row"):
+            DecodeSpec(4, 4, Fit.PAD, mode, **options)
 
 
 def test_a_line_too_thin_for_the_row_is_still_shown_by_pad() -> None:

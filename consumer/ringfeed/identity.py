@@ -48,6 +48,7 @@ class Identity:
         test_ratio: fraction of the pairs that are in the test split.
         num_nodes: machines whose daemons share every epoch, 1 for this one alone.
         node_rank: this machine's number among them, 0 to ``num_nodes`` - 1.
+        image_pad, label_pad: values around a padded image and a padded label.
         others: settings of a later release, by name; they are compared, and mean nothing else here.
     """
 
@@ -65,6 +66,8 @@ class Identity:
     test_ratio: float = field(metadata=_ORDER)
     num_nodes: int = field(metadata=_SHARE)
     node_rank: int = field(metadata=_SHARE)
+    image_pad: int = field(metadata=_PIXELS, default=0)
+    label_pad: int = field(metadata=_PIXELS, default=0)
     others: tuple[tuple[str, Value], ...] = ()
 
     def settings(self) -> dict[str, Value]:

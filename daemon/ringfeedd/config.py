@@ -57,6 +57,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         concurrency: downloads (objects) under way at a time, in all; ``"auto"``: 128 for each worker, which is what one
             core decodes of while a store is 100 ms away, and up to 512 while it waits for one that is further.
         fit: how a picture comes into a slot; see docs/decoding.md.
+        image_pad: the value around an image with ``fit = "pad"``, 0 to 255, in all three channels.
+        label_pad: the same around a label, e.g. 255 for a class that the loss ignores; up to 65535 with ``"gray16"``.
         exif_orientation: turn images as their EXIF data asks.
         test_ratio: fraction of the pairs that the test ring gets, by a hash of the id; 0: no test ring.
         max_failed: fraction of pairs that may fail before the ring stops.
@@ -104,6 +106,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     test_ratio: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.1
     fit: Fit = Fit.RESIZE
     label_mode: LabelMode = LabelMode.RGB
+    image_pad: Annotated[int, Meta(ge=0, le=255)] = 0
+    label_pad: Annotated[int, Meta(ge=0, le=65535)] = 0
     exif_orientation: bool = False
     max_pixels: Annotated[int, Meta(ge=1)] = DEFAULT_MAX_PIXELS
     max_failed: Fraction = 0.01
@@ -143,12 +147,22 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         for name in self.ring_names.values():
             check_ring_name(name)
         _parse_size(self.size)
+        self._check_pads()
         listen = Listen.parse(self.http)
         if listen is not None and not listen.loopback and self.http_token_file is None:
             raise ValueError(
                 f"http {self.http!r} can be reached from other machines; give http_token_file, a file with a token "
                 f"that requests must bring, or listen on 127.0.0.1"
             )
+
+    def _check_pads(self) -> None:
+        if self.label_mode is not LabelMode.GRAY16 and self.label_pad > 255:
+            raise ValueError(f"label_pad {self.label_pad}: must be at most 255 with label_mode = {self.label_mode}")
+        for name in ("image_pad", "label_pad"):
+            if getattr(self, name) and self.fit is not Fit.PAD:
+                raise ValueError(
+                    f"{name} {getattr(self, name)}: nothing is padded with fit = {self.fit}; set fit = pad"
+                )
 
     @property
     def ring_names(self) -> dict[str, str]:

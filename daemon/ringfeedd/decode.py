@@ -19,10 +19,6 @@ from ringfeedd.framing import Box, Framing, frame
 from ringfeedd.picture import Picture, as_bad_pair, open_picture
 from ringfeedd.spec import DecodeSpec, Fit, LabelMode
 
-IMAGE_PAD_VALUE: Final = 0
-LABEL_PAD_VALUE: Final = 0
-"""What lies around a padded label: class 0, black, or no measurement."""
-
 LabelRow: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 LabelType: TypeAlias = np.dtype[np.uint8] | np.dtype[np.uint16]
 
@@ -95,7 +91,7 @@ def decode_pair(
 
 
 def _write_image(picture: Picture, framing: Framing, spec: DecodeSpec, row: NDArray[np.uint8]) -> None:
-    target = _target(row, framing, spec, IMAGE_PAD_VALUE)
+    target = _target(row, framing, spec, spec.image_pad)
     as_stored = framing.keeps_every_pixel and picture.turn is None
     if as_stored and target.flags.c_contiguous and any(fast(picture, target) for fast in fast_codecs.FOR_IMAGES):
         return
@@ -110,7 +106,7 @@ def _write_image(picture: Picture, framing: Framing, spec: DecodeSpec, row: NDAr
 
 
 def _write_label(picture: Picture, framing: Framing, spec: DecodeSpec, row: LabelRow) -> None:
-    target = _target(row, framing, spec, LABEL_PAD_VALUE)
+    target = _target(row, framing, spec, spec.label_pad)
     if spec.label_mode == LabelMode.RGB:
         np.copyto(target, np.asarray(_to_rgb(_fitted(_loaded(picture), framing), picture.role)))
     elif not _write_fast_label(picture, framing, target):

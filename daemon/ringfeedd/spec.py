@@ -24,7 +24,7 @@ class Fit(StrEnum):
     """Scaled until it covers the row, its centre kept."""
 
     PAD = "pad"
-    """Scaled until it lies within the row, centred, zeros around."""
+    """Scaled until it lies within the row, centred, ``image_pad`` or ``label_pad`` around."""
 
     NATIVE = "native"
     """At its own size, its pixels dense from the row's first byte; the row's height * width is the limit."""
@@ -54,9 +54,11 @@ class DecodeSpec:
         label_mode: what the label's values are.
         exif_orientation: turn an image as its EXIF orientation asks; a label is never turned.
         max_pixels: a picture with more in its header is refused before it is decoded.
+        image_pad: the value around an image with ``fit="pad"``, in all three channels.
+        label_pad: the same around a label, e.g. a class that the loss ignores.
 
     Raises:
-        ValueError: a number is below 1.
+        ValueError: a number is below 1, or a value around does not fit into the row.
     """
 
     height: int
@@ -65,12 +67,16 @@ class DecodeSpec:
     label_mode: LabelMode = LabelMode.RGB
     exif_orientation: bool = False
     max_pixels: int = DEFAULT_MAX_PIXELS
+    image_pad: int = 0
+    label_pad: int = 0
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise ValueError(f"a row of {self.height}x{self.width} pixels holds nothing; both must be 1 or more")
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels is {self.max_pixels}, which refuses every picture; it must be 1 or more")
+        if not (0 <= self.image_pad <= 255 and 0 <= self.label_pad <= np.iinfo(self.label_dtype).max):
+            raise ValueError(f"image_pad = {self.image_pad} or label_pad = {self.label_pad} does not fit into its row")
 
     @property
     def image_row_shape(self) -> tuple[int, int, int]:

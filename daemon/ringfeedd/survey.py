@@ -163,4 +163,6 @@ class Survey:
             label_mode=config.label_mode,
             exif_orientation=config.exif_orientation,
             max_pixels=config.max_pixels,
+            image_pad=config.image_pad,
+            label_pad=config.label_pad,
         )
