@@ -4,6 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ from test_refresh import epoch_of, names, pictures
 import ringfeed
 from ringfeed.descriptor import read_descriptor
 from ringfeed.status import ring_status
+from ringfeedd.cached_in_use import IN_USE_S
 from ringfeedd.catalog_cache import KEPT, KEPT_S, CatalogCache, default_folder
 from ringfeedd.config import Config
 from ringfeedd.edition import make_editions
@@ -78,11 +81,83 @@ def test_the_latest_listings_are_kept_and_no_more(tmp_path):
 def test_a_listing_that_trainers_read_is_kept_however_many_came_after_it(tmp_path):
     catalogs = [listing(write_folder(tmp_path / f"set{count}", count)) for count in range(2, 2 + KEPT + 2)]
     for catalog in catalogs:
-        cache_in(tmp_path / "cache").save(catalog, served={catalogs[0].fingerprint})
+        cache_in(tmp_path / "cache").save(catalog)
+        cache_in(tmp_path / "cache").keep("train", [catalogs[0]])
         for path in (tmp_path / "cache").iterdir():
             os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
     kept = [catalog.fingerprint for catalog in cache_in(tmp_path / "cache")]
     assert kept == [catalog.fingerprint for catalog in [*catalogs[: -KEPT - 1 : -1], catalogs[0]]]
+
+
+def test_a_listing_that_another_daemon_serves_is_kept(tmp_path):
+    """While it says so, and for a day after, e.g. because it was killed and its trainers wait for the next one."""
+    catalogs = [listing(write_folder(tmp_path / f"set{count}", count)) for count in range(2, 2 + KEPT + 2)]
+    other, ours = cache_in(tmp_path / "cache", "other"), cache_in(tmp_path / "cache")
+    for cache in (other, ours):
+        cache.save(catalogs[0])
+    other.keep("other-train", [catalogs[0]])
+    ours.keep("first-train", [catalogs[0]])
+    ours.keep("second-train", catalogs[:1])
+    ours.keep("second-train", catalogs[1:2])
+
+    def list_more():
+        for path in (tmp_path / "cache").glob("*.catalog"):
+            os.utime(path, (0, path.stat().st_mtime - KEPT_S - 1))
+        for catalog in catalogs[1:]:
+            ours.save(catalog)
+        kept = [{catalog.fingerprint for catalog in cache} for cache in (other, ours)]
+        return [catalogs[0].fingerprint in fingerprints for fingerprints in kept]
+
+    assert list_more() == [True, True]
+    for path in (tmp_path / "cache").glob("*.served"):
+        os.utime(path, (0, path.stat().st_mtime - IN_USE_S - 1))
+    assert list_more() == [False, False]
+    assert list((tmp_path / "cache").glob("*.served")) == []
+
+
+def test_a_listing_in_use_that_was_removed_is_saved_again(folder, tmp_path):
+    cache, catalog = cache_in(tmp_path), listing(folder)
+    cache.save(catalog)
+    next(tmp_path.glob("*.catalog")).unlink()
+    cache.keep("train", [catalog])
+    assert [kept.fingerprint for kept in cache] == [catalog.fingerprint]
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"{}", b"[1, null]", b"\xff"])
+def test_a_list_of_what_is_in_use_that_cannot_be_read_costs_nothing(folder, tmp_path, content):
+    cache, catalog = cache_in(tmp_path), listing(folder)
+    (tmp_path / "0.served").write_bytes(content)
+    (tmp_path / "1.served").symlink_to("nowhere")
+    cache.keep("train", [catalog])
+    assert [kept.fingerprint for kept in cache] == [catalog.fingerprint]
+
+
+def test_files_that_vanish_while_they_are_looked_at_cost_no_other(folder, tmp_path, monkeypatch):
+    catalogs = [listing(write_folder(tmp_path / f"set{count}", count)) for count in range(2, 2 + KEPT + 1)]
+    cache = cache_in(tmp_path / "cache")
+    for catalog in catalogs[:-1]:
+        cache.save(catalog)
+    vanishing = cache._path(catalogs[0].fingerprint)
+    stat = Path.stat
+
+    def vanish(path, **options):
+        if path == vanishing:
+            path.unlink(missing_ok=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", vanish)
+    assert [kept.fingerprint for kept in cache] == [catalog.fingerprint for catalog in catalogs[-2:0:-1]]
+    cache.save(catalogs[0])
+    cache.save(catalogs[-1])
+    assert [kept.fingerprint for kept in cache] == [catalog.fingerprint for catalog in catalogs[:0:-1]]
+
+
+def test_a_draft_that_was_cut_off_is_removed_in_time(folder, tmp_path):
+    for name, age_s in [("old.1.draft", IN_USE_S + 1), ("new.1.draft", 0)]:
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (0, time.time() - age_s))
+    cache_in(tmp_path).save(listing(folder))
+    assert [path.name for path in tmp_path.glob("*.draft")] == ["new.1.draft"]
 
 
 def test_roots_that_nobody_lists_any_more_are_forgotten_in_time(folder, tmp_path):

@@ -5,9 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from ring_fixtures import make_descriptor, make_identity, served_ring, small_geometry, turning, unique_ring_name
+from ring_fixtures import (
+    HEIGHT,
+    WIDTH,
+    make_descriptor,
+    make_identity,
+    served_ring,
+    small_geometry,
+    turning,
+    unique_ring_name,
+)
 
 import ringfeed
 from ringfeed.descriptor import Descriptor
@@ -15,6 +25,7 @@ from ringfeed.identity import SETTINGS, Decides, Identity
 from ringfeed.status import ring_status
 from ringfeedd.config import Config
 from ringfeedd.spec import DecodeSpec
+from ringfeedd.survey import Survey
 
 OTHER = {
     "root": "gs://bucket/other",
@@ -115,6 +126,17 @@ def test_a_predecessors_places_are_kept_only_by_one_that_serves_the_same():
         for name, value in OTHER.items():
             assert not former.serves_the_same(replace(same, identity=replace(same.identity, **{name: value}))), name
         former.control.close()
+
+
+def test_a_daemon_that_chooses_the_size_keeps_its_living_readers_size():
+    config = Config(root="gs://bucket/prefix", size="auto", label_mode="gray16", max_pixels=1000, order="sequential")
+    survey = Survey(config, config.nodes(), None, None, say=None, on_progress=None, on_listed=None)
+    descriptor = replace(make_descriptor("train", small_geometry()), identity=config.identity(size=f"{HEIGHT}x{WIDTH}"))
+    former = SimpleNamespace(descriptor=descriptor)
+    assert survey._promised_size({"train": [], "test": [former]}) == (HEIGHT, WIDTH)
+    former.descriptor = replace(descriptor, identity=replace(descriptor.identity, fit="crop"))
+    assert survey._promised_size({"train": [former]}) is None, "they are told so, and may as well have another size"
+    assert survey._promised_size({"train": []}) is None
 
 
 def test_a_descriptor_without_its_identity_is_not_believed():

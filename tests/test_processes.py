@@ -155,6 +155,18 @@ def test_an_attach_that_fails_keeps_nothing_of_its_callers_until_a_collection(se
         gc.enable()
 
 
+def test_attaches_that_fail_leave_no_semaphore_open(served):
+    code = (
+        "import gc, os, sys, ringfeed\n"
+        "try: ringfeed.attach(sys.argv[1], batch_size=10**6)\n"
+        "except ringfeed.AttachRefusedError: pass\n"
+        "gc.collect()\n"
+        "print(sum('/sem.' in line for line in open('/proc/self/maps')), len(os.listdir('/proc/self/fd')))\n"
+    )
+    with turning(served):
+        assert finish(trainer(code, served.name)) == "0 4\n", "its three streams, and the folder that is listed"
+
+
 DYING_WORKERS = """
 import os, pathlib, random, signal, sys, threading
 left = pathlib.Path(os.environ["DEATHS"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import weakref
@@ -179,18 +180,17 @@ class Attachment:
         self.control = open_control(ring, lockable=True)
         self.descriptor = self.control.descriptor
         self.geometry = self.control.geometry
-        try:
-            self.lane = self._claim_lane()
-            self._open()
-            accepted = self._ask(request, still_wanted)
-        except FileNotFoundError as error:
-            self.control.close()
-            raise DaemonGoneError(
-                f"The daemon of ring {ring!r} was stopped; start it again and attach anew."
-            ) from error
-        except BaseException:
-            self.control.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.control.close)
+            try:
+                self.lane = self._claim_lane()
+                self._open(undo)
+                accepted = self._ask(request, still_wanted)
+            except FileNotFoundError as error:
+                raise DaemonGoneError(
+                    f"The daemon of ring {ring!r} was stopped; start it again and attach anew."
+                ) from error
+            undo.pop_all()
         # A reader that is simply forgotten must not keep its lane, nor its place in the ring.
         self._detach = weakref.finalize(
             self, _detach, self.control, self.lane, self.page, self.space, self.bell, os.getpid()
@@ -227,7 +227,7 @@ class Attachment:
                 )
             time.sleep(0.01)
 
-    def _open(self) -> None:
+    def _open(self, undo: contextlib.ExitStack) -> None:
         descriptor = self.descriptor
         ring, generation, geometry = descriptor.ring, descriptor.generation, self.geometry
         fd = segment.open_existing(descriptor.control, writable=True)
@@ -236,7 +236,9 @@ class Attachment:
         finally:
             os.close(fd)
         self.space = Doorbell.open(layout.space_name(ring, generation))
+        undo.callback(self.space.close)
         self.bell = Doorbell.open(layout.lane_bell_name(ring, generation, self.lane))
+        undo.callback(self.bell.close)
         self.bell.drain()
         self.data = RingData(descriptor)
 

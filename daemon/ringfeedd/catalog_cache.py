@@ -14,12 +14,13 @@ import os
 import stat
 import time
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from ringfeedd.cached_in_use import IN_USE_S, in_use, mark
 from ringfeedd.catalog import Catalog, Incomplete, ObjectColumns
 from ringfeedd.idtable import IdTable
 from ringfeedd.keys import KeyTemplate, KeyTemplates
@@ -72,13 +73,26 @@ class CatalogCache:
             except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
                 _LOG.warning("the cached catalog %s is passed over: %s", path, error)
 
-    def save(self, catalog: Catalog, served: Collection[str] = ()) -> None:
-        """Keep a listing, and the `KEPT` latest of this root; no root's for longer than `KEPT_S`.
+    def keep(self, ring: str, catalogs: Collection[Catalog]) -> None:
+        """Say which listings the daemon of a ring serves now; one that somebody has removed is saved again.
 
-        Args:
-            served: fingerprints of listings that trainers read now. They stay, whatever came after them: in a long
-                epoch there may be many refreshes.
+        They stay while that is said again and again, and for `IN_USE_S` after, whatever is listed meanwhile, by this
+        daemon or by another one: trainers were promised their ids.
         """
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mark(self._folder, ring, [self._path(catalog.fingerprint).name for catalog in catalogs])
+        except OSError as error:
+            _LOG.warning("the catalog could not be cached in %s: %s", self._folder, error.strerror)
+            return
+        for catalog in catalogs:
+            if not self._path(catalog.fingerprint).exists():
+                self.save(catalog)
+
+    def save(self, catalog: Catalog) -> None:
+        """Keep a listing, and the `KEPT` latest of this root; no root's for longer than `KEPT_S`. See also `keep`."""
         if self._folder is None:
             return
         path = self._path(catalog.fingerprint)
@@ -88,15 +102,20 @@ class CatalogCache:
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 np.savez(file, allow_pickle=False, **self._arrays(catalog))
             draft.replace(path)
-            now = time.time()
-            aged = [old for old in self._folder.glob("*.catalog") if now - old.stat().st_mtime > KEPT_S]
-            needed = {self._path(fingerprint) for fingerprint in served}
-            for old in {*self._files()[KEPT:], *aged} - needed:
-                old.unlink(missing_ok=True)
+            self._clear(self._folder)
         except OSError as error:
             _LOG.warning("the catalog could not be cached in %s: %s", self._folder, error.strerror)
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
+
+    def _clear(self, folder: Path) -> None:
+        """Remove what nobody needs any more."""
+        now, needed = time.time(), in_use(folder)
+        aged = [path for path, listed in _dated(folder.glob("*.catalog")) if now - listed > KEPT_S]
+        cut_off = [path for path, begun in _dated(folder.glob("*.draft")) if now - begun > IN_USE_S]
+        for path in {*self._files()[KEPT:], *aged, *cut_off}:
+            if path.name not in needed:
+                path.unlink(missing_ok=True)
 
     def _path(self, fingerprint: str) -> Path:
         assert self._folder is not None
@@ -105,9 +124,8 @@ class CatalogCache:
     def _files(self) -> list[Path]:
         if self._folder is None:
             return []
-        with contextlib.suppress(OSError):
-            return sorted(self._folder.glob(f"{self._key}.*.catalog"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
-        return []
+        dated = list(_dated(self._folder.glob(f"{self._key}.*.catalog")))
+        return [path for path, _ in sorted(dated, key=lambda one: one[1], reverse=True)]
 
     def _arrays(self, catalog: Catalog) -> dict[str, Any]:
         images, labels = catalog.images, catalog.labels
@@ -138,6 +156,13 @@ class CatalogCache:
         if catalog.fingerprint != meta["fingerprint"]:
             raise ValueError("its ids are not those that it was written with")
         return catalog
+
+
+def _dated(paths: Iterable[Path]) -> Iterator[tuple[Path, float]]:
+    """Files with the time at which they were written, seconds since 1970; those that are gone by now are left out."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            yield path, path.stat().st_mtime
 
 
 def _columns(arrays: dict[str, Any], side: str, template: KeyTemplate, meta: dict[str, Any]) -> ObjectColumns:

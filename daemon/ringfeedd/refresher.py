@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ from ringfeedd.refresh import list_root
 from ringfeedd.service import RingService
 
 _LOG: Final = logging.getLogger("ringfeedd")
+
+KEEP_INTERVAL_S: Final = 300.0
+"""How often it is said in the cache which listings are served."""
 
 
 class Refresher:
@@ -36,6 +40,9 @@ class Refresher:
         self._config, self._nodes, self._services, self._wake = config, nodes, services, wake
         self._listing: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
+        self._kept: frozenset[str] = frozenset()
+        self._kept_at = 0.0
+        self._cache_turn = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Refresher({'wanted' if self.wanted else 'not wanted'}, {len(self._beside)} under way)"
@@ -52,8 +59,26 @@ class Refresher:
 
     def save(self, catalog: Catalog) -> asyncio.Task[None]:
         """Keep a listing for the next start, beside what goes on."""
-        served = {catalog.fingerprint for service in self._services for catalog in service.catalogs}
-        return self._do(asyncio.to_thread(self._config.cache().save, catalog, served))
+        return self._do(asyncio.to_thread(self._in_turn, self._config.cache().save, catalog))
+
+    def keep(self, now: float) -> None:
+        """Say in the cache which listings are served, as soon as these change, and every `KEEP_INTERVAL_S`.
+
+        Args:
+            now: seconds, monotonic.
+        """
+        catalogs = {catalog.fingerprint: catalog for service in self._services for catalog in service.catalogs}
+        served = frozenset(catalogs)
+        if served == self._kept and now - self._kept_at < KEEP_INTERVAL_S:
+            return
+        self._kept, self._kept_at = served, now
+        ring = next(iter(self._config.ring_names.values()))
+        self._do(asyncio.to_thread(self._in_turn, self._config.cache().keep, ring, list(catalogs.values())))
+
+    def _in_turn(self, work: Callable[..., None], *arguments: object) -> None:
+        """One after the other: both may want to write the same listing."""
+        with self._cache_turn:
+            work(*arguments)
 
     def begin_again(self) -> None:
         """This generation of the rings ends: a listing that is under way is for the next one to begin anew."""

@@ -327,6 +327,7 @@ class Supervisor:
                 reported = now
                 pool.kill_hung(now, self._config.worker_timeout_s)
                 store = pool.store.statistics()
+                self._refresher.keep(now)
                 self._store_wait.first_pairs(store, there=announced)
                 for service in self.services:
                     service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths, store=store)

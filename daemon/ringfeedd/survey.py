@@ -149,7 +149,7 @@ class Survey:
         """Height and width of the slots that living trainers read, which a look could find otherwise by now."""
         for former in chain.from_iterable(formers.values()):
             height, width, _ = former.descriptor.geometry.image.row_shape
-            if former.descriptor.identity.fit == self._config.fit:
+            if former.descriptor.identity == self._config.identity(size=f"{height}x{width}"):
                 return height, width
         return None
 
