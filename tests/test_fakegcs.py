@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import signal
 import subprocess
@@ -148,3 +149,43 @@ def test_a_folder_that_is_none_is_a_usage_error(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert "there is no folder" in run.stderr
+
+
+def test_nothing_outside_of_its_folder_is_served(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    bucket = tmp_path / "served" / "b"
+    bucket.mkdir(parents=True)
+    (bucket / "x").write_bytes(b"x")
+    (bucket / "inside").symlink_to("x")
+    (bucket / "link").symlink_to(outside / "secret")
+    (bucket / "up").symlink_to(outside)
+    (bucket / "loop").symlink_to("loop")
+    (bucket / os.fsdecode(b"\xff")).write_bytes(b"")
+    (tmp_path / "served" / "out").symlink_to(outside)
+    secret = str(outside / "secret")
+    names = [
+        "link",
+        "up/secret",
+        "../../outside/secret",
+        "a/../../../outside/secret",
+        secret,
+        "/" + secret,
+        "loop",
+        "\0",
+    ]
+    with serve_in_thread(FakeGcs(tmp_path / "served")) as server:
+        listing = json.loads(get(f"{server.url}/storage/v1/b/b/o"))
+        assert [item["name"] for item in listing["items"]] == ["inside", "x"]
+        assert get(f"{server.url}/storage/v1/b/b/o/inside", alt="media") == b"x"
+        asked = [("b", name) for name in names] + [
+            (name, "secret") for name in ("out", "..", ".", str(outside), "../outside", "b/../../outside", "b/up", "\0")
+        ]
+        for bucket_name, name in asked:
+            url = f"{server.url}/storage/v1/b/{quote(bucket_name, safe='')}/o/{quote(name, safe='')}"
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                get(url, alt="media")
+        for bucket_name in ("out", "..", str(outside), "../outside"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                get(f"{server.url}/storage/v1/b/{quote(bucket_name, safe='')}/o")

@@ -65,30 +65,46 @@ class MemoryStore:
 
 
 class FolderStore:
-    """``FOLDER/BUCKET/NAME`` on disk; the generation is the modification time in us."""
+    """``FOLDER/BUCKET/NAME`` on disk; the generation is the modification time in us.
+
+    Nothing outside of the folder is served, whatever a request names and wherever a link in it leads.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder.resolve()
 
     def names(self, bucket: str, prefix: str) -> list[str] | None:
         """See `Store.names`."""
         root = self._bucket(bucket)
         if root is None:
             return None
-        names = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-        return _in_order(name for name in names if name.startswith(prefix))
+        names = (path.relative_to(root).as_posix() for path in root.rglob("*") if self._file(path) is not None)
+        return _in_order(name for name in names if name.startswith(prefix) and _is_utf8(name))
 
     def get(self, bucket: str, name: str) -> StoredObject | None:
         """See `Store.get`."""
         root = self._bucket(bucket)
-        path = (root or self._folder) / name
-        if root is None or ".." in Path(name).parts or not path.is_file():
+        if root is None or name.startswith("/") or ".." in name.split("/"):
+            return None
+        path = self._file(root / name)
+        if path is None:
             return None
         return StoredObject(name, path.read_bytes(), path.stat().st_mtime_ns // 1000)
 
+    def _file(self, path: Path) -> Path | None:
+        """The file that a path names; None where it is none, or lies outside of the folder."""
+        try:
+            real = path.resolve()
+            return real if real.is_relative_to(self._folder) and real.is_file() else None
+        except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL in its name
+            return None
+
     def _bucket(self, bucket: str) -> Path | None:
-        path = self._folder / bucket
-        return path if bucket not in (".", "..") and path.is_dir() else None
+        """The folder of a bucket, which is one of the folder's own, or a link to another that lies within it."""
+        if bucket in ("", ".", "..") or "/" in bucket or "\0" in bucket:
+            return None
+        path = (self._folder / bucket).resolve()
+        return path if path.is_relative_to(self._folder) and path.is_dir() else None
 
 
 def page_of(names: list[str], after: str, size: int) -> tuple[list[str], str | None]:
@@ -96,6 +112,15 @@ def page_of(names: list[str], after: str, size: int) -> tuple[list[str], str | N
     start = bisect.bisect_right(names, after.encode(), key=str.encode) if after else 0
     page = names[start : start + size]
     return page, page[-1] if start + size < len(names) else None
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a file's name can be an object's."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _in_order(names: object) -> list[str]:
