@@ -180,7 +180,7 @@ def test_a_kept_iterator_holds_no_new_reader_up(served, caplog):
         next(kept)
 
 
-def test_a_dataset_whose_reader_stood_in_the_way_attaches_again(served):
+def test_a_closed_out_dataset_attaches_again(served):
     """A kept look at one dataset, then training with another, then the first one again."""
     peeked = RingDataset(served.name, batch_size=BATCH)
     look = iter(peeked)
@@ -279,7 +279,7 @@ def test_mappings_go_with_what_is_held(served):
         assert mapped(served.name) == before
 
 
-def test_too_little_memory_for_what_is_held_is_a_sentence(served, monkeypatch):
+def test_too_little_memory_is_a_sentence(served, monkeypatch):
     def fail(address: int, nbytes: int) -> tuple[int, int]:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
@@ -324,8 +324,11 @@ def private_bytes(array: np.ndarray) -> int:
 # What is written.
 
 
-def test_a_write_through_an_alias_reaches_no_other_batch(served):
+@pytest.mark.parametrize("kernel", ["new", "old"])
+def test_an_aliased_write_reaches_no_other_batch(served, kernel, monkeypatch):
     """Neither another reader's nor a later one of this reader's in the same slots."""
+    if kernel == "old":
+        monkeypatch.setattr(pages, "_SCAN", 0)  # no request that a kernel knows
     with (
         ringfeed.attach(served.name, batch_size=BATCH) as reader,
         ringfeed.attach(served.name, batch_size=BATCH, copy=True) as other,
@@ -351,7 +354,7 @@ def test_a_write_after_release_reaches_no_later_batch(served):
                     write_through(image, 9)
 
 
-def test_a_late_write_after_release_reaches_no_later_batch(served):
+def test_a_late_write_reaches_no_later_batch(served):
     """Later than the look at the pages that tells whether they were written into."""
     with ringfeed.attach(served.name, batch_size=BATCH) as reader:
         batches = iter(reader)
@@ -368,7 +371,7 @@ def test_a_late_write_after_release_reaches_no_later_batch(served):
             del one
 
 
-def test_where_writes_cannot_be_noticed_the_mapping_is_read_only(served, monkeypatch):
+def test_unnoticeable_writes_mean_a_read_only_mapping(served, monkeypatch):
     monkeypatch.setattr(pages, "copies_on_write", lambda: False)
     with ringfeed.attach(served.name, batch_size=BATCH) as reader:
         batches = iter(reader)

@@ -189,7 +189,7 @@ def test_no_warning_is_shown_to_anybody(ring):
         dataset.close()
 
 
-def test_a_write_that_torch_does_not_see_reaches_no_other(ring):
+def test_an_unseen_write_reaches_no_other(ring):
     """The last line of defence is the mapping: private to this process, and looked at before it is read again."""
     script = (
         "import ctypes, sys, torch\nfrom ringfeed.torch import RingDataset\n"

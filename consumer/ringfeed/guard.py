@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any, Final
 
 import numpy as np
 import torch
+from torch._ops import OpOverload, OpOverloadPacket
 
 from ringfeed.errors import InPlaceWriteError
 
@@ -38,11 +40,13 @@ _BASE: Final = inspect.getattr_static(torch.Tensor, "_base")
 
 
 class RingTensor(torch.Tensor):
-    """A tensor whose memory is the ring's: shared with other trainers and mapped read-only.
+    """A tensor whose memory is the ring's, which other trainers read.
 
     It behaves as any tensor. What shares its memory (views, slices, permutations, ``numpy()``) is guarded as well; what
     has memory of its own (``clone()``, ``float()``, ``to("cuda")``, a sum) is a plain tensor. An operation that would
-    write into the ring raises `InPlaceWriteError` before it starts.
+    write into the ring raises `InPlaceWriteError` before it starts. What takes it out of this class and keeps its
+    memory (``as_subclass``, ``torch.Tensor(batch)``, DLPack, C++ extensions) is not guarded, and writes into a private
+    copy: this batch changes, and no other.
     """
 
     @classmethod
@@ -55,17 +59,25 @@ class RingTensor(torch.Tensor):
     ) -> Any:  # noqa: ANN401  # as torch declares it
         """Refuse what writes; guard what shares memory."""
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # Dynamo traces what stands here, so let it find no more than the operation
+            with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001
+                return func(*args, **kwargs)
+        if torch._C._get_tracing_state() is not None:  # noqa: SLF001
+            with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001
+                return _call_from(sys._getframe(1), func, args, kwargs)  # noqa: SLF001
         if _writes(func, args, kwargs):
             name = getattr(func, "__name__", str(func))
             raise InPlaceWriteError(
-                f"{name} would write into a batch of the ring, which other trainers read and which is mapped "
-                f"read-only. Write to a copy: batch.clone(), an operation that is not in-place, or "
-                f"RingDataset(..., copy=True)."
+                f"{name} would write into a batch of the ring, which other trainers read as well. Write to a copy: "
+                f"batch.clone(), an operation that is not in-place, or RingDataset(..., copy=True)."
             )
         with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  # the documented way
             result = func(*args, **kwargs)
-            # torch.compile follows _base to its end, which a guarded base, a view of a view, would not have
-            return result if getattr(func, "__self__", None) is _BASE else _guarded(result, args)
+            if getattr(func, "__self__", None) is _BASE:
+                return result  # torch.compile follows _base to its end, which a guarded base would not have
+            if torch._C._len_torch_dispatch_stack():  # noqa: SLF001
+                return result  # make_fx and its kind know their tensors by identity
+            return _guarded(result, args)
 
     def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401  # as torch declares it
         """Travel as a plain tensor: the other side has memory of its own."""
@@ -74,6 +86,19 @@ class RingTensor(torch.Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         """A plain copy."""
         return self.clone()
+
+
+def _call_from(frame: FrameType, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Call a function as if from the line of code where another frame stands.
+
+    torch.jit.trace compares two runs, with the line of each operation, and only the first of them is given the batch.
+    """
+    code = _call.__code__.replace(co_filename=frame.f_code.co_filename, co_firstlineno=frame.f_lineno - 1)
+    return FunctionType(code, {})(func, args, kwargs)
+
+
+def _call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    return func(*args, **kwargs)
 
 
 def over_ring(array: np.ndarray[Any, Any], axes: tuple[int, ...] | None) -> torch.Tensor:
@@ -100,6 +125,9 @@ def _writes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     out = kwargs.get("out")
     if out is not None and _over_ring(out):
         return True
+    if isinstance(func, OpOverload | OpOverloadPacket):
+        overloads = [func] if isinstance(func, OpOverload) else [getattr(func, each) for each in func.overloads()]  # type: ignore[no-untyped-call]
+        return any(_written(overload, args, kwargs) for overload in overloads)
     name = getattr(func, "__name__", "")
     if name == "__setitem__" or name in _AUGMENTED or name == "__set__":
         return bool(args) and _over_ring(args[0])
@@ -109,6 +137,16 @@ def _writes(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     if isinstance(func, FunctionType) and "inplace" in inspect.signature(func).parameters:
         bound = inspect.signature(func).bind(*args, **kwargs)
         return bool(bound.arguments.get("inplace")) and bool(args) and _over_ring(args[0])
+    return False
+
+
+def _written(operator: OpOverload[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator's schema says that it writes into an argument that is over the ring."""
+    for place, argument in enumerate(operator._schema.arguments):  # noqa: SLF001  # the documented way
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            if _over_ring(value):
+                return True
     return False
 
 
