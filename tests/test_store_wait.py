@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import signal
 import socket
 import time
@@ -11,6 +12,7 @@ from contextlib import ExitStack
 
 import aiohttp
 import pytest
+from data_planes import DATA_PLANES
 from gcs_fixtures import ManualClock
 from house import Daemon, photographs, traces, wait_until, write_objects
 from hypothesis import given, settings
@@ -28,8 +30,8 @@ from ringfeedd.storewatch import StoreHealth
 WAITS = "the store does not answer, and the start waits for it"
 
 
-def down(retry_after_s=None):
-    return StoreDownError("gs://b cannot be listed.", retry_after_s=retry_after_s)
+def down(retry_after_s=None, *, unreachable=False):
+    return StoreDownError("gs://b cannot be listed.", retry_after_s=retry_after_s, unreachable=unreachable)
 
 
 # -- the decision
@@ -116,7 +118,7 @@ def test_who_gives_tokens_may_be_down_too(error, cause):
 class Told:
     """What a `StoreWait` says, and tells the service manager."""
 
-    def __init__(self, wait_s):
+    def __init__(self, wait_s, **more):
         self.clock, self.said, self.told = ManualClock(), [], []
         self.wait = StoreWait(
             wait_s,
@@ -124,6 +126,7 @@ class Told:
             tell=lambda seconds, status: self.told.append((seconds, status)),
             clock=self.clock,
             rng=random.Random(5),
+            **more,
         )
 
 
@@ -220,6 +223,20 @@ def test_what_somebody_has_to_mend_is_not_waited_for_even_after_an_outage():
     asyncio.run(story())
 
 
+def test_an_unreachable_store_that_never_answered_is_not_waited_for():
+    async def story():
+        told, error = Told(600.0, has_answered=lambda: False), down(unreachable=True)
+        with pytest.raises(StoreDownError, match=r"^gs://b cannot be listed\. It has never answered.*--store-wait-s"):
+            await told.wait.has(attempts(error))
+        assert (told.said, told.told, told.clock.slept) == ([], [], [])
+        assert await told.wait.has(attempts(down(), "a source"), is_answer=False) == "a source"  # it may be slow
+        assert not told.wait.has_answered
+        assert await told.wait.has(attempts("a page")) == "a page"
+        assert await told.wait.has(attempts(error, "pairs")) == "pairs"  # it answered before
+
+    asyncio.run(story())
+
+
 def test_workers_that_wait_with_the_first_pairs_are_given_up_too_and_later_ones_never():
     told = Told(60.0)
     told.wait.first_pairs(StoreHealth(), there=False)
@@ -252,6 +269,9 @@ def store(bucket, tmp_path):
     store.kill()
 
 
+PATIENT = ("--store-wait-s", "600")
+
+
 def daemon_of(store, ring, *arguments, root="gs://b/set"):
     return Daemon(root, "--emulator", store.url, "--slots", "16", "--workers", "1", *arguments, ring=ring)
 
@@ -277,7 +297,7 @@ def test_a_daemon_that_boots_during_an_outage_serves_by_itself_when_the_store_is
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(manager))
         receiver.settimeout(30)
-        daemon = daemon_of(store, ring)
+        daemon = daemon_of(store, ring, *PATIENT)
         daemon.command = ["env", f"NOTIFY_SOCKET={manager}", *daemon.command]
         daemon.start()
         try:
@@ -301,7 +321,7 @@ def test_a_daemon_that_boots_during_an_outage_serves_by_itself_when_the_store_is
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_daemon_that_waits_for_the_store_stops_at_once_and_cleanly(store, ring, number):
-    daemon = daemon_of(store, ring).start()
+    daemon = daemon_of(store, ring, *PATIENT).start()
     try:
         daemon.output.wait_for(WAITS)
         began = time.monotonic()
@@ -322,6 +342,20 @@ def test_a_daemon_without_patience_or_at_the_end_of_it_ends_with_the_reason(stor
     assert code == EXIT_COULD_NOT_START
     assert said.startswith(WAITS)
     assert "\nringfeed: the store has not answered for " in said
+
+
+@pytest.mark.parametrize("plane", DATA_PLANES)
+def test_an_address_that_refuses_or_does_not_resolve_ends_the_start(store, ring, plane):
+    arguments = ("--slots", "16", "--workers", "1", "--data-plane", plane)
+    nowhere = Daemon("gs://b/set", "--emulator", "http://no-such-host.invalid:1", *arguments, ring=f"{ring}0")
+    began = time.monotonic()
+    for code, said in ended(daemon_of(store, ring, "--data-plane", plane), nowhere):
+        assert code == EXIT_COULD_NOT_START
+        assert said.count("\n") == 1
+        assert re.match(
+            r"ringfeed: gs://b/set cannot be listed: .*it cannot be reached.*\. It has never answered", said
+        )
+    assert time.monotonic() - began < 15
 
 
 def test_a_daemon_does_not_wait_for_a_bucket_that_is_not_there_or_may_not_be_read(store, ring):

@@ -65,6 +65,10 @@ class CatalogCache:
     def __repr__(self) -> str:
         return f"CatalogCache({str(self._folder)!r}, {len(self._files())} listings)"
 
+    def __bool__(self) -> bool:
+        """Whether this root was ever listed, as far as is kept."""
+        return bool(self._files())
+
     def __iter__(self) -> Iterator[Catalog]:
         """The listings that can be believed, the latest first; each is read when it is asked for."""
         for path in self._files():

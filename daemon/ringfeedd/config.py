@@ -70,7 +70,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             as many retries as downloads succeed, at most.
         hedge: send a second request for an object that takes longer than 95 of 100, 5 % more requests at most.
         start_requests_per_s: of the whole daemon, at first; doubled every 20 minutes while it is used. 0: no limit.
-        store_wait_s: for how long a start waits for a store that does not answer, until the first pairs are there; then
+        store_wait_s: None: 600 s, but not for a host that does not resolve or refuses, and has never answered. Else
+            for how long a start waits for a store that does not answer, until the first pairs are there; then
             it ends with exit code 3. 0: at once, as it does in any case where the root or the account is wrong.
         data_plane: what objects of a bucket are downloaded with: ``"curl"`` (the extra ``fast``), ``"gcloud"``, or
             ``"auto"``: curl where it is installed.
@@ -118,7 +119,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     retry_budget: Fraction = _FETCH.retry_budget
     hedge: bool = _FETCH.hedge
     start_requests_per_s: Annotated[float, Meta(ge=0.0, le=1e9)] = START_REQUESTS_PER_S
-    store_wait_s: Seconds = DEFAULT_STORE_WAIT_S
+    store_wait_s: Seconds | None = None
     data_plane: PlaneName = _FETCH.data_plane
     emulator: str | None = None
     user_project: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9.:-]{0,99}$")] | None = None
@@ -174,6 +175,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def pixels(self) -> tuple[int, int] | None:
         """Height and width of a slot; None for ``"auto"``."""
         return _parse_size(self.size)
+
+    @property
+    def store_wait(self) -> float:
+        """For how long a start waits for the store, in seconds."""
+        return DEFAULT_STORE_WAIT_S if self.store_wait_s is None else self.store_wait_s
 
     @property
     def worker_count(self) -> int:

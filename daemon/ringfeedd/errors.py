@@ -37,11 +37,13 @@ class StoreDownError(StartError):
 
     Attributes:
         retry_after_s: how long the store asked us to wait, in seconds; None where it said nothing.
+        unreachable: its host does not resolve, or refuses the connection: an outage, or a wrong address.
     """
 
-    def __init__(self, sentence: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, sentence: str, *, retry_after_s: float | None = None, unreachable: bool = False) -> None:
         super().__init__(sentence)
         self.retry_after_s = retry_after_s
+        self.unreachable = unreachable
 
 
 class AlreadyRunningError(DaemonError):

@@ -92,6 +92,7 @@ class StoreWait:
         *,
         say: Callable[[str], None],
         tell: Callable[[float, str], object],
+        has_answered: Callable[[], bool] = lambda: True,
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
     ) -> None:
@@ -100,17 +101,28 @@ class StoreWait:
         Args:
             wait_s: see `Patience`; 0: whatever fails has failed.
             say: told when it begins to wait, and when the store answers again.
+            has_answered: whether the store has ever answered. Until it has, a host that does not resolve or refuses the
+                connection is not waited for: its address is wrong more often than the store is down.
             tell: told (seconds, status) again and again that the start goes on, see `Notifier.extend_timeout`.
         """
         self._patience = Patience(wait_s, rng)
         self._say, self._tell, self._clock = say, tell, clock
         self._telling: asyncio.Task[None] | None = None
+        self._has_answered, self._answered = has_answered, False
 
     def __repr__(self) -> str:
         return f"StoreWait({self._patience!r})"
 
-    async def has(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    @property
+    def has_answered(self) -> bool:
+        """Whether the store has answered anything, now or before this start."""
+        return self._answered or self._has_answered()
+
+    async def has(self, attempt: Callable[[], Awaitable[T]], *, is_answer: bool = True) -> T:
         """The first result of `attempt` that comes of a store which answers.
+
+        Args:
+            is_answer: a result tells that the store has answered; else only that nothing failed.
 
         Raises:
             StoreDownError: the store did not answer for too long. What else `attempt` raises is raised at once.
@@ -122,13 +134,18 @@ class StoreWait:
                 except StoreDownError as error:
                     await self._pause(error)
                 else:
-                    self.answered()
+                    self._answered |= is_answer
+                    self._goes_on()
                     return result
         finally:
             self._tell_no_more()
 
     def answered(self) -> None:
         """The store has answered something."""
+        self._answered = True
+        self._goes_on()
+
+    def _goes_on(self) -> None:
         if (down_s := self._patience.answered(self._clock.monotonic())) is not None:
             self._tell_no_more()
             self._say(goes_on(down_s))
@@ -155,6 +172,11 @@ class StoreWait:
         self._tell(NOTICE_S, f"waits for the store ({health.cause}) with the first pairs, up to {wait_s:g} s")
 
     async def _pause(self, error: StoreDownError) -> None:
+        if error.unreachable and not self.has_answered:
+            raise StoreDownError(
+                f"{error} It has never answered, so it is not waited for; correct the address, or have the start wait "
+                f"for it with --store-wait-s"
+            ) from error
         patience, now = self._patience, self._clock.monotonic()
         begins = not patience.waiting
         pause_s = patience.failed(now, error.retry_after_s)

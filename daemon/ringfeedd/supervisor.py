@@ -146,7 +146,12 @@ class Supervisor:
 
     async def _startup(self) -> Pool:
         config = self._config
-        self._store_wait = StoreWait(config.store_wait_s, say=self._say, tell=self._notifier.extend_timeout)
+        self._store_wait = StoreWait(
+            config.store_wait,
+            say=self._say,
+            tell=self._notifier.extend_timeout,
+            has_answered=lambda: config.store_wait_s is not None or bool(self._known or config.cache()),
+        )
         names = config.ring_names
         if not config.test_ratio:
             names = {"train": names["train"]}

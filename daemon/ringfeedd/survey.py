@@ -80,9 +80,11 @@ class Survey:
                 read_timeout_s=config.read_timeout_s,
                 data_plane=config.data_plane,
                 user_project=config.user_project,
-                listing_wait_s=min(LISTING_WAIT_S, max(config.store_wait_s, SILENCE_S)),
+                listing_wait_s=min(LISTING_WAIT_S, max(config.store_wait, SILENCE_S)),
                 max_objects=config.max_objects,
-            )
+                answered=self._store_wait.has_answered,
+            ),
+            is_answer=False,
         )
         try:
             if start is None:

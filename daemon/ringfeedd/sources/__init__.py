@@ -43,6 +43,7 @@ async def open_source(
     user_project: str | None = None,
     listing_wait_s: float = LISTING_WAIT_S,
     max_objects: int = MAX_OBJECTS,
+    answered: bool = True,
 ) -> Source:
     """The source for `root`: ``gs://bucket/prefix``, ``file:///folder`` or a path to a folder.
 
@@ -58,6 +59,8 @@ async def open_source(
         user_project: the project that requests to a bucket are billed to; nothing for a folder.
         listing_wait_s: for which one page of a bucket's listing is tried again, seconds; nothing for a folder.
         max_objects: a bucket's listing of more is refused; nothing for a folder.
+        answered: whether the store has ever answered. Until it has, a host that does not resolve or refuses is not
+            asked again.
 
     Raises:
         StartError: no such folder, no such kind of root, no usable credentials, no package for the data plane, or an
@@ -76,6 +79,7 @@ async def open_source(
             user_project=user_project,
             listing_wait_s=listing_wait_s,
             max_objects=max_objects,
+            answered=answered,
         )
     folder = absolute_root(root)
     if "://" in folder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import aiohttp
 
 from .base import SourceError
@@ -12,7 +14,15 @@ def error_from_transport(error: Exception, what: str) -> SourceError:
     """The error for a request that got no whole response; all of these are worth another attempt."""
     cause, reason = _transport_cause(error)
     detail = str(error).strip().partition("\n")[0][:200]
-    return SourceError(f"{what}: {reason}{f' ({detail})' if detail else ''}.", cause=cause, retryable=True)
+    sentence = f"{what}: {reason}{f' ({detail})' if detail else ''}."
+    return SourceError(sentence, cause=cause, retryable=True, unreachable=is_unreachable(error))
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Return whether a request failed because its host does not resolve, or refuses the connection."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return isinstance(error.os_error, socket.gaierror | ConnectionRefusedError)
+    return isinstance(error, socket.gaierror | ConnectionRefusedError)
 
 
 def outage_cause(error: Exception) -> str | None:

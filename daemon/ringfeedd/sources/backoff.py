@@ -73,6 +73,7 @@ async def with_retries(
     backoff: Backoff,
     *,
     on_retry: Callable[[SourceError], Awaitable[None]] | None = None,
+    hopeless: Callable[[SourceError], bool] = lambda _: False,
     deadline: float = float("inf"),
     clock: Clock = SYSTEM_CLOCK,
     rng: random.Random | None = None,
@@ -80,7 +81,8 @@ async def with_retries(
     """The first result of `attempt` that is no retryable `SourceError`.
 
     `deadline` is a moment of `clock`: no wait is begun that would end after it. It does not cut an attempt short.
-    `on_retry` is told each failure that another attempt follows, and may hold that attempt back.
+    `hopeless` says which failures are not worth another attempt now. `on_retry` is told each failure that another
+    attempt follows, and may hold that attempt back.
 
     Raises:
         SourceError: the last one, when it is final, when the attempts are used up or the deadline is too near.
@@ -92,7 +94,8 @@ async def with_retries(
             return await attempt()
         except SourceError as error:
             wait_s = backoff.wait_s(number, error.retry_after_s, rng)
-            if not error.retryable or number >= backoff.max_attempts or clock.monotonic() + wait_s > deadline:
+            used_up = number >= backoff.max_attempts or clock.monotonic() + wait_s > deadline
+            if not error.retryable or used_up or hopeless(error):
                 raise
             if on_retry is not None:
                 await on_retry(error)

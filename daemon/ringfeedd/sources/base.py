@@ -55,15 +55,23 @@ class SourceError(Exception):
             ``"io"``, ``"deadline"``, ...
         retryable: the same request may succeed a little later.
         retry_after_s: how long the server asked us to wait, in seconds; None where it said nothing.
+        unreachable: the host does not resolve, or refuses the connection.
     """
 
     def __init__(
-        self, sentence: str, *, cause: str, retryable: bool = False, retry_after_s: float | None = None
+        self,
+        sentence: str,
+        *,
+        cause: str,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+        unreachable: bool = False,
     ) -> None:
         super().__init__(encodable(sentence))
         self.cause = cause
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.unreachable = unreachable
 
     @property
     def of_store(self) -> bool:
@@ -87,7 +95,7 @@ class SourceError(Exception):
     def start_error(self, sentence: str = "") -> StartError:
         """What a start ends with that cannot do without this; `sentence` instead of this one's own."""
         if self.of_outage:
-            return StoreDownError(sentence or str(self), retry_after_s=self.retry_after_s)
+            return StoreDownError(sentence or str(self), retry_after_s=self.retry_after_s, unreachable=self.unreachable)
         return StartError(sentence or str(self))
 
 

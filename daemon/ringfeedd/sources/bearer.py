@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from urllib.parse import urlsplit
 
 import aiohttp
 from gcloud.aio.auth import Token
 
 from ringfeedd.errors import StartError, StoreDownError
 
-from .aiohttp_errors import outage_cause
+from .aiohttp_errors import is_unreachable, outage_cause
 from .base import SourceError
+from .proxy import proxy_for
 
 READ_ONLY = "https://www.googleapis.com/auth/devstorage.read_only"
 """All that we ask for; the library's own default is full control."""
@@ -79,7 +81,8 @@ class Bearer:
             await asyncio.shield(self._start())
         except Exception as error:  # the library raises whatever its transport, its parser and its keys raise
             sentence = f"No access token for Google Cloud Storage could be had ({_in_short(error)})."
-            raise SourceError(sentence, cause=outage_cause(error) or "unauthorized", retryable=True) from error
+            cause, unreachable = outage_cause(error) or "unauthorized", is_unreachable(error)
+            raise SourceError(sentence, cause=cause, retryable=True, unreachable=unreachable) from error
 
     async def _acquire(self) -> None:
         await self._token.acquire_access_token()
@@ -125,6 +128,8 @@ async def _first_token(session: aiohttp.ClientSession) -> Bearer:
         if named:  # the library falls back silently to another identity than the one that was asked for
             raise StartError(f"GOOGLE_APPLICATION_CREDENTIALS names {named}, which cannot be read as JSON.")
         await _probe_metadata_server(session, token.token_uri)
+    else:
+        await _insist_that_it_resolves(token.token_uri)
     bearer = Bearer(token)
     try:
         async with asyncio.timeout(FIRST_TOKEN_S):
@@ -136,6 +141,20 @@ async def _first_token(session: aiohttp.ClientSession) -> Bearer:
         await bearer.close()
         raise error.start_error(f"{error} {CHECK}") from error
     return bearer
+
+
+async def _insist_that_it_resolves(url: str) -> None:
+    """Look for the host that gives tokens, unless a proxy does: the library would try it five times."""
+    address = urlsplit(url)
+    if address.hostname is None or proxy_for(f"{address.scheme}://{address.netloc}"):
+        return
+    try:
+        await asyncio.get_running_loop().getaddrinfo(address.hostname, address.port)
+    except OSError as error:
+        raise StoreDownError(
+            f"No access token for Google Cloud Storage: {address.hostname} cannot be found ({error.strerror}). {CHECK}",
+            unreachable=True,
+        ) from error
 
 
 async def _probe_metadata_server(session: aiohttp.ClientSession, url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 
 import pycurl
@@ -15,6 +16,7 @@ SILENT: Final = Ended(pycurl.E_OPERATION_TIMEDOUT)
 CLOSED: Final = Ended(pycurl.E_ABORTED_BY_CALLBACK)
 """The source was closed meanwhile."""
 
+_UNRESOLVED: Final = frozenset({pycurl.E_COULDNT_RESOLVE_PROXY, pycurl.E_COULDNT_RESOLVE_HOST})
 _UNREACHABLE: Final = frozenset(
     {
         pycurl.E_COULDNT_RESOLVE_PROXY,
@@ -32,7 +34,7 @@ _BROKEN: Final = frozenset(
 )
 
 
-def error_from_curl(ended: Ended, *, connected: bool, answered: bool, what: str) -> SourceError:
+def error_from_curl(ended: Ended, *, connected: bool, answered: bool, what: str, system_error: int = 0) -> SourceError:
     """The error for a request that got no whole response; all of these are worth another attempt.
 
     Args:
@@ -40,10 +42,14 @@ def error_from_curl(ended: Ended, *, connected: bool, answered: bool, what: str)
         connected: a connection had come about.
         answered: the head of an answer had come.
         what: begins the sentence.
+        system_error: the ``errno`` of its attempt to connect; 0 where there was none.
     """
     cause, reason = _cause(ended.code, connected=connected, answered=answered)
     detail = ended.detail.strip().partition("\n")[0][:200]
-    return SourceError(f"{what}: {reason}{f' ({detail})' if detail else ''}.", cause=cause, retryable=True)
+    sentence = f"{what}: {reason}{f' ({detail})' if detail else ''}."
+    refused = ended.code == pycurl.E_COULDNT_CONNECT and system_error == errno.ECONNREFUSED
+    unreachable = ended.code in _UNRESOLVED or refused
+    return SourceError(sentence, cause=cause, retryable=True, unreachable=unreachable)
 
 
 def _cause(code: int, *, connected: bool, answered: bool) -> tuple[str, str]:

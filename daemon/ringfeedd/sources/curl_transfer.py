@@ -75,7 +75,10 @@ class Transfer:
         enough = ended.code == pycurl.E_WRITE_ERROR and self._size > self._limit
         if ended.code and not enough:
             connected = bool(self.easy.getinfo(pycurl.REQUEST_SIZE))  # the times are filled in at a failure, too
-            raise error_from_curl(ended, connected=connected, answered=bool(status), what=what)
+            system_error: int = self.easy.getinfo(pycurl.OS_ERRNO)
+            raise error_from_curl(
+                ended, connected=connected, answered=bool(status), what=what, system_error=system_error
+            )
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         if enough:
             body = body[: int(self._limit) + 1]  # the last piece may be a big one

@@ -60,6 +60,7 @@ class GcsSource:
         user_project: str | None = None,
         listing_wait_s: float = LISTING_WAIT_S,
         max_objects: int = MAX_OBJECTS,
+        answered: bool = True,
     ) -> None:
         """Open the session; inside the event loop that will use it.
 
@@ -75,6 +76,7 @@ class GcsSource:
             data_plane: what requests are made with.
             listing_wait_s: for which one page is tried again, seconds.
             max_objects: a listing of more is refused.
+            answered: see `open_source`.
 
         Raises:
             StartError: the data plane's package is not installed.
@@ -88,6 +90,7 @@ class GcsSource:
         self._billed_query = f"&{urlencode(self._billed)}" if self._billed else ""
         self._listing = GcsListing(self._plane, api_root=api_root, bucket=bucket, root=self._root)
         self._listing_wait_s, self._max_objects = listing_wait_s, max_objects
+        self._answered = answered
 
     def __repr__(self) -> str:
         return f"GcsSource({self.root!r}, {self._api_root})"
@@ -110,8 +113,10 @@ class GcsSource:
             page = await with_retries(
                 lambda: self._authorised(lambda header: self._listing.page(params, header)),
                 self._backoff,
+                hopeless=lambda error: error.unreachable and not self._answered,
                 deadline=SYSTEM_CLOCK.monotonic() + self._listing_wait_s,
             )
+            self._answered = True
             if objects := [info for info in page.objects(self._prefix) if rule.takes(info.name)]:
                 yield objects
             token = paging.next_token(page)
@@ -173,6 +178,7 @@ async def open_gcs(
     user_project: str | None = None,
     listing_wait_s: float = LISTING_WAIT_S,
     max_objects: int = MAX_OBJECTS,
+    answered: bool = True,
 ) -> GcsSource:
     """The source for ``gs://bucket/prefix``; credentials are fetched, nothing else is asked.
 
@@ -198,6 +204,7 @@ async def open_gcs(
             user_project=user_project,
             listing_wait_s=listing_wait_s,
             max_objects=max_objects,
+            answered=answered,
         )
     if host := os.environ.get("STORAGE_EMULATOR_HOST"):
         # The library would obey it, and send every request there without credentials or TLS checks.
@@ -220,6 +227,7 @@ async def open_gcs(
             user_project=user_project,
             listing_wait_s=listing_wait_s,
             max_objects=max_objects,
+            answered=answered,
         )
     except StartError:
         await bearer.close()
