@@ -73,6 +73,17 @@ LAYOUTS = {
     "flat": (tree(9, "*.jpg", "*.png"), "{id}.jpg", ["{id}.png"], []),
     "parts with the same ids": (tree(9, *(f"s{n}/{kind}/*.png" for n in range(3) for kind in ("rgb", "semantic"))),
                                 "s0/rgb/{id}.png", ["s0/semantic/{id}.png"], []),
+    "heads in parts": (tree(9, "train/a*.png", "train_labels/a*_L.png") + tree(4, "val/v*.png", "val_labels/v*_L.png"),
+                       "train/{id}.png", ["train_labels/{id}_L.png"], []),
+    "JPEG masks": (tree(9, "imgs/*.jpg", "masks/*.jpg"), "imgs/{id}.jpg", ["masks/{id}.jpg"], []),
+    "ADE20K whole": (tree(9, *(f"images/ADE/training/street/ADE_*{end}" for end in
+                               (".jpg", "_seg.png", "_parts_1.png", ".json"))), "images/{id}.jpg",
+                     ["images/{id}_seg.png", "images/{id}_parts_1.png"], ["images/*.json"]),
+    "KITTI": (tree(9, *(f"training/{kind}/*_10.png" for kind in ("image_2", "semantic", "instance"))),
+              "training/image_2/{id}.png", ["training/semantic/{id}.png", "training/instance/{id}.png"], []),
+    "ids before colours": (tree(9, "train/P*.png", "train/P*_instance_color_RGB.png", "train/P*_instance_id_RGB.png"),
+                           "train/{id}.png", ["train/{id}_instance_id_RGB.png", "train/{id}_instance_color_RGB.png"],
+                           []),
     "videos and masks": (tree(9, "frames/*.jpg", "masks/*.png", "flow/*.npy", "small/frames/*.jpg"),
                          "frames/{id}.jpg", ["masks/{id}.png"], ["flow/*.npy"]),
 }  # fmt: skip
@@ -99,6 +110,20 @@ def test_labels_that_cannot_be_decoded_are_named_and_not_proposed(extension):
     assert f"`masks/*.{extension}` cannot be decoded" in advice
     advice = advice_for([*tree(90, "img/*.jpg", f"masks/*.{extension}"), "thumbs/0001.png"])
     assert "--labels" not in advice, "for one stray picture of ninety"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        tree(9, "train/*.jpg", "val/*.jpg"),
+        tree(9, "images/train/train*.jpg", "images/val/val*.jpg"),
+        tree(9, "a/*.png", "b/*.png"),
+        tree(9, "images/train/train*.jpg", "labels/train/train*.txt", "images/val/val*.jpg", "labels/val/val*.txt"),
+    ],
+)
+def test_what_names_do_not_tell_apart_is_not_proposed(names):
+    """Two parts of a set whose files are numbered have the same ids, and are images both."""
+    assert "pass --images" not in advice_for(names)
 
 
 def test_images_that_cannot_be_decoded_are_named_and_not_proposed():

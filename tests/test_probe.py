@@ -13,7 +13,7 @@ from ringfeedd import probe
 from ringfeedd.errors import StartError
 from ringfeedd.keys import KeyTemplates
 from ringfeedd.listing import build_catalog
-from ringfeedd.probe import LARGEST_PAIRS, SAMPLE_PAIRS, Looked, choose_size, largest_images, probe_sizes
+from ringfeedd.probe import LARGEST_PAIRS, SAMPLE_PAIRS, Looked, choose_size, largest_pairs, probe_sizes
 from ringfeedd.sources import open_source
 from ringfeedd.spec import Fit
 
@@ -29,12 +29,15 @@ def folder(tmp_path):
     small, big = (encode(Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)), "JPEG") for size in
                   ((24, 32), (96, 128)))  # fmt: skip
     blank = encode(Image.new("RGB", (300, 200)), "PNG")
+    flat = encode(Image.new("RGB", (400, 300)), "JPEG")
     for side in ("images", "labels"):
         (tmp_path / side).mkdir()
     for number in range(400):
         data, extension = (blank, "png") if number == large[0] else (big if number in large else small, "jpg")
         (tmp_path / "images" / f"{number:04}.{extension}").write_bytes(data)
         (tmp_path / "labels" / f"{number:04}.png").write_bytes(b"")
+    (tmp_path / "images" / f"{large[1] + 1:04}.jpg").write_bytes(flat)
+    (tmp_path / "labels" / f"{large[1] + 1:04}.png").write_bytes(b"the largest label of all")
     return tmp_path
 
 
@@ -56,15 +59,15 @@ def look(folder):
 def test_the_largest_objects_are_looked_at_beside_the_sample(folder):
     looked = look(folder)
     assert set(looked.sample) == {(24, 32)}
-    assert set(looked.largest) == {(96, 128), (200, 300)}
-    assert choose_size(looked, Fit.NATIVE) == (300, 300)
+    assert set(looked.largest) >= {(96, 128), (200, 300), (300, 400)}, "of images, of each kind, and of labels"
+    assert choose_size(looked, Fit.NATIVE) == (450, 400)
     assert {choose_size(looked, fit) for fit in OTHERS} == {(24, 32)}, "which a few large ones do not move"
 
 
 def test_the_largest_of_each_kind_of_file_count(folder):
     def names(_source, catalog):
         async def story():
-            return [catalog.pair(index).image for index in largest_images(catalog)]
+            return [catalog.pair(index).image for index in list(largest_pairs(catalog))[: LARGEST_PAIRS + 1]]
 
         return story()
 
@@ -79,9 +82,9 @@ def test_the_largest_are_bounded_in_bytes(folder, monkeypatch):
     monkeypatch.setattr(probe, "MAX_LARGEST_BYTES", 1)
 
     async def count(_source, catalog):
-        return len(largest_images(catalog))
+        return len(largest_pairs(catalog))
 
-    assert use(folder, count) == 2, "one of each kind"
+    assert use(folder, count) == 3, "one of each kind, and one label"
 
 
 def test_pictures_that_cannot_be_read_are_passed_by(folder):

@@ -30,7 +30,7 @@ _LABEL_WORDS: Final = re.compile(
     r"|dispar"
 )
 _IMAGE_WORDS: Final = re.compile(r"image|img|photo|jpe?g|rgb|input|frame|picture|raw$|stills|scene")
-_OF_CLASSES: Final = re.compile(r"label|mask|class|semantic|annot")
+_OF_CLASSES: Final = re.compile(r"label|mask|class|seg|semantic|annot")
 _OF_MORE: Final = re.compile(r"instance|object|panoptic|color|colour|depth|dispar|trimap|vis")
 
 
@@ -73,16 +73,19 @@ class Form:
 
         Words decide first, then the format, then whether something is added to the bare id: ``a.png``, ``a_L.png``.
         """
-        words = self._words
-        of_label = any(_LABEL_WORDS.match(word) for word in words)
-        of_image = any(_IMAGE_WORDS.match(word) for word in words)
-        return 4 * of_label - 4 * of_image + 2 * (self.extension != ".jpg") + bool(self.head or self.tail)
+        of_image = any(_IMAGE_WORDS.match(word) for word in self._words)
+        return 4 * self.names_labels - 4 * of_image + 2 * (self.extension != ".jpg") + bool(self.head or self.tail)
+
+    @cached_property
+    def names_labels(self) -> bool:
+        """Whether a word in its names says that it is labels."""
+        return any(_LABEL_WORDS.match(word) for word in self._words)
 
     @cached_property
     def class_score(self) -> int:
         """The greater, the more it looks like class ids, and not like instances, depths or colours."""
         words = self._words
-        return any(map(_OF_CLASSES.match, words)) - 2 * any(map(_OF_MORE.match, words))
+        return sum(map(bool, map(_OF_CLASSES.match, words))) - 2 * sum(map(bool, map(_OF_MORE.match, words)))
 
     @cached_property
     def folders(self) -> list[str]:

@@ -141,12 +141,12 @@ def _largest(forms: list[Form]) -> list[Form]:
 def _best_layout(forms: list[Form]) -> _Layout | None:
     """The images and labels that have the most ids in common; first of all those that can be decoded."""
     likeness = Likeness(forms)
-    best, of_all = _best_pair([form for form in forms if form.decodable], likeness), _best_pair(forms, likeness)
-    if best is None or of_all is None or likeness.shared(*best) < _FITS * likeness.shared(*of_all):
-        best = of_all
+    whole = [form for form in forms if not form.head]  # without its head, an id is often a number, which proves little
+    best = _best_pair(whole, likeness) or _best_pair(forms, likeness)
     if best is None:
         return None
     images, labels = best
+    forms = [form for form in forms if bool(form.head) <= bool(images.head)]
     fitting = [form for form in forms if _fits(form, images, labels, likeness)]
     others = [form for form in fitting if not form.decodable]
     if not (images.decodable and labels.decodable):
@@ -172,13 +172,26 @@ def _fits(form: Form, images: Form, labels: Form, likeness: Likeness) -> bool:
     return not (differing & set(images.folders))
 
 
+def _may_be_a_pair(images: Form, labels: Form) -> bool:
+    """Whether names and formats tell the sides apart; two folders of photographs with numbers for names are no pair."""
+    if labels.extension == ".jpg":
+        return labels.names_labels and images.label_score < labels.label_score
+    return images.label_score < labels.label_score or images.extension != labels.extension or not images.decodable
+
+
 def _best_pair(forms: list[Form], likeness: Likeness) -> tuple[Form, Form] | None:
+    """Images and labels; of files that can be decoded, unless next to nothing of the set is."""
     pairs = []
     for one, other in combinations(forms, 2):
-        if shared := likeness.shared(one, other):
-            images, labels = sorted((one, other), key=lambda form: (form.label_score, form.template))
+        shared = likeness.shared(one, other)
+        images, labels = sorted((one, other), key=lambda form: (form.label_score, form.template))
+        if shared and _may_be_a_pair(images, labels):
             pairs.append((shared, images, labels))
     most = max((shared for shared, _, _ in pairs), default=0)
+    decodable = [pair for pair in pairs if pair[1].decodable and pair[2].decodable]
+    if max((shared for shared, _, _ in decodable), default=0) >= _FITS * most:
+        pairs = decodable
+        most = max((shared for shared, _, _ in pairs), default=0)
 
     def rank(pair: tuple[int, Form, Form]) -> tuple[float, ...]:
         """What counts, the first thing most."""

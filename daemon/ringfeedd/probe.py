@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
 
-from ringfeedd.catalog import Catalog
+from ringfeedd.catalog import Catalog, ObjectColumns
 from ringfeedd.circuit import CircuitState
 from ringfeedd.errors import BadPairError, StartError
 from ringfeedd.fetch import FetchPolicy, fetch_pair
@@ -22,7 +22,7 @@ from ringfeedd.traffic import Traffic
 
 SAMPLE_PAIRS: Final = 32
 LARGEST_PAIRS: Final = 8
-"""Of each kind of file: what is largest in bytes is nearly always among the largest in pixels."""
+"""Of images, of labels, and of each kind of file: the largest in bytes are mostly among the largest in pixels."""
 
 MAX_LARGEST_BYTES: Final = 256 << 20
 """What the largest of a kind may have together; one of them is looked at in any case."""
@@ -42,7 +42,7 @@ class Looked:
 
     Attributes:
         sample: sizes of images spread over the catalog.
-        largest: sizes of those with the largest objects.
+        largest: sizes of those images whose pairs have the largest objects.
     """
 
     sample: list[Size]
@@ -63,7 +63,8 @@ async def probe_sizes(source: Source, catalog: Catalog, *, max_pixels: int, exif
     """
     quiet_codecs()
     spread = np.unique(np.linspace(0, len(catalog) - 1, num=SAMPLE_PAIRS).astype(np.int64)).tolist()
-    largest = [index for index in largest_images(catalog) if index not in set(spread)]
+    known = set(spread)
+    largest = [index for index in largest_pairs(catalog) if index not in known]
     indices = spread + largest
     traffic, policy = Traffic(source, known=listed_objects(catalog)), FetchPolicy()
     sizes: dict[int, Size] = {}
@@ -99,9 +100,16 @@ async def probe_sizes(source: Source, catalog: Catalog, *, max_pixels: int, exif
     return Looked(*([sizes[index] for index in some if index in sizes] for some in (spread, largest)))
 
 
-def largest_images(catalog: Catalog) -> list[int]:
-    """Return the indices of the images with the most bytes, a few of each kind of file, the largest of a kind first."""
-    columns, found = catalog.images, list[int]()
+def largest_pairs(catalog: Catalog) -> list[int]:
+    """Return the indices of pairs with the largest images and labels in bytes, a few of each kind of file.
+
+    Labels count too: an image that is nearly blank has few bytes whatever its size, and its label seldom.
+    """
+    found = [index for columns in (catalog.images, catalog.labels) for index in _largest(columns)]
+    return list(dict.fromkeys(found))
+
+
+def _largest(columns: ObjectColumns) -> Iterator[int]:
     kinds: dict[str, list[int]] = {}
     for number, suffix in enumerate(columns.suffixes):
         kinds.setdefault(suffix.lower().replace("jpeg", "jpg"), []).append(number)
@@ -111,9 +119,8 @@ def largest_images(catalog: Catalog) -> list[int]:
         if few:
             top = rows[np.argpartition(columns.size[rows], len(rows) - few)[len(rows) - few :]]
             top = top[np.argsort(columns.size[top])[::-1]]
-            within = np.cumsum(columns.size[top]) <= MAX_LARGEST_BYTES
-            found += top[: max(1, int(within.sum()))].tolist()
-    return found
+            within = int((np.cumsum(columns.size[top]) <= MAX_LARGEST_BYTES).sum())
+            yield from top[: max(1, within)].tolist()
 
 
 async def _silence(traffic: Traffic) -> str:
