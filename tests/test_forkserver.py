@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,9 +18,10 @@ from house import RINGFEED, Daemon, wait_until, write_folder
 
 import ringfeed
 from ringfeedd import forkserver, prctl, spawn, worker
+from ringfeedd.children import ForkedProcess, StartedProcess
 from ringfeedd.forkserver import Request
 from ringfeedd.launch import ForkServer
-from ringfeedd.spawn import FORKABLE, ForkedProcess, Spawner
+from ringfeedd.spawn import FORKABLE, Spawner
 
 
 def comm(pid: int) -> str:
@@ -137,6 +141,80 @@ def test_when_the_server_is_killed_workers_work_on_and_another_one_forks_the_nex
         assert sum(len(batch.ids) for batch in reader) == 24
 
 
+def test_a_server_that_dies_twice_or_is_stopped_leaves_no_zombie_and_is_replaced(daemon):
+    for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP):
+        before, began = server_of(daemon), time.monotonic()
+        os.kill(before, number)
+        wait_until(lambda pid=before: not Path(f"/proc/{pid}").exists(), 10)
+        wait_until(lambda: len(children(daemon.process.pid, forkserver.NAME)) == 1, 10)
+        assert time.monotonic() - began < 5
+    daemon.output.wait_for("WARNING ringfeedd.pool: the process from which workers are forked")
+    (victim, _) = workers_of(daemon)
+    os.kill(server_of(daemon), signal.SIGSTOP)
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(daemon.workers()) == 2 and victim not in daemon.workers(), 5)
+
+
+def test_signals_to_the_whole_group_are_the_supervisors_alone(daemon):
+    """SIGHUP lists again; SIGTERM is a clean stop. No child dies of either, so there is nothing to warn of."""
+    group = [daemon.process.pid, server_of(daemon), *workers_of(daemon)]
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        for pid in group[1:]:
+            os.kill(pid, number)
+    os.kill(daemon.process.pid, signal.SIGHUP)
+    daemon.output.wait_for("INFO ringfeedd.ring: ring")
+    assert workers_of(daemon) == group[2:]
+    for pid in (*group[1:], group[0], group[0]):
+        os.kill(pid, signal.SIGTERM)
+    assert daemon.process.wait(10) == 0
+    said = daemon.output.rest()
+    assert "WARNING" not in said
+    assert re.match(
+        rf"INFO ringfeedd: stopped: SIGTERM, after \d+ s; {daemon.ring}-train: \d+ pairs, .*; 0 worker deaths",
+        said.splitlines()[-1],
+    )
+
+
+def holds_back(pid: int, number: signal.Signals) -> bool:
+    """Whether the process lets this signal wait, as it does while it imports."""
+    (blocked,) = re.findall(r"SigBlk:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(blocked, 16) >> (number - 1) & 1)
+
+
+def test_signals_in_the_first_moments_kill_nothing(tmp_path, ring):
+    """A hang-up is a wish to list again, and Ctrl-C a clean stop, whenever they come."""
+    root = write_folder(tmp_path / "root", 8)
+    daemon = Daemon(str(root), "--size", "32x32", "--slots", "8", "--workers", "1", ring=ring).start()
+    wait_until(lambda: holds_back(daemon.process.pid, signal.SIGHUP))
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.output.wait_for("ready")
+    assert daemon.stop() == 0
+    daemon.start()
+    wait_until(lambda: holds_back(daemon.process.pid, signal.SIGINT))
+    for _ in range(3):
+        daemon.process.send_signal(signal.SIGINT)
+    assert daemon.process.wait(10) == 0
+    said = daemon.output.rest()
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("INFO ringfeedd: stopped: SIGINT")
+
+
+def test_a_worker_that_cannot_be_started_for_a_moment_is_tried_again(daemon):
+    """Here because no file may be opened any more; the same for processes and memory."""
+    pid = daemon.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    victim, _ = workers_of(daemon)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    os.kill(victim, signal.SIGKILL)
+    while "could not be started" not in (said := daemon.output.wait_for("WARNING ringfeedd.pool: worker")):
+        assert "died with signal 9" in said
+    assert "is tried again: no more files may be open: `ulimit -n`" in said
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    wait_until(lambda: len(workers_of(daemon)) == 2, 15)
+    with ringfeed.attach(f"{daemon.ring}-train", batch_size=4) as reader:
+        assert sum(len(batch.ids) for batch in reader) == 24
+
+
 def test_a_daemon_that_is_killed_leaves_no_process_behind(daemon):
     processes = [server_of(daemon), *workers_of(daemon)]
     daemon.process.kill()
@@ -226,23 +304,59 @@ def test_a_worker_that_is_killed_ends_with_minus_its_signal(server):
     assert asyncio.run(run()) == -signal.SIGKILL
 
 
-def test_a_server_that_dies_before_it_forked_anything_is_not_replaced(server, caplog):
-    os.kill(server.pid, signal.SIGKILL)
-    spawner = Spawner(server)
-    ((process, code),) = ended_at_once(spawner)
-    assert type(process) is not ForkedProcess
-    assert code == 0
-    assert "ended with signal 9; workers are started on their own" in caplog.text
-    assert repr(spawner) == "Spawner(None, 0 forked)"
+def test_servers_that_die_at_once_are_replaced_later_and_later(server, caplog, monkeypatch):
+    monkeypatch.setattr(spawn, "AGAIN_AFTER_S", (0.0, 0.0, 100.0))
+
+    async def run() -> None:
+        spawner = Spawner(server)
+        for following in ("there is a new one", "workers are started on their own until there is a new one"):
+            await kill_and_see_it_reaped(spawner)
+            assert f"ended with signal 9; {following}" in caplog.text
+        ours, theirs = socket.socketpair()
+        ours.close()
+        with theirs:
+            process = await spawner.spawn(FORKABLE, [theirs.fileno()])
+        assert type(process) is StartedProcess
+        assert await process.wait() == 0
+        spawner.look(time.monotonic() + 50)
+        assert repr(spawner) == "Spawner(None, 0 forked)"
+        spawner.look(time.monotonic() + 101)
+        assert repr(spawner) != "Spawner(None, 0 forked)"
+        assert spawner.server_deaths == 2
+        spawner.close()
+
+    asyncio.run(run())
+
+
+async def kill_and_see_it_reaped(spawner: Spawner) -> None:
+    """Without anybody asking it for a worker."""
+    spawner.look(time.monotonic())
+    pid = spawner._server.pid
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.to_thread(wait_until, lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_a_server_that_is_stopped_is_given_up(server, caplog, monkeypatch):
-    monkeypatch.setattr(spawn, "ANSWER_TIMEOUT_S", 0.2)
+    """When a worker is needed, and when none is."""
+    monkeypatch.setattr(spawn, "LOOK_S", 0.05)
+    monkeypatch.setattr(spawn, "STOPPED_TIMEOUT_S", 0.2)
     os.kill(server.pid, signal.SIGSTOP)
     ((process, code),) = ended_at_once(Spawner(server))
     assert type(process) is not ForkedProcess
     assert code == 0
     assert "ended with signal 9" in caplog.text
+
+    async def look() -> None:
+        spawner = Spawner(ForkServer.begin())
+        pid = spawner._server.pid
+        os.kill(pid, signal.SIGSTOP)
+        async with asyncio.timeout(10):
+            while spawner._server.pid == pid:
+                spawner.look(time.monotonic())
+                await asyncio.sleep(0.01)
+        spawner.close()
+
+    asyncio.run(look())
 
 
 def test_a_worker_that_nobody_waits_for_any_more_is_ended_and_reaped(server):

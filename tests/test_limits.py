@@ -10,7 +10,7 @@ import sys
 import urllib.request
 
 import pytest
-from house import HERE, RINGFEED, write_folder
+from house import HERE, RINGFEED, Daemon, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -211,6 +211,51 @@ def test_a_limit_too_low_for_the_workers_asked_for_is_one_sentence(folder):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
     assert re.fullmatch(r"ringfeed: a process may have 64 files open here, and .* 16 workers; raise .*\n", done.stderr)
+
+
+FEW_RIGHTS = "+dac_override,+dac_read_search"
+"""Enough for another user to run root's interpreter; and no right to pass the limits of processes."""
+
+AS_A_USER = ["setpriv", "--reuid", "54321", "--clear-groups", "--inh-caps", FEW_RIGHTS, "--ambient-caps", FEW_RIGHTS]
+
+
+@pytest.mark.parametrize(("processes", "sentence"), [(2, "may have no more processes"), (8, "ready: attach to")])
+def test_few_processes_are_enough_or_a_sentence(folder, ring, processes, sentence, tmp_path):
+    """With 8, workers read in their own thread; with 2, there is no worker."""
+    if subprocess.run([*AS_A_USER, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not become another one")
+    daemon = Daemon(folder, "--size", "24x32", "--slots", "16", "--workers", "2", ring=ring)
+    daemon.command = [*AS_A_USER, "bash", "-c", f'ulimit -u {processes}; exec "$0" "$@"', *daemon.command]
+    daemon.start()
+    try:
+        if processes == 8:
+            daemon.output.wait_for(sentence)
+            assert daemon.stop() == 0
+        else:
+            assert daemon.process.wait(20) == 3
+            said = daemon.output.rest()
+            assert "Traceback" not in said
+            assert sentence in said.splitlines()[-1]
+    finally:
+        daemon.kill()
+
+
+def test_too_little_address_space_is_a_sentence(folder, ring):
+    """For the daemon at its very start, and for a reader that cannot map the ring."""
+    command = ["sh", "-c", 'ulimit -v 100000; exec "$0" "$@"', *RINGFEED, "serve", folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert done.stderr == "ringfeed: this process may map 97 MiB, and needs 128 beside the rings: `ulimit -v`\n"
+    reads = (
+        "import resource, sys, ringfeed\n"
+        "used = 1024 * int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1])\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20),) * 2)\n"
+        "try: ringfeed.attach(sys.argv[1], batch_size=4)\n"
+        "except ringfeed.RingfeedError as error: print(type(error).__name__, error)\n"
+    )
+    with Daemon(folder, "--size", "200x200", "--slots", "100", "--workers", "1", ring=ring):
+        said = run(reads, f"{ring}-train")
+    assert re.match(r"NoAddressSpaceError could not map \d+ bytes \(.* MiB\) of shared memory: Cannot allocate", said)
 
 
 @pytest.mark.parametrize(

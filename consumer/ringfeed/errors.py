@@ -39,6 +39,10 @@ class OtherVersionError(NotTrustedError):
     """The ring's daemon is of a release with another layout of the shared memory."""
 
 
+class NoAddressSpaceError(RingfeedError, OSError):
+    """This process may not map as much memory as the ring has."""
+
+
 class RingHeldError(RingfeedError):
     """This consumer holds batches whose slots the next one needs, and there is no memory to move them to."""
 

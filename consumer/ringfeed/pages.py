@@ -16,6 +16,8 @@ from typing import Final
 
 import numpy as np
 
+from ringfeed.errors import NoAddressSpaceError
+
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = _LIBC.mremap.restype = ctypes.c_void_p
 _LIBC.mmap.argtypes = (
@@ -89,6 +91,16 @@ def map_file(fd: int, offset: int, length: int, *, protection: int, flags: int, 
     return memoryview(pages).cast("B")
 
 
+def not_mapped(length: int, code: int) -> NoAddressSpaceError:
+    """Return the error for ``length`` bytes that the kernel did not map, with its ``errno``."""
+    error = NoAddressSpaceError(
+        f"could not map {length} bytes ({length / 2**20:.0f} MiB) of shared memory: {os.strerror(code)}; raise what "
+        f"this process may map (`ulimit -v`, or its container's memory), or serve fewer or smaller slots"
+    )
+    error.errno = code
+    return error
+
+
 def copy_out(address: int, nbytes: int) -> tuple[int, int]:
     """Put copies of the pages under a range in the pages' own place; what they are copies of is let go.
 
@@ -150,6 +162,5 @@ def _scan(fd: int, begin: int, end: int) -> bool:
 def _mmap(address: int | None, length: int, protection: int, flags: int, fd: int, offset: int) -> int:
     mapped = _LIBC.mmap(address, length, protection, flags, fd, offset)
     if mapped == _FAILED:
-        code = ctypes.get_errno()
-        raise OSError(code, f"could not map {length} bytes of shared memory: {os.strerror(code)}")
+        raise not_mapped(length, ctypes.get_errno())
     return int(mapped)

@@ -211,9 +211,17 @@ def map_bytes(fd: int, offset: int, length: int, *, writable: bool) -> memoryvie
     """Map part of a file, shared.
 
     The mapping holds a duplicate of ``fd`` for as long as the view lives: never pass one that carries a lock.
+
+    Raises:
+        OSError: the file is too short; `NoAddressSpaceError` where this process may map no more.
     """
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    return memoryview(mmap.mmap(fd, length, mmap.MAP_SHARED, access, offset=offset))
+    try:
+        return memoryview(mmap.mmap(fd, length, mmap.MAP_SHARED, access, offset=offset))
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise pages.not_mapped(length, errno.ENOMEM) from error
 
 
 def map_region(fd: int, offset: int, length: int, *, writable: bool, twice: bool) -> memoryview:
@@ -226,7 +234,7 @@ def map_region(fd: int, offset: int, length: int, *, writable: bool, twice: bool
         offset, length: bytes; multiples of the page size where ``twice``.
 
     Raises:
-        OSError: the kernel refused, e.g. the address space is limited.
+        NoAddressSpaceError: the kernel refused, e.g. the address space is limited.
     """
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     view = pages.map_file(fd, offset, length, protection=protection, flags=mmap.MAP_SHARED, times=2 if twice else 1)

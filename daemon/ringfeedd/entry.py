@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 
-from ringfeedd.launch import ForkServer
+from ringfeedd.console import STDERR, open_missing
+from ringfeedd.errors import EXIT_COULD_NOT_START
+from ringfeedd.launch import ONE_THREAD, ORDERS, ForkServer
+from ringfeedd.limits import exhausted, little_address_space
 from ringfeedd.proxies import spare_local_hosts
 
 SERVE = "serve"
@@ -19,9 +23,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = sys.argv[1:] if argv is None else argv
     server = None
+    open_missing()
     try:
         if words[:1] == [SERVE] and not {"-h", "--help"}.intersection(words):
+            # Until the supervisor can obey: a hang-up while it imports would kill it, and Ctrl-C show a traceback.
+            signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
             spare_local_hosts(os.environ)  # which it inherits
+            os.environ.update(ONE_THREAD)
+            if (limit := little_address_space()) is not None:  # libraries would end the process with words of their own
+                print(f"ringfeed: {limit}", file=STDERR)
+                return EXIT_COULD_NOT_START
             server = ForkServer.begin()
         gc.disable()  # nearly all of what is imported stays: looking through it while it grows is a tenth of the time
         from ringfeedd.main import main as run  # noqa: PLC0415  # most of a start's imports
@@ -31,6 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         return run(words, server)
     except KeyboardInterrupt:  # while it was importing
         return EXIT_INTERRUPTED
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        if (limit := exhausted(error)) is None:
+            raise
+        print(f"ringfeed: {limit}", file=STDERR)
+        return EXIT_COULD_NOT_START
     finally:
         if server is not None:
             server.close()

@@ -52,6 +52,12 @@ class AlreadyRunningError(DaemonError):
     exit_code = EXIT_ALREADY_RUNNING
 
 
+class CrashError(DaemonError):
+    """A defect, or something that took away what the daemon needs while it ran."""
+
+    exit_code = EXIT_CRASH
+
+
 class ConfigError(DaemonError):
     """The configuration holds an unknown key or a value that cannot be meant."""
 

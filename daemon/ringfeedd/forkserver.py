@@ -15,7 +15,6 @@ import fcntl
 import gc
 import importlib
 import os
-import signal
 import socket
 import struct
 import sys
@@ -23,7 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ringfeedd.prctl import kill_with_parent, name_process
+from ringfeedd.launch import ORDERS
+from ringfeedd.prctl import ignore, kill_with_parent, name_process
 
 NAME: Final = "ringfeed-forks"
 """What ``ps`` and ``top`` call it: the kernel keeps 15 bytes."""
@@ -141,8 +141,7 @@ def main(fd: int) -> None:
     """Serve on an inherited socket. Says nothing: whoever started it sees that it ended, and how."""
     kill_with_parent()
     name_process(NAME)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    ignore(ORDERS)
     gc.disable()  # what is imported stays, and looking through it again and again takes a tenth of the time
     server = os.getpid()
     try:
@@ -154,7 +153,8 @@ def main(fd: int) -> None:
         given = serve(control)
     except BaseException as error:  # noqa: BLE001  # e.g. a broken install, of which the workers that follow tell
         if os.getpid() != server:
-            sys.stderr.write(f"ringfeed worker {os.getpid()}: {type(error).__name__}: {error}\n")
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"ringfeed worker {os.getpid()}: {type(error).__name__}: {error}\n")
         os._exit(1)
     if given is not None:
         control.detach()  # closed already, and its number may be another's by now

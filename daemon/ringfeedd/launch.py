@@ -17,13 +17,20 @@ from ringfeedd.prctl import adopt_orphans
 
 MODULE: Final = "ringfeedd.forkserver"
 
+ORDERS: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+"""Signals to the daemon. They often reach its whole process group; its children leave them to the supervisor."""
+
+END_TIMEOUT_S: Final = 1.0
+"""A killed process ends at once, but for one that waits for a disk that hangs."""
+
 _ANSWER_BYTES: Final = 64
 
 _NOT_FOR_IT: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 """The service manager's words to the supervisor."""
 
-_ONE_THREAD: Final = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""A process with threads of NumPy's cannot be forked safely; nothing here multiplies matrices."""
+ONE_THREAD: Final = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""A process with threads of NumPy's cannot be forked safely, and where no thread can be started, OpenBLAS sends its own
+process a SIGINT; nothing here multiplies matrices."""
 
 
 class ForkServer:
@@ -40,10 +47,13 @@ class ForkServer:
     @classmethod
     def begin(cls) -> ForkServer | None:
         """Start one, and come back while it imports; None where this machine does not allow it."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_IT} | _ONE_THREAD
-        # Until it ignores SIGINT, Ctrl-C would end it with a traceback: it inherits that the signal waits.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            return None
+        environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_IT} | ONE_THREAD
+        # Until it ignores them, they would end it: it inherits that these signals wait.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
         try:
             os.close(os.pidfd_open(os.getpid()))  # by which workers are waited for; Linux 5.3
             adopt_orphans()
@@ -93,4 +103,7 @@ class ForkServer:
         self._control.close()
         if self._process.poll() is None:
             self._process.kill()
-        return self._process.wait()
+        try:
+            return self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return -signal.SIGKILL  # it will, some time

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 from ringfeed.printable import one_line
+from ringfeedd.console import STDERR
 
 
 class OneLineFormatter(logging.Formatter):
@@ -18,6 +18,6 @@ class OneLineFormatter(logging.Formatter):
 
 def log_to_stderr() -> None:
     """Send all records from INFO up to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(STDERR)
     handler.setFormatter(OneLineFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

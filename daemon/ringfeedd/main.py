@@ -25,6 +25,7 @@ from ringfeed.printable import one_line
 from ringfeedd.bench.arguments import add_bench
 from ringfeedd.clean import clean, rings_with_files
 from ringfeedd.config import Config, load_config
+from ringfeedd.console import STDERR, STDOUT
 from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_CRASH, EXIT_USAGE, DaemonError
 from ringfeedd.failures import OnError
 from ringfeedd.launch import ForkServer
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None, server: ForkServer | None = None) -> int
         code = int(arguments.run(arguments))
         sys.stdout.flush()  # here a reader that is gone, or a full disk, has a sentence
     except DaemonError as error:
-        print(one_line(f"ringfeed: {error}"), file=sys.stderr)
+        print(one_line(f"ringfeed: {error}"), file=STDERR)
         return error.exit_code
     except RingfeedError as error:
         print(one_line(f"ringfeed: {error}"), file=sys.stderr)
@@ -289,7 +290,7 @@ async def _supervise(config: Config, notifier: Notifier, spawner: Spawner, *, st
     bar = _ListingBar()
     supervisor = Supervisor(
         config,
-        say=lambda sentence: print(one_line(sentence), flush=True),
+        say=lambda sentence: print(one_line(sentence), file=STDOUT),
         on_progress=bar.show,
         on_listed=bar.close,
         notifier=notifier,
@@ -315,8 +316,9 @@ class _ListingBar:
         if self._bar is None:
             from tqdm import tqdm  # noqa: PLC0415
 
+            tqdm.monitor_interval = 0  # a thread that is not needed
             # disable=None: no bar where stderr is no terminal, e.g. in a journal
-            self._bar = tqdm(desc="listing", unit=" objects", disable=None, leave=False)
+            self._bar = tqdm(desc="listing", unit=" objects", disable=None, leave=False, file=STDERR)
         self._bar.update(progress.images + progress.labels - self._bar.n)
 
     def close(self) -> None:

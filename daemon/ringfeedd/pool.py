@@ -17,11 +17,14 @@ from typing import Final
 
 from ringfeedd import messages
 from ringfeedd.catalog import Pair
+from ringfeedd.children import STOPPED, WorkerProcess, describe, process_state
+from ringfeedd.errors import CrashError, StartError
 from ringfeedd.fetch import FetchPolicy
+from ringfeedd.limits import exhausted
 from ringfeedd.messages import Cancel, Decoded, Hello, Jobs, Limit, PairJob, Result, RingSpec, Stop, ToWorker
 from ringfeedd.sizing import SPARE_PAIRS
 from ringfeedd.sources import ObjectInfo
-from ringfeedd.spawn import FORKABLE, Spawner, WorkerProcess, describe
+from ringfeedd.spawn import FORKABLE, Spawner
 from ringfeedd.storewatch import StoreWatch
 from ringfeedd.traffic import KNOWN_OBJECTS
 from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, VITAL_WORDS
@@ -37,6 +40,14 @@ START_TIMEOUT_S: Final = 60.0
 """A worker that has not begun has its imports before it, which take long on a busy machine."""
 RESTART_DELAY_S: Final = 1.0
 """Between the deaths of a worker that has finished no pair and its next start: a broken install must not spin."""
+LONGEST_RESTART_DELAY_S: Final = 5.0
+"""The delay doubles up to here while a worker cannot be started."""
+START_PATIENCE_S: Final = 5.0
+"""So long a pool tries to start its first worker before it gives up."""
+STILLBORN_WORKERS: Final = 4
+"""So many workers end before they begin, and none begins, before a pool gives up."""
+SILENCE_S: Final = 10.0
+"""A worker that has not turned its loop for so long is named in the log."""
 
 _VITAL_BYTES: Final = VITAL_WORDS * 8
 
@@ -66,6 +77,7 @@ class _Worker:
     pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
     finished: int = 0
     heartbeat: tuple[int, float] | None = None
+    named: bool = False
 
     def send(self, message: ToWorker) -> None:
         self.writer.write(messages.frame(message))
@@ -75,15 +87,23 @@ class _Worker:
         word = self.vitals[SUSPECT_WORD]
         return (word >> SUSPECT_RING_SHIFT, (word & (1 << SUSPECT_RING_SHIFT) - 1) - 1) if word else None
 
-    def hangs(self, now: float, timeout_s: float) -> str | None:
-        """What it has been at for too long: a decode, or not turning its loop. None while all goes on."""
+    @property
+    def begun(self) -> bool:
+        """Whether its loop has turned."""
+        return bool(self.vitals[HEARTBEAT_WORD])
+
+    def silent_s(self, now: float) -> float:
+        """Seconds since its loop was last seen to turn."""
         beat = self.vitals[HEARTBEAT_WORD]
         if self.heartbeat is None or self.heartbeat[0] != beat:
             self.heartbeat = (beat, now)
-        elif now - self.heartbeat[1] > (timeout_s if beat else max(timeout_s, START_TIMEOUT_S)):
-            suspect = self.decoding()
-            return "has not turned its loop" if suspect is None else f"has been decoding pair {suspect[1]}"
-        return None
+            self.named = False
+        return now - self.heartbeat[1]
+
+    def doing(self) -> str:
+        """What a silent worker has been at."""
+        suspect = self.decoding()
+        return "has not turned its loop" if suspect is None else f"has been decoding pair {suspect[1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +160,9 @@ class Pool:
         self._kills: Counter[Pair] = Counter()
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
+        self._has_begun = False
+        self._stillborn = 0
+        self._refused: str | None = None
 
     def __repr__(self) -> str:
         return f"Pool({len(self._workers)}/{self.size} workers, {self.statistics().pairs} pairs, {self.deaths} deaths)"
@@ -152,26 +175,51 @@ class Pool:
         """Start all workers."""
         self._keepers = [asyncio.create_task(self._keep(number)) for number in range(self.size)]
 
-    @property
-    def failed(self) -> BaseException | None:
-        """What ended the pool's own tasks, which nothing should."""
-        ended = (task for task in self._keepers if task.done() and not task.cancelled())
-        return next((error for task in ended if (error := task.exception())), None)
+    def check(self) -> None:
+        """Look at whether workers can be started at all.
 
-    def kill_hung(self, now: float, timeout_s: float) -> None:
-        """Kill the workers that hang, stopped by a signal or in a codec; each is replaced as any that dies.
+        Raises:
+            StartError: not one of them could be, for `START_PATIENCE_S`.
+            CrashError: something ended the pool's own tasks, which nothing should.
+        """
+        self._has_begun |= any(worker.begun for worker in self._workers.values())
+        if self._refused is not None and not self._has_begun:
+            raise StartError(self._refused)
+        ended = (task for task in self._keepers if task.done() and not task.cancelled())
+        if error := next((error for task in ended if (error := task.exception())), None):
+            raise CrashError(f"the pool of workers failed: {type(error).__name__}: {error}") from error
+
+    def look(self, now: float, timeout_s: float) -> None:
+        """Name the workers that are silent, and kill those that hang; each is replaced as any that dies.
+
+        One that a signal or a debugger has stopped is killed after `SILENCE_S` already: its pairs can be given to
+        others only when it cannot write into their slots any more.
 
         Args:
             now: seconds, monotonic.
+            timeout_s: how long one that is not stopped may be silent, e.g. in a codec.
         """
+        self._spawner.look(now)
         for worker in self._workers.values():
-            if (why := worker.hangs(now, timeout_s)) is not None:
+            silent_s, begun = worker.silent_s(now), worker.begun
+            limit_s = timeout_s if begun else max(timeout_s, START_TIMEOUT_S)
+            if silent_s <= min(SILENCE_S, limit_s):
+                continue
+            stopped = process_state(worker.process.pid) in STOPPED
+            if stopped or silent_s > limit_s:
+                why = "has been stopped by a signal or a debugger" if stopped else worker.doing()
                 _LOG.warning(
-                    "worker %d (pid %d) %s for %.0f s; it is killed", worker.number, worker.process.pid, why, timeout_s
+                    "worker %d (pid %d) %s for %.0f s; it is killed", worker.number, worker.process.pid, why, silent_s
                 )
                 worker.heartbeat = None
                 with contextlib.suppress(ProcessLookupError):
                     worker.process.kill()
+            elif begun and not worker.named:
+                worker.named = True
+                _LOG.warning(
+                    "worker %d (pid %d) %s for %.0f s; the ring waits for its pairs. It is killed after %.0f s",
+                    *(worker.number, worker.process.pid, worker.doing(), silent_s, limit_s),
+                )
 
     # Work.
 
@@ -215,8 +263,10 @@ class Pool:
 
     async def _keep(self, number: int) -> None:
         while not self._stopping.is_set():
+            worker = await self._spawn_at_last(number)
+            if worker is None:
+                return
             began = time.monotonic()
-            worker = await self._spawn(number)
             try:
                 await self._listen(worker)
             finally:
@@ -227,6 +277,7 @@ class Pool:
             if self._stopping.is_set():
                 return
             self.deaths += 1
+            self._note_end(worker, code)
             _LOG.warning(
                 "worker %d (pid %d) died with %s after %.1f s; its %d pairs go to others",
                 *(number, worker.process.pid, describe(code), time.monotonic() - began, len(worker.pairs)),
@@ -237,20 +288,57 @@ class Pool:
             for (ring, seq), pair in worker.pairs.items():
                 self._on_lost(ring, seq, self._kills[pair] >= KILLS_BEFORE_QUARANTINE)
             if not worker.finished:
-                await asyncio.sleep(RESTART_DELAY_S)
+                await self._pause(RESTART_DELAY_S)
+
+    def _note_end(self, worker: _Worker, code: int) -> None:
+        self._has_begun |= worker.begun
+        self._stillborn = 0 if worker.begun else self._stillborn + 1
+        if self._stillborn >= STILLBORN_WORKERS:
+            self._refused = (
+                f"{self._stillborn} workers ended before they began, the last one with {describe(code)}; look at their "
+                f"own words above, and at `ulimit -u` and `ulimit -v`"
+            )
+
+    async def _spawn_at_last(self, number: int) -> _Worker | None:
+        """Start a worker, after as many tries as it takes, as what prevents it mostly passes; None at the end."""
+        began, delay_s, told = time.monotonic(), RESTART_DELAY_S / 2, False
+        while not self._stopping.is_set():
+            try:
+                worker = await self._spawn(number)
+            except OSError as error:
+                why = exhausted(error) or error.strerror or str(error)
+                if time.monotonic() - began >= START_PATIENCE_S and not self._workers:
+                    self._refused = f"no worker could be started: {why}"
+                if not told:
+                    _LOG.warning("worker %d could not be started, and is tried again: %s", number, why)
+                told = True
+                await self._pause(delay_s)
+                delay_s = min(2 * delay_s, LONGEST_RESTART_DELAY_S)
+            else:
+                if told:
+                    _LOG.info("worker %d was started after %.0f s", number, time.monotonic() - began)
+                return worker
+        return None
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _spawn(self, number: int) -> _Worker:
+        """Start a worker. Raises: OSError: it cannot be started now."""
         ours, theirs = socket.socketpair()
-        vitals_fd = os.memfd_create(f"ringfeed-worker-{number}")
-        os.ftruncate(vitals_fd, _VITAL_BYTES)
-        fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in self._settings.rings)]
         try:
-            process = await self._spawner.spawn(WORKER_MODULE, fds)
-            vitals = memoryview(mmap.mmap(vitals_fd, _VITAL_BYTES)).cast("Q")
+            with theirs, os.fdopen(os.memfd_create(f"ringfeed-worker-{number}"), "rb", buffering=0) as memory:
+                vitals_fd = memory.fileno()
+                os.ftruncate(vitals_fd, _VITAL_BYTES)
+                vitals = memoryview(mmap.mmap(vitals_fd, _VITAL_BYTES)).cast("Q")
+                fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in self._settings.rings)]
+                process = await self._spawner.spawn(WORKER_MODULE, fds)
             reader, writer = await asyncio.open_connection(sock=ours)
-        finally:
-            theirs.close()
-            os.close(vitals_fd)
+        except BaseException:
+            ours.close()
+            raise
         worker = _Worker(number, process, reader, writer, vitals)
         settings = self._settings
         worker.send(

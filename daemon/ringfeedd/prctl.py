@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+from collections.abc import Iterable
 from typing import Final
 
 _SET_PDEATHSIG: Final = 1
@@ -22,6 +23,14 @@ def kill_with_parent() -> None:
     """Die when the thread that started this process does, which should be its main thread; not inherited by a fork."""
     with contextlib.suppress(OSError):
         _prctl(_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def ignore(numbers: Iterable[signal.Signals]) -> None:
+    """Leave these signals to others; those that wait are dropped."""
+    numbers = list(numbers)
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def name_process(name: str) -> None:

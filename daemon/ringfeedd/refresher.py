@@ -12,6 +12,7 @@ from ringfeedd.catalog import Catalog
 from ringfeedd.config import Config
 from ringfeedd.edition import make_editions
 from ringfeedd.errors import DaemonError
+from ringfeedd.limits import exhausted
 from ringfeedd.nodes import Nodes
 from ringfeedd.refresh import list_root
 from ringfeedd.service import RingService
@@ -59,7 +60,7 @@ class Refresher:
 
     def save(self, catalog: Catalog) -> asyncio.Task[None]:
         """Keep a listing for the next start, beside what goes on."""
-        return self._do(asyncio.to_thread(self._in_turn, self._config.cache().save, catalog))
+        return self._do(self._write(self._config.cache().save, catalog))
 
     def keep(self, now: float) -> None:
         """Say in the cache which listings are served, as soon as these change, and every `KEEP_INTERVAL_S`.
@@ -73,7 +74,15 @@ class Refresher:
             return
         self._kept, self._kept_at = served, now
         ring = next(iter(self._config.ring_names.values()))
-        self._do(asyncio.to_thread(self._in_turn, self._config.cache().keep, ring, list(catalogs.values())))
+        self._do(self._write(self._config.cache().keep, ring, list(catalogs.values())))
+
+    async def _write(self, work: Callable[..., None], *arguments: object) -> None:
+        try:
+            await asyncio.to_thread(self._in_turn, work, *arguments)
+        except RuntimeError as error:
+            if (limit := exhausted(error)) is None:
+                raise
+            _LOG.warning("the listing is not kept for the next start: %s", limit)
 
     def _in_turn(self, work: Callable[..., None], *arguments: object) -> None:
         """One after the other: both may want to write the same listing."""

@@ -36,6 +36,8 @@ _LOG: Final = logging.getLogger("ringfeedd.ring")
 
 @dataclass
 class _Counters:
+    """Since the start."""
+
     decoded: int = 0
     downloaded_bytes: int = 0
     size_mismatches: int = 0
@@ -46,6 +48,7 @@ class RingService:
 
     Attributes:
         retries: cause -> downloads that were tried again.
+        counters: what the workers have done.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class RingService:
         self._editions = Editions(ring, edition)
         self._clock = clock
         self._notifier = notifier or Notifier()
-        self._counters = _Counters()
+        self.counters = _Counters()
         self.formers: list[Former] = []
         self._reception = Reception(ring, groups, memory)
         self._outcome = self._told = ""
@@ -196,7 +199,7 @@ class RingService:
         job = self.ring.finish(seq)
         if job is None:
             return
-        counters = self._counters
+        counters = self.counters
         counters.decoded += 1
         counters.downloaded_bytes += result.downloaded
         if result.retries:
@@ -210,8 +213,8 @@ class RingService:
         self.memory.write_record(seq, index=index, valid=job.attempt == 0, sizes=result.sizes, pair_id=pair_id)
 
     def _note_mismatch(self, pair_id: bytes, result: Decoded) -> None:
-        self._counters.size_mismatches += 1
-        if self._counters.size_mismatches == 1:
+        self.counters.size_mismatches += 1
+        if self.counters.size_mismatches == 1:
             height, width, label_height, label_width = result.sizes
             _LOG.warning(
                 "ring %s: the image of %r is %dx%d and its label %dx%d; both are fitted to the slot. Further ones are "
@@ -335,7 +338,7 @@ class RingService:
         """Write the words, and the list, that only people and metrics read."""
         if self.failed is None:
             self._errors_file.write_if_due(self.failures, self._clock())
-        ring, counters = self.ring, self._counters
+        ring, counters = self.ring, self.counters
         words = {
             State.FLOOR: ring.floor,
             State.HEAD: ring.head,
@@ -385,6 +388,12 @@ class RingService:
     def failed_pairs(self) -> FailedPairs:
         """The pairs that failed to load, and why the ring was stopped if it was, as the list in /dev/shm has them."""
         return self._errors_file.listing
+
+    def totals(self) -> str:
+        """What was done in all, for a last line."""
+        done = self.counters
+        mebibytes = f"{done.downloaded_bytes / 2**20:,.0f} MiB downloaded"
+        return ", ".join((f"{self.name}: {done.decoded:,} pairs", mebibytes, f"{self.failures.total:,} failed"))
 
     def begin(self) -> None:
         """Let consumers find the ring."""

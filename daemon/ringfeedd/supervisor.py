@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -17,7 +18,7 @@ from ringfeed.descriptor import Descriptor
 from ringfeed.doorbell import Doorbell
 from ringfeedd.catalog import TEST, Catalog
 from ringfeedd.config import Config
-from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError, StartError
+from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, CrashError, StartError
 from ringfeedd.failures import Failures
 from ringfeedd.fairness import divide
 from ringfeedd.files import connections, page_connections, raise_limit
@@ -25,7 +26,9 @@ from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
 from ringfeedd.handover import take_over
 from ringfeedd.http_guard import Listen
+from ringfeedd.launch import ORDERS
 from ringfeedd.leavings import clear_leavings, foreign_files
+from ringfeedd.limits import exhausted
 from ringfeedd.listing import Progress
 from ringfeedd.messages import Result, RingSpec
 from ringfeedd.need import Need
@@ -49,6 +52,9 @@ _LOG: Final = logging.getLogger("ringfeedd")
 
 JOBS_PER_TURN: Final = 256
 """Pairs handed to the workers between two looks at consumers and results."""
+
+NOBODY_LEFT: Final = "no longer needed"
+"""Why a daemon ends that a training job has started."""
 
 SHARE_WAIT_S: Final = 10.0
 """A daemon is ready so long after its first ring is, though another ring has no slots: trainers are fed."""
@@ -90,6 +96,9 @@ class Supervisor:
         self._spawner = spawner or Spawner()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
+        self._why_stopped = ""
+        self._began = time.monotonic()
+        self._totals = ""
         self._undo = contextlib.AsyncExitStack()
         self._formers: dict[str, list[Former]] = {}
         self._had_terminal = os.isatty(0)
@@ -98,6 +107,7 @@ class Supervisor:
         self._locks: list[SingletonLock] = []
         self._clock = TurnClock()
         self._first_ready = math.inf
+        self._announced = False
         self._looked = 0.0
         self._connections = config.most_downloads
         self._need: Need | None = None
@@ -114,16 +124,33 @@ class Supervisor:
         """
         with self._signals():
             while True:
-                async with self._undo:
-                    code = await self._serve()
+                try:
+                    async with self._undo:
+                        code = await self._serve()
+                except (MemoryError, RuntimeError, OSError) as error:
+                    if (limit := exhausted(error)) is None:
+                        raise
+                    kind = CrashError if self._announced else StartError
+                    raise kind(
+                        f"the daemon {'cannot go on' if self._announced else 'cannot start'}: {limit}"
+                    ) from error
                 if code is not None:
+                    why = self._why_stopped if code == EXIT_CLEAN else "every ring failed"
+                    _LOG.info("stopped: %s, after %.0f s%s", why, time.monotonic() - self._began, self._totals)
                     return code
 
     def starter_gone(self) -> None:
         """End once nobody needs the rings any more; at once where there are none yet. On the event loop."""
         self._need = Need()
-        if not self.services:
-            self._stop.set()
+        if self.services:
+            self._wake.set()
+        else:
+            self.stop(NOBODY_LEFT)
+
+    def stop(self, why: str) -> None:
+        """Have `run` come to its end; to be called on its event loop."""
+        self._why_stopped = self._why_stopped or why
+        self._stop.set()
         self._wake.set()
 
     async def _serve(self) -> int | None:
@@ -140,6 +167,9 @@ class Supervisor:
         code = await self._main_loop(pool)
         if code is not None:
             self._notifier.stopping()
+            self._totals = "; ".join(
+                ["", *(service.totals() for service in self.services), f"{pool.deaths} worker deaths"]
+            )
         return code
 
     # Startup.
@@ -323,14 +353,13 @@ class Supervisor:
             for service in self.services:
                 service.step(pool)
             self._hand_out(pool)
-            if pool.failed is not None:
-                raise DaemonError(f"the pool of workers failed: {pool.failed}") from pool.failed
+            pool.check()
             if failed := self._all_failed(ready=announced):
                 return failed
             now = self._clock()
             if now - reported >= TICK_S:
                 reported = now
-                pool.kill_hung(now, self._config.worker_timeout_s)
+                pool.look(now, self._config.worker_timeout_s)
                 store = pool.store.statistics()
                 self._refresher.keep(now)
                 self._store_wait.first_pairs(store, there=announced)
@@ -359,7 +388,10 @@ class Supervisor:
 
     def _is_unneeded(self) -> bool:
         """Whether the process that started this daemon is gone, and nobody else needs it."""
-        return self._need is not None and self._need.ended([one.memory for one in self.services], self._clock())
+        if self._need is None or not self._need.ended([one.memory for one in self.services], self._clock()):
+            return False
+        self._why_stopped = self._why_stopped or NOBODY_LEFT
+        return True
 
     async def _something_to_do(self) -> None:
         """Wait until somebody wakes the loop, for a tick at most."""
@@ -399,6 +431,7 @@ class Supervisor:
         return all(service.ready for service in served) or now - self._first_ready >= SHARE_WAIT_S
 
     def _announce(self) -> None:
+        self._announced = True
         served = [service for service in self.services if not service.failed]
         rings = ", ".join(service.name for service in served)
         self._say(f"ready: attach to {rings}")
@@ -447,22 +480,22 @@ class Supervisor:
         """Signals only set a flag."""
         loop = asyncio.get_running_loop()
 
-        def stop() -> None:
-            self._stop.set()
-            self._wake.set()
-
         def refresh() -> None:
             if self._had_terminal and not os.isatty(0):
-                stop()  # the terminal was closed
+                self.stop("terminal closed")
                 return
             self._refresher.wanted = True
             self._wake.set()
 
-        numbers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: refresh}
-        for number, handler in numbers.items():
-            loop.add_signal_handler(number, handler)
+        loop.add_signal_handler(signal.SIGTERM, self.stop, "SIGTERM")
+        loop.add_signal_handler(signal.SIGINT, self.stop, "SIGINT")
+        loop.add_signal_handler(signal.SIGHUP, refresh)
+        before = signal.pthread_sigmask(signal.SIG_UNBLOCK, ORDERS)
         try:
             yield
         finally:
-            for number in numbers:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
+            for number in ORDERS:
                 loop.remove_signal_handler(number)
+            # A second Ctrl-C comes to nothing where they were held back before, too: the process is about to end.
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

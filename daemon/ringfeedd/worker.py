@@ -15,7 +15,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -33,11 +32,12 @@ from ringfeedd.download_window import DownloadWindow, Drought
 from ringfeedd.errors import BadPairError, encodable
 from ringfeedd.fetch import Begun, Fetched, fetch_pair
 from ringfeedd.first_reads import FirstReads, PairReads
+from ringfeedd.launch import ORDERS
 from ringfeedd.memory_limit import limit_own_memory, worker_bytes
 from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, RingSpec
 from ringfeedd.pair_turns import PairTurns
 from ringfeedd.picture import quiet_codecs
-from ringfeedd.prctl import name_process
+from ringfeedd.prctl import ignore, name_process
 from ringfeedd.sources import Source, open_source
 from ringfeedd.traffic import Traffic
 from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, VITAL_WORDS
@@ -376,7 +376,7 @@ async def _main(connection: socket.socket) -> None:
 
 def main(fd: int) -> None:
     """Run the worker on an inherited socket, and leave without waiting for anything."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
+    ignore(ORDERS)
     keep_freed_memory()
     quiet_codecs()
     asyncio.run(_main_then_exit(socket.socket(fileno=fd)))
@@ -388,7 +388,8 @@ async def _main_then_exit(connection: socket.socket) -> None:
         await _main(connection)
         code = 0
     except BaseException as error:  # noqa: BLE001  # the last sentence of a dying process
-        sys.stderr.write(f"ringfeed worker {os.getpid()}: {type(error).__name__}: {error}\n")
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"ringfeed worker {os.getpid()}: {type(error).__name__}: {error}\n")
     os._exit(code)  # a thread that reads from a disk which hangs must not keep the process
 
 

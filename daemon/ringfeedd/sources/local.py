@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+from ringfeedd.threads import Threads
 
 from .base import PAGE_OBJECTS, ObjectInfo, SourceError
 from .skipped import Kind, Skipped
@@ -47,7 +47,7 @@ class LocalSource:
     def __init__(self, folder: Path, *, concurrency: int) -> None:
         self._root = str(folder)
         self._real = os.path.realpath(folder)
-        self._threads = ThreadPoolExecutor(min(concurrency, MAX_THREADS), thread_name_prefix="ringfeed-read")
+        self._threads = Threads(min(concurrency, MAX_THREADS), "ringfeed-read")
 
     def __repr__(self) -> str:
         return f"LocalSource({self._root!r})"
@@ -59,18 +59,17 @@ class LocalSource:
 
     async def list_pages(self, prefix: str, skipped: Skipped | None = None) -> AsyncIterator[list[ObjectInfo]]:
         """Every file whose name begins with `prefix`, in the folder's own order; see `Source.list_pages`."""
-        loop = asyncio.get_running_loop()
         files = self._walk(prefix, skipped or Skipped([prefix]))
-        while page := await loop.run_in_executor(self._threads, lambda: list(islice(files, PAGE_OBJECTS))):
+        while page := await self._threads.run(lambda: list(islice(files, PAGE_OBJECTS))):
             yield page
 
     async def read(self, name: str, generation: int, max_bytes: int | None = None) -> bytes:
         """The file's bytes, read in a thread; see `Source.read`. Raises: `SourceError`."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, name, generation, max_bytes)
+        return await self._threads.run(self._read, name, generation, max_bytes)
 
     async def close(self) -> None:
         """Let the threads end; reads not yet begun are dropped."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown()
 
     # Listing.
 

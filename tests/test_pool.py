@@ -1,0 +1,163 @@
+"""The pool of workers: what it says and does of workers that are silent, or cannot be started."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from house import Daemon, wait_until, write_folder
+
+import ringfeed
+from ringfeedd import pool as pool_module
+from ringfeedd.errors import EXIT_COULD_NOT_START, EXIT_CRASH, CrashError, StartError
+from ringfeedd.pool import SILENCE_S, STILLBORN_WORKERS, Pool, WorkerSettings, _Worker
+from ringfeedd.spawn import Spawner
+from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_WORD, VITAL_WORDS
+
+
+class Sleeper:
+    """A real process that is killed as a worker is."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        self.pid = self._process.pid
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    async def wait(self) -> int:
+        return self._process.wait()
+
+
+def make_pool(spawner: Spawner | None = None) -> Pool:
+    settings = WorkerSettings("gs://nothing", None, 1, 1, None, [])  # type: ignore[arg-type]
+    return Pool(1, settings, on_results=lambda _: None, on_lost=lambda *_: None, most_pairs=1, spawner=spawner)
+
+
+@pytest.fixture
+def silent() -> Iterator[tuple[Pool, _Worker]]:
+    """A pool with a worker whose loop has turned once, at second 0."""
+    pool, process = make_pool(), Sleeper()
+    vitals = memoryview(bytearray(8 * VITAL_WORDS)).cast("Q")
+    vitals[HEARTBEAT_WORD] = 1
+    worker = pool._workers[0] = _Worker(0, process, None, None, vitals)  # type: ignore[arg-type]
+    pool.look(0.0, 60.0)
+    yield pool, worker
+    process.kill()
+    process._process.communicate()
+
+
+def killed(worker: _Worker) -> bool:
+    try:
+        return worker.process._process.wait(0.05) == -signal.SIGKILL  # type: ignore[attr-defined]
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def test_a_silent_worker_is_named_then_killed(silent, caplog):
+    pool, worker = silent
+    worker.vitals[SUSPECT_WORD] = 8  # pair 7
+    for now in (SILENCE_S, SILENCE_S + 1, SILENCE_S + 2, 60.0):
+        pool.look(now, 60.0)
+    (said,) = caplog.messages
+    assert "has been decoding pair 7 for 11 s; the ring waits for its pairs. It is killed after 60 s" in said
+    assert not killed(worker)
+    pool.look(61.0, 60.0)
+    assert "has been decoding pair 7 for 61 s; it is killed" in caplog.messages[-1]
+    assert killed(worker)
+
+
+def test_a_worker_that_goes_on_is_named_anew_when_it_is_silent_again(silent, caplog):
+    pool, worker = silent
+    pool.look(SILENCE_S + 1, 60.0)
+    worker.vitals[HEARTBEAT_WORD] += 1
+    for now in (20.0, 25.0, 31.0):
+        pool.look(now, 60.0)
+    assert len(caplog.messages) == 2
+
+
+def test_a_stopped_worker_is_killed_after_ten_seconds(silent, caplog):
+    """Only then its pairs can be given to others: it writes into their slots no more."""
+    pool, worker = silent
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    wait_until(lambda: pool_module.process_state(worker.process.pid) == "T")
+    pool.look(SILENCE_S, 60.0)
+    assert not killed(worker)
+    pool.look(SILENCE_S + 1, 60.0)
+    assert "has been stopped by a signal or a debugger for 11 s; it is killed" in caplog.messages[-1]
+    assert killed(worker)
+
+
+@pytest.mark.slow
+def test_a_ring_goes_on_when_one_of_two_workers_is_stopped(tmp_path, ring):
+    root = write_folder(tmp_path / "root", 64)
+    with Daemon(str(root), "--size", "24x32", "--slots", "32", "--workers", "2", ring=ring) as daemon:
+        with ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
+            os.kill(daemon.workers()[0], signal.SIGSTOP)
+            assert sum(len(batch.ids) for _ in range(40) for batch in reader) == 40 * 64
+        assert "stopped by a signal" in daemon.output.wait_for("WARNING ringfeedd.pool: worker")
+
+
+class Failing(Spawner):
+    """Cannot start a process, or not for the first so many times."""
+
+    def __init__(self, error: int, times: int, module: str = "this") -> None:
+        super().__init__()
+        self._error, self._left, self._module = error, times, module
+
+    async def spawn(self, module, fds):
+        self._left -= 1
+        if self._left >= 0:
+            raise OSError(self._error, os.strerror(self._error))
+        return await super().spawn(self._module, fds)
+
+
+async def begin_and(pool: Pool, done) -> None:
+    pool.start()
+    try:
+        async with asyncio.timeout(30):
+            while not done(pool):
+                pool.check()
+                await asyncio.sleep(0.01)
+    finally:
+        await pool.stop()
+
+
+@pytest.mark.parametrize("error", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+def test_what_prevents_a_workers_start_for_a_moment_is_waited_for(error, caplog, monkeypatch):
+    monkeypatch.setattr(pool_module, "RESTART_DELAY_S", 0.02)
+    asyncio.run(begin_and(make_pool(Failing(error, 4)), lambda pool: pool._workers))
+    assert [record.levelname for record in caplog.records][:1] == ["WARNING"]
+    assert sum("could not be started, and is tried again" in message for message in caplog.messages) == 1
+
+
+def test_a_pool_that_can_start_no_worker_at_all_gives_up(monkeypatch):
+    monkeypatch.setattr(pool_module, "RESTART_DELAY_S", 0.02)
+    monkeypatch.setattr(pool_module, "START_PATIENCE_S", 0.2)
+    with pytest.raises(StartError, match="no worker could be started: this user") as e:
+        asyncio.run(begin_and(make_pool(Failing(errno.EAGAIN, 10**6)), lambda _: False))
+    assert e.value.exit_code == EXIT_COULD_NOT_START
+
+
+def test_workers_that_end_before_they_begin_end_a_start(monkeypatch):
+    monkeypatch.setattr(pool_module, "RESTART_DELAY_S", 0.02)
+    with pytest.raises(
+        StartError, match=f"{STILLBORN_WORKERS} workers ended before they began, the last one with exit"
+    ):
+        asyncio.run(begin_and(make_pool(Failing(0, 0, "ringfeedd.nothing")), lambda _: False))
+
+
+def test_a_defect_of_the_pool_is_a_crash():
+    class Broken(Spawner):
+        async def spawn(self, module, fds):
+            raise ZeroDivisionError
+
+    with pytest.raises(CrashError, match="ZeroDivisionError") as e:
+        asyncio.run(begin_and(make_pool(Broken()), lambda _: False))
+    assert e.value.exit_code == EXIT_CRASH
