@@ -17,6 +17,7 @@ import pytest
 from house import RINGFEED, Daemon, wait_until, write_folder
 
 import ringfeed
+from ringfeed.status import ring_status
 from ringfeedd import forkserver, prctl, spawn, worker
 from ringfeedd.children import ForkedProcess, StartedProcess
 from ringfeedd.forkserver import Request
@@ -46,6 +47,7 @@ def children(pid: int, name: str) -> list[int]:
 
 
 def server_of(daemon: Daemon) -> int:
+    wait_until(lambda: children(daemon.process.pid, forkserver.NAME))  # the kernel may leave some out for a moment
     (pid,) = children(daemon.process.pid, forkserver.NAME)
     return pid
 
@@ -148,6 +150,7 @@ def test_a_server_that_dies_twice_or_is_stopped_leaves_no_zombie_and_is_replaced
         wait_until(lambda pid=before: not Path(f"/proc/{pid}").exists(), 10)
         wait_until(lambda: len(children(daemon.process.pid, forkserver.NAME)) == 1, 10)
         assert time.monotonic() - began < 5
+    wait_until(lambda: ring_status(f"{daemon.ring}-train").fork_server_deaths == 3)
     daemon.output.wait_for("WARNING ringfeedd.pool: the process from which workers are forked")
     (victim, _) = workers_of(daemon)
     os.kill(server_of(daemon), signal.SIGSTOP)

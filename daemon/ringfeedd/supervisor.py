@@ -364,7 +364,12 @@ class Supervisor:
                 self._refresher.keep(now)
                 self._store_wait.first_pairs(store, there=announced)
                 for service in self.services:
-                    service.report(workers=pool.statistics().workers, worker_deaths=pool.deaths, store=store)
+                    service.report(
+                        workers=pool.statistics().workers,
+                        worker_deaths=pool.deaths,
+                        store=store,
+                        fork_server_deaths=self._spawner.server_deaths,
+                    )
             if self._files_were_removed(now):
                 return None
             if not announced and self._is_ready(now):
