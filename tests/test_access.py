@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
+import pwd
 import re
 import stat
 import uuid
@@ -157,7 +158,8 @@ def test_root_believes_only_users_that_are_configured(ring, monkeypatch, capsys)
 
 
 @as_root
-def test_the_file_of_trusted_users_counts_only_where_root_alone_writes_it(tmp_path):
+def test_trusted_users_count_only_where_root_writes_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(trust, "SERVICE_USER", "no-such-user")
     file = tmp_path / "trusted-users"
     file.write_text("# the daemon's\nnobody\n4711 # a number\n\nno-such-user\n")
     assert trust.trusted_uids({}, file) == {NOBODY, 4711}
@@ -166,6 +168,13 @@ def test_the_file_of_trusted_users_counts_only_where_root_alone_writes_it(tmp_pa
         file.chmod(mode)
         os.chown(file, uid, 0)
         assert trust.trusted_uids({}, file) == set()
+
+
+@pytest.mark.parametrize(("uid", "believed"), [(999, True), (1000, False)])
+def test_the_services_user_is_trusted_as_a_system_user_only(uid, believed, monkeypatch, tmp_path):
+    user = pwd.struct_passwd(("ringfeed", "x", uid, uid, "", "/", ""))
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: {"ringfeed": user}[name])
+    assert (uid in trust.trusted_uids({}, tmp_path / "none")) == believed
 
 
 @as_root

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -150,6 +151,21 @@ def test_files_that_vanish_while_they_are_looked_at_cost_no_other(folder, tmp_pa
     cache.save(catalogs[0])
     cache.save(catalogs[-1])
     assert [kept.fingerprint for kept in cache] == [catalog.fingerprint for catalog in catalogs[:0:-1]]
+
+
+def test_a_draft_is_a_new_file_and_no_link_is_followed(folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "chosen")
+    target = tmp_path / "target"
+    target.write_text("mine")
+    catalog, cache = listing(folder), cache_in(tmp_path / "cache")
+    cache.save(catalog)
+    (kept,) = (tmp_path / "cache").glob("*.catalog")
+    kept.unlink()
+    kept.with_suffix(".chosen.draft").symlink_to(target)
+    cache.save(catalog)
+    assert target.read_text() == "mine"
+    assert not kept.exists()
+    assert "could not be cached" in caplog.text
 
 
 def test_a_draft_that_was_cut_off_is_removed_in_time(folder, tmp_path):

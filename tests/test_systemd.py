@@ -258,6 +258,84 @@ def test_a_closed_interpreter_is_as_bad_as_a_closed_command(tmp_path, executable
     assert installer.closed_to_others(executable) is not None
 
 
+ANYBODY = None
+
+
+def open_world(path):
+    path.chmod(path.stat().st_mode | 0o002)
+
+
+def open_group(path):
+    path.chmod(path.stat().st_mode | 0o020)
+    os.chown(path, 0, 65534)
+
+
+def given_away(path):
+    os.chown(path, 65534, -1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("open_up", [open_world, open_group, given_away])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "bin",
+        "bin/ringfeed",
+        "bin/python",
+        "lib/python3.11/site-packages",
+        "lib/python3.11/site-packages/ringfeedd/main.py",
+    ],
+)
+def test_an_executable_that_others_may_change_is_refused(bare_host, tmp_path, monkeypatch, capsys, part, open_up):
+    environment = tmp_path / "venv"
+    package = environment / "lib/python3.11/site-packages/ringfeedd"
+    for folder in (environment / "bin", package):
+        folder.mkdir(parents=True)
+    (environment / "pyvenv.cfg").write_text("")
+    (environment / "bin/python").write_text("")
+    (environment / "bin/ringfeed").write_text(f"#!{environment}/bin/python\n")
+    (environment / "bin/ringfeed").chmod(0o755)
+    (package / "main.py").write_text("")
+    link = tmp_path / "ringfeed"
+    link.symlink_to(environment / "bin/ringfeed")
+    monkeypatch.setattr(installer, "read_host", lambda prefix: bare_host)
+    monkeypatch.setattr(installer, "closed_to_others", lambda executable: None)
+    monkeypatch.setattr(installer, "carry_out", lambda step: None)
+    assert installer.main(["--exec", str(environment / "bin/ringfeed")]) == 0
+    open_up(environment / part)
+    for command in (environment / "bin/ringfeed", link):
+        if command is link and part.startswith("lib"):
+            continue
+        assert installer.main(["--exec", str(command)]) == 3
+        said = capsys.readouterr().err
+        assert f"{environment / part} (mode" in said
+        assert said.count("\n") == 1
+
+
+def test_a_link_through_a_folder_that_others_may_write_is_refused(tmp_path, executable):
+    between = tmp_path / "between"
+    between.mkdir()
+    (between / "bin").symlink_to(executable.parent)
+    link = tmp_path / "ringfeed"
+    link.symlink_to("between/bin/ringfeed")
+    assert installer.open_to_changes(link, ANYBODY) is None
+    between.chmod(0o777)
+    assert f"any user may write {between} " in installer.open_to_changes(link, ANYBODY)
+    between.chmod(0o1777)  # as /tmp: the link cannot be replaced by others
+    assert installer.open_to_changes(link, ANYBODY) is None
+
+
+def test_a_draft_that_somebody_linked_elsewhere_is_not_followed(tmp_path, executable):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    folder = tmp_path / "root/etc/ringfeed"
+    folder.mkdir(parents=True)
+    (folder / ".ringfeed.toml.new").symlink_to(precious)
+    assert run("--prefix", tmp_path / "root", "--exec", executable).returncode == 0
+    assert precious.read_text() == "mine"
+    assert (folder / "ringfeed.toml").is_file()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--purge"], ["--uninstall", "--now"], ["--group", "no such!"], ["--nonsense"]],

@@ -17,7 +17,11 @@ USERS_VARIABLE: Final = "RINGFEED_TRUSTED_USERS"
 USERS_FILE: Final = Path("/etc/ringfeed/trusted-users")
 """The same for every process of this machine, one on a line; believed where nobody but root can write it."""
 
+SERVICE_USER: Final = "ringfeed"
+"""Made by scripts/install-systemd for the daemon; believed where it is a system user, which only root makes."""
+
 _MOST_BYTES: Final = 1 << 16
+_FIRST_PERSON_UID: Final = 1000
 
 
 def distrust(facts: os.stat_result, *, uid: int, gids: Collection[int], trusted: Collection[int] = ()) -> str | None:
@@ -51,7 +55,11 @@ def trusted_uids(environ: Mapping[str, str] = os.environ, file: Path = USERS_FIL
     words = environ.get(USERS_VARIABLE, "").replace(",", " ").split()
     for line in _lines_of_root(file):
         words += line.partition("#")[0].replace(",", " ").split()
-    return frozenset(uid for word in words if (uid := _uid(word)) is not None)
+    uids = {uid for word in words if (uid := _uid(word)) is not None}
+    service = _uid(SERVICE_USER)
+    if service is not None and service < _FIRST_PERSON_UID:
+        uids.add(service)
+    return frozenset(uids)
 
 
 def _lines_of_root(file: Path) -> list[str]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import stat
 import time
 import zipfile
@@ -32,6 +33,9 @@ KEPT: Final = 3
 
 KEPT_S: Final = 90 * 86400.0
 """Listings of roots that nobody has listed for so long are removed: roots come and go, and nobody else would."""
+
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+"""A draft is a new file: nothing that somebody put there is written into, nor followed."""
 
 _VERSION: Final = 1
 _COLUMNS: Final = ("size", "generation", "crc32c", "has_crc32c", "suffix")
@@ -100,10 +104,10 @@ class CatalogCache:
         if self._folder is None:
             return
         path = self._path(catalog.fingerprint)
-        draft = path.with_suffix(f".{os.getpid()}.draft")
+        draft = path.with_suffix(f".{secrets.token_hex(8)}.draft")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            with os.fdopen(os.open(draft, _NEW_FILE, 0o600), "wb") as file:
                 np.savez(file, allow_pickle=False, **self._arrays(catalog))
             draft.replace(path)
             self._clear(self._folder)
