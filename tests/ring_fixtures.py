@@ -114,6 +114,7 @@ class PaintingPool:
     """Paints pair ``index`` as images of ``index % 251`` and labels of ``index``, when asked to `work`."""
 
     room = 1000
+    turn_unsure = False
 
     def __init__(self, memory: RingMemory) -> None:
         geometry = memory.geometry
@@ -146,7 +147,7 @@ class PaintingPool:
             index = job.pair.index
             self.rows["image"][job.seq % self.slots] = index % 251
             self.rows["label"][job.seq % self.slots] = index
-            service.result(Decoded(0, job.seq, (HEIGHT, WIDTH, HEIGHT, WIDTH), False, 10, {}))
+            service.result(Decoded(0, job.seq, (HEIGHT, WIDTH, HEIGHT, WIDTH), False, 10, {}, self.turn_unsure))
 
 
 @dataclass

@@ -100,6 +100,7 @@ class State:
     RETRIES_429: Final = OFFSET + 344
     RETRIES_5XX: Final = OFFSET + 352
     RETRIES_OTHER: Final = OFFSET + 360
+    UNSURE_TURNS: Final = OFFSET + 368
     REASON_LENGTH: Final = OFFSET + 1024
     REASON: Final = OFFSET + 1032
     REFRESH_LENGTH: Final = OFFSET + 2048

@@ -160,6 +160,7 @@ class RingStatus:
     failed_pairs: int
     failures_by_cause: dict[str, int]
     size_mismatches: int
+    unsure_turns: int
     skipped_pairs: int
     seeks: int
     workers: int
@@ -205,6 +206,8 @@ class RingStatus:
         why = ", ".join(f"{count} {cause}" for cause, count in sorted(self.failures_by_cause.items()))
         failed = f"{self.failed_pairs} failed" + (f" ({why})" if why else "")
         failed = f"{failed}, {retries}, {self.size_mismatches} of unequal size"
+        if self.unsure_turns:
+            failed += f", {self.unsure_turns} labels that may not be turned as their images are"
         readers = f"{self.lane_deaths} readers died, {self.skipped_pairs} pairs skipped"
         if self.places_given_up:
             readers += f", {self.places_given_up} places given up"
@@ -313,6 +316,7 @@ def _read(control: Control) -> RingStatus:
         failed_pairs=failed.failed_draws,
         failures_by_cause=failed.causes,
         size_mismatches=word(State.SIZE_MISMATCHES),
+        unsure_turns=word(State.UNSURE_TURNS),
         skipped_pairs=word(State.SKIPPED_PAIRS),
         seeks=word(State.SEEKS),
         workers=word(State.WORKERS),

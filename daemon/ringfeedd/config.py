@@ -59,7 +59,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         fit: how a picture comes into a slot; see docs/decoding.md.
         image_pad: the value around an image with ``fit = "pad"``, 0 to 255, in all three channels.
         label_pad: the same around a label, e.g. 255 for a class that the loss ignores; up to 65535 with ``"gray16"``.
-        exif_orientation: turn images as their EXIF data asks.
+        exif_orientation: turn images as their EXIF data asks, and labels that were stored as their images are.
         test_ratio: fraction of the pairs that the test ring gets, by a hash of the id; 0: no test ring.
         max_failed: fraction of pairs that may fail before the ring stops.
         on_error: ``"replace"`` a pair that cannot be had by another draw, or ``"stop"`` the ring at the first.

@@ -16,6 +16,7 @@ from PIL import Image
 from ringfeedd import fast_codecs
 from ringfeedd.errors import BadPairError
 from ringfeedd.framing import Box, Framing, frame
+from ringfeedd.label_turn import label_turn
 from ringfeedd.picture import Picture, as_bad_pair, open_picture
 from ringfeedd.spec import DecodeSpec, Fit, LabelMode
 
@@ -28,7 +29,7 @@ _GREY_STEPS: Final = {"L;2": 0x55, "L;4": 0x11}
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What was found in a pair; all sizes in pixels, an image's once it is turned (if it is).
+    """What was found in a pair; all sizes in pixels, a picture's once it is turned (if it is).
 
     With ``fit="native"`` they are also the sizes in which the pixels lie in the rows.
 
@@ -38,6 +39,7 @@ class Decoded:
         label_height: of the label as stored in the bucket.
         label_width: of the label as stored in the bucket.
         size_mismatch: the two differ, so the label may not lie on what it labels.
+        turn_unsure: the image was turned, and nothing tells whether its label was drawn before or after that.
     """
 
     image_height: int
@@ -45,6 +47,7 @@ class Decoded:
     label_height: int
     label_width: int
     size_mismatch: bool
+    turn_unsure: bool = False
 
 
 def decode_pair(
@@ -73,7 +76,8 @@ def decode_pair(
     _check_row("label", label_out, spec.label_row_shape, spec.label_dtype)
     # Both headers come first: a pair that is refused for its kind or size costs no decoding.
     source = open_picture("image", image, max_pixels=spec.max_pixels, exif_orientation=spec.exif_orientation)
-    labels = open_picture("label", label, max_pixels=spec.max_pixels)
+    labels = open_picture("label", label, max_pixels=spec.max_pixels, exif_orientation=spec.exif_orientation)
+    labels.turn, turn_unsure = label_turn(source, labels)
     _refuse_image_kind(source)
     _refuse_label_kind(labels, spec.label_mode)
     decoded = Decoded(
@@ -82,6 +86,7 @@ def decode_pair(
         label_height=labels.height,
         label_width=labels.width,
         size_mismatch=(source.height, source.width) != (labels.height, labels.width),
+        turn_unsure=turn_unsure,
     )
     if spec.fit == Fit.NATIVE:
         _refuse_native_size(decoded, spec)
@@ -108,15 +113,17 @@ def _write_image(picture: Picture, framing: Framing, spec: DecodeSpec, row: NDAr
 def _write_label(picture: Picture, framing: Framing, spec: DecodeSpec, row: LabelRow) -> None:
     target = _target(row, framing, spec, spec.label_pad)
     if spec.label_mode == LabelMode.RGB:
-        np.copyto(target, np.asarray(_to_rgb(_fitted(_loaded(picture), framing), picture.role)))
+        np.copyto(target, np.asarray(_to_rgb(_fitted(_upright(picture), framing), picture.role)))
     elif not _write_fast_label(picture, framing, target):
         step = _GREY_STEPS.get(picture.header.packing, 1)
-        numbers = np.asarray(_fitted(_loaded(picture), framing))
+        numbers = np.asarray(_fitted(_upright(picture), framing))
         # Unsafe only by its type: a kind whose values would not fit has been refused.
         np.copyto(target, numbers // step if step > 1 else numbers, casting="unsafe")
 
 
 def _write_fast_label(picture: Picture, framing: Framing, target: LabelRow) -> bool:
+    if picture.turn is not None:
+        return False
     if framing.keeps_every_pixel:
         return any(fast(picture, target) for fast in fast_codecs.FOR_LABELS)
     # Declined for 16 bits, so 8 hold every value.
@@ -133,6 +140,12 @@ def _fitted(values: Image.Image, framing: Framing) -> Image.Image:
     if framing.keeps_every_pixel:
         return values
     return values.resize((framing.width, framing.height), Image.Resampling.NEAREST, box=framing.box)
+
+
+def _upright(picture: Picture) -> Image.Image:
+    """A label's stored values, turned as it is to be."""
+    stored = _loaded(picture)
+    return stored if picture.turn is None else stored.transpose(picture.turn.method)
 
 
 def _loaded(picture: Picture, scale: int = 1) -> Image.Image:

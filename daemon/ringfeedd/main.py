@@ -162,7 +162,7 @@ def _add_serve(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser.add_argument(
         "--label-pad", type=int, metavar="N", help="value around a label with --fit pad, e.g. 255 (default: 0)"
     )
-    parser.add_argument("--exif-orientation", action="store_true", help="turn images as their EXIF data asks")
+    parser.add_argument("--exif-orientation", action="store_true", help="turn pictures as their EXIF data asks")
     parser.add_argument(
         "--max-pixels", type=any_whole, metavar="N", help="refuse pictures with more pixels (default: 64000000)"
     )

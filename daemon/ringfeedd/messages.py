@@ -96,6 +96,7 @@ class Decoded(msgspec.Struct, tag=0, array_like=True, frozen=True, gc=False):
         size_mismatch: image and label had different sizes.
         downloaded: bytes.
         retries: cause -> downloads that were tried again.
+        turn_unsure: the image was turned, and the label may have been drawn on it as it is stored.
     """
 
     ring: int
@@ -104,6 +105,7 @@ class Decoded(msgspec.Struct, tag=0, array_like=True, frozen=True, gc=False):
     size_mismatch: bool
     downloaded: int
     retries: dict[str, int]
+    turn_unsure: bool = False
 
 
 class Failed(msgspec.Struct, tag=1, array_like=True, frozen=True, gc=False):

@@ -44,6 +44,7 @@ COUNTERS: Final = {
     "fetch_retries": ("fetch_retries", "Downloads that were tried again."),
     "failed_pairs": ("failed_draws", "Draws of pairs that could not be had."),
     "size_mismatches": ("size_mismatches", "Pairs whose image and label had different sizes."),
+    "unsure_turns": ("unsure_turns", "Pairs whose label may have been drawn on the image before it was turned."),
     "skipped_pairs": ("skipped_pairs", "Pairs that a rank missed because it came back too late."),
     "seeks": ("seeks", "Times that the stream went to another place."),
     "worker_deaths": ("worker_deaths", "Worker processes that died."),

@@ -41,6 +41,7 @@ class _Counters:
     decoded: int = 0
     downloaded_bytes: int = 0
     size_mismatches: int = 0
+    unsure_turns: int = 0
 
 
 class RingService:
@@ -210,6 +211,8 @@ class RingService:
         pair_id = edition.catalog.encoded_id(index)
         if result.size_mismatch:
             self._note_mismatch(pair_id, result)
+        if result.turn_unsure:
+            self._note_unsure_turn(pair_id)
         self.memory.write_record(seq, index=index, valid=job.attempt == 0, sizes=result.sizes, pair_id=pair_id)
 
     def _note_mismatch(self, pair_id: bytes, result: Decoded) -> None:
@@ -220,6 +223,15 @@ class RingService:
                 "ring %s: the image of %r is %dx%d and its label %dx%d; both are fitted to the slot. Further ones are "
                 "counted in `ringfeed status`.",
                 *(self.name, pair_id.decode(), height, width, label_height, label_width),
+            )
+
+    def _note_unsure_turn(self, pair_id: bytes) -> None:
+        self.counters.unsure_turns += 1
+        if self.counters.unsure_turns == 1:
+            _LOG.warning(
+                "ring %s: the EXIF orientation of %r turns the image, and nothing says whether the label was drawn on "
+                "the turned one; it is taken to be. Further ones are counted in `ringfeed status`.",
+                *(self.name, pair_id.decode()),
             )
 
     def lost(self, seq: int, *, quarantine: bool) -> None:
@@ -351,6 +363,7 @@ class RingService:
             State.FETCH_RETRIES: self.retries.total(),
             State.FAILED_PAIRS: self._errors_file.listing.failed_draws,
             State.SIZE_MISMATCHES: counters.size_mismatches,
+            State.UNSURE_TURNS: counters.unsure_turns,
             State.SEEKS: ring.seeks,
             State.WORKER_DEATHS: worker_deaths,
             State.LANE_DEATHS: self._reception.lane_deaths,

@@ -52,7 +52,7 @@ class DecodeSpec:
         width: pixels of a row from left to right.
         fit: how other sizes come into that size.
         label_mode: what the label's values are.
-        exif_orientation: turn an image as its EXIF orientation asks; a label is never turned.
+        exif_orientation: turn an image as its EXIF orientation asks, and its label as `label_turn` decides.
         max_pixels: a picture with more in its header is refused before it is decoded.
         image_pad: the value around an image with ``fit="pad"``, in all three channels.
         label_pad: the same around a label, e.g. a class that the loss ignores.

@@ -337,6 +337,7 @@ class Worker:
             decoded.size_mismatch,
             len(fetched.image) + len(fetched.label),
             fetched.retries,
+            decoded.turn_unsure,
         )
 
     def _flush_soon(self) -> None:
