@@ -1,4 +1,4 @@
-"""Pictures with every metadata that files carry, sound and broken, beside pixels that are sound."""
+"""Sound pictures with every metadata that files carry, whole and broken."""
 
 from __future__ import annotations
 

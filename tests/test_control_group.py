@@ -48,7 +48,7 @@ def machine(tmp_path):
     return Machine(tmp_path)
 
 
-def test_a_groups_own_limit_and_what_is_left_of_it(machine):
+def test_a_groups_limit_and_what_is_left(machine):
     machine.version_2("/a/b", a_b=(4 * GIB, GIB))
     memory = machine.memory()
     assert (memory.name, memory.setting, memory.limit, memory.left) == ("/a/b", "memory.max", 4 * GIB, 3 * GIB)
@@ -60,12 +60,12 @@ def test_the_group_that_leaves_the_least_counts(machine):
     assert (machine.memory().name, machine.memory().left) == ("/a", 2 * GIB)
 
 
-def test_files_that_are_only_cached_are_given_back_and_shared_memory_is_not(machine):
+def test_cached_files_are_reclaimable_and_shared_memory_is_not(machine):
     machine.version_2("/a", a=(4 * GIB, 3 * GIB, 2 * GIB, GIB))
     assert machine.memory().left == 2 * GIB
 
 
-def test_a_group_that_is_over_its_limit_leaves_nothing(machine):
+def test_a_group_over_its_limit_leaves_nothing(machine):
     machine.version_2("/a", a=(GIB, 2 * GIB))
     assert machine.memory().left == 0
 
@@ -84,7 +84,7 @@ def test_both_versions_at_once(machine):
 
 
 @pytest.mark.parametrize(("path", "root"), [("/", "/"), ("/docker/x", "/docker/x"), ("/../../outside", "/")])
-def test_a_container_sees_its_own_group_at_the_top(machine, path, root):
+def test_a_container_finds_its_group_at_the_top(machine, path, root):
     machine.version_2(path, root=root, _=(2 * GIB, GIB))
     assert machine.memory().left == GIB
     machine.mounts.pop()

@@ -142,7 +142,7 @@ def test_any_small_jpeg_is_pillows_pixels_at_its_own_size(size, quality, subsamp
 
 @pytest.mark.parametrize("mode", LabelMode)
 @pytest.mark.parametrize("row", [(60, 30), (30, 60)])
-def test_the_values_around_a_padded_pair_are_those_that_are_set(mode, row) -> None:
+def test_padding_has_the_configured_values(mode, row) -> None:
     """As `ImageOps.pad` has them, above and below or left and right; every value that a label's row can hold."""
     picture = small(20, 20, 1)
     stored = np.asarray(picture.convert("L"))
@@ -159,7 +159,7 @@ def test_the_values_around_a_padded_pair_are_those_that_are_set(mode, row) -> No
         assert np.array_equal(labels, np.asarray(ImageOps.pad(plain, size, Image.Resampling.NEAREST, color=color)))
 
 
-def test_a_value_around_that_does_not_fit_into_the_row_is_refused() -> None:
+def test_padding_outside_the_rows_range_is_refused() -> None:
     for options in ({"image_pad": 256}, {"label_pad": 256}, {"label_pad": -1}, {"label_pad": 65536}):
         mode = LabelMode.GRAY16 if options == {"label_pad": 65536} else LabelMode.INDEX
         with pytest.raises(ValueError, match="does not fit into its row"):

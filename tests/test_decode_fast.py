@@ -70,7 +70,7 @@ def test_what_it_cannot_do_exactly_it_declines(data) -> None:
 
 
 @pytest.mark.parametrize("factors", [0x14, 0x41, 0x12, 0x21, 0x22, 0x24, 0x13, 0x44])
-def test_any_sampling_comes_out_the_same_with_and_without_it(factors, monkeypatch) -> None:
+def test_any_sampling_decodes_alike_with_and_without_it(factors, monkeypatch) -> None:
     """4:4:1 and 4:1:1 among them; simplejpeg has a KeyError for the first."""
     data = with_sampling(photograph("china"), factors)
     spec = DecodeSpec(32, 32, Fit.RESIZE)

@@ -104,7 +104,7 @@ def test_every_template_in_the_advice_works(layout):
 
 
 @pytest.mark.parametrize("extension", UNDECODABLE)
-def test_labels_that_cannot_be_decoded_are_named_and_not_proposed(extension):
+def test_undecodable_labels_are_named_and_not_proposed(extension):
     advice = advice_for(tree(9, "img/*.jpg", f"masks/*.{extension}"))
     assert "--labels" not in advice
     assert f"`masks/*.{extension}` cannot be decoded" in advice
@@ -121,12 +121,12 @@ def test_labels_that_cannot_be_decoded_are_named_and_not_proposed(extension):
         tree(9, "images/train/train*.jpg", "labels/train/train*.txt", "images/val/val*.jpg", "labels/val/val*.txt"),
     ],
 )
-def test_what_names_do_not_tell_apart_is_not_proposed(names):
+def test_sides_that_look_alike_are_not_proposed(names):
     """Two parts of a set whose files are numbered have the same ids, and are images both."""
     assert "pass --images" not in advice_for(names)
 
 
-def test_images_that_cannot_be_decoded_are_named_and_not_proposed():
+def test_undecodable_images_are_named_and_not_proposed():
     advice = advice_for(tree(9, "images/a/*.webp", "labels/a/*.png"))
     assert "--images" not in advice
     assert "`images/*.webp` cannot be decoded" in advice
@@ -155,7 +155,7 @@ def test_the_sentence_counts_what_it_found():
         (["images/readme"], "1 objects like `images/*`"),
     ],
 )
-def test_without_any_likely_layout_the_sentence_says_what_there_is(names, says):
+def test_without_a_layout_the_sentence_lists_what_exists(names, says):
     assert says in advice_for(names)
 
 

@@ -1,4 +1,4 @@
-"""What a file carries beside its pixels costs no pixel, and says which way up it is as Pillow would."""
+"""Metadata costs no pixel, and says which way up a picture is as Pillow would."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_no_metadata_of_a_jpeg_costs_a_pixel(name, fill) -> None:
     assert np.array_equal(pixels(data), reference_image(progressive, "native", 0, 0))
 
 
-def test_warnings_of_codecs_are_kept_out_of_the_log() -> None:
+def test_codec_warnings_stay_out_of_the_log() -> None:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         quiet_codecs()
@@ -119,7 +119,7 @@ def test_an_orientation_that_pillow_understands_turns(name) -> None:
 
 
 @pytest.mark.parametrize("name", AS_STORED)
-def test_an_orientation_that_cannot_be_parsed_leaves_it_as_stored(name) -> None:
+def test_an_unparsable_orientation_turns_nothing(name) -> None:
     assert not turned(jpeg_with_exif(AS_STORED[name]))
     for data in (PNG, GREY):
         for after in (False, True):
@@ -145,7 +145,7 @@ def test_other_places_where_tools_write_an_orientation_count(name) -> None:
     assert turned(data)
 
 
-def test_xmp_of_a_jpeg_counts_where_exif_says_nothing() -> None:
+def test_xmp_counts_where_exif_says_nothing() -> None:
     xmp = (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)
     assert turned(jpeg_with(xmp))
     assert turned(jpeg_with((0xE1, b"Exif\0\0" + exif()), xmp))

@@ -56,7 +56,7 @@ def look(folder):
     return use(folder, lambda source, catalog: probe_sizes(source, catalog, max_pixels=10**6, exif_orientation=False))
 
 
-def test_the_largest_objects_are_looked_at_beside_the_sample(folder):
+def test_the_sample_includes_the_largest_objects(folder):
     looked = look(folder)
     assert set(looked.sample) == {(24, 32)}
     assert set(looked.largest) >= {(96, 128), (200, 300), (300, 400)}, "of images, of each kind, and of labels"
@@ -97,7 +97,7 @@ def test_pictures_that_cannot_be_read_are_passed_by(folder):
         look(folder)
 
 
-def test_one_size_for_all_is_taken_as_it_is():
+def test_one_size_for_all_is_kept():
     for fit in Fit:
         assert choose_size(Looked([(24, 32)] * 3, [(24, 32)]), fit) == (24, 32)
 

@@ -73,14 +73,14 @@ def in_group(left, limit=8 * GIB):
 
 
 @pytest.mark.parametrize("left", [GIB, 3 * GIB])
-def test_chosen_slots_fit_into_the_control_group_beside_the_workers(left):
+def test_chosen_slots_leave_the_workers_their_memory(left):
     config, spec = Config(root="r", workers=2), DecodeSpec(224, 224)
     laid_out = geometries(config, spec, ["train"], in_group(left))
     assert LEAST_AUTO_SLOTS <= laid_out[0].slots < 64 * GIB
     assert total(laid_out) + process_bytes(config, spec) <= left
 
 
-def test_a_ring_that_the_kernel_would_kill_is_refused_with_the_numbers():
+def test_a_ring_beyond_the_groups_limit_is_refused():
     config, spec = Config(root="r", workers=2, slots=4096), DecodeSpec(512, 512)
     with pytest.raises(StartError) as caught:
         geometries(config, spec, ["train"], in_group(4 * GIB))
@@ -94,7 +94,7 @@ def test_a_ring_that_the_kernel_would_kill_is_refused_with_the_numbers():
     assert geometries(config, spec, ["train"], in_group(limit - 4 * GIB, limit)), "what it advises is enough"
 
 
-def test_slots_have_room_where_the_fewest_of_them_fit():
+def test_slots_have_room_where_the_fewest_fit():
     config, spec = Config(root="r", workers=2), DecodeSpec(1000, 1000)
     least = total(geometries(Config(root="r", workers=2, slots=LEAST_AUTO_SLOTS), spec, ["train"], Room(GIB)))
     assert has_room(config, spec, ["train"], Room(least))

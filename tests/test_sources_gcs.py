@@ -286,7 +286,7 @@ EVERY_ADVICE = [advice for advice in REFUSALS if advice]
 
 
 @pytest.mark.parametrize("advice", REFUSALS)
-def test_a_refusal_names_the_remedy_for_its_own_reason(advice):
+def test_a_refusal_names_the_remedy_for_its_reason(advice):
     status, reason, message = REFUSALS[advice]
     body = json.dumps({"error": {"code": status, "message": message, "errors": [{"reason": reason}]}})
     error = error_from_status(status, {}, body, "gs://b cannot be listed")
@@ -300,14 +300,14 @@ def test_a_refusal_without_a_reason_gets_no_advice(body):
     assert str(error_from_status(403, {}, body, "x")) == "x: access is forbidden (403)."
 
 
-def test_a_bucket_that_may_not_be_read_is_a_sentence():
+def test_a_bucket_without_access_is_a_sentence():
     faults = [Fault("status", operation="list", status=403)]
     text = with_server(lambda server: sentence_of("gs://b-1/p", emulator=server.url), faults=faults)
     assert "forbidden (403)" in text
     assert "Storage Object Viewer" not in text
 
 
-def test_a_requester_pays_bucket_is_listed_and_read_for_the_named_project(plane):
+def test_a_requester_pays_bucket_bills_the_named_project(plane):
     async def story(server, source):
         server.requester_pays = frozenset({"b"})
         options = {"emulator": server.url, "concurrency": 2, "data_plane": plane}

@@ -94,7 +94,7 @@ def make(root, names):
         (root / name).write_bytes(name.encode())
 
 
-def test_one_rule_hides_the_same_in_folders_and_buckets(folder):
+def test_folders_and_buckets_hide_the_same_names(folder):
     make(folder, HIDDEN)
     kept, counts, left_out = skipped(folder)
     objects = {f"p/{name}": name.encode() for name in [*kept, *HIDDEN]}
@@ -149,7 +149,7 @@ def test_links_are_followed_wherever_they_lead(folder, tmp_path):
     assert set(listed(folder, "images/day2/")) == {"images/day2/x.jpg"}
 
 
-def test_a_root_of_linked_folders_is_listed_by_prefix(folder, tmp_path):
+def test_linked_folders_are_listed_by_prefix(folder, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()
     (linked / "images").symlink_to(folder / "images")
@@ -169,7 +169,7 @@ def test_links_in_circles_end_and_are_counted(folder, tmp_path):
     assert counts == {Kind.LOOP: 4, Kind.BROKEN: 1}
 
 
-def test_what_cannot_be_read_as_a_file_is_counted(folder):
+def test_what_is_no_readable_file_is_counted(folder):
     (folder / "images" / "broken.jpg").symlink_to(folder / "gone.jpg")
     (folder / "gone").symlink_to("/nowhere/at/all")
     os.mkfifo(folder / "images" / "pipe.jpg")
@@ -206,7 +206,7 @@ def catalog_of(root):
     return use(root, lambda source: build_catalog(source, KeyTemplates.parse()))
 
 
-def test_what_was_passed_over_is_told_at_the_listing(folder):
+def test_the_listing_reports_what_it_passed_over(folder):
     make(folder, ["images/._a.jpg", "labels/.DS_Store", "labels/readme.txt"])
     (folder / "labels" / "gone.png").symlink_to("/nowhere")
     assert catalog_of(folder).incomplete.sentences()[-3:] == [
@@ -223,7 +223,7 @@ def test_a_root_of_broken_links_says_so(tmp_path):
         catalog_of(tmp_path)
 
 
-def test_nothing_that_a_listing_would_not_name_is_read(folder, tmp_path):
+def test_only_names_of_a_listing_are_read(folder, tmp_path):
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     for name in ("../secret.jpg", "a/../../secret.jpg", str(tmp_path / "secret.jpg")):
         with pytest.raises(SourceError, match="outside") as caught:

@@ -23,7 +23,7 @@ WINDOW_BYTES: Final = 64 << 20
 
 SUPERVISOR_BYTES: Final = 128 << 20
 WORKER_BYTES: Final = 96 << 20
-"""What the processes of a daemon take beside their rings, and beside the pictures that they decode, about."""
+"""Estimates of what a daemon's processes need, without the rings and the pictures that they decode."""
 
 SPARE_PAIRS: Final = 16
 """In each worker, so that it has something to do while more of them are on their way."""
@@ -49,7 +49,7 @@ class Room:
 
 
 def process_bytes(config: Config, spec: DecodeSpec) -> int:
-    """Return about what the daemon's processes need beside the rings, in bytes, for pictures of a slot's size."""
+    """Estimate what the daemon's processes need without the rings, in bytes, for pictures of a slot's size."""
     picture = (DECODED_BYTES_PER_PIXEL + ROW_BYTES_PER_PIXEL) * spec.height * spec.width
     return SUPERVISOR_BYTES + READAHEAD_BYTES + config.worker_count * (WORKER_BYTES + picture)
 
