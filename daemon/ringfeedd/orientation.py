@@ -44,6 +44,8 @@ def orientation_of(data: bytes) -> int:
 def _of_jpeg(data: bytes) -> tuple[bytes, bytes]:
     """EXIF and XMP data; EXIF in several segments is one block."""
     exif = xmp = b""
+    if _EXIF not in data and _XMP not in data:  # which costs less than a walk
+        return exif, xmp
     for part in parts_of(data):
         if part.kind == _APP1 and data.startswith(_EXIF, part.begin):
             exif += data[part.begin + (len(_EXIF) if exif else 0) : part.stop]

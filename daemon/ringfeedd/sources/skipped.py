@@ -28,6 +28,10 @@ _KEPT_BY_OTHERS: Final = (
 )
 """What file managers and disk servers keep for themselves, in any case of letters."""
 
+_KEPT: Final = frozenset(name.lower() for name in _KEPT_BY_OTHERS)
+_ODD: Final = frozenset({"", "."})
+"""What begins the last part of a folder marker, or of a hidden file."""
+
 _HIDDEN: Final = re.compile(rf"(?:^|/)(?:\.[^/]*|{'|'.join(map(re.escape, _KEPT_BY_OTHERS))})(?=/|$)", re.IGNORECASE)
 """A part of a name that begins with a dot (``._a.jpg``, ``.DS_Store``, ``.ipynb_checkpoints``), or one of these."""
 
@@ -68,12 +72,19 @@ class Skipped:
         self.counts: Counter[Kind] = Counter()
         self.names: dict[Kind, list[str]] = {}
         self._folders: set[str] = set()
+        self._folder, self._folder_hides = "", False
 
     def __repr__(self) -> str:
         return f"Skipped({', '.join(f'{kind.name.lower()} {count}' for kind, count in self.counts.items())})"
 
     def takes(self, name: str) -> bool:
         """Return whether the listing keeps a file or object of this name; count it where it does not."""
+        cut = name.rfind("/") + 1
+        folder, last = name[:cut], name[cut:]
+        if folder != self._folder:  # names of one folder come one after the other
+            self._folder, self._folder_hides = folder, self._hidden(folder) is not None
+        if not self._folder_hides and last[:1] not in _ODD and last.lower() not in _KEPT and not last.endswith("$"):
+            return True
         if (hidden := self._hidden(name)) is not None:
             self._count_hidden(hidden)
             return False
