@@ -210,16 +210,18 @@ def test_the_listing_reports_what_it_passed_over(folder):
     make(folder, ["images/._a.jpg", "labels/.DS_Store", "labels/readme.txt"])
     (folder / "labels" / "gone.png").symlink_to("/nowhere")
     assert catalog_of(folder).incomplete.sentences()[-3:] == [
-        "hidden files and folders, and those of other programs, passed over: 2 (images/._a.jpg, labels/.DS_Store)",
-        "links passed over that lead nowhere: 1 (labels/gone.png)",
-        "objects passed over that fit neither template: 1 (labels/readme.txt)",
+        "skipped hidden files and folders, and those of other programs: 2 (images/._a.jpg, labels/.DS_Store)",
+        "skipped links that lead nowhere: 1 (labels/gone.png)",
+        "skipped objects that fit neither template: 1 (labels/readme.txt)",
     ]
 
 
 def test_a_root_of_broken_links_says_so(tmp_path):
     for name in ("images", "labels"):
         (tmp_path / name).symlink_to("/nowhere")
-    with pytest.raises(StartError, match=r"nothing in it that can be served.* lead nowhere: 2 \(images, labels\)"):
+    with pytest.raises(
+        StartError, match=r"nothing in it that can be served\. Skipped links that lead nowhere: 2 \(images, labels\)"
+    ):
         catalog_of(tmp_path)
 
 

@@ -243,7 +243,10 @@ def _join(images: _Side, labels: _Side, skipped: Skipped) -> Catalog:
         _named((labels, label_rows[left_over])),
         _named((images, image_doubles), (labels, label_doubles)),
         Named(images.unusable + labels.unusable, tuple((images.unusable_names + labels.unusable_names)[:NAMED])),
-        tuple((str(kind), Named(skipped.counts[kind], tuple(names))) for kind, names in sorted(skipped.names.items())),
+        tuple(
+            (f"skipped {kind}", Named(skipped.counts[kind], tuple(names)))
+            for kind, names in sorted(skipped.names.items())
+        ),
     )
     image_rows, label_rows = image_rows[matched], label_rows[found[matched]]
     if len(image_rows) > MAX_PAIRS:

@@ -124,7 +124,7 @@ def _left_out(skipped: Skipped | None) -> str:
         return ""
     kinds = [kind for kind in sorted(skipped.names) if kind is not Kind.MARKER]
     told = [f"{kind}: {skipped.counts[kind]:,} ({', '.join(skipped.names[kind])})" for kind in kinds]
-    return "".join(f" There are {one}." for one in told)
+    return "".join(f" Skipped {one}." for one in told)
 
 
 def _objects(form: Form) -> str:

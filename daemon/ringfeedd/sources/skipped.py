@@ -40,15 +40,15 @@ _MARKER: Final = re.compile(r"/$|_\$folder\$$")
 
 
 class Kind(StrEnum):
-    """Why something was left out; the value begins a line for people."""
+    """What was left out, and so why; the values are words for people."""
 
-    HIDDEN = "hidden files and folders, and those of other programs, passed over"
-    MARKER = "folder markers passed over"
-    UNREADABLE = "files and folders passed over that this user may not read"
-    BROKEN = "links passed over that lead nowhere"
-    LOOP = "links passed over that lead back to a folder above them"
-    SPECIAL = "pipes, sockets and devices passed over"
-    OTHER = "objects passed over that fit neither template"
+    HIDDEN = "hidden files and folders, and those of other programs"
+    MARKER = "folder markers"
+    UNREADABLE = "files and folders that this user may not read"
+    BROKEN = "links that lead nowhere"
+    LOOP = "links that lead back to a folder above them"
+    SPECIAL = "pipes, sockets and devices"
+    OTHER = "objects that fit neither template"
 
 
 class Skipped:
