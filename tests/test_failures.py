@@ -12,7 +12,7 @@ from collections import deque
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_fixtures import make_descriptor, small_geometry, unique_ring_name
+from ring_fixtures import make_descriptor, served_ring, small_geometry, unique_ring_name
 
 from ringfeed import segment
 from ringfeed.descriptor import read_descriptor
@@ -24,6 +24,7 @@ from ringfeedd.errors_file import ErrorsFile
 from ringfeedd.failures import FIRST_PAIRS, MOST_LISTED, WINDOW_PAIRS, Failure, Failures, OnError
 from ringfeedd.leavings import clear_leavings
 from ringfeedd.log import OneLineFormatter
+from ringfeedd.messages import Failed
 from ringfeedd.shm import Access
 
 
@@ -246,3 +247,17 @@ def test_garbage_is_no_list(garbage):
 def test_a_list_of_another_ring_is_not_shown_as_this_ones():
     with pytest.raises(NotTrustedError, match="another ring, 'train'"):
         FailedPairs.from_json("test", json.dumps(GOOD).encode())
+
+
+def test_a_ring_that_stopped_calls_its_pairs_off():
+    """Once; and what workers had in hand is no failure any more."""
+    with served_ring(slots=16) as served:
+        called_off = []
+        served.pool.cancel = lambda ring, below: called_off.append((ring, below))
+        failed = served.service.failures.total
+        served.service.fail("it is over")
+        served.turn()
+        served.turn()
+        assert called_off == [(0, served.service.ring.head)]
+        served.service.result(Failed(0, served.service.ring.published, "late", "missing", 1))
+        assert served.service.failures.total == failed

@@ -69,7 +69,7 @@ class NoPipe:
 
 
 def make_pool(workers: int) -> Pool:
-    settings: Any = WorkerSettings("gs://nothing", None, 1, 1, None, [])  # type: ignore[arg-type]
+    settings: Any = WorkerSettings("gs://nothing", None, (1,), (1,), None, [])  # type: ignore[arg-type]
     pool = Pool(workers, settings, on_results=lambda _results: None, on_lost=lambda *_lost: None, most_pairs=PAIRS)
     for number in range(workers):
         worker = _Worker(number, None, asyncio.StreamReader(), NoPipe(), memoryview(b""))  # type: ignore[arg-type]

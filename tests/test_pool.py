@@ -36,7 +36,7 @@ class Sleeper:
 
 
 def make_pool(spawner: Spawner | None = None) -> Pool:
-    settings = WorkerSettings("gs://nothing", None, 1, 1, None, [])  # type: ignore[arg-type]
+    settings = WorkerSettings("gs://nothing", None, (1,), (1,), None, [])  # type: ignore[arg-type]
     return Pool(1, settings, on_results=lambda _: None, on_lost=lambda *_: None, most_pairs=1, spawner=spawner)
 
 

@@ -9,7 +9,7 @@ from house import Daemon, photographs
 
 import ringfeed
 from ringfeed.status import ring_status
-from ringfeedd.fakegcs import FakeGcs, serve_in_thread
+from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
 
 
 def reads(store: FakeGcs) -> Counter[str]:
@@ -50,3 +50,14 @@ def test_broken_objects_are_downloaded_once_an_epoch(bucket, ring):
         counts = [reads(store)[f"b/{name}"] for name in broken]
         epochs = ring_status(f"{ring}-train").head // 20 + 1
         assert sum(counts) <= 1.4 * 12 * epochs, (counts, epochs)
+
+
+@pytest.mark.parametrize(("concurrency", "workers"), [(4, 2), (4, 1)])
+def test_no_more_downloads_are_under_way_than_were_asked_for(bucket, ring, concurrency, workers):
+    served, store, _ = bucket
+    store.faults = [Fault("latency", delay_s=0.01)]
+    arguments = ("--emulator", served.url, "--size", "24x32", "--slots", "16", "--concurrency", concurrency)
+    arguments = (*arguments, "--max-failed", "1", "--workers", workers)
+    with Daemon("gs://b/set", *arguments, ring=ring), ringfeed.attach(f"{ring}-train", batch_size=1) as reader:
+        assert sum(len(batch.ids) for _ in range(3) for batch in reader) == 60
+    assert 1 < store.busiest <= concurrency

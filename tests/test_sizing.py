@@ -135,13 +135,16 @@ def test_the_workers_together_download_what_was_asked_and_can_hold_all_that_wait
 ):
     most = concurrency + more
     shape = shares(workers=workers, concurrency=concurrency, most_concurrency=most, rings=rings, mean_pair_bytes=mean)
-    assert shape.workers * shape.concurrency >= concurrency
-    assert shape.concurrency <= max(2, concurrency // workers + 1)
-    assert shape.concurrency <= shape.most_concurrency <= max(2, most // workers + 1)
+    assert sum(shape.concurrency) == concurrency
+    assert min(shape.concurrency) >= 1
+    assert max(shape.concurrency) - min(shape.concurrency) <= 1
+    assert sum(shape.most_concurrency) <= most
+    assert all(own <= more for own, more in zip(shape.concurrency, shape.most_concurrency, strict=True))
+    assert shape.workers == len(shape.concurrency) == len(shape.most_concurrency) == min(workers, concurrency)
     assert 1 <= shape.readahead <= concurrency
     # Pairs that wait for room, all in one ring, leave every worker pairs to work on.
     assert shape.workers * shape.most_pairs > rings * shape.readahead + shape.workers
-    assert shape.workers * (shape.most_pairs - shape.most_concurrency // 2) > rings * shape.readahead
+    assert shape.workers * (shape.most_pairs - shape.most_concurrency[0] // 2) > rings * shape.readahead
 
 
 def test_large_pairs_are_not_read_far_ahead_and_a_far_store_is_not_asked_for_more_of_them():
@@ -149,4 +152,4 @@ def test_large_pairs_are_not_read_far_ahead_and_a_far_store_is_not_asked_for_mor
         return shares(workers=2, concurrency=128, most_concurrency=1024, rings=1, mean_pair_bytes=mean_pair_bytes)
 
     assert [spread(mean).readahead for mean in (75_000, 16 << 20, 1 << 40)] == [128, 4, 1]
-    assert [spread(mean).most_concurrency for mean in (75_000, 1 << 20, 1 << 40)] == [512, 128, 64]
+    assert [spread(mean).most_concurrency[0] for mean in (75_000, 1 << 20, 1 << 40)] == [512, 128, 64]

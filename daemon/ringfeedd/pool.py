@@ -61,8 +61,8 @@ class WorkerSettings:
 
     root: str
     emulator: str | None
-    concurrency: int
-    most_concurrency: int
+    concurrency: tuple[int, ...]
+    most_concurrency: tuple[int, ...]
     policy: FetchPolicy
     rings: list[RingSpec]
 
@@ -345,8 +345,8 @@ class Pool:
             Hello(
                 root=settings.root,
                 emulator=settings.emulator,
-                concurrency=settings.concurrency,
-                most_concurrency=settings.most_concurrency,
+                concurrency=settings.concurrency[number],
+                most_concurrency=settings.most_concurrency[number],
                 vitals_fd=vitals_fd,
                 policy=settings.policy,
                 rings=settings.rings,

@@ -139,7 +139,7 @@ class Ring:
         Args:
             read: somebody reads it, or is about to.
         """
-        horizon = self.horizon
+        horizon = max(self.horizon, self.head)  # beyond it, where the fastest reader has left
         limit = min(self.limit, horizon)
         front = max(self.front, self.floor)
         return Need(

@@ -88,7 +88,7 @@ class RingService:
         self.formers: list[Former] = []
         self._reception = Reception(ring, groups, memory)
         self._outcome = self._told = ""
-        self._listed = False
+        self._listed = self._called_off = False
         self._places_given_up = 0
 
     def __repr__(self) -> str:
@@ -186,6 +186,8 @@ class RingService:
 
     def result(self, result: Result) -> None:
         """Take note of what a worker has done with one pair."""
+        if self.failed is not None:
+            return
         match result:
             case Decoded():
                 self._finish(result)
@@ -236,6 +238,8 @@ class RingService:
 
     def lost(self, seq: int, *, quarantine: bool) -> None:
         """The worker that had this pair is dead."""
+        if self.failed is not None:
+            return
         if quarantine:
             reason = "it was being decoded each time a worker process died"
             self._replace(seq, Failed(self.number, seq, reason, "crash", 1))
@@ -279,6 +283,9 @@ class RingService:
     def step(self, pool: Pool) -> None:
         """Read what consumers say, decide, and carry it out."""
         if self.failed is not None:
+            if not self._called_off:
+                self._called_off = True
+                pool.cancel(self.number, self.ring.head)
             return
         now = self._clock()
         if self._reception.hear(now):
@@ -335,7 +342,7 @@ class RingService:
         jobs = self.ring.jobs(most)
         if self.ring.passed_over:
             self._count_passed_over()
-        if jobs:
+        if jobs and self.failed is None:
             pairs = self._editions.pairs(jobs)
             pool.give(self.number, [PairJob(job.seq, pair) for job, pair in zip(jobs, pairs, strict=True)])
 

@@ -117,16 +117,17 @@ class Shares:
     """How the daemon's work is spread.
 
     Attributes:
+        workers: no more than downloads under way at a time.
         readahead: pairs beyond a ring's slots that may be downloaded.
-        concurrency: objects that one worker downloads at a time.
+        concurrency: objects that each worker downloads at a time, by its number.
         most_concurrency: the same where it waits for the store.
         most_pairs: pairs that one worker may have at a time.
     """
 
     workers: int
     readahead: int
-    concurrency: int
-    most_concurrency: int
+    concurrency: tuple[int, ...]
+    most_concurrency: tuple[int, ...]
     most_pairs: int
 
 
@@ -138,8 +139,17 @@ def shares(*, workers: int, concurrency: int, most_concurrency: int, rings: int,
             fill the memory.
     """
     readahead = max(1, min(concurrency, int(READAHEAD_BYTES / max(1.0, mean_pair_bytes))))
-    each = max(2, -(-concurrency // workers))
-    most_each = max(each, min(-(-most_concurrency // workers), int(2 * WINDOW_BYTES / max(1.0, mean_pair_bytes))))
+    workers = min(workers, concurrency)
+    each = _parts(concurrency, workers)
+    window = max(2, int(2 * WINDOW_BYTES / max(1.0, mean_pair_bytes)))
+    most_each = tuple(
+        max(own, min(more, window)) for own, more in zip(each, _parts(most_concurrency, workers), strict=True)
+    )
     # Pairs that wait for room in any ring must never take the place of pairs that could be decoded now.
-    most = max(each, -(-most_each // 2)) + -(-rings * readahead // workers) + SPARE_PAIRS
+    most = max(each[0], -(-most_each[0] // 2)) + -(-rings * readahead // workers) + SPARE_PAIRS
     return Shares(workers, readahead, each, most_each, most)
+
+
+def _parts(total: int, count: int) -> tuple[int, ...]:
+    """Split ``total`` into ``count`` whole numbers that differ by 1 at most, the larger ones first."""
+    return tuple(total // count + (number < total % count) for number in range(count))

@@ -318,14 +318,18 @@ class Supervisor:
             )
             for service in self.services
         ]
-        each = min(shape.concurrency, self._connections)
-        if each < shape.concurrency:
+        each = tuple(min(own, self._connections) for own in shape.concurrency)
+        if each[0] < shape.concurrency[0]:
             self._say(
-                f"{each} instead of {shape.concurrency} downloads at a time in each worker: a process may have few "
-                f"files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
+                f"{each[0]} instead of {shape.concurrency[0]} downloads at a time in each worker: a process may have "
+                f"few files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
             )
         policy = config.fetch_policy(shape.workers)
-        most = min(shape.most_concurrency, self._connections)
+        if shape.workers < config.worker_count:
+            self._say(
+                f"{shape.workers} instead of {config.worker_count} workers, for concurrency = {config.concurrency}"
+            )
+        most = tuple(min(own, self._connections) for own in shape.most_concurrency)
         settings = WorkerSettings(config.root, config.emulator, each, most, policy, rings)
         pool = Pool(
             shape.workers,
