@@ -60,6 +60,7 @@ class Rank:
     away_since: float = 0.0
     left: bool = False
     held: deque[int] = field(default_factory=deque)
+    before: Place | None = None
 
     @property
     def next_seq(self) -> int:
@@ -78,7 +79,7 @@ class Rank:
         if block.end > published:
             return None
         self.held.append(block.seq)
-        self.place = block.next
+        self.before, self.place = self.place, block.next
         return block
 
     def go(self, now: float, leaving: Leaving) -> None:
@@ -238,6 +239,19 @@ class ComingAndGoing(RuleBasedStateMachine):
         pairs = set() if block.repeated else set(range(block.seq, block.end))
         assert not self.references[name].delivered & pairs, "a pair was given to a group twice"
         self.references[name].delivered |= pairs
+
+    @rule(data=st.data())
+    def take_back(self, data) -> None:
+        """The batch that was read last was looked at, and is still held: the next one is the same."""
+        looked = [(name, rank) for name, rank in self.live() if rank.held and rank.before is not None]
+        if looked:
+            name, rank = data.draw(st.sampled_from(looked))
+            block = rank.plan.block(rank.before)
+            if block.seq == rank.held[-1] and block.next == rank.place:
+                self.groups.progress(rank.lane, self.ring, taken=rank.next_seq, released=rank.released)
+                rank.held.pop()
+                rank.place, rank.before = rank.before, None
+                self.references[name].delivered -= set() if block.repeated else set(range(block.seq, block.end))
 
     @rule(data=st.data(), keep=st.integers(0, 2))
     def release(self, data, keep: int) -> None:

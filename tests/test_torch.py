@@ -222,9 +222,10 @@ def test_each_iteration_is_one_epoch_and_the_length_is_right(ring, ids):
 
 def test_an_epoch_that_is_broken_off_is_followed_by_a_new_one(ring, ids):
     dataset = RingDataset(ring, batch_size=4, fields=("ids", "epoch"))
-    for _, epoch in dataset:
+    for batches, (_, epoch) in enumerate(dataset, 1):
         assert epoch == 0
-        break
+        if batches == 2:  # one alone is a look, and comes again
+            break
     rows = list(dataset)
     assert {epoch for _, epoch in rows} == {1}
     assert sorted(pair_id for pair_ids, _ in rows for pair_id in pair_ids) == ids

@@ -238,8 +238,12 @@ class RingDataset(IterableDataset[Any]):
         """Detach, so that a loader's workers can read in this process's place: its next epoch, if it has read."""
         if self._reader is not None and self._pid == os.getpid():
             has_read = self._reader.statistics()["batches"] > 0
+            looked_at = self._reader.looked_at()
             self.close()
-            if has_read and not self.beginning.chosen and self._stood is not None:
+            if looked_at is not None and not self.beginning.chosen:
+                self.beginning.load(looked_at)
+                self.beginning.goes_on = True
+            elif has_read and not self.beginning.chosen and self._stood is not None:
                 self.beginning.go_on_from(self._stood)
 
     # Where it stands.

@@ -100,6 +100,7 @@ class Leases:
         self.loosen = loosen
         self._open: deque[Lease] = deque()
         self._next_seq = seq
+        self._kept: int | None = None
         self.oldest = seq
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -128,6 +129,11 @@ class Leases:
         self._next_seq = following
         self.settle()
 
+    def keep(self, seq: int | None) -> None:
+        """Release nothing from ``seq`` on, though no lease is open; None: no longer."""
+        self._kept = seq
+        self.settle()
+
     def close(self, *, blocking: bool = True) -> bool:
         """Tell nothing any more; whoever is telling at this moment finishes first.
 
@@ -148,7 +154,9 @@ class Leases:
             try:
                 while self._open and self._open[0].ended:
                     self._open.popleft()
-                seq = self._open[0].seq if self._open else self._next_seq
+                seq, kept = self._open[0].seq if self._open else self._next_seq, self._kept
+                if kept is not None and kept < seq:
+                    seq = kept
                 if seq != self.oldest:
                     self.oldest = seq
                     self._released(seq)
@@ -159,7 +167,7 @@ class Leases:
 
     def _unsettled(self) -> bool:
         try:
-            first = self._open[0]
+            return self._open[0].ended
         except IndexError:
-            return self.oldest != self._next_seq
-        return first.ended
+            seq, kept = self._next_seq, self._kept
+            return self.oldest != (seq if kept is None or kept > seq else kept)

@@ -76,6 +76,8 @@ class Reader:
         self._broken_off = False
         self._next_epoch_chosen = False
         self._ended_epoch: int | None = None
+        self._first = False  # the next batch is an iteration's first
+        self._look: Place | None = None  # where that one's round began, until a second is asked for
         self._lock = threading.RLock()  # a signal's handler may want the state in the middle of a wait
         self._pid = os.getpid()
         self._closed = False
@@ -129,6 +131,8 @@ class Reader:
     def __iter__(self) -> Iterator[Batch]:
         """One epoch; after an iteration that was broken off, the next one.
 
+        An iteration that is left after its first batch was a look at it: the next one begins with the same batch.
+
         Raises:
             DaemonGoneError: the daemon stopped or died.
             RingHeldError: there is no memory for batches that are held, and the next one needs their slots.
@@ -137,12 +141,25 @@ class Reader:
         """
         with self._lock:
             self._check_open()
+            self._take_back()
             if self._broken_off:
                 self._skip(self._plan.epoch_start(self._place))
             self._iteration += 1
             ended, self._ended_epoch = self._ended_epoch, None
-            iteration, epoch = self._iteration, self.epoch if ended is None else ended
+            iteration, epoch, self._first = self._iteration, self.epoch if ended is None else ended, True
         return _EpochIterator(self, iteration, epoch)
+
+    def _take_back(self) -> None:
+        """Let the only batch of an iteration that has been left be the next one again."""
+        if self._look is not None:
+            self._place, self._broken_off = self._look, False
+            self._page[Lane.TAKEN] = seq = self._plan.block(self._place).seq
+            self._leases.skip(seq)
+            self._forget_look()
+
+    def _forget_look(self) -> None:
+        self._look = None
+        self._leases.keep(None)
 
     def take(self, iteration: int, epoch: int) -> Batch | None:
         """The next batch of ``epoch``; None at its end.
@@ -156,6 +173,8 @@ class Reader:
             while True:
                 if iteration != self._iteration:
                     raise SupersededError(superseded(self.ring))
+                if self._look is not None:  # and goes on
+                    self._forget_look()
                 block = self._block(self._place)
                 if block.epoch != epoch:
                     return None
@@ -182,6 +201,9 @@ class Reader:
         self._place, self._next_epoch_chosen = block.next, False
         following = self._block(block.next)
         self._broken_off = following.epoch == block.epoch
+        first, self._first = self._first and not self._request.skips, False
+        if first:
+            self._leases.keep(block.seq)
         lease = self._leases.take(block.seq, following.seq)
         self._page[Lane.TAKEN] = following.seq
         batch: Batch | None = None
@@ -191,10 +213,11 @@ class Reader:
             if not self._request.skips:
                 raise
         except BaseException:  # Ctrl-C, say: nobody has got this batch, so it is the next one still
-            self._place, self._broken_off = before, broken_off
+            self._place, self._broken_off, self._first = before, broken_off, first
             self._leases.skip(block.seq)
             lease.release()
             raise
+        self._look = before if first else None
         # before the lease ends: from then on the loss may be our own doing
         lost = batch is None or (self._request.skips and self._lost(block))
         if self._copy:
@@ -306,6 +329,8 @@ class Reader:
         slots = self._attachment.geometry.slots
         if self._request.skips or end - self._leases.oldest <= slots:
             return False
+        if self._look is not None:
+            self._forget_look()
         with contextlib.suppress(OSError):
             self._holding.move_out(alone=False)
         alive = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
@@ -381,6 +406,11 @@ class Reader:
             place = self._plan.epoch_start(self._place) if self._next_epoch_chosen else self._place
             return self._state_of(place).to_dict()
 
+    def looked_at(self) -> dict[str, Any] | None:
+        """Return where the next iteration begins if the last one was a look at its first batch; else None."""
+        with self._lock:
+            return None if self._look is None else self._state_of(self._look).to_dict()
+
     def with_states(self, turn: range, world_size: int) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """One epoch, each batch with the state once all ranks of its turn, and before, have taken theirs of the round.
 
@@ -436,6 +466,7 @@ class Reader:
         """
         with self._lock:
             self._check_open()
+            self._take_back()
             self._ended_epoch = None
             following = self._plan.epoch_start(self._place) if self._broken_off else self._place
             if following.epoch == epoch and following.position and self._plan.at_epoch_end(following):
@@ -452,6 +483,7 @@ class Reader:
         Args:
             strict: where there is none, insist on the order that was read so far.
         """
+        self._take_back()
         here = self._place
         self._iteration += 1
         self._ended_epoch = None
@@ -516,6 +548,7 @@ class Reader:
 
     def _give_back(self, leaving: Leaving) -> None:
         """Give the lane back, and all slots; held arrays keep their bytes."""
+        self._look = None
         self._forget.detach()
         held = self._leases.count
         try:

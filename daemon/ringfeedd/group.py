@@ -120,6 +120,13 @@ class Group:
         epoch = Place(floor.seq - floor.position, floor.epoch, 0)
         return member.plan.skip_to(self.start if self.start.epoch == floor.epoch else epoch, ring.floor)
 
+    def round_of(self, member: Member, seq: int, ring: Ring) -> Place | None:
+        """Return the round in which ``member``'s block begins at ``seq``, not below the floor; None where none does."""
+        here = ring.place(seq)
+        epoch = Place(seq - here.position, here.epoch, 0)
+        place = member.plan.skip_to(self.start if self.start.epoch == here.epoch else epoch, seq)
+        return place if member.plan.block(place).seq == seq else None
+
     def starving(self, published: int) -> bool:
         """Whether one of its ranks waits for pairs that are not published."""
         return any(m.lane is not None and m.plan.block(m.place).end > published for m in self.members)

@@ -218,11 +218,14 @@ class Groups:
     def progress(self, lane: int, ring: Ring, *, taken: int, released: int) -> None:
         """Take note of how far the consumer on ``lane`` says it has read.
 
-        Numbers that go back are not believed, nor those to which no consumer can have come: it may leave out the rest
-        of an epoch of which it has read something, and what it can have read is published.
+        Numbers to which no consumer can have come are not believed: it may leave out the rest of an epoch of which it
+        has read something, and what it can have read is published. Nor are numbers that go back, save to a block that
+        it has not released: it was looked at and is taken back.
         """
-        _, member = self._lanes[lane]
-        if taken <= member.place.seq + member.plan.round_pairs or taken <= _furthest(member, ring):
+        group, member = self._lanes[lane]
+        if member.released <= taken < member.plan.block(member.place).seq:
+            member.place = group.round_of(member, taken, ring) or member.place
+        elif taken <= member.place.seq + member.plan.round_pairs or taken <= _furthest(member, ring):
             member.place = member.plan.skip_to(member.place, taken)
         if member.offered.seq < member.place.seq:
             member.offered = member.place  # it skipped rounds: nobody waits to be told of them
