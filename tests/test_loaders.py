@@ -199,7 +199,7 @@ def test_torchs_distributed_checkpoint_saves_and_loads_a_loader(make, tmp_path, 
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"workers": 2, "persistent_workers": True}], ids=str)
 def test_a_superseded_iteration_raises_and_never_just_ends(make, options):
     loader = make(**options)
-    with pytest.raises(ringfeed.SupersededError, match="another RingDataset"):
+    with pytest.raises(ringfeed.SupersededError, match="make a RingDataset"):
         list(zip(loader, loader, strict=False))
     steps = []
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from torch.utils.data import DataLoader
 
+from ringfeed.accelerated import prepared
 from ringfeed.dataset import RingDataset
 from ringfeed.errors import SupersededError
 from ringfeed.reader import superseded
@@ -56,6 +58,7 @@ class RingLoader(DataLoader[Any]):
         self._ring_dataset = dataset
         self._state: dict[str, Any] | None = None
         self._pass: weakref.ref[_Pass] | None = None
+        self._accelerated = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what runs out: iterations and workers are this process's."""
@@ -76,9 +79,12 @@ class RingLoader(DataLoader[Any]):
         Raises:
             SupersededError: a later iteration has begun before this one's end.
         """
+        batches = self._begin() if self.num_workers else super().__iter__()
+        return prepared(batches, self, self._at_an_epochs_start) if self._accelerated else batches
+
+    def _begin(self) -> Iterator[Any]:
+        """An iteration by workers."""
         dataset = self._ring_dataset
-        if not self.num_workers:
-            return super().__iter__()
         self._supersede()
         dataset.settle_ranks()
         dataset.leave_to_workers()
@@ -93,6 +99,27 @@ class RingLoader(DataLoader[Any]):
         current = _Pass(self, batches)
         self._pass = weakref.ref(current)
         return current
+
+    # What Accelerate looks at, see `accelerated`.
+
+    use_stateful_dataloader = True
+    """Accelerate saves the state with its own, and loads it."""
+
+    end_of_dataloader = False
+    remainder = -1
+
+    @property
+    def _is_accelerate_prepared(self) -> bool:
+        """Accelerate's prepare() asks, and leaves a loader as it is that says so."""
+        self._accelerated = "accelerate" in sys.modules
+        return True
+
+    @_is_accelerate_prepared.setter
+    def _is_accelerate_prepared(self, prepared: bool) -> None:
+        """It is."""
+
+    def _at_an_epochs_start(self) -> bool:
+        return not self.state_dict()["position"]
 
     @property
     def ring(self) -> str:

@@ -599,8 +599,8 @@ def superseded(ring: str) -> str:
     """Return the sentence of an iteration that a later one has superseded."""
     return (
         f"This iteration over ring {ring!r} was superseded: a later one has begun, or set_epoch() or load_state_dict() "
-        f"went elsewhere. A group makes one pass at a time; for another pass meanwhile (zip, nested loops, validation "
-        f"on training data) make another RingDataset, or attach another reader."
+        f"went elsewhere. A group makes one pass at a time: leave one loop before the next begins. To read two passes "
+        f"in step (zip), make a RingDataset, or attach a reader, for each."
     )
 
 
