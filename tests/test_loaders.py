@@ -291,7 +291,7 @@ def seed(worker):
         {"workers": 1, "in_order": False},
         {"workers": 2, "prefetch_factor": 1, "timeout": 60, "worker_init_fn": seed, "pin_memory": True},
         slow({"workers": 1, "multiprocessing_context": "forkserver", "generator": torch.Generator()}),
-        slow({"workers": 2, "multiprocessing_context": "spawn", "prefetch_factor": 4}),
+        slow({"workers": 1, "multiprocessing_context": "spawn", "prefetch_factor": 4}),
     ],
     ids="-".join,
 )
