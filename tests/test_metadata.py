@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+from decode_broken import broken
 from decode_kinds import decoded
 from decode_metadata import (
     AS_STORED,
@@ -31,6 +32,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from ringfeedd.bare import bare
+from ringfeedd.errors import BadPairError
 from ringfeedd.orientation import orientation_of
 from ringfeedd.picture import quiet_codecs
 
@@ -83,6 +85,40 @@ def test_no_metadata_of_a_jpeg_costs_a_pixel(name, fill) -> None:
     progressive = encode(PICTURE, "JPEG", progressive=True)
     data = jpeg_with(*JPEG_METADATA[name], data=progressive, fill=fill)
     assert np.array_equal(pixels(data), reference_image(progressive, "native", 0, 0))
+
+
+@pytest.mark.parametrize("lie", [-9, -1, 1, 30_000])
+def test_a_segment_that_lies_about_its_length_is_left_to_pillow(lie) -> None:
+    """Pillow and libjpeg look for the next marker in what is left."""
+    data = bytearray(jpeg_with((0xE1, b"Exif\0\0" + exif(SIX))))
+    data[4:6] = struct.pack(">H", int.from_bytes(data[4:6]) + lie)
+    warnings.simplefilter("ignore")  # the worker's own filter
+    try:
+        expected = np.asarray(Image.open(io.BytesIO(data), formats=("JPEG",)).convert("RGB"))
+    except (OSError, SyntaxError):
+        with pytest.raises(BadPairError):
+            pixels(bytes(data))
+    else:
+        assert np.array_equal(pixels(bytes(data)), expected)
+
+
+@given(st.randoms(use_true_random=False, note_method_calls=False))
+@settings(max_examples=300, deadline=None)
+def test_leaving_metadata_out_changes_no_pixel(chooser) -> None:
+    data = broken(chooser)
+
+    def decode(file: bytes) -> np.ndarray | None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                opened = Image.open(io.BytesIO(file), formats=("JPEG", "PNG"))
+                opened.decodermaxblock = len(file)
+                return None if opened.width * opened.height > 10**6 else np.asarray(opened.convert("RGBA"))[:, :, :3]
+            except Exception:  # noqa: BLE001  # whatever Pillow says of broken bytes
+                return None
+
+    if (expected := decode(data)) is not None:
+        assert np.array_equal(decode(bare(data)), expected)
 
 
 def test_codec_warnings_stay_out_of_the_log() -> None:

@@ -19,6 +19,8 @@ _CHUNK: Final = struct.Struct(">I4s")
 _ANCILLARY: Final = 0x20
 """The bit of a chunk's kind by which a PNG says that it can be decoded without that chunk."""
 
+_ANIMATION: Final = frozenset({b"acTL", b"fcTL", b"fdAT"})
+
 APP0, APP1, ADOBE, LAST_APP, COMMENT, _SCAN = 0xFFE0, 0xFFE1, 0xFFEE, 0xFFEF, 0xFFFE, 0xFFDA
 _WITHOUT_LENGTH: Final = {0xFF01, *range(0xFFD0, 0xFFDA)}
 METADATA_SEGMENTS: Final = frozenset({*range(APP1, ADOBE), LAST_APP, COMMENT})
@@ -45,9 +47,12 @@ class Part(NamedTuple):
 
 def bare(data: bytes) -> bytes:
     """Return the file without its metadata; the very same object where it carries none, or is neither JPEG nor PNG."""
+    parts = list(parts_of(data))
+    ends = bool(parts) and parts[-1].kind == b"IEND"
     kept, last = [], 0
-    for part in parts_of(data):
-        if part.carried:
+    for part in parts:
+        # half of an animation's chunks, where a walk breaks off, would be an error
+        if part.carried and (ends or part.kind not in _ANIMATION):
             kept.append(data[last : part.start])
             last = part.end
     return b"".join([*kept, data[last:]]) if last else data
@@ -69,6 +74,8 @@ def _segments(data: bytes) -> Iterator[Part]:
             continue
         end = at + 2 + length
         if marker < 0xFF00 or marker in _WITHOUT_LENGTH or marker == _SCAN or length < 2 or end > size:
+            return
+        if data[end : end + 1] != b"\xff":  # it lies about its length: libjpeg goes on with what is in it
             return
         yield Part(data[at : at + 2], at, end, at + 4, end, _is_carried(marker, data, at + 4, end))
         at = end
