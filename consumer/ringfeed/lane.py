@@ -18,6 +18,7 @@ from ringfeed.layout import (
     LANE_RESUMING,
     LANE_SKIPS,
     LANE_WAIT,
+    LANE_YIELDS,
     LAYOUT_VERSION,
     MAX_SEQ,
     REASON_BYTES,
@@ -42,6 +43,7 @@ class Request:
         anonymous: the group's name dies with this process, so its place is kept for nobody.
         wait: rather wait than be refused while other groups have gone beyond the place that is asked for.
         skips: never holds other groups up; it misses what is overwritten before it has read it.
+        yields: does so once it has held them up for some seconds, until it reads on.
         resuming: goes on with a pass that a former daemon served; others that do so may come at the same time.
         pid: for people; it decides nothing.
         kin: who may go on at its place.
@@ -59,7 +61,18 @@ class Request:
     wait: bool = False
     resuming: bool = False
     skips: bool = False
+    yields: bool = False
     kin: Kin = STRANGER
+
+    @property
+    def may_miss(self) -> bool:
+        """Whether slots may be overwritten before it has read them."""
+        return self.skips or self.yields
+
+    @property
+    def on_lag(self) -> str:
+        """As `ringfeed.attach` calls it."""
+        return "skip" if self.skips else "yield" if self.yields else "block"
 
     @property
     def sensible(self) -> bool:
@@ -136,6 +149,7 @@ class LanePage:
             | LANE_WAIT * request.wait
             | LANE_RESUMING * request.resuming
             | LANE_SKIPS * request.skips
+            | LANE_YIELDS * request.yields
         )
         self[Lane.PID] = request.pid
         self[Lane.OWNER], self[Lane.RUN], self[Lane.LOOP] = request.kin.owner, request.kin.run, request.kin.loop
@@ -166,6 +180,7 @@ class LanePage:
             wait=bool(flags & LANE_WAIT),
             resuming=bool(flags & LANE_RESUMING),
             skips=bool(flags & LANE_SKIPS),
+            yields=bool(flags & LANE_YIELDS),
             kin=Kin(self[Lane.OWNER], self[Lane.RUN], self[Lane.LOOP]),
         )
 

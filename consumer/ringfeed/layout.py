@@ -149,9 +149,10 @@ LANE_ANONYMOUS: Final = 2
 LANE_WAIT: Final = 4
 LANE_RESUMING: Final = 8
 LANE_SKIPS: Final = 16
+LANE_YIELDS: Final = 32
 """Flags of a lane's request. An anonymous group's name dies with its process: its place is kept for nobody. One that
 waits is not refused while others have gone on; one that resumes goes on with what a former daemon served; one that
-skips never holds others up.
+skips never holds others up; one that yields no longer does once it has done so for some seconds without reading.
 """
 
 

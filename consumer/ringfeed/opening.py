@@ -53,8 +53,8 @@ def open_reader(
         raise ValueError(f"rank {rank} is out of range: with world_size={world_size} it must be 0 to {world_size - 1}")
     if world_size > 1 and group is None:
         raise ValueError(f"world_size={world_size} needs group=NAME, the same name for all of its ranks")
-    if on_lag not in ("block", "skip"):
-        raise ValueError(f'on_lag is {on_lag!r}; it must be "block" or "skip"')
+    if on_lag not in ("block", "skip", "yield"):
+        raise ValueError(f'on_lag is {on_lag!r}; it must be "block", "skip" or "yield"')
     name = group if group is not None else f"anonymous-{os.getpid()}-{next(_SERIAL)}"
     if not name or len(name.encode()) > GROUP_BYTES:
         raise ValueError(f"group {name!r} must have 1 to {GROUP_BYTES} bytes in UTF-8")
@@ -73,6 +73,7 @@ def open_reader(
             pid=os.getpid(),
             wait=wait,
             skips=on_lag == "skip",
+            yields=on_lag == "yield",
             kin=kin,
         )
         return Reader(ring, request, copy=copy, restart_s=restart_s, state=state)

@@ -66,7 +66,8 @@ class Reader:
         self.batch_size = request.batch_size
         self._request = request
         self._restart_s = restart_s
-        self._copy = copy or request.skips  # what may be overwritten at any moment cannot be lent
+        self._may_miss = request.may_miss
+        self._copy = copy or self._may_miss  # what may be overwritten at any moment cannot be lent
         self._missed = self._missed_before = self._moved_before = 0
         self._take_attachment(Attachment(ring, request, state=state))
         self.joined_at = (self._place.epoch, self._place.position)
@@ -144,6 +145,8 @@ class Reader:
             self._take_back()
             if self._broken_off:
                 self._skip(self._plan.epoch_start(self._place))
+            if self._may_miss and self._lost(self._block(self._place)):
+                self._miss()  # so the iteration is one of pairs that are still there
             self._iteration += 1
             ended, self._ended_epoch = self._ended_epoch, None
             iteration, epoch, self._first = self._iteration, self.epoch if ended is None else ended, True
@@ -182,7 +185,7 @@ class Reader:
                     self._attach_to_the_next_daemon(gone)
                 elif self._refreshed():
                     continue  # the epoch may be longer than it was when its first block was laid out
-                elif self._request.skips and self._lost(block):
+                elif self._may_miss and self._lost(block):
                     self._miss()
                 elif (batch := self._take(block)) is not None:
                     return batch
@@ -210,7 +213,7 @@ class Reader:
         try:
             batch = read_batch(self._attachment, block, lease, copy=self._copy)
         except SlotOverwrittenError:
-            if not self._request.skips:
+            if not self._may_miss:
                 raise
         except BaseException:  # Ctrl-C, say: nobody has got this batch, so it is the next one still
             self._place, self._broken_off, self._first = before, broken_off, first
@@ -219,7 +222,7 @@ class Reader:
             raise
         self._look = before if first else None
         # before the lease ends: from then on the loss may be our own doing
-        lost = batch is None or (self._request.skips and self._lost(block))
+        lost = batch is None or (self._may_miss and self._lost(block))
         if self._copy:
             lease.release()
         if batch is None or lost:
@@ -246,7 +249,7 @@ class Reader:
         return changes > 0
 
     def _lost(self, block: Block) -> bool:
-        """Whether the block's slots may be overwritten by now; to be asked of a reader that skips, and of no other."""
+        """Whether the block's slots may be overwritten by now; to be asked of a reader that may miss pairs."""
         return self._control.word(State.FLOOR) > block.seq
 
     def _miss(self) -> None:
@@ -257,7 +260,13 @@ class Reader:
         self._skip(self._plan.skip_to(before, floor))
         # an iteration goes on within its epoch; one that ends here is not broken off by its user
         self._broken_off = broken_off and self._place.epoch == before.epoch
-        self._note_missed((self._place.seq - before.seq) // self.world_size)
+        missed = (self._place.seq - before.seq) // self.world_size
+        self._note_missed(missed)
+        if self._request.yields:
+            warn(
+                "%r paused for so long that others went on without it: it missed %d pairs, and goes on here.",
+                *(self, missed),
+            )
 
     def _note_missed(self, pairs: int) -> None:
         self._missed += pairs

@@ -39,8 +39,8 @@ class LaneStatus:
         held_pairs: from the first pair that it may still read to ``taken``, other ranks' pairs included.
         waited_s: seconds that it has waited for batches, in all.
         waiting_s: seconds that it has been waiting now; 0 when it does not.
-        on_lag: ``"block"`` or ``"skip"``.
-        missed_pairs: that were overwritten before it could read them; only where it skips.
+        on_lag: ``"block"``, ``"skip"`` or ``"yield"``.
+        missed_pairs: that were overwritten before it could read them; only where it skips or yields.
     """
 
     lane: int
@@ -64,6 +64,7 @@ class LaneStatus:
         return Standing(
             *(self.group, self.rank, self.world_size, self.pid, released, self.held_pairs, self.waiting_s),
             skips=self.on_lag == "skip",
+            yields=self.on_lag == "yield",
         )
 
 
@@ -233,7 +234,7 @@ class RingStatus:
         lines = [self.headline]
         lines += [f"  {name:<9} {text}" for name, text in self.rows().items()]
         for lane in sorted(self.consumers, key=lambda lane: (lane.group, lane.rank)):
-            missed = f", skips, missed {lane.missed_pairs} pairs" if lane.on_lag == "skip" else ""
+            missed = f", {lane.on_lag}s, missed {lane.missed_pairs} pairs" if lane.on_lag != "block" else ""
             waiting = f", waiting for {lane.waiting_s:.1f} s" if lane.waiting_s else ""
             lines.append(
                 f"    {lane.group} rank {lane.rank}/{lane.world_size} (pid {lane.pid}): {lane.batches} batches of "
@@ -386,6 +387,6 @@ def _read_lane(control: Control, number: int, now: int) -> LaneStatus | None:
         held_pairs=max(0, page[Lane.TAKEN] - page[Lane.RELEASED]),
         waited_s=(page[Lane.WAITED_NS] + waiting_ns) / 1e9,
         waiting_s=waiting_ns / 1e9,
-        on_lag="skip" if request.skips else "block",
+        on_lag=request.on_lag,
         missed_pairs=page[Lane.MISSED_PAIRS],
     )

@@ -81,10 +81,5 @@ def place_among_others(request: Request, ring: Ring, at: tuple[int, int]) -> Pla
 def same_shape(group: Group, request: Request) -> bool:
     """Whether a request asks for the very shares that the group's ranks have."""
     plan = group.members[0].plan
-    ours = (plan.world_size, plan.batch_size, plan.drop_last, group.skips)
-    return ours == (request.world_size, request.batch_size, request.drop_last, request.skips)
-
-
-def on_lag(skips: bool) -> str:
-    """As `ringfeed.attach` calls it."""
-    return "skip" if skips else "block"
+    ours = (plan.world_size, plan.batch_size, plan.drop_last, group.on_lag)
+    return ours == (request.world_size, request.batch_size, request.drop_last, request.on_lag)

@@ -90,14 +90,18 @@ class Group:
 
     Attributes:
         start: where its first round begins.
-        skips: it holds nobody up while others read, and misses what is overwritten before it has read it.
+        on_lag: ``"block"``, ``"skip"`` or ``"yield"``, see `ringfeed.attach`.
+        holds_since: when it began to hold others up without reading, in seconds; None where it does not.
+        yielded: it has held others up for long enough, and has not caught up since.
         loops: the latest of each owner whose DataLoader reads as some of its ranks.
     """
 
     name: str
     anonymous: bool
     start: Place
-    skips: bool = False
+    on_lag: str = "block"
+    holds_since: float | None = None
+    yielded: bool = False
     members: list[Member] = field(default_factory=list)
     loops: dict[int, Loop] = field(default_factory=dict)
 
@@ -105,6 +109,19 @@ class Group:
     def live(self) -> bool:
         """Whether any of its ranks is attached, or about to be."""
         return any(member.live for member in self.members)
+
+    @property
+    def skips(self) -> bool:
+        """Whether it holds nobody up while others read, and misses what is overwritten before it has read it."""
+        return self.on_lag == "skip" or self.yielded
+
+    def has_held_up(self, now: float, *, holds: bool) -> float:
+        """Take note of whether it holds others up at this moment; return for how long it has, in seconds."""
+        if not holds:
+            self.holds_since = None
+        elif self.holds_since is None:
+            self.holds_since = now
+        return 0.0 if self.holds_since is None else now - self.holds_since
 
     def has_round_at(self, epoch: int, position: int) -> bool:
         """Whether a round of this group can begin there; one that began elsewhere would deal pairs out twice."""

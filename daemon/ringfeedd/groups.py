@@ -14,7 +14,7 @@ from ringfeed.epochs import Epochs
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Leaving, Start
 from ringfeed.plan import Place
-from ringfeedd.admission import Seek, Wait, on_lag, place_among_others, same_shape, why_never
+from ringfeedd.admission import Seek, Wait, place_among_others, same_shape, why_never
 from ringfeedd.claims import goes_on, is_of, loop_of, loop_place, still_there
 from ringfeedd.gathering import GATHER_S, Gathering
 from ringfeedd.group import FormerPlace, Group, Member
@@ -164,7 +164,7 @@ class Groups:
         return Place(ring.seq(*at), *at)
 
     def _found(self, request: Request, ring: Ring, place: Place, now: float) -> Group:
-        group = Group(request.group, request.anonymous, place, request.skips)
+        group = Group(request.group, request.anonymous, place, request.on_lag)
         self._groups.append(group)
         for rank in range(request.world_size):
             plan = replace(request.plan(ring.epochs), rank=rank)
@@ -176,8 +176,8 @@ class Groups:
             plan = group.members[0].plan
             return Refused(
                 f"group {group.name!r} is attached with world_size={plan.world_size}, batch_size={plan.batch_size}, "
-                f"drop_last={plan.drop_last}, on_lag={on_lag(group.skips)}, and this rank asks for "
-                f"{request.world_size}, {request.batch_size}, {request.drop_last}, {on_lag(request.skips)}; use the "
+                f"drop_last={plan.drop_last}, on_lag={group.on_lag}, and this rank asks for "
+                f"{request.world_size}, {request.batch_size}, {request.drop_last}, {request.on_lag}; use the "
                 f"same in every rank, or another group's name"
             )
         member = group.members[request.rank]
@@ -230,6 +230,8 @@ class Groups:
         if member.offered.seq < member.place.seq:
             member.offered = member.place  # it skipped rounds: nobody waits to be told of them
         member.released = max(member.released, min(released, member.plan.block(member.place).seq))
+        if group.yielded and (group.floor or 0) >= ring.floor:
+            group.yielded, group.holds_since = False, None  # it reads on, and is waited for again
 
     def gone(self, lane: int, leaving: Leaving, now: float) -> str:
         """The consumer on ``lane`` is no more; returns whom that was, for the log."""
@@ -267,6 +269,22 @@ class Groups:
             if not group.live and all(member.given_up for member in group.members):
                 self._groups.remove(group)
         self._waiting = False
+        return told + self._pass_over(now, ring)
+
+    def _pass_over(self, now: float, ring: Ring) -> list[str]:
+        """Wait no longer for groups that yield and have held others up for long; returns a sentence for each."""
+        told = []
+        for group in self:
+            if group.on_lag != "yield" or group.yielded:
+                continue
+            others = (other for other in self if other is not group and not other.skips)
+            holds = ring.full and any(other.starving(ring.published) for other in others) and group.floor == ring.floor
+            if group.has_held_up(now, holds=holds) >= self.linger_blocking_s and not group.starving(ring.published):
+                group.yielded = True
+                pid = group.members[0].pid
+                told.append(
+                    f"group {group.name!r} (pid {pid}) has paused, and others go on without it until it reads on"
+                )
         return told
 
     # Another catalog.

@@ -105,7 +105,7 @@ def _readers(status: RingStatus) -> ET.Element:
             f"{lane.batches} of {lane.batch_size}",
             f"{lane.held_pairs} pairs",
             f"{lane.waited_s:.1f} s" + (f", now for {lane.waiting_s:.1f} s" if lane.waiting_s else ""),
-            f"{lane.missed_pairs} pairs" if lane.on_lag == "skip" else "",
+            f"{lane.missed_pairs} pairs" if lane.on_lag != "block" else "",
         )
         for lane in readers
     ]
