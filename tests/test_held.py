@@ -354,11 +354,23 @@ def test_a_write_after_release_reaches_no_later_batch(served):
                     write_through(image, 9)
 
 
+def test_a_write_into_a_look_stays_in_it(served):
+    """The next iteration begins with the same batch, in the same slots."""
+    with ringfeed.attach(served.name, batch_size=BATCH) as reader:
+        look = next(iter(reader))
+        write_through(look.image, 9)
+        again = next(iter(reader))
+        write_through(look.label, 9)
+        assert again.positions.tolist() == look.positions.tolist()
+        assert right(again)
+        assert (look.image == 9).all()
+
+
 def test_a_late_write_reaches_no_later_batch(served):
     """Later than the look at the pages that tells whether they were written into."""
     with ringfeed.attach(served.name, batch_size=BATCH) as reader:
         batches = iter(reader)
-        batch = next(batches)
+        batch, following = next(batches), next(batches)  # until the second is asked for, the first is only looked at
         image = batch.image
         batch.release()
         wait_until(lambda: reader._control.published >= 16 + BATCH)

@@ -158,6 +158,7 @@ class Reader:
             self._place, self._broken_off = self._look, False
             self._page[Lane.TAKEN] = seq = self._plan.block(self._place).seq
             self._leases.skip(seq)
+            self._attachment.data.loosen()  # the same slots are read again, and its arrays may live and be written into
             self._forget_look()
 
     def _forget_look(self) -> None:
@@ -226,6 +227,8 @@ class Reader:
         if self._copy:
             lease.release()
         if batch is None or lost:
+            self._first = first
+            self._forget_look()
             self._note_missed(block.count)
             return None
         self._batches += 1

@@ -223,7 +223,7 @@ class Groups:
         it has not released: it was looked at and is taken back.
         """
         group, member = self._lanes[lane]
-        if member.released <= taken < member.plan.block(member.place).seq:
+        if max(member.released, ring.floor) <= taken < member.plan.block(member.place).seq:
             member.place = group.round_of(member, taken, ring) or member.place
         elif taken <= member.place.seq + member.plan.round_pairs or taken <= _furthest(member, ring):
             member.place = member.plan.skip_to(member.place, taken)
