@@ -17,6 +17,9 @@ MAX_DEPTH: Final = 6
 MAX_AFFIXES: Final = 12
 """Heads and tails that are told apart in one folder."""
 
+SAMPLED_STEMS: Final = 5000
+"""Names of a folder, about, by which heads and tails are found: names of many parts have many tails."""
+
 MAX_FORMS: Final = 80
 SAMPLED_IDS: Final = 2000
 """Of the largest form, about: enough to compare forms by."""
@@ -128,6 +131,9 @@ def forms_of(names: list[str]) -> list[Form]:
 
 def _affixes(stems: list[str]) -> list[tuple[str, str]]:
     """Heads and tails that several of the stems share; ``("", "")`` is always one of them."""
+    if len(stems) == 1:
+        return [("", "")]
+    stems = stems[:: max(1, len(stems) // SAMPLED_STEMS)]
     heads = Counter(found[0] for stem in stems if (found := _HEAD.match(stem)))
     tails = Counter(tail for stem in stems for tail in _TAIL.findall(stem))
     least = max(2, len(stems) // 20)
