@@ -157,7 +157,14 @@ def go(process):
     process.stdin.flush()
 
 
-@pytest.mark.parametrize(("end", "workers"), [("ends", 0), ("is killed", 2), ("is interrupted with its group", 0)])
+@pytest.mark.parametrize(
+    ("end", "workers"),
+    [
+        ("is killed", 2),
+        pytest.param("ends", 0, marks=pytest.mark.slow),
+        pytest.param("is interrupted with its group", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_borrowed_daemon_outlives_the_job_that_started_it(folder, end, workers):
     first = trainer(f"import os; os.setsid()\nCOMMON = {COMMON!r}\n{JOB}", folder, 0)
     ring = first.stdout.readline().strip()
@@ -198,7 +205,7 @@ def test_a_job_that_ends_takes_its_daemon_with_it_at_once(folder):
 
 
 def test_ranks_that_begin_together_share_one_daemon(folder):
-    jobs = [trainer(f"COMMON = {COMMON!r}\n{JOB}", folder, 0) for _ in range(3)]
+    jobs = [trainer(f"COMMON = {COMMON!r}\n{JOB}", folder, 0) for _ in range(2)]
     rings = {process.stdout.readline().strip() for process in jobs}
     for process in jobs:
         finish_all(process)

@@ -97,6 +97,12 @@ def test_the_descriptors_keys_are_the_documented_ones():
     assert {row[0]: row[2] for row in tables("Descriptor")[4]} == SETTINGS
 
 
+def test_the_upgrade_page_names_this_releases_version():
+    page = (Path(__file__).parent.parent / "docs/upgrade.md").read_text()
+    release = ringfeed.__version__.rpartition(".")[0]
+    assert f"| {release} | {layout.LAYOUT_VERSION} |" in page
+
+
 def test_the_list_of_failed_pairs_has_the_documented_keys():
     listed, pair = ({row[0] for row in table} for table in tables("Failed pairs"))
     assert listed == {field.name for field in dataclasses.fields(FailedPairs)}

@@ -58,7 +58,7 @@ def get_async_dataloaders(
             or no daemon could be started. The sentence says which.
     """
     given = {"test_ratio": test_ratio, "emulator": emulator, **serve}
-    rings = shared_daemon.serve(os.fspath(gcs_data_root), given, {"fit": "native", "store_wait_s": 0})
+    rings = shared_daemon.serve(os.fsdecode(gcs_data_root), given, {"fit": "native", "store_wait_s": 0})
     return {
         split: RingLoader(
             RingDataset(

@@ -9,7 +9,7 @@ from ringfeed import segment
 from ringfeed.layout import KEEP_LOCK_BYTE
 from ringfeedd.shm import RingMemory
 
-LINGER_S: Final = 2.0
+LINGER_S: Final = 3.0
 """For which the daemon goes on without a reader: one that is just about to attach, or to attach again, finds it."""
 
 
