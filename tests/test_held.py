@@ -279,8 +279,18 @@ def test_mappings_go_with_what_is_held(served):
         assert mapped(served.name) == before
 
 
+def test_adjacent_batches_move_together(served):
+    """Small batches that are all kept must not use up the mappings that a process may have."""
+    with ringfeed.attach(served.name, batch_size=1) as reader:
+        before = len(Path("/proc/self/maps").read_text().splitlines())
+        held = [batch for _ in range(8) for batch in reader]
+        assert len(held) == 8 * EPOCH
+        assert len(Path("/proc/self/maps").read_text().splitlines()) < before + len(held)
+        assert all(map(right, held))
+
+
 def test_too_little_memory_is_a_sentence(served, monkeypatch):
-    def fail(address: int, nbytes: int) -> tuple[int, int]:
+    def fail(address: int, nbytes: int) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     with ringfeed.attach(served.name, batch_size=BATCH) as reader:

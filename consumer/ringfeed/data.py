@@ -77,17 +77,14 @@ class RingData:
             alone: no other thread makes arrays over this data meanwhile, and ``leases`` are all that are held.
 
         Raises:
-            OSError: there is no memory; some of the leases may have ended, the others go on.
+            OSError: there is no memory; the leases go on.
         """
         with _MOVING:
             self._map_afresh()
+            held = [lease.arrays() for lease in leases]  # from here on, none of them dies
+            for field, rows in zip((self.image, self.label), zip(*filter(None, held), strict=True), strict=False):
+                field.copy_out([one for one in rows if one is not None])
             for lease in leases:
-                held = lease.arrays()  # from here on, none of them dies
-                if lease.ended:
-                    continue
-                for field, rows in zip((self.image, self.label), held, strict=True):
-                    if rows is not None:
-                        field.copy_out(rows)
                 lease.move()
             if alone:
                 with contextlib.suppress(OSError):

@@ -79,21 +79,22 @@ class FieldRows:
         here = count if self._mirrored else min(count, self._slots - first)
         return pages.written(address + first * self._row_bytes, here * self._row_bytes)
 
-    def copy_out(self, rows: Pixels) -> None:
-        """Give an array memory of its own, at the address where it is; nothing is done for one that is a copy already.
+    def copy_out(self, held: list[Pixels]) -> None:
+        """Give arrays memory of their own, at the addresses where they are.
+
+        Nothing is done for those that are copies already.
 
         Args:
-            rows: what `read` returned; held by the caller.
+            held: what `read` returned.
 
         Raises:
             OSError: there is no memory.
         """
-        if rows.flags.owndata:
-            return
-        copied = pages.copy_out(rows.ctypes.data, rows.nbytes)
-        for mapping in self._mappings:
-            if mapping.address <= copied[0] < mapping.address + mapping.size:
-                mapping.copied.append(copied)
+        for address, nbytes in pages.spans((rows.ctypes.data, rows.nbytes) for rows in held if not rows.flags.owndata):
+            pages.copy_out(address, nbytes)
+            for mapping in self._mappings:
+                if mapping.address < address + nbytes and address < mapping.address + mapping.size:  # maybe of two
+                    mapping.copied.append((address, nbytes))
 
     def let_go(self) -> None:
         """Give former mappings' memory back, except for what was copied out; no other array over them may be in use.
@@ -111,7 +112,8 @@ class _Mapping:
     """Where a field is, or was, mapped. Does not keep the mapping.
 
     Attributes:
-        copied: addresses and sizes of the parts that are copies by now, in no order; they may overlap.
+        copied: addresses and sizes of the pages that are copies by now, in no order; they may overlap, and may reach
+            into a mapping that follows.
     """
 
     def __init__(self, view: memoryview) -> None:

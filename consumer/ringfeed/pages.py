@@ -11,6 +11,7 @@ import mmap
 import os
 import struct
 import weakref
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Final
 
@@ -101,24 +102,40 @@ def not_mapped(length: int, code: int) -> NoAddressSpaceError:
     return error
 
 
-def copy_out(address: int, nbytes: int) -> tuple[int, int]:
-    """Put copies of the pages under a range in the pages' own place; what they are copies of is let go.
+def spans(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the pages under ranges of addresses, each once: (first address, size) of each run of adjacent pages.
 
-    At one moment for every other thread, so arrays over the range show the same bytes before and after it, and keep
-    them from then on. Returns the first page's address and the size of all pages.
+    As few runs as there are, because each becomes a mapping, and a process may have only so many of these.
+    """
+    run = (0, 0)
+    for address, nbytes in sorted(ranges):
+        begin = address - address % mmap.PAGESIZE
+        end = -(-(address + nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+        if begin <= sum(run):
+            run = (run[0], max(end, sum(run)) - run[0])
+            continue
+        if run[1]:
+            yield run
+        run = (begin, end - begin)
+    if run[1]:
+        yield run
+
+
+def copy_out(address: int, nbytes: int) -> None:
+    """Put copies of pages in the pages' own place; what they are copies of is let go.
+
+    At one moment for every other thread, so arrays over the pages show the same bytes before and after it, and keep
+    them from then on.
 
     Raises:
         OSError: there is no memory, or the process has too many mappings; nothing has changed.
     """
-    begin = address - address % mmap.PAGESIZE
-    size = -(-(address + nbytes - begin) // mmap.PAGESIZE) * mmap.PAGESIZE
-    copy = _mmap(None, size, _READ_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    ctypes.memmove(copy, begin, size)
-    if _LIBC.mremap(copy, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, begin) == _FAILED:
+    copy = _mmap(None, nbytes, _READ_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    ctypes.memmove(copy, address, nbytes)
+    if _LIBC.mremap(copy, nbytes, nbytes, _MREMAP_MAYMOVE | _MREMAP_FIXED, address) == _FAILED:
         code = ctypes.get_errno()
-        _LIBC.munmap(copy, size)
-        raise OSError(code, f"could not move {size} bytes out of shared memory: {os.strerror(code)}")
-    return begin, size
+        _LIBC.munmap(copy, nbytes)
+        raise OSError(code, f"could not move {nbytes} bytes out of shared memory: {os.strerror(code)}")
 
 
 def blank(address: int, nbytes: int) -> None:
