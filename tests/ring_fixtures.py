@@ -182,6 +182,7 @@ def make_service(
     *,
     epoch_length: int = 50,
     clock: Callable[[], float] = time.monotonic,
+    consumers_clock: Callable[[], int] = time.monotonic_ns,
     groups: Groups | None = None,
 ) -> RingService:
     """A service for a ring in memory."""
@@ -194,6 +195,7 @@ def make_service(
         edition=edition,
         failures=Failures(0.01),
         clock=clock,
+        consumers_clock=consumers_clock,
     )
 
 
@@ -212,7 +214,13 @@ def served_ring(
     descriptor = make_descriptor(name or unique_ring_name(), geometry or small_geometry(slots, lanes), epoch_length)
     memory = RingMemory(described_as(descriptor, **described), Access())
     served: Served
-    service = make_service(memory, epoch_length=epoch_length, clock=lambda: served.seconds, groups=groups)
+    service = make_service(
+        memory,
+        epoch_length=epoch_length,
+        clock=lambda: served.seconds,
+        consumers_clock=lambda: int(1e9 * served.seconds),
+        groups=groups,
+    )
     served = Served(descriptor.ring, service, memory, PaintingPool(memory))
     service.begin()
     try:

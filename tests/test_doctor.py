@@ -131,7 +131,7 @@ def test_packages_are_told_with_what_a_missing_one_costs():
         ({"heartbeat_age_s": 9.0}, None, Level.BAD, "its loop has not turned for 9 s"),
         ({"consumers": [reader()], "lanes": 1}, "S", Level.WARN, "all 1 lanes are taken"),
         (
-            {"consumers": [reader(pid=7), reader(taken=16, waiting_s=30.0)], "floor": 0, "published": 16, "slots": 16},
+            {"consumers": [reader(pid=7)], "held_up": "rank 0/1 of group 'job' (pid 7) holds up the ring"},
             "S",
             Level.WARN,
             "(pid 7) holds up the ring",

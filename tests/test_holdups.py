@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 import uuid
 
 import pytest
 from house import Daemon, wait_until, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
-from ring_fixtures import served_ring
+from ring_fixtures import served_ring, turning
 
 import ringfeed
-from ringfeed.holdups import HoldUp, Standing, hold_up
+from ringfeed.absence import Absence
+from ringfeed.holdups import HoldUp, hold_up
 from ringfeed.layout import Lane
+from ringfeed.standing import Standing
 from ringfeed.status import ring_status
 from ringfeedd.holdup_watch import AGAIN_AFTER_S, FIRST_AFTER_S, HoldUpWatch
 from ringfeedd.storewatch import StoreHealth
@@ -21,8 +25,8 @@ from ringfeedd.storewatch import StoreHealth
 SLOTS = 16
 
 
-def reader(name="job", *, released=0, held=4, waiting_s=0.0, skips=False) -> Standing:
-    return Standing(name, 0, 1, 4242, released, held, waiting_s, skips)
+def reader(name="job", *, rank=0, world_size=1, first=0, released=0, held=4, **facts) -> Standing:
+    return Standing(name, rank, world_size, 4, 4242, first, released + held, released, **facts)
 
 
 def look(*readers, floor=0, published=SLOTS):
@@ -128,6 +132,153 @@ def test_a_reader_that_sleeps_on_its_batch_is_named_in_the_log(caplog):
             assert "the ring goes on; it was held up for 1" in caplog.records[-1].getMessage()
 
 
+def report(service):
+    service.report(workers=1, worker_deaths=0, store=StoreHealth())
+
+
+def test_a_wait_is_measured_by_the_clock_that_began_it(caplog):
+    """The daemon's own clock begins with the daemon, and stands while that is stopped."""
+    with served_ring(slots=SLOTS) as served:
+        served.service._consumers_clock = time.monotonic_ns
+        with (
+            turning(served),
+            ringfeed.attach(served.name, batch_size=4, group="slow", copy=True) as slow,
+            ringfeed.attach(served.name, batch_size=4, group="fast") as fast,
+        ):
+            next(iter(slow))
+            fast._page[Lane.TAKEN] = fast._page[Lane.RELEASED] = SLOTS
+            fast._page[Lane.WAITING_SINCE_NS] = time.monotonic_ns() - int(12e9)
+            wait_until(lambda: report(served.service) or "for 12 s now" in caplog.text, 5)
+
+
+# Ranks that do not read together, and consumers that do not say what they do.
+
+
+def pair(rank, **facts):
+    return reader("job", rank=rank, world_size=2, **facts)
+
+
+def test_the_rank_that_ran_ahead_is_blamed_and_not_the_one_it_waits_for():
+    found = look(pair(0, released=24, held=0, epoch=1, waiting_s=4.2), pair(1, released=0, held=8))
+    assert found.out_of_step
+    said = found.sentence()
+    assert said.startswith("rank 0/2 of group 'job' (pid 4242) has run 2 batches ahead of rank 1 (pid 4242) (epoch 1 ")
+    assert "rank=0, world_size=1" in said
+
+
+def test_a_rank_that_is_a_batch_ahead_waits_for_a_slow_one():
+    found = look(pair(0, released=16, held=0, waiting_s=4.2), pair(1, released=0, held=8))
+    assert not found.out_of_step
+    assert found.sentence().startswith("rank 1/2")
+
+
+def test_workers_may_be_some_batches_ahead():
+    found = look(pair(0, released=32, held=0, waiting_s=4.2, worker=True), pair(1, released=0, held=8, worker=True))
+    assert not found.out_of_step
+
+
+def test_another_run_of_the_job_has_not_run_ahead():
+    found = look(pair(0, released=80, held=0, waiting_s=4.2, run=2), pair(1, released=0, held=8, run=1))
+    assert not found.out_of_step
+
+
+@pytest.mark.parametrize(
+    ("absence", "words"),
+    [
+        (
+            Absence(1, 1, came=False, since_s=9.0),
+            "rank 1 of group 'job' has never attached, and 1 reader waits for 4",
+        ),
+        (Absence(1, 1, came=True, since_s=9.0), "rank 1 of group 'job' has been away for 9 s, and 1 reader waits"),
+        (Absence(3, 1, came=False, since_s=9.0), "has never attached (2 more ranks are away, too), and"),
+    ],
+)
+def test_a_rank_that_is_away_is_named_with_what_it_did(absence, words):
+    found = look(pair(0, released=16, waiting_s=4.2, absence=absence))
+    assert found.out_of_step
+    assert words in found.sentence()
+    assert "rank=0, world_size=1" in found.sentence()
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"held": 0, "attached_s": 6.0}, "has taken no batch since it attached 6 s ago (its word TAKEN has not moved)"),
+        ({"held": 16, "attached_s": 6.0}, "has given no batch back since it attached 6 s ago (its word RELEASED has"),
+        ({"held": 16, "attached_s": 6.0, "waiting_s": 5.0}, "its word RELEASED has not moved"),
+    ],
+)
+def test_a_consumer_that_never_moves_a_word_is_named(facts, words):
+    found = look(reader(**facts))
+    assert words in found.sentence()
+    watch = HoldUpWatch()
+    assert watch.look(found, 6.0) == found.sentence(), "within ten seconds"
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"held": 0, "attached_s": 2.0},  # it may be about to
+        {"held": 4, "attached_s": 60.0},  # a long step
+        {"first": 0, "released": 4, "held": 16, "attached_s": 60.0},
+        {"held": 0, "attached_s": 60.0, "waiting_s": 60.0},  # a moment
+    ],
+)
+def test_a_consumer_that_moves_its_words_is_not_named(facts):
+    floor = facts.get("released", 0)
+    assert look(reader(**facts), floor=floor, published=floor + SLOTS) is None
+
+
+@pytest.mark.parametrize("word", ["TAKEN", "RELEASED"])
+def test_a_consumer_that_never_moves_a_word_is_named_in_log_and_status(word, caplog):
+    with served_ring(slots=SLOTS) as served:
+        served.service._consumers_clock = time.monotonic_ns
+        with turning(served), ringfeed.attach(served.name, batch_size=4, group="mute") as mute:
+            if word == "RELEASED":
+                mute._page[Lane.TAKEN] = SLOTS
+            page = served.memory.lanes[mute._attachment.lane]
+            page[Lane.ANSWERED_NS] -= int(7e9)
+            wait_until(lambda: report(served.service) or f"its word {word} has not moved" in caplog.text, 5)
+            assert f"its word {word} has not moved" in ring_status(served.name).held_up
+
+
+def test_a_rank_that_waits_for_one_that_never_came_is_told_within_five_seconds(caplog):
+    with served_ring(slots=SLOTS) as served, turning(served):
+        began = time.monotonic()
+        with ringfeed.attach(served.name, batch_size=4, group="job", rank=0, world_size=2) as lonely:
+            reading = threading.Thread(target=read_until_closed, args=(lonely,))
+            reading.start()
+            wait_until(lambda: "rank 1 of group 'job' has never attached" in caplog.text, 10)
+            assert time.monotonic() - began < 5
+            assert "job misses rank 1: rank 1 of group 'job' has never" in "\n".join(ring_status(served.name).lines())
+        reading.join()
+
+
+def read_until_closed(reader):
+    with contextlib.suppress(ringfeed.ReaderClosedError):
+        read_to_the_end(reader)
+
+
+def test_a_rank_that_read_its_share_alone_is_told_at_the_epochs_end(caplog):
+    with (
+        served_ring(slots=64, epoch_length=40) as served,
+        turning(served),
+        ringfeed.attach(served.name, batch_size=4, group="job", rank=0, world_size=2) as lonely,
+    ):
+        assert read_to_the_end(lonely) == 5
+    assert "rank 1 of group 'job' has never attached: this rank has read its share of epoch 0, 1/2" in caplog.text
+
+
+def test_ranks_that_come_and_leave_are_told_of_nobody(caplog):
+    with served_ring(slots=64, epoch_length=40) as served, turning(served):
+        ranks = [ringfeed.attach(served.name, batch_size=4, group="job", rank=rank, world_size=2) for rank in (0, 1)]
+        assert read_to_the_end(ranks[1]) == 5
+        ranks[1].close()
+        assert read_to_the_end(ranks[0]) == 5
+        ranks[0].close()
+    assert not [record for record in caplog.records if record.name == "ringfeed"]
+
+
 def request(group):
     return ringfeed.lane.Request(
         group=group,
@@ -156,7 +307,7 @@ def test_status_names_a_reader_that_others_wait_for_and_no_longer_once_it_goes_o
         hungry.start()
         wait_until(lambda: "group 'slow'" in ring_status(name).held_up)
         status = ring_status(name)
-        assert "holds up the ring: it has" in status.held_up
+        assert "rank 0/1 of group 'slow'" in status.held_up  # its batch has moved out of the ring, or is about to
         assert f"    {status.held_up[:30]}" in "\n".join(status.lines())
         assert status.as_json()["held_up"]
         del held

@@ -24,6 +24,7 @@ from ringfeed.errors import (
     OtherVersionError,
     RingFailedError,
 )
+from ringfeed.holdups import HoldUp, hold_up
 from ringfeed.lane import Accepted, LanePage, Refused, Request
 from ringfeed.layout import (
     DAEMON_LOCK_BYTE,
@@ -37,6 +38,7 @@ from ringfeed.layout import (
     SlotRecord,
     State,
 )
+from ringfeed.standing import Standing
 from ringfeed.state import ResumeState
 
 ANSWER_TIMEOUT_S: Final = 60.0
@@ -60,6 +62,7 @@ class Control:
             NotTrustedError: the segment is not what the descriptor says.
         """
         self._closed = False
+        self.own_lane: int | None = None
         self.descriptor = descriptor
         self.geometry: Geometry = descriptor.geometry
         if lock_fd is None:
@@ -110,13 +113,32 @@ class Control:
         return segment.is_locked(self.lock_fd, DAEMON_LOCK_BYTE)
 
     def lane_lives(self, lane: int) -> bool:
-        """Whether another consumer holds the lane's lock; no longer asked once this is closed."""
-        return not self._closed and segment.is_locked(self.lock_fd, FIRST_LANE_LOCK_BYTE + lane)
+        """Whether a consumer holds the lane's lock, of which the kernel says nothing to itself; False once closed."""
+        if self._closed:
+            return False
+        return lane == self.own_lane or segment.is_locked(self.lock_fd, FIRST_LANE_LOCK_BYTE + lane)
 
     def lane(self, lane: int) -> LanePage:
         """A lane's page, to be read only."""
         offset = self.geometry.lane_offset(lane)
         return LanePage(self._bytes[offset : offset + PAGE_BYTES])
+
+    def standings(self) -> list[Standing]:
+        """Where every attached consumer stands at this moment."""
+        now_ns, found = time.monotonic_ns(), []
+        for number in range(self.geometry.lanes):
+            page = self.lane(number)
+            nonce = page[Lane.NONCE]
+            if nonce and page[Lane.ANSWER_NONCE] == nonce and self.lane_lives(number):
+                request = page.read_request()
+                if isinstance(request, Request) and isinstance(page.read_answer(nonce), Accepted):
+                    found.append(Standing.read(page, request, self.descriptor.epochs, now_ns))
+        return found
+
+    def held_up(self) -> HoldUp | None:
+        """Who holds the ring up at this moment; None where nobody waits for another reader."""
+        floor, published = self.word(State.FLOOR), self.published
+        return hold_up(self.standings(), floor=floor, published=published, slots=self.geometry.slots)
 
     def reason(self) -> str:
         """Why the ring stopped, in the daemon's words; empty while it serves."""
@@ -183,7 +205,7 @@ class Attachment:
         with contextlib.ExitStack() as undo:
             undo.callback(self.control.close)
             try:
-                self.lane = self._claim_lane()
+                self.lane = self.control.own_lane = self._claim_lane()
                 self._open(undo)
                 accepted = self._ask(request, still_wanted)
             except FileNotFoundError as error:

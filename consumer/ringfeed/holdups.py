@@ -4,53 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
-from ringfeed.lane import LanePage, Request
-from ringfeed.layout import Lane
+from ringfeed.absence import Absence
+from ringfeed.standing import Standing
 
+AHEAD_ROUNDS: Final = 2
+"""Ranks that step together are at most a round apart. One that waits, and is further ahead, has begun an iteration that
+the others have not."""
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """One attached consumer at one moment.
+AHEAD_ROUNDS_OF_WORKERS: Final = 4
+"""A DataLoader's workers prefetch some rounds."""
 
-    Attributes:
-        released: number of the first pair that it may still read.
-        held_pairs: from there to where its next batch begins.
-        waiting_s: seconds that it has been waiting for a batch; 0 while it does not.
-        skips: it holds nobody up.
-        yields: it does not for long.
-    """
+IDLE_AFTER_S: Final = 5.0
+"""A consumer that has written nothing for this long since it attached, while the ring is full, is named."""
 
-    group: str
-    rank: int
-    world_size: int
-    pid: int
-    released: int
-    held_pairs: int
-    waiting_s: float
-    skips: bool = False
-    yields: bool = False
-
-    @classmethod
-    def read(cls, page: LanePage, request: Request, now_ns: int) -> Standing:
-        """What an attached consumer's words say at ``now_ns``, CLOCK_MONOTONIC."""
-        since = page[Lane.WAITING_SINCE_NS]
-        return cls(
-            group=request.group,
-            rank=request.rank,
-            world_size=request.world_size,
-            pid=request.pid,
-            released=page[Lane.RELEASED],
-            held_pairs=max(0, page[Lane.TAKEN] - page[Lane.RELEASED]),
-            waiting_s=max(0, now_ns - since) / 1e9 if since else 0.0,
-            skips=request.skips,
-            yields=request.yields,
-        )
-
-    @property
-    def who(self) -> str:
-        """The consumer, for a sentence."""
-        return f"rank {self.rank}/{self.world_size} of group {self.group!r} (pid {self.pid})"
+ONE_RANK_ALONE: Final = (
+    "What only one rank reads (validation, a sample, an lr finder) needs a dataset of its own with rank=0, world_size=1"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +32,66 @@ class HoldUp:
         holders: those who stand at the ring's floor and are busy with something else; empty where the place is kept of
             a rank that is away.
         waiting: how many wait.
-        waited_s: seconds, the longest of them.
+        waited_s: seconds, the longest of them; or, where nobody waits, those for which the holder has read nothing.
+        ahead: a rank of the first holder's group that waits and has run ahead of it.
+        missing: the group, and who of it is away.
+        slots: of the ring.
     """
 
     holders: tuple[Standing, ...]
     waiting: int
     waited_s: float
+    ahead: Standing | None = None
+    missing: tuple[str, Absence] | None = None
+    slots: int = 0
+
+    @property
+    def out_of_step(self) -> bool:
+        """Whether ranks of one group do not read together, which no waiting mends."""
+        return self.ahead is not None or self.missing is not None
+
+    @property
+    def may_end(self) -> bool:
+        """Whether it is a long step, perhaps, and no fault that stays."""
+        return self.waiting > 0 and not self.out_of_step
 
     def sentence(self) -> str:
         """Who holds up how many, for how long, and what to look at."""
         others = (
             f"{self.waiting} {'reader waits' if self.waiting == 1 else 'readers wait'} for {self.waited_s:.0f} s now"
         )
+        if self.missing is not None:
+            group, absence = self.missing
+            return f"{absence.sentence(group)}, and {others} for slots that are kept for it. {ONE_RANK_ALONE}"
         if not self.holders:
             return f"{others} for slots that are kept for a rank that is away, until it comes back or is given up"
         first, *rest = self.holders
+        if self.ahead is not None:
+            return self._ran_ahead(self.ahead, first)
+        if not self.waiting:
+            return self._writes_nothing(first)
         more = f", and {len(rest)} more," if rest else ""
         return (
             f"{first.who}{more} holds up the ring: it has {first.held_pairs} pairs in hand and asks for no others, and "
             f"{others} for its slots (a long step, a stopped process, a debugger?)"
+        )
+
+    @staticmethod
+    def _ran_ahead(ahead: Standing, behind: Standing) -> str:
+        epochs = f" (epoch {ahead.epoch} instead of {behind.epoch})" if ahead.epoch != behind.epoch else ""
+        return (
+            f"{ahead.who} has run {_rounds(ahead, behind)} batches ahead of rank {behind.rank} (pid {behind.pid})"
+            f"{epochs}, and waits for {ahead.waiting_s:.0f} s now for slots that are kept for that one. All ranks of a "
+            f"group have to begin the same iterations. {ONE_RANK_ALONE}"
+        )
+
+    def _writes_nothing(self, reader: Standing) -> str:
+        word, what = (
+            ("TAKEN", "taken no batch") if reader.taken <= reader.first else ("RELEASED", "given no batch back")
+        )
+        return (
+            f"{reader.who} has {what} since it attached {self.waited_s:.0f} s ago (its word {word} has not moved), and "
+            f"all {self.slots} slots are kept for it"
         )
 
 
@@ -92,15 +104,40 @@ def hold_up(standings: Iterable[Standing], *, floor: int, published: int, slots:
         slots: of the ring.
     """
     readers = list(standings)
-    waiting = [reader.waiting_s for reader in readers if reader.waiting_s > 0]
-    if not waiting or published < floor + slots:
+    if published < floor + slots:
         return None
+    waiting = [reader for reader in readers if reader.waiting_s > 0]
+    longest_s = max((reader.waiting_s for reader in waiting), default=0.0)
     at_the_floor = [
         reader
         for reader in readers
         if reader.released <= floor and not reader.skips and not (reader.yields and reader.released < floor)
     ]
     holders = sorted((reader for reader in at_the_floor if not reader.waiting_s), key=lambda r: (r.group, r.rank))
-    if at_the_floor and not holders:
-        return None  # a moment between two words
-    return HoldUp(tuple(holders), len(waiting), max(waiting))
+    if not waiting or (at_the_floor and not holders):
+        return _writes_nothing(at_the_floor, slots)  # or it is a moment between two words
+    if holders:
+        ahead = [reader for reader in waiting if reader.is_of(holders[0]) and _far_ahead(reader, holders[0])]
+        furthest = max(ahead, key=lambda reader: reader.taken, default=None)
+        return HoldUp(tuple(holders), len(waiting), longest_s, ahead=furthest)
+    missing = next(((r.group, r.absence) for r in readers if r.absence is not None and not r.skips), None)
+    return HoldUp((), len(waiting), longest_s, missing=missing)
+
+
+def _writes_nothing(at_the_floor: list[Standing], slots: int) -> HoldUp | None:
+    """A reader that keeps the whole ring, because it never says that it reads, or that it is done with what it read."""
+    for reader in at_the_floor:
+        never_took = reader.taken <= reader.first and not reader.waiting_s
+        never_released = reader.taken > reader.first >= reader.released
+        keeps_all = reader.taken + reader.world_size * reader.batch_size > reader.released + slots
+        if reader.attached_s >= IDLE_AFTER_S and (never_took or (never_released and keeps_all)):
+            return HoldUp((reader,), 0, reader.attached_s, slots=slots)
+    return None
+
+
+def _rounds(ahead: Standing, behind: Standing) -> int:
+    return (ahead.taken - behind.taken) // max(1, behind.world_size * behind.batch_size)
+
+
+def _far_ahead(ahead: Standing, behind: Standing) -> bool:
+    return _rounds(ahead, behind) >= (AHEAD_ROUNDS_OF_WORKERS if ahead.worker else AHEAD_ROUNDS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from ringfeed.absence import Absence
 from ringfeed.epochs import Epochs
 from ringfeed.kin import STRANGER, Kin
 from ringfeed.layout import (
@@ -206,6 +207,21 @@ class LanePage:
             self[Lane.ANSWER] = Answer.REFUSED
         self[Lane.POSTED] = 0
         self[Lane.ANSWER_NONCE] = nonce
+
+    def write_absence(self, absence: Absence | None, now_ns: int) -> None:
+        """Say who of the consumer's group is away, at ``now_ns`` by CLOCK_MONOTONIC."""
+        if absence is not None:
+            self[Lane.ABSENT_RANK] = absence.rank
+            self[Lane.ABSENT_CAME] = absence.came
+            self[Lane.ABSENT_SINCE_NS] = max(0, now_ns - int(absence.since_s * 1e9))
+        self[Lane.ABSENT_RANKS] = 0 if absence is None else absence.count
+
+    def read_absence(self, now_ns: int) -> Absence | None:
+        """Return what the daemon says of the consumer's group."""
+        if not self[Lane.ABSENT_RANKS]:
+            return None
+        since_s = max(0, now_ns - self[Lane.ABSENT_SINCE_NS]) / 1e9
+        return Absence(self[Lane.ABSENT_RANKS], self[Lane.ABSENT_RANK], bool(self[Lane.ABSENT_CAME]), since_s)
 
     def write_reason(self, reason: str) -> None:
         """Say why the request is refused, or why it has no answer yet."""

@@ -196,7 +196,12 @@ class Lane:
     SEQ: Final = 2064
     EPOCH: Final = 2072
     POSITION: Final = 2080
+    ANSWERED_NS: Final = 2088
     POSTED: Final = 2112
+    ABSENT_RANKS: Final = 2120
+    ABSENT_RANK: Final = 2128
+    ABSENT_SINCE_NS: Final = 2136
+    ABSENT_CAME: Final = 2144
     REASON_LENGTH: Final = 3072
     REASON: Final = 3080
 

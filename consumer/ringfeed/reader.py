@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from ringfeed.attachment import Attachment
 from ringfeed.batch import Batch
@@ -26,6 +26,7 @@ from ringfeed.errors import (
     SupersededError,
 )
 from ringfeed.holding import Holding
+from ringfeed.holdups import ONE_RANK_ALONE
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, Leaving, RingState, Start, State
 from ringfeed.plan import Block, Place
@@ -33,9 +34,7 @@ from ringfeed.rows import read_batch
 from ringfeed.state import ResumeState, state_at
 from ringfeed.succession import RESTART_S, attach_to_the_next
 from ringfeed.trainer_log import warn
-
-WARN_AFTER_S: Final = 10.0
-"""A reader that has waited this long says on its log whom it waits for; and again after as long."""
+from ringfeed.waits import Wait
 
 
 class Reader:
@@ -181,6 +180,7 @@ class Reader:
                     self._forget_look()
                 block = self._block(self._place)
                 if block.epoch != epoch:
+                    self._tell_of_unread_shares(epoch)
                     return None
                 if (gone := self._wait_for(block)) is not None:
                     self._attach_to_the_next_daemon(gone)
@@ -290,7 +290,7 @@ class Reader:
         if control.published >= block.end:
             bell.take()  # one token a batch: on arm64 only a successful wait orders the reads that follow it
             return None
-        began = warned = time.monotonic_ns()
+        wait = Wait(began := time.monotonic_ns())
         self._page[Lane.WAITING_SINCE_NS] = began
         try:
             while True:
@@ -303,17 +303,22 @@ class Reader:
                     continue
                 if (gone := control.gone()) and control.published < block.end:
                     return gone
-                if time.monotonic_ns() - warned > WARN_AFTER_S * 1e9:
-                    warned = time.monotonic_ns()
-                    warn(
-                        "%r has waited %.0f s for pair %d; the ring has published up to %d. `ringfeed status %s` shows "
-                        "which reader or rank holds it up, or that the source is slow.",
-                        *(self, (warned - began) / 1e9, block.seq, control.published, self.ring),
-                    )
+                if wait.is_due(time.monotonic_ns()) and (why := wait.explain(self, block, control)):
+                    warn("%s", why)
         finally:
             self._waited_ns += time.monotonic_ns() - began
             self._page[Lane.WAITED_NS] = self._waited_ns
             self._page[Lane.WAITING_SINCE_NS] = 0
+
+    def _tell_of_unread_shares(self, epoch: int) -> None:
+        """Warn at an epoch's end where a rank of the group never came, so that nobody read its share."""
+        absence = self._page.read_absence(time.monotonic_ns())
+        if absence is None or absence.came or self._request.kin.loop:  # workers may come when others are done
+            return
+        warn(
+            "%s: this rank has read its share of epoch %d, 1/%d of it, and nobody that one's. %s.",
+            *(absence.sentence(self.group), epoch, self.world_size, ONE_RANK_ALONE),
+        )
 
     # What it holds.
 

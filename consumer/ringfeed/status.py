@@ -7,11 +7,11 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from ringfeed.absence import Absence
 from ringfeed.attachment import Control
 from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import DaemonNotRunningError, NotTrustedError, RingfeedError
 from ringfeed.failed_pairs import FailedPairs, read_failed_pairs
-from ringfeed.holdups import Standing, hold_up
 from ringfeed.identity import Value
 from ringfeed.lane import Request
 from ringfeed.layout import Lane, RingState, State
@@ -41,6 +41,7 @@ class LaneStatus:
         waiting_s: seconds that it has been waiting now; 0 when it does not.
         on_lag: ``"block"``, ``"skip"`` or ``"yield"``.
         missed_pairs: that were overwritten before it could read them; only where it skips or yields.
+        absence: who of its group is away; None where all ranks are there.
     """
 
     lane: int
@@ -56,16 +57,7 @@ class LaneStatus:
     waiting_s: float
     on_lag: str
     missed_pairs: int
-
-    @property
-    def standing(self) -> Standing:
-        """Where it stands among the others."""
-        released = self.taken - self.held_pairs
-        return Standing(
-            *(self.group, self.rank, self.world_size, self.pid, released, self.held_pairs, self.waiting_s),
-            skips=self.on_lag == "skip",
-            yields=self.on_lag == "yield",
-        )
+    absence: Absence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +114,7 @@ class RingStatus:
         fork_server_deaths: processes that ended of the kind that workers are forked from.
         places_given_up: of ranks that were away for too long.
         store: how the bucket fares, as all rings of the daemon see it.
+        held_up: who holds the ring up at this moment, as a sentence; empty where nobody waits for another reader.
         identity: the settings that decide ids, pixels and order, by name.
     """
 
@@ -174,6 +167,7 @@ class RingStatus:
     lanes: int
     consumers: list[LaneStatus]
     identity: dict[str, Value]
+    held_up: str = ""
 
     @property
     def hangs(self) -> str:
@@ -187,16 +181,9 @@ class RingStatus:
         """The ring's name and state, and what is wrong with it."""
         return ", ".join(part for part in (f"{self.ring}: {self.state}", self.reason, self.hangs) if part)
 
-    @property
-    def held_up(self) -> str:
-        """Who holds the ring up at this moment, as a sentence; empty where nobody waits for another reader."""
-        standings = (lane.standing for lane in self.consumers)
-        found = hold_up(standings, floor=self.floor, published=self.published, slots=self.slots)
-        return found.sentence() if found else ""
-
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self) | {"held_up": self.held_up}
+        return asdict(self)
 
     def rows(self) -> dict[str, str]:
         """The ring for people: by a word, a line."""
@@ -243,10 +230,11 @@ class RingStatus:
         if self.held_up:
             lines.append(f"    {self.held_up}")
         for group in sorted({lane.group for lane in self.consumers}):
-            ranks = {lane.rank for lane in self.consumers if lane.group == group}
-            world = next(lane.world_size for lane in self.consumers if lane.group == group)
+            lanes = [lane for lane in self.consumers if lane.group == group]
+            ranks, world, absence = {lane.rank for lane in lanes}, lanes[0].world_size, lanes[0].absence
             if away := sorted(set(range(world)) - ranks):
-                lines.append(f"    {group} misses rank {', '.join(map(str, away))}")
+                why = f": {absence.sentence(group)}" if absence is not None else ""
+                lines.append(f"    {group} misses rank {', '.join(map(str, away))}{why}")
         return [one_line(line) for line in lines]
 
 
@@ -329,6 +317,7 @@ def _read(control: Control) -> RingStatus:
         places_given_up=word(State.PLACES_GIVEN_UP),
         lanes=geometry.lanes,
         consumers=[lane for number in range(geometry.lanes) if (lane := _read_lane(control, number, now)) is not None],
+        held_up=found.sentence() if (found := control.held_up()) is not None else "",
         identity=identity.settings(),
     )
 
@@ -389,4 +378,5 @@ def _read_lane(control: Control, number: int, now: int) -> LaneStatus | None:
         waiting_s=waiting_ns / 1e9,
         on_lag=request.on_lag,
         missed_pairs=page[Lane.MISSED_PAIRS],
+        absence=page.read_absence(now),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ringfeed.absence import Absence
 from ringfeed.kin import STRANGER, Kin
 from ringfeed.lane import Request
 from ringfeed.plan import Place, Plan
@@ -122,6 +123,14 @@ class Group:
         elif self.holds_since is None:
             self.holds_since = now
         return 0.0 if self.holds_since is None else now - self.holds_since
+
+    def absence(self, now: float) -> Absence | None:
+        """Return who of it is away; None where all ranks are there."""
+        away = [member for member in self.members if not member.live]
+        if not away:
+            return None
+        first = min(away, key=lambda member: (member.came, member.given_up, member.plan.rank))
+        return Absence(len(away), first.plan.rank, first.came, max(0.0, now - first.away_since))
 
     def has_round_at(self, epoch: int, position: int) -> bool:
         """Whether a round of this group can begin there; one that began elsewhere would deal pairs out twice."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
+from ringfeed.absence import Absence
 from ringfeed.epochs import Epochs
 from ringfeed.lane import Accepted, Refused, Request
 from ringfeed.layout import Leaving, Start
@@ -25,7 +26,12 @@ DEFAULT_LINGER_BLOCKING_S: Final = 5.0
 
 
 class Groups:
-    """All groups of one ring."""
+    """All groups of one ring.
+
+    Attributes:
+        skipped_pairs: that ranks missed which came back too late.
+        comings_and_goings: of consumers, so far.
+    """
 
     def __init__(
         self,
@@ -44,6 +50,7 @@ class Groups:
         self.linger_s = linger_s
         self.linger_blocking_s = linger_blocking_s
         self.skipped_pairs = 0
+        self.comings_and_goings = 0
         self._groups: list[Group] = []
         self._lanes: dict[int, tuple[Group, Member]] = {}
         self._waiting = False
@@ -213,6 +220,7 @@ class Groups:
         member.lane, member.pid = lane, request.pid
         member.came, member.given_up, member.former, member.kin = True, False, None, request.kin
         self._lanes[lane] = (group, member)
+        self.comings_and_goings += 1
         return Accepted(member.place)
 
     def progress(self, lane: int, ring: Ring, *, taken: int, released: int) -> None:
@@ -236,6 +244,7 @@ class Groups:
     def gone(self, lane: int, leaving: Leaving, now: float) -> str:
         """The consumer on ``lane`` is no more; returns whom that was, for the log."""
         group, member = self._lanes.pop(lane)
+        self.comings_and_goings += 1
         member.lane = None
         member.away_since = now
         member.given_up = leaving is Leaving.LEAVE
@@ -253,6 +262,7 @@ class Groups:
             for member in group.members:
                 if member.former is not None and not member.former():
                     member.former, member.away_since = None, now
+                    self.comings_and_goings += 1
                 if member.live or member.given_up:
                     continue
                 limit = self.linger_blocking_s if blocking and (member.came or not group.live) else self.linger_s
@@ -332,6 +342,12 @@ class Groups:
                 count += 1
             if count:
                 yield lane, count
+
+    def absences(self, now: float) -> Iterator[tuple[int, Absence | None]]:
+        """For each lane, who of its group is away."""
+        known = {id(group): group.absence(now) for group in self}
+        for lane, (group, _) in self._lanes.items():
+            yield lane, known[id(group)]
 
     def lanes(self) -> list[int]:
         """The lanes that are attached."""

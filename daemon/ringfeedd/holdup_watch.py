@@ -9,6 +9,9 @@ from ringfeed.holdups import HoldUp
 FIRST_AFTER_S: Final = 10.0
 """A step, a validation or a checkpoint may take that long, and nobody has to know."""
 
+SOONER_AFTER_S: Final = 5.0
+"""What no waiting mends: ranks that do not read together, a consumer that never says that it reads."""
+
 AGAIN_AFTER_S: Final = 300.0
 
 
@@ -27,7 +30,7 @@ class HoldUpWatch:
             found: who holds the ring up at this moment.
             now: seconds, monotonic.
         """
-        if found is None or found.waited_s < FIRST_AFTER_S:
+        if found is None or found.waited_s < (FIRST_AFTER_S if found.may_end else SOONER_AFTER_S):
             if self._said_at is None:
                 return None
             self._said_at = None

@@ -33,6 +33,7 @@ class Reception:
         self._pending: dict[int, Request] = {}
         self._refused: set[int] = set()
         self._looked = 0.0
+        self._told_of = 0
         self.lane_deaths = 0
 
     def __repr__(self) -> str:
@@ -111,10 +112,11 @@ class Reception:
         else:
             self._pending[lane] = request
 
-    def answer(self, now: float, seek: Callable[[int, int], bool]) -> None:
+    def answer(self, now: float, now_ns: int, seek: Callable[[int, int], bool]) -> None:
         """Answer the requests that can be answered now.
 
         Args:
+            now_ns: see `tell_absences`.
             seek: goes on from another (epoch, position), where a request wants that and nobody reads; False where it
                 could not.
         """
@@ -132,7 +134,24 @@ class Reception:
             if isinstance(answer, Refused):
                 self._refuse(lane, answer)
             else:
+                # Before the answer: it may have read a small epoch before anything more is written.
+                absence = next(absence for there, absence in self._groups.absences(now) if there == lane)
+                page = self._memory.lanes[lane]
+                page.write_absence(absence, now_ns)
+                page[Lane.ANSWERED_NS] = now_ns
                 self._accept(lane, request, answer)
+
+    def tell_absences(self, now: float, now_ns: int) -> None:
+        """Write on each lane who of its group is away, where anybody has come or gone.
+
+        Args:
+            now_ns: the same moment as consumers' clock shows it, which does not stand while the daemon is stopped.
+        """
+        if self._groups.comings_and_goings == self._told_of:
+            return
+        self._told_of = self._groups.comings_and_goings
+        for lane, absence in self._groups.absences(now):
+            self._memory.lanes[lane].write_absence(absence, now_ns)
 
     def _accept(self, lane: int, request: Request, answer: Accepted) -> None:
         place = answer.place

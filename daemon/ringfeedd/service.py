@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ringfeed.failed_pairs import FailedPairs
-from ringfeed.holdups import Standing, hold_up
+from ringfeed.holdups import hold_up
 from ringfeed.lane import Request
 from ringfeed.layout import RingState, State
+from ringfeed.standing import Standing
 from ringfeedd.catalog import Catalog
 from ringfeedd.edition import Edition, Editions
 from ringfeedd.errors_file import ErrorsFile
@@ -63,6 +64,7 @@ class RingService:
         failures: Failures,
         notifier: Notifier | None = None,
         clock: Callable[[], float] = time.monotonic,
+        consumers_clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Put the parts together.
 
@@ -70,6 +72,7 @@ class RingService:
             number: the ring's number among the daemon's rings, as workers know it.
             notifier: keeps, over a restart, where consumers stand that live through it.
             clock: seconds, monotonic.
+            consumers_clock: CLOCK_MONOTONIC in nanoseconds, which consumers' words are compared with.
         """
         self.number = number
         self.name = ring.name
@@ -83,6 +86,7 @@ class RingService:
         self._errors_file = ErrorsFile(memory.descriptor, memory.access)
         self._editions = Editions(ring, edition)
         self._clock = clock
+        self._consumers_clock = consumers_clock
         self._notifier = notifier or Notifier()
         self.counters = _Counters()
         self.formers: list[Former] = []
@@ -294,7 +298,8 @@ class RingService:
             self._places_given_up += 1
             _LOG.warning("ring %s: %s", self.name, sentence)
         self._change_edition(pool)
-        self._reception.answer(now, lambda epoch, position: self._go_elsewhere(pool, epoch, position))
+        now_ns = self._consumers_clock()
+        self._reception.answer(now, now_ns, lambda epoch, position: self._go_elsewhere(pool, epoch, position))
         floor = self.groups.floor()
         if floor is not None:
             jumped = floor > self.ring.published
@@ -306,6 +311,7 @@ class RingService:
         elif not self.groups and not self.ring.at_the_beginning:
             self._seek(pool, 0, 0)  # warm for the next job, and in the same order for it
         self._publish()
+        self._reception.tell_absences(now, now_ns)
         self.ring.see_front(self.groups.front())
 
     def _go_elsewhere(self, pool: Pool, epoch: int, position: int) -> bool:
@@ -396,13 +402,13 @@ class RingService:
 
     def _look_for_hold_ups(self) -> None:
         """Name in the log whoever makes others wait for long."""
-        now = self._clock()
+        now_ns = self._consumers_clock()
         pages = [self.memory.lanes[lane] for lane in self.groups.lanes()]
         asked = [(page, request) for page in pages if isinstance(request := page.read_request(), Request)]
-        standings = [Standing.read(page, request, int(now * 1e9)) for page, request in asked]
+        standings = [Standing.read(page, request, self.ring.epochs, now_ns) for page, request in asked]
         ring = self.ring
         found = hold_up(standings, floor=ring.floor, published=ring.published, slots=ring.slots)
-        if sentence := self._hold_ups.look(found, now):
+        if sentence := self._hold_ups.look(found, now_ns / 1e9):
             _LOG.warning("ring %s: %s", self.name, sentence)
 
     def failed_pairs(self) -> FailedPairs:

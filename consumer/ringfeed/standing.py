@@ -1,0 +1,90 @@
+"""Where each attached consumer stands at one moment, as its lane's words tell. Pure; whoever maps them may look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ringfeed.absence import Absence
+from ringfeed.epochs import Epochs
+from ringfeed.lane import Accepted, LanePage, Request
+from ringfeed.layout import Lane
+from ringfeed.plan import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One attached consumer at one moment.
+
+    Attributes:
+        run: of the job that it belongs to, see `Kin`.
+        first: number of the first pair of the first block that it was to read.
+        taken: number of the first pair of its next block.
+        released: number of the first pair that it may still read.
+        epoch: of its next block.
+        waiting_s: seconds that it has been waiting for a batch; 0 while it does not.
+        attached_s: seconds since the daemon answered it.
+        skips: it holds nobody up.
+        yields: it does not for long.
+        worker: it is a DataLoader's, so it may have gone ahead of its loop.
+        absence: who of its group is away.
+    """
+
+    group: str
+    rank: int
+    world_size: int
+    batch_size: int
+    pid: int
+    first: int
+    taken: int
+    released: int
+    run: int = 0
+    epoch: int = 0
+    waiting_s: float = 0.0
+    attached_s: float = 0.0
+    skips: bool = False
+    yields: bool = False
+    worker: bool = False
+    absence: Absence | None = None
+
+    @classmethod
+    def read(cls, page: LanePage, request: Request, epochs: Epochs, now_ns: int) -> Standing:
+        """Return what an attached consumer's lane says at ``now_ns``, CLOCK_MONOTONIC."""
+        since = page[Lane.WAITING_SINCE_NS]
+        place = Place(page[Lane.SEQ], page[Lane.EPOCH], page[Lane.POSITION])
+        taken, first, epoch = page[Lane.TAKEN], page[Lane.SEQ], page[Lane.EPOCH]
+        if request.sensible and Accepted(place).sensible(epochs):
+            first = request.plan(epochs).block(place).seq
+            if place.seq <= taken:
+                epoch = epochs.forward((place.epoch, place.position), taken - place.seq)[0]
+        return cls(
+            group=request.group,
+            rank=request.rank,
+            world_size=request.world_size,
+            batch_size=request.batch_size,
+            pid=request.pid,
+            first=first,
+            taken=taken,
+            released=page[Lane.RELEASED],
+            run=request.kin.run,
+            epoch=epoch,
+            waiting_s=max(0, now_ns - since) / 1e9 if since else 0.0,
+            attached_s=max(0, now_ns - page[Lane.ANSWERED_NS]) / 1e9,
+            skips=request.skips,
+            yields=request.yields,
+            worker=request.kin.loop != 0,
+            absence=page.read_absence(now_ns),
+        )
+
+    @property
+    def who(self) -> str:
+        """The consumer, for a sentence."""
+        return f"rank {self.rank}/{self.world_size} of group {self.group!r} (pid {self.pid})"
+
+    @property
+    def held_pairs(self) -> int:
+        """Pairs from the first that it may still read to its next block, other ranks' included."""
+        return max(0, self.taken - self.released)
+
+    def is_of(self, other: Standing) -> bool:
+        """Return whether both share one pass."""
+        return (self.group, self.run) == (other.group, other.run) or (self.group == other.group and not self.run)
