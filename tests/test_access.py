@@ -107,11 +107,31 @@ def test_with_a_group_its_members_attach_and_others_are_told(tmp_path):
     ring, gid = f"t{uuid.uuid4().hex[:10]}", grp.getgrnam(GROUP).gr_gid
     with Daemon(str(write_folder(tmp_path, 8)), "--slots", "8", "--lanes", "2", "--group", GROUP, ring=ring):
         files = ("", ".lock", ".ctl", ".data", "sem..space", "sem..lane.N")
-        assert modes(ring) == dict.fromkeys(files, 0o660) | {"": 0o640}
+        assert modes(ring) == dict.fromkeys(files, 0o660) | {"": 0o640, ".data": 0o640, ".lock": 0o600}
         assert {(SHM / name).stat().st_gid for name in traces(ring)} == {gid}
         assert attach_as_another_user(f"{ring}-train", gid) == "2"
+        (pixels,) = SHM.glob(f"ringfeed.{ring}-train.*.data")
+        for path in (pixels, SHM / f"ringfeed.{ring}-train.lock"):
+            assert "PermissionError" in write_as_another_user(path, gid)
         told = attach_as_another_user(f"{ring}-train")
         assert told.startswith(f"NotTrustedError The ring '{ring}-train' belongs to another user")
+
+
+WRITES = """
+import os, sys
+path, uid, gid = sys.argv[1:]
+os.setgroups([int(gid)])
+os.setresgid(int(uid), int(uid), int(uid))
+os.setresuid(int(uid), int(uid), int(uid))
+try: os.open(path, os.O_RDWR)
+except OSError as error: print(type(error).__name__)
+else: print("opened")
+"""
+
+
+def write_as_another_user(path: Path, gid: int) -> str:
+    """What comes of a member's attempt to open a file of the ring for writing."""
+    return finish(trainer(WRITES, path, NOBODY, gid))
 
 
 # Other users, for real.

@@ -25,6 +25,7 @@ from ringfeed.lane import LanePage
 from ringfeed.layout import FIRST_LANE_LOCK_BYTE, PAGE_BYTES, Lane, State
 from ringfeed.status import ring_status
 from ringfeedd.former import read_formers
+from ringfeedd.storewatch import StoreHealth
 
 fuzz = settings(
     max_examples=int(os.environ.get("RINGFEED_FUZZ_EXAMPLES", "60")),
@@ -267,6 +268,51 @@ def test_no_hostile_consumer_stops_or_stalls_the_daemon_or_another_reader(data):
         finally:
             victim.close()
             hostile.close()
+
+
+@fuzz
+@given(data=st.data())
+def test_no_word_that_a_member_can_write_ends_the_daemon(data):
+    """A member of the ring's group may map the whole control segment, the daemon's own words too."""
+    with served_ring(slots=8, lanes=2) as served:
+        hostile, victim = Hostile(served), attached(served)
+        words_there, size = served.memory._words, served.memory.geometry.control_bytes
+        lane = served.memory.geometry.lane_offset(0)
+        places = st.one_of(
+            st.integers(0, 1100), st.integers(lane >> 3, (size >> 3) - 1), st.integers(0, (size >> 3) - 1)
+        )
+        try:
+            hostile.lock()
+            for _ in range(data.draw(st.integers(1, 5))):
+                for place, word in data.draw(st.dictionaries(places, words, max_size=6)).items():
+                    words_there[place] = word
+                if data.draw(st.booleans()):
+                    at = data.draw(st.integers(0, size - 2048))
+                    served.memory._bytes[at : at + 2048] = data.draw(st.randoms()).randbytes(2048)
+                served.turn(data.draw(st.sampled_from([0.1, 1.0, 10.0])))
+                served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
+                served.service.refuse_refresh("no")
+                assert served.service.failed is None
+            hostile.unlock()
+        finally:
+            with contextlib.suppress(RingfeedError):
+                victim.close()
+            hostile.close()
+
+
+def test_what_the_daemon_counts_is_not_taken_from_shared_memory(served):
+    reader = attached(served)
+    page = served.memory.lanes[0]
+    page[Lane.POSTED] = served.memory._words[State.REFRESHES >> 3] = 2**64 - 1
+    served.service.refuse_refresh("no")
+    assert served.memory._words[State.REFRESHES >> 3] == 1
+    for batch in reader:
+        assert batch.valid.all()
+        del batch
+        served.turn()
+    assert 0 < page[Lane.POSTED] < 100
+    reader.close()
+    served.turn()
 
 
 def test_the_fuzz_knows_the_size_of_a_lane():

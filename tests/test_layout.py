@@ -421,7 +421,7 @@ def test_a_consumer_that_writes_nonsense_stops_neither_the_daemon_nor_the_others
     reader.set_lane_word("LEAVING", 99)
     served.turn()
     assert served.service.failed is None
-    assert served.memory.get(State.PUBLISHED) == served.memory.geometry.slots
+    assert served.memory._words[State.PUBLISHED >> 3] == served.memory.geometry.slots
     os.close(reader.lock_fd)
 
 

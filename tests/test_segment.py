@@ -63,7 +63,7 @@ def test_a_whole_ring_has_exactly_its_modes_and_leaves_nothing_when_it_is_unlink
     memory.announce()
     modes = {path.name.split(memory.descriptor.generation)[-1]: mode(path) for path in leavings(name)}
     control = {".ctl", ".data", ".space", ".lane.0", ".lane.1"}
-    assert modes == dict.fromkeys(control, 0o660) | {f"ringfeed.{name}": 0o640}
+    assert modes == dict.fromkeys(control, 0o660) | {f"ringfeed.{name}": 0o640, ".data": 0o640}
     memory.unlink()
     assert leavings(name) == []
 

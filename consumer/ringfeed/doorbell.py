@@ -30,6 +30,17 @@ WAIT_SLICE_S: Final = 0.2
 MAX_TOKENS: Final = 1 << 20
 """A doorbell that nobody answers is not rung beyond this; sem_post itself fails at 2**31 - 1."""
 
+MOST_DRAINED: Final = 1024
+"""Tokens taken at a time: a member of the ring's group can post 2**31 of them, which takes minutes to take."""
+
+FLOOD: Final = 256
+"""So many tokens in a row that were there at once, and told of nothing, are somebody's mischief."""
+
+FLOOD_PAUSE_S: Final = 0.01
+"""Then a wait lasts as long as this: the words are looked at all the same, and no core is busy with it."""
+
+_AT_ONCE_NS: Final = 50_000
+
 _SEMAPHORE_BYTES: Final = 32
 """Of libc's sem_t, glibc's and musl's, on 64-bit machines."""
 
@@ -54,6 +65,7 @@ class Doorbell:
 
     def __init__(self, semaphore: posix_ipc.Semaphore) -> None:
         self._semaphore = semaphore
+        self._at_once = 0
         # The same semaphore once more, as libc knows it; None where its name is gone already, or libc is too old.
         self._address: int | None = _LIBC.sem_open(os.fsencode(semaphore.name), 0) if _HAS_CLOCKWAIT else None
 
@@ -116,11 +128,26 @@ class Doorbell:
 
         A signal ends the wait, and what its handler raises is raised from here.
         """
-        seconds = min(seconds, WAIT_SLICE_S)
+        began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        took = self._wait(began, min(seconds, WAIT_SLICE_S))
+        if not took or time.clock_gettime_ns(time.CLOCK_MONOTONIC) - began > _AT_ONCE_NS:
+            self._at_once = 0
+        elif self.flooded:
+            self.drain()
+            time.sleep(FLOOD_PAUSE_S)
+        else:
+            self._at_once += 1
+        return took
+
+    @property
+    def flooded(self) -> bool:
+        """Whether tokens come without end, and so tell nothing."""
+        return self._at_once >= FLOOD
+
+    def _wait(self, began: int, seconds: float) -> bool:
         if self._address is None:
             return self._wait_by_wall_clock(seconds)
-        deadline = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + round(seconds * 1e9)
-        until = _Timespec(*divmod(deadline, 1_000_000_000))
+        until = _Timespec(*divmod(began + round(seconds * 1e9), 1_000_000_000))
         return bool(_LIBC.sem_clockwait(self._address, time.CLOCK_MONOTONIC, until) == 0)
 
     def _wait_by_wall_clock(self, seconds: float) -> bool:
@@ -135,9 +162,10 @@ class Doorbell:
         return True
 
     def drain(self) -> None:
-        """Take every token that is there."""
-        while self.take():
-            pass
+        """Take the tokens that are there, `MOST_DRAINED` at most; one that is left costs a loop, as any other."""
+        for _ in range(MOST_DRAINED):
+            if not self.take():
+                return
 
     def close(self) -> None:
         """Close this process's handle; only where no other thread can be waiting on it."""

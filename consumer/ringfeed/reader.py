@@ -299,7 +299,7 @@ class Reader:
                 self._check_open()  # another thread, or a signal's handler, may have closed it meanwhile
                 if control.published >= block.end:
                     return None
-                if took:
+                if took and not bell.flooded:
                     continue
                 if (gone := control.gone()) and control.published < block.end:
                     return gone

@@ -160,11 +160,9 @@ class Reception:
             *(self._ring.name, request.rank, request.world_size, request.group, request.pid, request.batch_size, lane),
             *(place.epoch, place.position),
         )
-        self._memory.lanes[lane].write_answer(answer, self._nonces[lane])
-        self._memory.ring_lane(lane, 1)
+        self._memory.answer(lane, answer, self._nonces[lane])
 
     def _refuse(self, lane: int, answer: Refused) -> None:
         _LOG.info("ring %s: lane %d is refused: %s", self._ring.name, lane, answer.reason)
         self._refused.add(lane)
-        self._memory.lanes[lane].write_answer(answer, self._nonces[lane])
-        self._memory.ring_lane(lane, 1)
+        self._memory.answer(lane, answer, self._nonces[lane])

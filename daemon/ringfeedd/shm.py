@@ -10,11 +10,12 @@ import secrets
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from ringfeed import layout, segment
 from ringfeed.descriptor import Descriptor, ServedCatalog, remove_descriptor, write_descriptor
 from ringfeed.doorbell import Doorbell, semaphore_path, unlink_doorbell
-from ringfeed.lane import LanePage
+from ringfeed.lane import Accepted, LanePage, Refused
 from ringfeed.layout import (
     DAEMON_LOCK_BYTE,
     FIRST_LANE_LOCK_BYTE,
@@ -29,6 +30,9 @@ from ringfeed.layout import (
     State,
 )
 from ringfeedd.errors import StartError
+
+_READ_ONLY: Final = 0o640
+"""What a group's members may do to pixels and descriptor. They write the control segment, and ring doorbells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class RingMemory:
         # segment without this header is not a daemon's. That is named first and removed last, so what belongs to it can
         # be told from a stranger's file at any moment.
         with contextlib.ExitStack() as nameless:
-            data = segment.reserve(geometry.data_bytes, mode=access.mode, gid=access.gid)
+            data = segment.reserve(geometry.data_bytes, mode=access.mode & _READ_ONLY, gid=access.gid)
             nameless.callback(os.close, data)
             control = segment.reserve(geometry.control_bytes, mode=access.mode, gid=access.gid)
             nameless.callback(os.close, control)
@@ -96,6 +100,9 @@ class RingMemory:
         finally:
             os.close(control_fd)
         self._words = self._bytes.cast("Q")
+        # Of its own words the daemon believes what it remembers: a member of the group may have written others.
+        self._posted = [0] * geometry.lanes
+        self._refreshes = self._refreshes_taken = 0
         self._first_record = geometry.slot_table_offset // WORD_BYTES
         self._first_id = geometry.id_table_offset
         self.lanes = [
@@ -143,7 +150,7 @@ class RingMemory:
         self.set(State.CATALOG_CHANGES, changes)
 
     def _write_descriptor(self) -> None:
-        written = write_descriptor(self.descriptor, mode=self.access.mode & 0o640, gid=self.access.gid)
+        written = write_descriptor(self.descriptor, mode=self.access.mode & _READ_ONLY, gid=self.access.gid)
         if self._announced is None:
             self._made.callback(self._remove_descriptor)
         self._announced = written
@@ -161,16 +168,14 @@ class RingMemory:
     def end_refresh(self, outcome: str, *, taken: bool) -> None:
         """Say that a refresh's listing came to its end, and whether it is served, or will be."""
         self.tell_refresh(outcome)
-        self.set(State.REFRESHES_TAKEN, self.get(State.REFRESHES_TAKEN) + taken)
-        self.set(State.REFRESHES, self.get(State.REFRESHES) + 1)
+        self._refreshes_taken += taken
+        self._refreshes += 1
+        self.set(State.REFRESHES_TAKEN, self._refreshes_taken)
+        self.set(State.REFRESHES, self._refreshes)
 
     def set(self, offset: int, value: int) -> None:
         """Write one of the words of `State`."""
         self._words[offset >> 3] = value
-
-    def get(self, offset: int) -> int:
-        """Read one of the words of `State`."""
-        return self._words[offset >> 3]
 
     def fail(self, reason: str) -> None:
         """Say that the ring has stopped for good, and why."""
@@ -201,14 +206,21 @@ class RingMemory:
         words[record + SlotRecord.LABEL_WIDTH] = sizes[3]
         words[record + SlotRecord.ID_LENGTH] = len(pair_id)
 
+    def answer(self, lane: int, answer: Accepted | Refused, nonce: int) -> None:
+        """Answer the request with this nonce on ``lane``, and ring its bell."""
+        self._posted[lane] = 0
+        self.lanes[lane].write_answer(answer, nonce)
+        self.ring_lane(lane, 1)
+
     def nonces(self) -> list[int]:
         """`Lane.NONCE` of every lane, as they stand now."""
         return self._nonces.tolist()
 
     def ring_lane(self, lane: int, count: int) -> None:
         """Tell the consumer on ``lane`` of ``count`` more batches."""
-        page, bell = self.lanes[lane], self._lane_bells[lane]
-        page[Lane.POSTED] += count
+        bell = self._lane_bells[lane]
+        self._posted[lane] += count
+        self.lanes[lane][Lane.POSTED] = self._posted[lane]
         for _ in range(count):
             bell.ring()
 

@@ -14,6 +14,8 @@ from ringfeedd.errors import AlreadyRunningError, StartError
 from ringfeedd.shm import Access
 
 _LOCK_TRIES: Final = 10
+_MODE: Final = 0o600
+"""No member of the ring's group can hold it, and so keep the next daemon away."""
 
 
 class SingletonLock:
@@ -31,7 +33,7 @@ class SingletonLock:
         path = segment.shm_path(self.name)
         for _ in range(_LOCK_TRIES):
             try:
-                fd = segment.create(self.name, 0, mode=access.mode, gid=access.gid)
+                fd = segment.create(self.name, 0, mode=_MODE, gid=access.gid)
             except FileExistsError:
                 try:
                     fd = segment.open_lock(self.name)
