@@ -148,9 +148,17 @@ def blank(address: int, nbytes: int) -> None:
 
 
 def written(address: int, nbytes: int) -> bool:
-    """Return whether this process has private copies of any page under a range of a private mapping of a file."""
+    """Return whether this process has private copies of any page under a range of a private mapping of a file.
+
+    True where the kernel no longer tells, e.g. since the process has changed its user.
+    """
+    if not copies_on_write():
+        return False  # it was mapped read-only
     begin, end = address // mmap.PAGESIZE, -(-(address + nbytes) // mmap.PAGESIZE)
-    fd = os.open(_PAGE_MAP, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = os.open(_PAGE_MAP, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return True
     try:
         try:
             return _scan(fd, begin * mmap.PAGESIZE, end * mmap.PAGESIZE)
