@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from house import Daemon, write_folder
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 import ringfeed
 from ringfeed.state import ResumeState
@@ -359,14 +359,39 @@ def test_a_look_at_the_ring_does_not_hang_the_workers(make, look):
 
 
 @pytest.mark.parametrize("method", ["fork", slow("spawn"), slow("forkserver")])
-def test_plain_workers_of_a_dataset_that_is_attached_are_a_sentence(ring, method):
+@pytest.mark.parametrize("look", ["reader", "a batch"])
+def test_a_look_at_the_ring_does_not_hang_plain_workers(ring, look, method):
+    dataset = RingDataset(ring, batch_size=BATCH, fields=("epoch", "positions"), drop_last=False)
+    LOOKS[look](dataset)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=method, timeout=60)
+    assert rows_of(loader) == epoch_rows(0)
+    assert rows_of(loader) == epoch_rows(1)
+
+
+def test_plain_workers_that_were_wrapped_are_a_sentence(ring):
+    """Whoever wraps the dataset hides it from the process that starts the workers."""
+
+    class Wrapped(IterableDataset):
+        def __init__(self, dataset):
+            self.dataset = dataset
+
+        def __iter__(self):
+            return iter(self.dataset)
+
     dataset = RingDataset(ring, batch_size=BATCH, fields=("epoch", "positions"), drop_last=False)
     assert dataset.reader.epoch == 0
-    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=method)
+    loader = DataLoader(Wrapped(dataset), batch_size=None, num_workers=2)
     with pytest.raises(RuntimeError, match=r"dataset\.close\(\)"):
         next(iter(loader))
     dataset.close()
     assert rows_of(loader) == epoch_rows(0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"batch_size": 8}], ids=str)
+def test_batches_of_batches_are_a_sentence(ring, options, workers):
+    with pytest.raises(ValueError, match="batch_size=None"):
+        next(iter(DataLoader(RingDataset(ring, batch_size=BATCH), num_workers=workers, **options)))
 
 
 # torchdata's loader.

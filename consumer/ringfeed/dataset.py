@@ -12,10 +12,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ringfeed.accelerated import counts_by_itself
 from ringfeed.beginning import Beginning, Place
 from ringfeed.descriptor import read_descriptor
-from ringfeed.first_place import state_before_the_start
+from ringfeed.first_place import state_of_beginning
 from ringfeed.interactive import by_default
 from ringfeed.items import Items
 from ringfeed.layout import Start
+from ringfeed.loading import collates, spawns_workers_of, tell_of_workers
 from ringfeed.opening import open_reader
 from ringfeed.ranks import (
     Ranks,
@@ -30,9 +31,9 @@ from ringfeed.ranks import (
     resolve_ranks,
 )
 from ringfeed.reader import Reader
-from ringfeed.state import ResumeState, state_at
+from ringfeed.state import ResumeState
 from ringfeed.succession import RESTART_S
-from ringfeed.told import ReadByWorkers, Told
+from ringfeed.told import Told
 
 _ENDED: Final = "ended"
 """In a state of a DataLoader's worker: whether it has yielded the last batch of its pass.
@@ -123,18 +124,24 @@ class RingDataset(IterableDataset[Any]):
         self._pid = os.getpid()
         self._attached_there: int | None = None  # the process that sent this dataset here while it was attached
         self._stood: dict[str, Any] | None = None  # when it was closed
-        self._read_by_workers = ReadByWorkers()
+        self._read_by_workers = False  # of a loader that is not told where they stand
         self._pass_epoch: int | None = None  # of a worker's latest pass
         self._loaded_ended = False
         self.tells_places = False
+        tell_of_workers(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become what was pickled or copied."""
+        self.__dict__.update(state)
+        tell_of_workers(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the reader out: the process that this is sent to attaches by itself.
 
         It says which rank it was sent by, for a DataLoader's spawned worker, where torch.distributed does not.
         """
-        if not self.tells_places:
-            self._read_by_workers.note_if_sent()
+        if spawns_workers_of(self):
+            self.hand_over()
         return {**self.__dict__, "_reader": None, "_attached_there": self._attached_in, "_told": ranks_to_tell()}
 
     def __repr__(self) -> str:
@@ -207,7 +214,17 @@ class RingDataset(IterableDataset[Any]):
         return rounds * workers + (0 if self.drop_last else min(workers, -(-left // world_size)))
 
     def __iter__(self) -> Iterator[Any]:
-        """One epoch. Raises what `ringfeed.attach` and `ringfeed.Reader` raise."""
+        """One epoch.
+
+        Raises:
+            ValueError: a DataLoader would make batches of batches.
+            RingfeedError: what `ringfeed.attach` and `ringfeed.Reader` raise.
+        """
+        if collates(sys._getframe(1)):  # noqa: SLF001  # nothing else tells
+            raise ValueError(
+                "This DataLoader would make batches of the ring's batches. Pass DataLoader(dataset, batch_size=None): "
+                "RingDataset(..., batch_size=...) says how many pairs are in one."
+            )
         worker = get_worker_info()
         if worker is not None:
             return self._iterate_in_worker(worker.id, worker.num_workers)
@@ -240,6 +257,13 @@ class RingDataset(IterableDataset[Any]):
             self._reader.close()
         self._reader = None
 
+    def hand_over(self) -> None:
+        """Do not hold up the workers of a DataLoader that are being started; a `RingLoader` has seen to that."""
+        if not self.tells_places:
+            self._read_by_workers = True
+            if self._open_reader() is not None:
+                self.close()
+
     def leave_to_workers(self) -> None:
         """Detach, so that a loader's workers can read in this process's place: its next epoch, if it has read."""
         if self._reader is not None and self._pid == os.getpid():
@@ -268,22 +292,16 @@ class RingDataset(IterableDataset[Any]):
         if self._reader is not None:
             state = self._reader.state_dict()
             return state if self._pass_epoch is None else {**state, _ENDED: state["epoch"] > self._pass_epoch}
-        at, epoch = self.beginning.at, self.beginning.epoch
-        if isinstance(at, Mapping):
-            return dict(at)
-        if at is None and epoch is not None:
-            at = (epoch, 0)
-        if at is None and self._stood is not None:
-            return dict(self._stood)
-        if at is None and self._read_by_workers:
-            raise RuntimeError(
-                "Workers of a DataLoader have read from this dataset, and it does not know where they stand. Use "
-                "ringfeed.torch.RingLoader or torchdata's StatefulDataLoader, and ask the loader for its state."
-            )
+        if not self.beginning.chosen:
+            if self._stood is not None:
+                return dict(self._stood)
+            if self._read_by_workers:
+                raise RuntimeError(
+                    "Workers of a DataLoader have read from this dataset, and it does not know where they stand. Use "
+                    "ringfeed.torch.RingLoader or torchdata's StatefulDataLoader, and ask the loader for its state."
+                )
         shape = (self.ranks.world_size, self.batch_size, self.drop_last)
-        if at is None:
-            return state_before_the_start(self.ring, self.beginning.start, shape).to_dict()
-        return state_at(read_descriptor(self.ring), epoch=at[0], position=at[1], shape=shape).to_dict()
+        return state_of_beginning(self.ring, self.beginning, shape)
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Go on where a state stands, with whatever number of ranks; the next iteration is the rest of that epoch.
@@ -296,7 +314,7 @@ class RingDataset(IterableDataset[Any]):
         loaded = ResumeState.from_dict(state).to_dict()
         self._loaded_ended = bool(state.get(_ENDED))
         self.beginning.load(loaded, strict=strict)
-        self._read_by_workers.forget()
+        self._read_by_workers = False
         if (reader := self._open_reader()) is not None:
             reader.load_state_dict(loaded, strict=strict)
 
@@ -310,7 +328,7 @@ class RingDataset(IterableDataset[Any]):
         if counts_by_itself(sys._getframe(1)):  # noqa: SLF001  # nothing else tells who iterates
             return
         epoch = self.beginning.choose_epoch(epoch)
-        self._read_by_workers.forget()
+        self._read_by_workers = False
         if (reader := self._open_reader()) is not None:
             reader.set_epoch(epoch)
 
@@ -362,8 +380,6 @@ class RingDataset(IterableDataset[Any]):
                 "would begin there in every epoch. Use ringfeed.torch.RingLoader, or load the state into torchdata's "
                 "StatefulDataLoader."
             )
-        if not self.tells_places:
-            self._read_by_workers.note()
         if self._reader is not None and self._pid == os.getpid():  # this very worker's last iteration's: it persists
             self._reader.close(keep_place=True)
             self.beginning.go_on_from(self._reader.state_dict())

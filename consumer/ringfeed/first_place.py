@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
 from ringfeed.attachment import Control, open_control
+from ringfeed.beginning import Beginning
+from ringfeed.descriptor import read_descriptor
 from ringfeed.lane import Accepted
 from ringfeed.layout import Lane
 from ringfeed.state import ResumeState, state_at
+
+
+def state_of_beginning(ring: str, beginning: Beginning, shape: tuple[int, int, bool]) -> dict[str, Any]:
+    """Return the state with which a group's next iteration begins that is not attached; see `state_before_the_start`.
+
+    Raises:
+        DaemonNotRunningError: no daemon serves the ring, and no state says where.
+    """
+    at = beginning.at
+    if isinstance(at, Mapping):
+        return dict(at)
+    if at is None and beginning.epoch is not None:
+        at = (beginning.epoch, 0)
+    if at is None:
+        return state_before_the_start(ring, beginning.start, shape).to_dict()
+    return state_at(read_descriptor(ring), epoch=at[0], position=at[1], shape=shape).to_dict()
 
 
 def state_before_the_start(ring: str, start: str, shape: tuple[int, int, bool]) -> ResumeState:
