@@ -193,6 +193,19 @@ def test_torchs_distributed_checkpoint_saves_and_loads_a_loader(make, tmp_path, 
         fresh.close()
 
 
+def test_a_state_that_is_loaded_counts_though_the_reader_was_closed(make):
+    """One that stood in the way of another in its thread is closed, for example."""
+    loader = make()
+    for _ in loader:
+        break
+    state = loader.state_dict()
+    loader.dataset.reader.close()
+    assert loader.state_dict() == state
+    loader.load_state_dict({**state, "epoch": 3})
+    assert place(loader) == (3, BATCH)
+    assert rows_of(loader) == epoch_rows(3)[BATCH:]
+
+
 # Iterations that overlap.
 
 

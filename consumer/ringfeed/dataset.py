@@ -17,19 +17,9 @@ from ringfeed.interactive import by_default
 from ringfeed.items import Items
 from ringfeed.layout import Start
 from ringfeed.loading import collates, spawns_workers_of, tell_of_workers
+from ringfeed.membership import Membership
 from ringfeed.opening import open_reader
-from ringfeed.ranks import (
-    Ranks,
-    check_agreement,
-    check_nodes,
-    default_group,
-    given_ranks,
-    kin,
-    loader_pid,
-    next_serial,
-    ranks_to_tell,
-    resolve_ranks,
-)
+from ringfeed.ranks import Ranks, check_nodes, kin, loader_pid
 from ringfeed.reader import Reader
 from ringfeed.state import ResumeState
 from ringfeed.succession import RESTART_S
@@ -102,9 +92,7 @@ class RingDataset(IterableDataset[Any]):
         super().__init__()
         self.ring = ring
         self.batch_size = batch_size
-        self._given_ranks = given_ranks(rank, world_size)
-        self._settled: tuple[int, Ranks] | None = None  # the process that began to read, and as which rank
-        self._told: tuple[int, Ranks] | None = None  # the process that sent this dataset here, and its ranks
+        self._membership = Membership(ring, group, rank, world_size)
         self.drop_last = drop_last
         self.beginning = Beginning(start)
         self.wait = wait
@@ -118,8 +106,6 @@ class RingDataset(IterableDataset[Any]):
         self._items()  # checks them
         self.wait_s = wait_s
         self.restart_s = restart_s
-        self._given_group = group
-        self._serial = next_serial(ring, self._given_ranks)
         self._reader: Reader | None = None
         self._pid = os.getpid()
         self._attached_there: int | None = None  # the process that sent this dataset here while it was attached
@@ -136,19 +122,14 @@ class RingDataset(IterableDataset[Any]):
         tell_of_workers(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the reader out: the process that this is sent to attaches by itself.
-
-        It says which rank it was sent by, for a DataLoader's spawned worker, where torch.distributed does not.
-        """
+        """Leave the reader out: the process that this is sent to attaches by itself."""
         if spawns_workers_of(self):
             self.hand_over()
-        return {**self.__dict__, "_reader": None, "_attached_there": self._attached_in, "_told": ranks_to_tell()}
+        return {**self.__dict__, "_reader": None, "_attached_there": self._attached_in}
 
     def __repr__(self) -> str:
-        ranks = self._given_ranks or (self._settled and self._settled[1])
-        rank = f", rank {ranks.rank}/{ranks.world_size}" if ranks else ""
-        group = f", group={self.group!r}" if ranks or self._given_group else ""
-        return f"RingDataset({self.ring!r}, batch_size={self.batch_size}{group}{rank})"
+        membership = repr(self._membership)
+        return f"RingDataset({self.ring!r}, batch_size={self.batch_size}{membership and ', '}{membership})"
 
     @property
     def _attached_in(self) -> int | None:
@@ -166,30 +147,16 @@ class RingDataset(IterableDataset[Any]):
         Raises:
             ValueError: the machines of the job have unequal numbers of ranks.
         """
-        if self._given_ranks is not None:
-            return self._given_ranks
-        if self._told is not None and self._told[0] == loader_pid():
-            return self._told[1]
-        if self._settled is not None and self._settled[0] == os.getpid():
-            return self._settled[1]
-        return resolve_ranks()
+        return self._membership.ranks
 
     @property
     def group(self) -> str:
         """The group's name: as given, else one that follows from the ranks."""
-        return self._given_group or default_group(self.ranks, self._serial)
+        return self._membership.group
 
     def settle_ranks(self) -> Ranks:
-        """Return the ranks that the iteration which begins now reads as; later ones have to read as the same.
-
-        Raises:
-            RingfeedError: an earlier iteration of this process read as others.
-        """
-        ranks = self.ranks
-        if self._given_ranks is None and self._settled is not None and self._settled[0] == os.getpid():
-            check_agreement(self.ring, ranks)
-        self._settled = (os.getpid(), ranks)
-        return ranks
+        """Return the ranks that the iteration which begins now reads as; see `Membership.settle`."""
+        return self._membership.settle()
 
     def __len__(self) -> int:
         """Batches that this rank gets in a whole epoch, without DataLoader workers; `RingLoader` counts with them.
@@ -239,8 +206,7 @@ class RingDataset(IterableDataset[Any]):
         reader = self._open_reader()
         if reader is None:
             ranks = self.settle_ranks()
-            named = self._given_group is not None or ranks.world_size > 1
-            reader = self._reader = self._attach(ranks.rank, ranks.world_size, named=named)
+            reader = self._reader = self._attach(ranks.rank, ranks.world_size, named=self._membership.named)
             self._pid, self._stood = os.getpid(), None
             self._choose_epoch(reader)
         return reader
@@ -251,7 +217,7 @@ class RingDataset(IterableDataset[Any]):
 
     def close(self) -> None:
         """Detach; the next iteration attaches again, as the rank that this process is then."""
-        self._settled = None
+        self._membership.unsettle()
         if self._reader is not None and self._pid == os.getpid():
             self._stood = self._reader.state_dict()
             self._reader.close()
@@ -289,7 +255,7 @@ class RingDataset(IterableDataset[Any]):
             RuntimeError: workers of a DataLoader have read; `RingLoader` knows where they stand.
             DaemonNotRunningError: nothing was read yet, and no daemon serves the ring.
         """
-        if self._reader is not None:
+        if self._reader is not None and not (self._reader.closed and self.beginning.chosen):
             state = self._reader.state_dict()
             return state if self._pass_epoch is None else {**state, _ENDED: state["epoch"] > self._pass_epoch}
         if not self.beginning.chosen:
