@@ -17,8 +17,12 @@ from ring_fixtures import served_ring, turning, unique_ring_name
 
 import ringfeed
 from ringfeed import layout, segment
+from ringfeed.layout import Header
+from ringfeedd.clean import clean
+from ringfeedd.other_versions import forget_other_versions, keep_other_versions, other_versions
 
 EPOCH = 48
+ANOTHER = "a daemon of another release; left alone"
 
 
 @contextlib.contextmanager
@@ -198,3 +202,29 @@ def test_attach_waits_for_its_own_version_for_as_long_as_it_may(ring):
             ringfeed.attach(ring, batch_size=4, wait_s=0.2)
         with serving(ring):
             ringfeed.attach(ring, batch_size=4, wait_s=60).close()
+
+
+def test_places_are_kept_for_a_daemon_of_the_readers_version(ring):
+    """By one that cannot read them: for as long as the readers live."""
+    with served_ring(name=ring) as served, turning(served):
+        reader = ringfeed.attach(ring, batch_size=4)
+        descriptor = served.memory.descriptor
+        assert other_versions(ring) == frozenset(), "it is of ours"
+        served.memory._words[Header.LAYOUT_VERSION >> 3] = layout.LAYOUT_VERSION + 1
+        described = segment.shm_path(layout.descriptor_name(ring))
+        text = json.dumps(
+            {"layout_version": layout.LAYOUT_VERSION + 1, "ring": ring, "generation": descriptor.generation}
+        )
+        described.write_text(text)
+        assert clean([ring], force=False) == ([f"{ring}: trainers wait for {ANOTHER} (--force removes it)"], False)
+        assert keep_other_versions(ring) == {descriptor.generation}
+        former = segment.shm_path(layout.former_name(ring, descriptor.generation))
+        assert former.read_text() == text
+        assert not described.exists()
+        forget_other_versions(ring, {descriptor.generation})
+        assert former.exists()
+        reader.close()
+        forget_other_versions(ring, {descriptor.generation})
+        assert not former.exists()
+        assert not segment.shm_path(descriptor.control).exists()
+        assert keep_other_versions(ring) == frozenset()

@@ -278,9 +278,9 @@ def unlock(fd: int, byte: int) -> None:
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
 
 
-def is_locked(fd: int, byte: int) -> bool:
-    """Whether somebody else holds the byte's lock: the kernel's word on who lives."""
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+def is_locked(fd: int, byte: int, count: int = 1) -> bool:
+    """Whether somebody else holds the lock of a byte, or of any of ``count``: the kernel's word on who lives."""
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, count, 0))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 

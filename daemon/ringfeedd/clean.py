@@ -10,6 +10,7 @@ from ringfeed.errors import NotTrustedError
 from ringfeedd.errors import AlreadyRunningError, StartError
 from ringfeedd.former import read_formers
 from ringfeedd.leavings import clear_leavings, foreign_files
+from ringfeedd.other_versions import other_versions
 from ringfeedd.shm import Access
 from ringfeedd.singleton import SingletonLock
 
@@ -53,6 +54,10 @@ def clean(rings: Iterable[str], *, force: bool) -> tuple[list[str], bool]:
             waiting = sum(len(former.places) for former in read_formers(ring))
             if waiting and not force:
                 said.append(f"{ring}: {waiting} trainers wait for its next daemon; left alone (--force removes it)")
+                well = False
+                continue
+            if not force and other_versions(ring):
+                said.append(f"{ring}: trainers wait for a daemon of another release; left alone (--force removes it)")
                 well = False
                 continue
             said.append(f"{ring}: removed {len(clear_leavings(ring))} files of a dead daemon")

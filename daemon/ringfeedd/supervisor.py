@@ -33,6 +33,7 @@ from ringfeedd.listing import Progress
 from ringfeedd.messages import Result, RingSpec
 from ringfeedd.need import Need
 from ringfeedd.notify import Notifier
+from ringfeedd.other_versions import forget_other_versions, keep_other_versions
 from ringfeedd.pool import Pool, WorkerSettings
 from ringfeedd.promised import Start
 from ringfeedd.refresher import Refresher
@@ -205,7 +206,9 @@ class Supervisor:
             formers = self._formers[name] = read_formers(name, handed_over)
             for former in formers:
                 former.keep()
-            if cleared := clear_leavings(name, frozenset(former.descriptor.generation for former in formers)):
+            others = keep_other_versions(name)
+            self._undo.callback(forget_other_versions, name, others)
+            if cleared := clear_leavings(name, others.union(former.descriptor.generation for former in formers)):
                 _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
             if foreign := foreign_files(name):
                 _LOG.warning("ring %s: %s", name, foreign)
