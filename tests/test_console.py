@@ -12,7 +12,7 @@ import termios
 from pathlib import Path
 
 import pytest
-from house import Daemon, wait_until, write_folder
+from house import RINGFEED, Daemon, wait_until, write_folder
 
 import ringfeed
 from ringfeedd.console import LineStream
@@ -87,6 +87,13 @@ except BlockingIOError:
     os.set_blocking(w, True)
 """,
 }
+
+
+def test_a_refused_start_keeps_its_exit_code_with_nowhere_to_say_why():
+    for arguments, code in ((["--nonsense"], 2), (["/nowhere"], 3), (["/nowhere", "--slots", "-1"], 78)):
+        with open("/dev/full", "w") as full:  # noqa: PTH123
+            done = subprocess.run([*RINGFEED, "serve", *arguments], stdout=full, stderr=full, timeout=60, check=False)
+        assert done.returncode == code, arguments
 
 
 @pytest.mark.parametrize("way", WAYS)

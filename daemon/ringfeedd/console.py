@@ -10,7 +10,7 @@ import contextlib
 import os
 import select
 import sys
-from typing import IO, Final
+from typing import IO, Final, cast
 
 _STDIN, _STDOUT, _STDERR = range(3)
 
@@ -35,6 +35,11 @@ def open_missing() -> None:
 
 def _text(fd: int, mode: str) -> IO[str]:
     return open(fd, mode, closefd=False, encoding="utf-8", errors="backslashreplace")
+
+
+def write_lines_only() -> None:
+    """Have all that is printed, by whatever, written as the daemon's own lines are."""
+    sys.stdout, sys.stderr = cast("IO[str]", STDOUT), cast("IO[str]", STDERR)
 
 
 class LineStream:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from ringfeedd.console import STDERR, open_missing
+from ringfeedd.console import STDERR, open_missing, write_lines_only
 from ringfeedd.errors import EXIT_COULD_NOT_START
 from ringfeedd.launch import ONE_THREAD, ORDERS, ForkServer
 from ringfeedd.limits import exhausted, little_address_space
@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         if words[:1] == [SERVE] and not {"-h", "--help"}.intersection(words):
             # Until the supervisor can obey: a hang-up while it imports would kill it, and Ctrl-C show a traceback.
             signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
+            if argv is None:
+                write_lines_only()
             spare_local_hosts(os.environ)  # which it inherits
             os.environ.update(ONE_THREAD)
             if (limit := little_address_space()) is not None:  # libraries would end the process with words of their own

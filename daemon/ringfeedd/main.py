@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None, server: ForkServer | None = None) -> int
         code = int(arguments.run(arguments))
         sys.stdout.flush()  # here a reader that is gone, or a full disk, has a sentence
     except DaemonError as error:
-        print(one_line(f"ringfeed: {error}"), file=STDERR)
+        print(one_line(f"ringfeed: {error}"), file=sys.stderr)
         return error.exit_code
     except RingfeedError as error:
         print(one_line(f"ringfeed: {error}"), file=sys.stderr)
