@@ -161,12 +161,15 @@ def test_a_notebook(run, rings):
     cells = repr([cell for cell in BLOCKS["notebook"].split("# %%\n") if cell.strip()])
     then = f"""
 from IPython.core.interactiveshell import InteractiveShell
-shell = InteractiveShell()
+shell = InteractiveShell.instance()
 cells = [cell.replace('"train"', '"{rings}-train"') for cell in {cells}]
 for cell in [*cells[:3], cells[1], cells[2], "for image, label in train: raise ValueError", *cells[3:]]:
     result = shell.run_cell(cell, store_history=True)
     assert result.success or "raise" in cell, result
-assert len(shell.user_ns["image"]) == 4
+image = shell.user_ns["image"]
+assert len(image) == 4
+image.add_(1)  # a copy
+assert shell.user_ns["train"].dataset.on_lag == "yield"
 print("all cells")
 """
     script = "import sys\n" + then
