@@ -45,17 +45,19 @@ def rings_of(loaders):
 # Settings.
 
 ASK_TWICE = """
-import sys
+import os, sys
 from ringfeed.torch import get_async_dataloaders
 def ask(**settings):
     loaders = get_async_dataloaders(sys.argv[1], 2, test_ratio=0.0, **{**COMMON, **settings})
     for image, label in loaders["train"]:
         print(loaders["train"].dataset.ring, tuple(image.shape), tuple(label.shape), label.max().item())
-        return
-ask()
+        return loaders
+first = ask()
 ask(labels="depth/{id}.png", label_mode="index")
 ask(max_failed=0.5, slots=20)
+gone = set(os.listdir("/dev/shm"))
 ask(seed=1, size="48x64")
+print("ended", len({name for name in gone - set(os.listdir("/dev/shm")) if name.endswith(".ctl")}))
 """
 
 
@@ -67,6 +69,7 @@ def test_other_settings_than_a_started_daemons_are_served_by_another(folder):
     assert again == first, "what decides neither ids nor pixels nor order needs no other daemon"
     assert larger[1].startswith("(2, 3, 48, 64) ")
     assert len({first[0], depth[0], larger[0]}) == 3
+    assert said[-1] == "ended 1", "a daemon whose loaders are gone makes room for the next one"
     wait_until(lambda: not any(traces(ring) for ring in (first[0], depth[0], larger[0])))
 
 

@@ -59,7 +59,7 @@ def get_async_dataloaders(
     """
     given = {"test_ratio": test_ratio, "emulator": emulator, **serve}
     rings = shared_daemon.serve(os.fsdecode(gcs_data_root), given, {"fit": "native", "store_wait_s": 0})
-    return {
+    loaders = {
         split: RingLoader(
             RingDataset(
                 descriptor.ring,
@@ -71,6 +71,9 @@ def get_async_dataloaders(
         )
         for split, descriptor in rings.items()
     }
+    for split, loader in loaders.items():
+        shared_daemon.use([rings[split]], loader.dataset)
+    return loaders
 
 
 @dataclass(frozen=True)

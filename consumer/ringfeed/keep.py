@@ -44,7 +44,7 @@ def _keep(ring: Descriptor) -> bool:
 
 
 def give_up(rings: Iterable[Descriptor]) -> bool:
-    """Keep the daemon no longer. True where nobody else needs it; then nobody can come to, until this process ends."""
+    """Keep the daemon no longer. True where it lives and nobody else needs it; then nobody can come to, any more."""
     rings = list(rings)
     for ring in rings:
         if (fd := _KEPT.pop(ring.generation, None)) is not None:
@@ -52,7 +52,7 @@ def give_up(rings: Iterable[Descriptor]) -> bool:
     try:
         controls = [Control(ring, lockable=True) for ring in rings]
     except (RingfeedError, OSError):
-        return True  # it is gone, or about to be
+        return False  # it is gone, or serves in a later generation: somebody else's affair
     if all(segment.try_lock(control.lock_fd, KEEP_LOCK_BYTE) and not _has_readers(control) for control in controls):
         return True  # with the locks, which end with this process
     for control in controls:

@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,8 +64,12 @@ def serve(root: str, given: Mapping[str, object], usual: Mapping[str, object]) -
     while True:
         rings = wanted.find()
         if rings is not None and keep(rings.values()):
+            for running in _RUNNING:
+                if running.ring == wanted.ring:
+                    running.rings = tuple(rings.values())
             return rings
         if rings is None and not _is_taken(wanted.ring):
+            _end_unused()
             if (started := _start(wanted)) is not None:
                 return started
         elif rings is None:
@@ -74,6 +79,13 @@ def serve(root: str, given: Mapping[str, object], usual: Mapping[str, object]) -
                 f"Another process is starting a daemon for {wanted.root}, and it is not ready yet; try again."
             )
         time.sleep(_LOOK_S)
+
+
+def use(rings: Iterable[Descriptor], user: object) -> None:
+    """Take note that an object reads the rings: a daemon that this process started is not ended while one lives."""
+    for running in _RUNNING:
+        if any(ring in running.rings for ring in rings):
+            running.users.add(user)
 
 
 @dataclass(frozen=True)
@@ -215,7 +227,7 @@ def _start(wanted: _Wanted) -> dict[str, Descriptor] | None:
         )
     finally:
         os.close(theirs)
-    running = _Running(daemon, ours, os.getpid())
+    running = _Running(daemon, ours, os.getpid(), wanted.ring)
     _RUNNING.append(running)
     while True:
         ended = daemon.poll() is not None
@@ -270,17 +282,21 @@ class _Running:
 
     Attributes:
         alive: the end of its input; it learns from the other end that this process is gone.
+        ring: what its rings' names begin with.
         rings: once they are served.
+        users: what reads them here.
     """
 
     daemon: subprocess.Popen[bytes]
     alive: int
     pid: int
+    ring: str
     rings: tuple[Descriptor, ...] = ()
+    users: weakref.WeakSet[object] = field(default_factory=weakref.WeakSet)
 
     def end(self) -> None:
         """Stop it unless somebody else needs it; then it ends by itself once nobody does."""
-        unneeded = give_up(self.rings)
+        unneeded = not self.rings or give_up(self.rings)
         segment.close_lock(self.alive)
         if not unneeded:
             return
@@ -292,6 +308,13 @@ class _Running:
 
 
 _RUNNING: Final[list[_Running]] = []
+
+
+def _end_unused() -> None:
+    """End the daemons whose loaders are gone: a notebook that asks for ever other settings has no more than two."""
+    for running in [one for one in _RUNNING if one.pid == os.getpid() and one.rings and not one.users]:
+        _RUNNING.remove(running)
+        running.end()
 
 
 @atexit.register
