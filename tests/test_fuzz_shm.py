@@ -292,6 +292,7 @@ def test_no_word_that_a_member_can_write_ends_the_daemon(data):
                 served.turn(data.draw(st.sampled_from([0.1, 1.0, 10.0])))
                 served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
                 served.service.refuse_refresh("no")
+                look_for_formers(served)
                 assert served.service.failed is None
             hostile.unlock()
         finally:

@@ -395,7 +395,7 @@ class Supervisor:
         shares = divide(places, [service.need() for service in self.services])
         for service, share in zip(self.services, shares, strict=True):
             service.give(pool, share)
-        if places and sum(shares) == places:
+        if sum(shares) == JOBS_PER_TURN:
             self._wake.set()  # there may be more
 
     def _is_unneeded(self) -> bool:
