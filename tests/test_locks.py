@@ -56,7 +56,7 @@ def test_the_locks_have_all_that_the_project_asks_for():
         asked = [*project["dependencies"], *(entry for extra in wanted for entry in extras[extra])]
         return {normal(re.match(r"[\w.-]+", entry)[0]) for entry in asked}
 
-    assert names("torch", "fast", "demo", "dev") <= everything().keys(), "run scripts/lock"
+    assert names("torch", "fast", "demo", "dev", "trainers") <= everything().keys(), "run scripts/lock"
     assert names("fast") <= locked(SCRIPTS / "locks/daemon.txt").keys(), "run scripts/lock"
 
 
