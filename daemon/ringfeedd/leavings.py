@@ -70,10 +70,9 @@ def foreign_files(ring: str) -> str | None:
     ]
     if not foreign:
         return None
-    more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+    more = f" and {len(foreign) - 1} others" if len(foreign) > 1 else ""
     return (
-        f"{trust.describe(min(foreign))}{more} lies under the ring's names, and no daemon of this user made it; it is "
-        f"left alone"
+        f"no daemon of this user made {trust.describe(min(foreign))}{more}, under names of the ring's files; left alone"
     )
 
 
@@ -149,7 +148,7 @@ def _insist_on_our_own(name: str, ring: str) -> str | None:
     if facts.st_uid != os.geteuid():
         raise StartError(
             f"{file} belongs to another user, whose daemon may have left it; have that user run `ringfeed clean "
-            f"{ring}`, or choose another name with --ring"
+            f"{ring}`, have root remove it, or choose another name with --ring"
         )
     if not stat.S_ISREG(facts.st_mode):
         raise StartError(
