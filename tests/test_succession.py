@@ -105,10 +105,13 @@ def test_it_waits_for_the_next_daemon_and_stands_there(ring, tell, successor):
                 reader.close()
 
 
-@pytest.mark.parametrize("tell", TOLD)
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [({"seed": 1}, "seed: 0 in the state, 1 in the ring"), ({"label_mode": "index"}, "came back with other pixels")],
+    ("tell", "changes", "sentence"),
+    [
+        (stand_in_epoch_five, {"seed": 1}, r"came back with another order \(seed: 0 before, 1 now\)"),
+        (load_a_state_of_epoch_five, {"seed": 1}, "The resume state is not .* seed: 0 in the state, 1 in the ring"),
+        *((tell, {"label_mode": "index"}, "came back with other pixels") for tell in TOLD),
+    ],
 )
 def test_one_that_serves_something_else_is_refused(ring, tell, changes, sentence):
     with contextlib.ExitStack() as first:

@@ -33,7 +33,8 @@ def get_async_dataloaders(
     Reads the rings of the daemon that serves the root on this machine, if it serves it with every setting that is given
     here and that decides ids, pixels or order; settings that are not given are the daemon's. Where no daemon serves the
     root, one is started. Jobs of one user that ask for the same settings share it, and jobs that ask for others get
-    their own. It ends when the last process that asked for it, or reads it, has ended.
+    their own. It ends when the last process that asked for it, or reads it, has ended; and where this process asks for
+    other settings once its loaders are gone.
 
     Args:
         gcs_data_root: ``gs://bucket/prefix``, or a folder; a relative one begins at the current folder.

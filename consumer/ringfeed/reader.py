@@ -31,7 +31,7 @@ from ringfeed.lane import Request
 from ringfeed.layout import Lane, Leaving, RingState, Start, State
 from ringfeed.plan import Block, Place
 from ringfeed.rows import read_batch
-from ringfeed.state import ResumeState, state_at
+from ringfeed.state import ResumeState, Standing, state_at
 from ringfeed.succession import RESTART_S, attach_to_the_next
 from ringfeed.trainer_log import warn
 from ringfeed.waits import Wait
@@ -377,7 +377,7 @@ class Reader:
             DaemonGoneError: none came in time, or the ring was stopped for a reason that a restart does not mend.
             StateMismatchError: the new one serves another order, or other pixels.
         """
-        state = self._state()
+        state = Standing.of(self._state())
 
         def ask(descriptor: Descriptor) -> Request:
             return replace(self._request, start=Start.AT, at=state.place(descriptor, strict=True), resuming=True)
@@ -514,7 +514,7 @@ class Reader:
             self._reattach(replace(self._request, start=Start.AT, at=at), state, strict=strict)
 
     def _reattach(self, request: Request, state: ResumeState | None = None, *, strict: bool = True) -> None:
-        former, here = self.descriptor, self._state()
+        former, here = self.descriptor, Standing.of(self._state())
         self._give_back(Leaving.LEAVE)
         self._broken_off = False
 

@@ -82,7 +82,7 @@ class ResumeState:
         theirs = (descriptor.split, fingerprint, descriptor.identity.order, descriptor.identity.seed)
         names = ("split", "ids (fingerprint)", "order", "seed")
         return [
-            f"{name}: {mine} in the state, {its} in the ring"
+            self._difference(name, mine, its)
             for name, mine, its in zip(names, ours, theirs, strict=True)
             if mine != its
         ]
@@ -98,13 +98,38 @@ class ResumeState:
             StateMismatchError: the ring's order is another one.
         """
         if strict and (differences := self.differences(descriptor)):
-            raise StateMismatchError(
-                f"The resume state is not of the ring {descriptor.ring!r}: {'; '.join(differences)}. Serve what it was "
-                f"made with, or pass strict=False to go on at the same epoch and position of the new order."
-            )
+            raise StateMismatchError(self._refusal(descriptor.ring, "; ".join(differences)))
         position = -(-self.position // descriptor.identity.num_nodes)
         length = descriptor.catalog(self.epoch).epoch_length
         return (self.epoch, position) if position < length else (self.epoch + 1, 0)
+
+    def _difference(self, name: str, mine: object, its: object) -> str:
+        return f"{name}: {mine} in the state, {its} in the ring"
+
+    def _refusal(self, ring: str, differences: str) -> str:
+        return (
+            f"The resume state is not of the ring {ring!r}: {differences}. Serve what it was made with, or pass "
+            f"strict=False to go on at the same epoch and position of the new order."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing(ResumeState):
+    """Where a living reader stands, whose daemon was restarted: nobody gave it a state, and it is not told of one."""
+
+    @classmethod
+    def of(cls, state: ResumeState) -> Standing:
+        """Take over the state that it would give."""
+        return cls(**asdict(state))
+
+    def _difference(self, name: str, mine: object, its: object) -> str:
+        return f"{name}: {mine} before, {its} now"
+
+    def _refusal(self, ring: str, differences: str) -> str:
+        return (
+            f"The daemon of ring {ring!r} came back with another order ({differences}); restart it as it was, or the "
+            f"trainers from their checkpoint."
+        )
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  # whatever stands in a checkpoint
