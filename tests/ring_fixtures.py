@@ -138,6 +138,9 @@ class PaintingPool:
     def cancel(self, ring: int, below: int) -> None:
         pass
 
+    def set_waited_for(self, ring: int, seq: int) -> None:
+        pass
+
     def work(self, service: RingService) -> None:
         waiting, self.jobs = self.jobs, []
         for job in waiting:

@@ -75,7 +75,7 @@ def test_the_last_line_names_flag_value_and_bound(capsys, command, code, said):
         ('slots = "x"', "slots = 'x': must be a whole number"),
         ('workers = "all"', "workers = 'all': must be a whole number or auto"),
         ('fit = "stretch"', "fit = 'stretch': must be one of resize, crop, pad, native"),
-        ("hedge = 3", "hedge = 3: must be true or false"),
+        ("exif_orientation = 3", "exif_orientation = 3: must be true or false"),
         ("max_failed = nan", "max_failed = nan: must be a number"),
         ("slotz = 3", "unrecognized setting slotz; is slots meant?"),
     ],

@@ -29,8 +29,8 @@ from ringfeed.layout import State
 from ringfeed.status import ring_status
 from ringfeedd.failures import Failure
 from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
+from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.main import main
-from ringfeedd.storewatch import StoreHealth
 from ringfeedd.view import look
 
 

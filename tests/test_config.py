@@ -45,9 +45,8 @@ def test_a_file_gives_every_setting_by_its_name(written):
         max_attempts = 3
         deadline_s = 60
         read_timeout_s = 5
-        retry_budget = 0.1
-        hedge = true
-        start_requests_per_s = 1000
+        attempt_s = 30
+        min_bytes_per_s = 1000
         store_wait_s = 30
         data_plane = "curl"
         emulator = "http://localhost:9023"
@@ -79,9 +78,8 @@ def test_a_file_gives_every_setting_by_its_name(written):
         max_attempts=3,
         deadline_s=60.0,
         read_timeout_s=5.0,
-        retry_budget=0.1,
-        hedge=True,
-        start_requests_per_s=1000.0,
+        attempt_s=30.0,
+        min_bytes_per_s=1000.0,
         store_wait_s=30.0,
         data_plane="curl",
         emulator="http://localhost:9023",
@@ -186,8 +184,5 @@ def test_the_largest_seed_is_a_seed(written):
 
 
 def test_workers_share_the_rate_of_a_bucket_and_a_folder_has_none():
-    assert Config(root="gs://b/p").fetch_policy(4).start_requests_per_s == 1250.0
-    assert Config(root="gs://b/p", start_requests_per_s=0).fetch_policy(4).start_requests_per_s == 0.0
-    assert Config(root="/folder").fetch_policy(4).start_requests_per_s == 0.0
-    policy = Config(root="/folder", max_attempts=3, deadline_s=60.0, hedge=True).fetch_policy(1)
-    assert (policy.max_attempts, policy.deadline_s, policy.hedge) == (3, 60.0, True)
+    policy = Config(root="/folder", max_attempts=3, deadline_s=60.0, attempt_s=5.0).fetch_policy()
+    assert (policy.max_attempts, policy.deadline_s, policy.attempt_s) == (3, 60.0, 5.0)

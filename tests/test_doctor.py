@@ -17,9 +17,9 @@ from ringfeed.status import LaneStatus, ring_status
 from ringfeedd import checks
 from ringfeedd.checks import Level
 from ringfeedd.doctor import examine
+from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.main import main
 from ringfeedd.sources.proxy import proxy_for
-from ringfeedd.storewatch import StoreHealth
 
 GIB = 1 << 30
 

@@ -1,224 +1,305 @@
-"""Fetching a pair: what is verified, what is tried again, what is given up."""
+"""Fetching a pair: what is verified, what is tried again, what is given up, what is cut. In virtual time."""
+
+from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import random
+from collections import Counter
 
 import google_crc32c
 import pytest
 from data_planes import DATA_PLANES
-from fetch_ways import BY_TASKS_ONLY, WAYS
-from gcs_fixtures import ManualClock
 from hypothesis import given
 from hypothesis import strategies as st
+from store_sim import SimClock, failure
 
 from ringfeedd.catalog import Pair
 from ringfeedd.errors import BadPairError
 from ringfeedd.fakegcs import FakeGcs, Fault
-from ringfeedd.fetch import Fetched, FetchPolicy, fetch_pair
+from ringfeedd.fetch.client import StoreClient, fetch_pair
+from ringfeedd.fetch.policy import Fetched, FetchPolicy
 from ringfeedd.keys import KeyTemplates
 from ringfeedd.listing import build_catalog
 from ringfeedd.sources import ObjectInfo, SourceError, open_source
 from ringfeedd.sources.backoff import Backoff
 from ringfeedd.sources.http_errors import MAX_RETRY_AFTER_S, retry_after_s
-from ringfeedd.traffic import Traffic
 
 IMAGE, LABEL = b"\xff\xd8" + b"image" * 100, b"\x89PNG" + b"label" * 30
+LATENCY_S = 0.01
 
 
-@pytest.fixture(autouse=True, params=WAYS)
-def way(request, monkeypatch):
-    """Every test here holds however a pair is fetched."""
-    monkeypatch.setitem(globals(), "fetch_pair", WAYS[request.param])
-    return request.param
+class Trickle:
+    """A body that comes with so many bytes a second."""
+
+    def __init__(self, bytes_per_s: float, then: bytes | None = None) -> None:
+        self.bytes_per_s, self.then = bytes_per_s, then
 
 
 class ScriptedSource:
-    """Each read takes the next thing from its object's list: bytes, an error, or an awaitable to wait for."""
+    """Each read takes the next thing from its object's list: bytes, an error, ``"hang"``, or a `Trickle`."""
 
     root = "mem://set"
 
-    def __init__(self, image=(IMAGE,), label=(LABEL,)):
+    def __init__(self, clock, image=(IMAGE,), label=(LABEL,)):
+        self.clock = clock
         self.script = {"i": list(image), "l": list(label)}
-        self.reads, self.reading = [], 0
+        self.reads, self.times, self.under_way = Counter(), [], 0
 
-    async def read(self, name, generation, max_bytes=None):
-        self.reads.append(name)
-        step = self.script[name].pop(0) if len(self.script[name]) > 1 else self.script[name][0]
-        self.reading += 1
-        try:
-            if isinstance(step, asyncio.Event):
-                await step.wait()
-                return IMAGE if name == "i" else LABEL
-        finally:
-            self.reading -= 1
-        if isinstance(step, Exception):
+    def begin_read(self, name, generation, max_bytes, on_end):
+        self.reads[name] += 1
+        self.times.append((name, self.clock.now))
+        steps = self.script.get(name)
+        step = b"" if steps is None else steps.pop(0) if len(steps) > 1 else steps[0]
+        if isinstance(step, ZeroDivisionError):
             raise step
-        return step
+        self.under_way += 1
+        return ScriptedRead(self, step, on_end)
+
+
+class ScriptedRead:
+    def __init__(self, source, step, on_end):
+        self.source, self.step, self.on_end, self.began = source, step, on_end, source.clock.now
+        hangs = step == "hang" or isinstance(step, Trickle)
+        self.timer = source.clock.call_later(1e9 if hangs else LATENCY_S, self.end)
+
+    @property
+    def received(self):
+        trickles = isinstance(self.step, Trickle)
+        return int((self.source.clock.now - self.began) * self.step.bytes_per_s) if trickles else 0
+
+    def end(self):
+        self.source.under_way -= 1
+        self.on_end(self.step)
+
+    def cancel(self):
+        if self.timer.callback is not None:
+            self.timer.cancel()
+            self.source.under_way -= 1
+
+
+def info(name, data):
+    return ObjectInfo(name, len(data), 1, google_crc32c.value(data))
 
 
 def pair_of(image=IMAGE, label=LABEL):
-    infos = [ObjectInfo(name, len(data), 1, google_crc32c.value(data)) for name, data in (("i", image), ("l", label))]
-    return Pair("id", *infos)
-
-
-def fetch(source, pair=None, clock=None, seed=0, **policy):
-    clock = clock or ManualClock()
-    chosen = FetchPolicy(**{"max_attempts": 4, "base_delay_s": 1.0, "max_delay_s": 5.0, "deadline_s": 1000.0, **policy})
-
-    async def story():
-        traffic = Traffic(source, clock=clock, rng=random.Random(seed))
-        return await fetch_pair(traffic, pair or pair_of(), chosen)
-
-    return asyncio.run(story())
+    return Pair("id", info("i", image), info("l", label))
 
 
 def failing(cause="http_503", *, retryable=True, retry_after_s=None):
     return SourceError(f"It failed: {cause}.", cause=cause, retryable=retryable, retry_after_s=retry_after_s)
 
 
+class Story:
+    """A client over a scripted source. Others are answered all the time, unless there is an outage."""
+
+    def __init__(self, image=(IMAGE,), label=(LABEL,), *, pair=None, seed=0, others=True, **policy):
+        self.clock = SimClock()
+        self.source = ScriptedSource(self.clock, image, label)
+        chosen = {"max_attempts": 4, "base_delay_s": 1.0, "max_delay_s": 5.0, "deadline_s": 1000.0, **policy}
+        rng = random.Random(seed)
+        self.client = StoreClient(self.source, FetchPolicy(**chosen), clock=self.clock, rng=rng)
+        self.came = []
+        self.others = others
+        self._answer()
+        self.download = self.client.fetch(pair or pair_of(), self.came.append)
+
+    def _answer(self):
+        if self.others:
+            self.client.window.answered(self.clock.now, self.clock.now)
+        self.clock.call_later(0.005, self._answer)
+
+    def run(self, seconds=2000.0):
+        end = self.clock.now + seconds
+        while not self.came and self.clock.now < end:
+            self.clock.run(1.0)
+        return self
+
+    @property
+    def fetched(self):
+        (came,) = self.came
+        assert isinstance(came, Fetched)
+        return came
+
+    @property
+    def error(self):
+        (came,) = self.came
+        assert isinstance(came, BadPairError)
+        return came
+
+
 def test_a_pair_without_trouble_is_two_reads():
-    source = ScriptedSource()
-    assert fetch(source) == Fetched(IMAGE, LABEL, attempts=1, retries={})
-    assert source.reads == ["i", "l"]
+    story = Story().run()
+    assert story.fetched == Fetched(IMAGE, LABEL, attempts=1, retries={})
+    assert story.source.reads == {"i": 1, "l": 1}
+    assert story.source.times[0][1] == story.source.times[1][1]
 
 
-def test_image_and_label_are_read_at_the_same_time():
-    async def story():
-        gate = asyncio.Event()
-        source = ScriptedSource([gate], [gate])
-        task = asyncio.create_task(fetch_pair(Traffic(source), pair_of(), FetchPolicy()))
-        while source.reading < 2:  # noqa: ASYNC110 - the script has no event for it
-            await asyncio.sleep(0)
-        gate.set()
-        return await task
-
-    assert asyncio.run(asyncio.wait_for(story(), 5)).image == IMAGE
-
-
-def test_each_failure_that_is_tried_again_is_counted_by_its_cause():
+def test_each_retried_failure_is_counted_by_its_cause():
     flipped = IMAGE[:50] + b"x" + IMAGE[51:]
-    source = ScriptedSource([failing("reset"), flipped, IMAGE[:-1], IMAGE], [failing("http_503"), LABEL])
-    fetched = fetch(source)
-    assert (fetched.image, fetched.label, fetched.attempts) == (IMAGE, LABEL, 4)
-    assert fetched.retries == {"reset": 1, "crc32c": 1, "size": 1, "http_503": 1}
+    story = Story([failing("reset"), flipped, IMAGE[:-1], IMAGE], [failing("http_503"), LABEL]).run()
+    assert (story.fetched.image, story.fetched.label, story.fetched.attempts) == (IMAGE, LABEL, 4)
+    assert story.fetched.retries == {"reset": 1, "crc32c": 1, "size": 1, "http_503": 1}
 
 
 @given(st.integers(0, len(IMAGE) * 8 - 1))
 def test_no_flipped_bit_comes_through(bit):
     damaged = bytearray(IMAGE)
     damaged[bit // 8] ^= 1 << bit % 8
-    with pytest.raises(BadPairError) as caught:
-        fetch(ScriptedSource([bytes(damaged)]), max_attempts=1)
-    assert caught.value.cause == "crc32c"
+    assert Story([bytes(damaged)], max_attempts=1).run().error.cause == "crc32c"
 
 
 def test_a_page_of_html_shows_in_the_sentence():
-    with pytest.raises(BadPairError, match="DOCTYPE") as caught:
-        fetch(ScriptedSource([b"<!DOCTYPE html>"]))
-    assert (caught.value.cause, caught.value.attempts) == ("html", 4)
-    assert str(caught.value).startswith("After 4 attempts: i came with 15 bytes")
+    error = Story([b"<!DOCTYPE html>"]).run().error
+    assert (error.cause, error.attempts) == ("html", 4)
+    assert str(error).startswith("After 4 attempts: i came with 15 bytes")
+    assert "DOCTYPE" in str(error)
 
 
-def test_without_a_checksum_in_the_listing_the_size_is_still_compared():
+def test_without_a_listed_checksum_the_size_is_compared():
     pair = Pair("id", ObjectInfo("i", len(IMAGE)), ObjectInfo("l", len(LABEL)))
-    assert fetch(ScriptedSource([b"x" * len(IMAGE)]), pair).image == b"x" * len(IMAGE)
-    with pytest.raises(BadPairError):
-        fetch(ScriptedSource([b"x"]), pair)
+    assert Story([b"x" * len(IMAGE)], pair=pair).run().fetched.image == b"x" * len(IMAGE)
+    assert Story([b"x"], pair=pair).run().error.cause == "size"
 
 
 @pytest.mark.parametrize("cause", ["missing", "forbidden", "changed"])
-def test_a_final_failure_is_tried_once_and_ends_the_other_read(cause):
-    async def story():
-        source = ScriptedSource([failing(cause, retryable=False)], [asyncio.Event()])
-        with pytest.raises(BadPairError, match="It failed") as caught:
-            await fetch_pair(Traffic(source), pair_of(), FetchPolicy())
-        assert (caught.value.cause, caught.value.attempts) == (cause, 1)
-        assert source.reads.count("i") == 1
-        assert source.reads.count("l") <= 1
-        assert source.reading == 0
-
-    asyncio.run(asyncio.wait_for(story(), 5))
+def test_a_final_failure_ends_the_other_read(cause):
+    story = Story([failing(cause, retryable=False)], ["hang"]).run()
+    assert (story.error.cause, story.error.attempts) == (cause, 1)
+    assert story.source.reads == {"i": 1, "l": 1}
+    assert story.source.under_way == story.client.under_way == 0
 
 
-def test_waits_are_full_jitter_under_a_doubling_and_capped_ceiling():
+def test_waits_are_full_jitter_under_a_doubling_ceiling():
     waits = []
     for seed in range(200):
-        clock = ManualClock()
-        with pytest.raises(BadPairError):
-            fetch(ScriptedSource([failing()]), clock=clock, seed=seed, max_attempts=6)
-        waits.append(clock.slept)
+        story = Story([failing()], ["hang"], seed=seed, max_attempts=6).run(100)
+        times = [at for name, at in story.source.times if name == "i"]
+        waits.append([after - before - LATENCY_S for before, after in itertools.pairwise(times)])
     for number, ceiling in enumerate([1, 2, 4, 5, 5]):
         column = [wait[number] for wait in waits]
-        assert 0 <= min(column) < 0.1 * ceiling
-        assert 0.9 * ceiling < max(column) <= ceiling
+        assert 0 <= min(column) < 0.1 * ceiling + LATENCY_S
+        assert 0.9 * ceiling < max(column) <= ceiling + 1e-6
 
 
-def test_what_the_server_asks_for_is_waited_at_least():
-    clock = ManualClock()
-    fetch(ScriptedSource([failing(retry_after_s=30), IMAGE]), clock=clock)
-    assert 30 <= clock.slept[0] <= 31
+def test_what_the_server_asks_for_is_waited():
+    story = Story([failing(retry_after_s=30), IMAGE]).run()
+    first, second = (at for name, at in story.source.times if name == "i")
+    assert 30 <= second - first <= 31.1
 
 
-def test_no_wait_is_begun_that_would_end_after_the_deadline():
-    clock = ManualClock()
-    with pytest.raises(BadPairError) as caught:
-        fetch(ScriptedSource([failing(retry_after_s=30)]), clock=clock, deadline_s=100, max_attempts=50)
-    assert clock.now <= 200
-    assert len(clock.slept) == 3
-    assert caught.value.cause == "http_503"
+def test_a_wait_ends_with_the_deadline_at_the_latest():
+    story = Story([failing(retry_after_s=30)], deadline_s=100, max_attempts=50).run()
+    assert story.clock.now <= 1000 + 102
+    assert story.source.reads["i"] == 5
+    assert story.error.cause == "http_503"
 
 
-def test_a_read_that_hangs_is_cut_at_the_deadline_with_what_went_before():
-    async def story():
-        source = ScriptedSource([failing("reset"), asyncio.Event()])
-        with pytest.raises(BadPairError, match=r"i was not there within 0\.05 s; before that: It failed") as caught:
-            await fetch_pair(Traffic(source), pair_of(), FetchPolicy(deadline_s=0.05, base_delay_s=0))
-        assert (caught.value.cause, caught.value.attempts) == ("deadline", 2)
-        assert source.reading == 0
-
-    asyncio.run(asyncio.wait_for(story(), 5))
+def test_a_read_that_hangs_is_cut_at_the_deadline():
+    story = Story([failing("reset"), "hang"], deadline_s=5, base_delay_s=0.1).run()
+    assert (story.error.cause, story.error.attempts) == ("deadline", 2)
+    assert "i was not there within 5 s; before that: It failed" in str(story.error)
+    assert story.source.under_way == 0
 
 
-@pytest.mark.parametrize("hanging_in", ["read", "wait"])
-def test_cancelling_leaves_nothing_running(hanging_in):
-    async def story():
-        step = asyncio.Event() if hanging_in == "read" else failing(retry_after_s=60)
-        source = ScriptedSource([step], [asyncio.Event()])
-        before = asyncio.all_tasks()
-        task = asyncio.create_task(fetch_pair(Traffic(source), pair_of(), FetchPolicy(deadline_s=600)))
-        while len(source.reads) < 2:  # noqa: ASYNC110 - the script has no event for it
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert source.reading == 0
-        assert asyncio.all_tasks() == before
-
-    asyncio.run(asyncio.wait_for(story(), 5))
+def test_an_attempt_is_cut_after_its_longest_time():
+    story = Story([Trickle(1e6), IMAGE], attempt_s=20).run()
+    assert story.fetched.retries == {"timeout": 1}
+    second = max(at for name, at in story.source.times if name == "i")
+    assert 1020 <= second <= 1023
 
 
-@BY_TASKS_ONLY
-def test_a_bug_in_a_source_is_no_bad_pair():
-    with pytest.raises(ZeroDivisionError):
-        fetch(ScriptedSource([ZeroDivisionError()]))
+@pytest.mark.parametrize(
+    ("bytes_per_s", "cause", "within_s"), [(0, "timeout", 7), (1000, "slow", 12), (3000, "timeout", 42)]
+)
+def test_a_body_that_trickles_is_cut_and_tried_again(bytes_per_s, cause, within_s):
+    story = Story([Trickle(bytes_per_s), IMAGE], attempt_s=40).run()
+    assert story.fetched.retries == {cause: 1}
+    assert story.clock.now <= 1000 + within_s + 1
 
 
-def test_an_object_over_the_limit_is_not_even_read():
-    source = ScriptedSource()
-    with pytest.raises(BadPairError) as caught:
-        fetch(source, max_object_bytes=len(IMAGE) - 1)
-    assert caught.value.cause == "too_large"
-    assert "i" not in source.reads
+def test_an_answer_that_only_limits_the_rate_is_no_attempt():
+    later = [failing("http_429")] * 20
+    story = Story([*later, IMAGE], max_attempts=2, max_delay_s=0.1).run()
+    assert story.fetched.retries == {"http_429": 20}
 
 
-def test_an_object_stored_gzipped_is_unpacked_within_the_limit():
+def test_an_object_that_is_always_refused_for_the_rate_is_given_up():
+    story = Story([failing("http_429")], deadline_s=20, max_delay_s=0.5).run()
+    assert story.error.cause == "http_429"
+
+
+@pytest.mark.parametrize("state", ["under way", "pausing", "waiting"])
+def test_cancelling_leaves_nothing_running(state):
+    step = failing(retry_after_s=60) if state == "pausing" else "hang"
+    story = Story([step], ["hang"])
+    if state == "waiting":
+        story.client.window.size = 1.0
+        story.download = story.client.fetch(pair_of(), story.came.append)
+    story.clock.run(0.5)
+    story.client.close()
+    story.download.cancel()
+    story.clock.run(100)
+    assert story.source.under_way == story.client.under_way == 0
+    assert not story.client.flying
+    assert story.came == []
+
+
+def test_a_defect_of_a_source_costs_its_pair():
+    error = Story([ZeroDivisionError("a defect")]).run().error
+    assert (error.cause, error.attempts) == ("internal", 1)
+    assert "ZeroDivisionError" in str(error)
+
+
+def test_an_object_over_the_limit_is_not_read():
+    story = Story(max_object_bytes=len(IMAGE) - 1).run()
+    assert story.error.cause == "too_large"
+    assert story.source.reads["i"] == 0
+
+
+def test_a_gzipped_object_is_unpacked_within_the_limit():
     stored = gzip.compress(IMAGE)
-    assert fetch(ScriptedSource([stored]), pair_of(image=stored)).image == IMAGE
+    assert Story([stored], pair=pair_of(image=stored)).run().fetched.image == IMAGE
     for odd, cause in ((gzip.compress(bytes(10**6)), "too_large"), (stored[:-9], "gzip"), (b"\x1f\x8bnone", "gzip")):
-        with pytest.raises(BadPairError) as caught:
-            fetch(ScriptedSource([odd]), pair_of(image=odd), max_object_bytes=10**5)
-        assert caught.value.cause == cause
+        assert Story([odd], pair=pair_of(image=odd), max_object_bytes=10**5).run().error.cause == cause
+
+
+# -- the object that everybody waits for
+
+
+def late(story):
+    story.clock.run(5.0)
+    story.client.hurry(story.download)
+    return story
+
+
+def test_a_late_object_gets_one_second_request_and_the_first_answer_counts():
+    story = late(Story(["hang", IMAGE]))
+    assert story.source.reads == {"i": 2, "l": 1}
+    late(story).run(1)
+    assert story.fetched == Fetched(IMAGE, LABEL)
+    assert story.source.reads == {"i": 2, "l": 1}
+    assert story.source.under_way == story.client.under_way == 0
+    report = story.client.report()
+    assert (report.second_requests, report.second_requests_won) == (1, 1)
+
+
+def test_a_second_request_that_fails_leaves_the_first_one():
+    story = late(Story(["hang", failing("reset"), IMAGE], read_timeout_s=8, attempt_s=20)).run()
+    assert story.fetched.image == IMAGE
+    assert story.fetched.retries == {"slow": 1}
+    assert story.source.reads["i"] == 3
+
+
+def test_an_object_that_is_not_late_gets_no_second_request():
+    story = Story(["hang"])
+    story.clock.run(0.9)
+    story.client.hurry(story.download)
+    assert story.source.reads == {"i": 1, "l": 1}
+
+
+# -- others
 
 
 def test_the_backoff_does_not_overflow():
@@ -241,7 +322,7 @@ def test_a_retry_after_without_a_sensible_time_is_ignored(said):
 
 
 @pytest.mark.parametrize("plane", DATA_PLANES)
-def test_every_pair_of_a_bucket_comes_whole_through_a_server_that_fails_every_third_time(plane):
+def test_every_pair_comes_whole_through_a_server_that_fails_often(plane):
     rng = random.Random(5)
     objects = {}
     for number in range(25):
@@ -254,12 +335,13 @@ def test_every_pair_of_a_bucket_comes_whole_through_a_server_that_fails_every_th
     async def story():
         async with FakeGcs({"b": objects}, faults, seed=3) as server:
             source = await open_source("gs://b/p", emulator=server.url, concurrency=8, data_plane=plane)
+            client = StoreClient(source, policy)
             try:
                 catalog = await build_catalog(source, KeyTemplates.parse())
                 pairs = [catalog.pair(index) for index in range(len(catalog))]
-                traffic = Traffic(source)
-                return pairs, await asyncio.gather(*(fetch_pair(traffic, pair, policy) for pair in pairs))
+                return pairs, await asyncio.gather(*(fetch_pair(client, pair) for pair in pairs))
             finally:
+                client.close()
                 await source.close()
 
     pairs, fetched = asyncio.run(asyncio.wait_for(story(), 30))
@@ -269,3 +351,7 @@ def test_every_pair_of_a_bucket_comes_whole_through_a_server_that_fails_every_th
         assert one.label == objects[f"p/labels/{pair.id}.png"]
     causes = set().union(*(one.retries for one in fetched))
     assert causes >= {"http_503", "truncated", "size", "crc32c", "redirect"}
+
+
+def test_a_failure_of_the_simulation_is_one_of_the_store():
+    assert failure("http_503").of_store

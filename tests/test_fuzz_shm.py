@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ring_fixtures import make_descriptor, served_ring, small_geometry
+from ringfeedd.storewatch import StoreHealth
 
 import ringfeed
 from ringfeed import attachment, layout, segment
@@ -25,7 +26,6 @@ from ringfeed.lane import LanePage
 from ringfeed.layout import FIRST_LANE_LOCK_BYTE, PAGE_BYTES, Lane, State
 from ringfeed.status import ring_status
 from ringfeedd.former import read_formers
-from ringfeedd.storewatch import StoreHealth
 
 fuzz = settings(
     max_examples=int(os.environ.get("RINGFEED_FUZZ_EXAMPLES", "60")),

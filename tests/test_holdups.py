@@ -19,8 +19,8 @@ from ringfeed.holdups import HoldUp, hold_up
 from ringfeed.layout import Lane
 from ringfeed.standing import Standing
 from ringfeed.status import ring_status
+from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.holdup_watch import AGAIN_AFTER_S, FIRST_AFTER_S, HoldUpWatch
-from ringfeedd.storewatch import StoreHealth
 
 SLOTS = 16
 

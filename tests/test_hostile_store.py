@@ -16,15 +16,16 @@ from test_sources_gcs import QUICK
 
 from ringfeedd import messages
 from ringfeedd.errors import BadPairError, StartError
+from ringfeedd.fetch.health import StoreReport
 from ringfeedd.keys import KeyTemplates
 from ringfeedd.listing import build_catalog
 from ringfeedd.messages import Decoded, Failed, Results
 from ringfeedd.sources import SourceError
+from ringfeedd.sources.base import read
 from ringfeedd.sources.gcs import GcsSource
 from ringfeedd.sources.gcs_listing import MAX_PAGE_BYTES
 from ringfeedd.sources.payload import MAX_ERROR_TEXT_BYTES, text_of
 from ringfeedd.sources.plane import MAX_ERROR_BYTES
-from ringfeedd.traffic import TrafficReport
 
 PIECE = bytes(1 << 16)
 MOST_SENT = 64 << 20
@@ -131,7 +132,7 @@ def test_a_page_that_is_no_json_is_a_sentence(plane, body):
 def test_the_body_of_an_error_is_bounded(plane, body):
     async def use(server, source):
         with pytest.raises(SourceError) as caught:
-            await source.read("x", 0, 1 << 20)
+            await read(source, "x", 0, 1 << 20)
         assert caught.value.cause == "forbidden"
         assert server.sent < (1 << 20) + MAX_ERROR_BYTES + (16 << 20)
         assert (await listing_error(source)).cause == "forbidden"
@@ -143,7 +144,7 @@ def test_the_body_of_an_error_is_bounded(plane, body):
 def test_text_that_cannot_be_encoded_is_escaped_where_it_enters(plane):
     async def use(_server, source):
         with pytest.raises(SourceError, match=r"It says") as caught:
-            await source.read("x", 0)
+            await read(source, "x", 0)
         assert "\\ud800" in str(caught.value)
         assert "\\ud800" in str(caught.value).encode().decode()
         assert str(await listing_error(source)).encode()
@@ -156,7 +157,7 @@ def test_text_that_cannot_be_encoded_is_escaped_where_it_enters(plane):
 @pytest.mark.parametrize("bad", [Failed(0, 7, "\ud800", "x", 1), Decoded(0, 7, (1, 1, 1, 1), False, 2**70, {})])
 def test_a_result_that_cannot_be_sent_is_replaced_by_one_that_can(bad):
     good = Decoded(0, 8, (1, 1, 1, 1), False, 5, {})
-    frame = messages.frame_of_results([bad, good], TrafficReport())
+    frame = messages.frame_of_results([bad, good], StoreReport())
     replaced, kept = messages._FROM_WORKER.decode(frame[4:]).results
     assert isinstance(replaced, Failed)
     assert (replaced.seq, replaced.cause, kept) == (7, "internal", good)

@@ -34,10 +34,10 @@ from ringfeedd import http_connections, metrics
 from ringfeedd.config import load_config
 from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.failures import Failure
+from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.http import HttpServer, read_token
 from ringfeedd.http_guard import Guard, Listen
 from ringfeedd.page import POLICY, status_page
-from ringfeedd.storewatch import StoreHealth
 from ringfeedd.view import RingView, ailments, look
 
 TOKEN = "correct horse battery staple"
@@ -156,8 +156,8 @@ def test_a_token_is_believed_to_be_secret_only_where_its_file_is(tmp_path):
 
 
 def outage(now: float) -> StoreHealth:
-    counts = {"outages": 3, "requests": 70, "hedges": 6, "hedges_won": 4}
-    return StoreHealth(workers=2, waiting_workers=1, failing_since=now - 100, next_probe_at=now + 1000, **counts)
+    counts = {"outages": 3, "requests": 70, "second_requests": 6, "second_requests_won": 4}
+    return StoreHealth(workers=2, waiting_workers=1, failing_since=now - 100, next_try_at=now + 1000, **counts)
 
 
 @pytest.fixture(scope="module")
@@ -318,8 +318,8 @@ def test_the_metrics_tell_how_the_store_fares_and_why_downloads_were_tried_again
     assert 0 < found["ringfeed_store_next_try_seconds"] <= 1000
     assert found["ringfeed_store_outages_total"] == 3
     assert found["ringfeed_store_requests_total"] == 70
-    assert found["ringfeed_store_hedges_total"] == 6
-    assert found["ringfeed_store_hedges_won_total"] == 4
+    assert found["ringfeed_store_second_requests_total"] == 6
+    assert found["ringfeed_store_second_requests_won_total"] == 4
     causes = {
         cause: found[f"ringfeed_retries_total[cause={cause}]"] for cause in ring_status(served.name).retries_by_cause
     }
@@ -332,11 +332,11 @@ def test_the_page_and_the_json_tell_of_an_outage_and_the_page_says_it_in_red_onl
     store = json.loads(shown)[served.name]["store"]
     assert (store["waiting_workers"], store["outages"]) == (1, 3)
     assert json.loads(shown)[served.name]["retries_by_cause"]["5xx"] == 5
-    said = r"has not answered for \d{3} s; 1 of 2 workers wait, next try in \d+ s"
+    said = r"is unreachable since \d\d:\d\d \(\d{3} s\); 1 of 2 workers wait, next try in \d+ s"
     assert re.search(rf'<p class="bad">the store {said}</p>', page)
     assert re.search(rf'<th scope="row">store</th><td>{said}</td>', page)
     assert "8 retries (1 connection, 2 body, 5 5xx)" in page
-    well = dataclasses.replace(status, store=dataclasses.replace(status.store, waiting_workers=0))
+    well = dataclasses.replace(status, store=dataclasses.replace(status.store, waiting_workers=0, failing_s=0.0))
     assert "the store " not in status_page([dataclasses.replace(look(served.service), status=well)], "gpu01")
 
 

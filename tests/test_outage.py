@@ -65,14 +65,14 @@ def outage_of_two_kinds(store, status, daemon):
     store.ask("/_faults", "POST", b"any/503")
     before = store.requests()
     wait_until(lambda: status().waiting_workers == 2 and status().failing_s > 2)
-    # what was in flight, a few retries, some probes of each worker; without the circuit it would be hundreds
-    assert store.requests() - before <= 5 * CONCURRENCY
+    # what was under way, some retries one after the other, then one now and then from each worker
+    assert store.requests() - before <= 10 * CONCURRENCY
     look(daemon.ring)
     for worker in daemon.workers():
         os.kill(worker, signal.SIGKILL)
     store.kill()
     # those that take their place have read nothing themselves, and find out all the same
-    wait_until(lambda: ring_status(f"{daemon.ring}-train").worker_deaths == 2 and status().outages > 2)
+    wait_until(lambda: ring_status(f"{daemon.ring}-train").worker_deaths == 2 and status().waiting_workers)
     failing_s = status().failing_s
     wait_until(lambda: status().failing_s > failing_s + 1)
     assert status().waiting_workers
@@ -90,7 +90,9 @@ def outage_in_silence(store, status, daemon):
 def look(ring):
     """`ringfeed status`, in the midst of an outage."""
     run = subprocess.run([*RINGFEED, "status", f"{ring}-train"], capture_output=True, text=True, check=False)
-    assert re.search(r"store +has not answered for \d+ s; 2 of 2 workers wait, next try (in|now)", run.stdout)
+    assert re.search(
+        r"store +is unreachable since \d\d:\d\d \(\d+ s\); 2 of 2 workers wait, next try (in|now)", run.stdout
+    )
 
 
 @pytest.mark.parametrize("plane", DATA_PLANES)
@@ -114,11 +116,11 @@ def test_an_outage_under_a_live_daemon_costs_time_and_no_pair(store, ring, bucke
         wait_until(lambda: status().waiting_workers == 0)
         after = ring_status(f"{ring}-train")
         assert after.failed_pairs == 0
-        assert after.store.outages >= 2
+        assert after.store.outages >= 1
         assert after.store.failing_s == after.store.next_try_s == 0
         assert after.fetch_retries == sum(after.retries_by_cause.values()) > 0
     log = daemon.output.rest()
-    assert len(re.findall(r"gs://b/set: the store has not answered for .* workers wait, next try", log)) == 1
+    assert len(re.findall(r"gs://b/set: the store is unreachable since \d\d:\d\d \(.*\); next try", log)) == 1
     assert len(re.findall(r"gs://b/set: the store answers again, after \d+ s", log)) == 1
 
     ids = {name.removeprefix("set/images/").removesuffix(".jpg") for name in bucket if "/images/" in name}

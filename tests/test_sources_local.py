@@ -12,6 +12,7 @@ from ringfeedd.fakegcs import FakeGcs
 from ringfeedd.keys import KeyTemplates
 from ringfeedd.listing import build_catalog
 from ringfeedd.sources import Kind, Skipped, SourceError, open_source
+from ringfeedd.sources.base import read as read_object
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def listed(root, prefix=""):
 
 
 def read(root, name, generation=0):
-    return use(root, lambda source: source.read(name, generation))
+    return use(root, lambda source: read_object(source, name, generation))
 
 
 def test_every_file_is_listed_with_its_size_and_can_be_read(folder):

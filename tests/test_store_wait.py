@@ -22,10 +22,10 @@ from store_process import StoreProcess
 import ringfeed
 from ringfeed.status import ring_status
 from ringfeedd.errors import EXIT_COULD_NOT_START, StartError, StoreDownError
+from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.sources import SourceError
 from ringfeedd.sources.aiohttp_errors import outage_cause
 from ringfeedd.store_wait import NOTICE_S, PAUSES, SILENCE_S, Patience, StoreWait
-from ringfeedd.storewatch import StoreHealth
 
 WAITS = "the store does not answer, and the start waits for it"
 
@@ -403,7 +403,7 @@ def test_a_store_that_goes_down_after_the_listing_costs_the_very_first_pairs_tim
             store.kill()
         wait_until(lambda: traces(ring))
         if outage == "503":
-            daemon.output.wait_for("WARNING ringfeedd.pool: gs://b/set: the store has not answered for ")
+            daemon.output.wait_for("WARNING ringfeedd.pool: gs://b/set: the store is unreachable since ")
             wait_until(lambda: ring_status(f"{ring}-train").store.failing_s > 2)
             store.ask("/_faults", "DELETE")
         else:

@@ -65,33 +65,44 @@ class StoreStatus:
     """Whether the store that the daemon reads from answers; counts are since the daemon's start.
 
     Attributes:
-        waiting_workers: worker processes that keep their pairs back, because it does not answer.
-        failing_s: seconds since when it does not; 0 while no worker waits.
+        waiting_workers: worker processes that keep their pairs back, because it does not answer them.
+        failing_s: seconds since when it has answered no worker; 0 while it answers.
         next_try_s: seconds until the first of them asks it again; 0 while none is about to.
-        outages: that a worker met, each worker's counted.
+        limit_per_s: requests a second that it lets through; 0 while it does not limit the rate.
+        outages: times that no worker had an answer.
         requests: for objects.
-        hedges: of them, second ones for an object that took unusually long.
-        hedges_won: of those, the ones that came first.
+        limited: of them, those that it answered with "later" (429).
+        second_requests: of them, second ones for an object that the next slot waited for.
+        second_requests_won: of those, the ones that came first.
     """
 
     waiting_workers: int
     failing_s: float
     next_try_s: float
+    limit_per_s: float
     outages: int
     requests: int
-    hedges: int
-    hedges_won: int
+    limited: int
+    second_requests: int
+    second_requests_won: int
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether it answers no worker."""
+        return self.failing_s > 0.0
 
     def sentence(self, workers: int) -> str:
-        """For people."""
-        if self.waiting_workers:
+        """Return how it fares, for people."""
+        if self.unreachable:
+            since = time.strftime("%H:%M", time.localtime(time.time() - self.failing_s))
             next_try = f"in {self.next_try_s:.0f} s" if self.next_try_s else "now"
             return (
-                f"has not answered for {self.failing_s:.0f} s; {self.waiting_workers} of {workers} workers wait, "
-                f"next try {next_try}"
+                f"is unreachable since {since} ({self.failing_s:.0f} s); {self.waiting_workers} of {workers} workers "
+                f"wait, next try {next_try}"
             )
-        hedged = f", {self.hedges:,} of them hedges ({self.hedges_won:,} came first)" if self.hedges else ""
-        return f"answers; {self.requests:,} requests{hedged}, {self.outages} outages"
+        limit = f", limited to about {self.limit_per_s:.0f} requests/s" if self.limit_per_s else ""
+        second = f", {self.second_requests:,} of them second ones for a late object" if self.second_requests else ""
+        return f"answers{limit}; {self.requests:,} requests{second}, {self.outages} outages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,10 +351,12 @@ def _read_store(control: Control, now: int) -> StoreStatus:
         waiting_workers=word(State.STORE_WAITING_WORKERS),
         failing_s=max(0, now - since) / 1e9 if since else 0.0,
         next_try_s=max(0, next_try - now) / 1e9,
+        limit_per_s=word(State.STORE_LIMIT_MILLI) / 1000,
         outages=word(State.STORE_OUTAGES),
         requests=word(State.STORE_REQUESTS),
-        hedges=word(State.HEDGES),
-        hedges_won=word(State.HEDGES_WON),
+        limited=word(State.STORE_LIMITED),
+        second_requests=word(State.SECOND_REQUESTS),
+        second_requests_won=word(State.SECOND_REQUESTS_WON),
     )
 
 

@@ -19,13 +19,12 @@ from ringfeedd.catalog_cache import CatalogCache, default_folder
 from ringfeedd.cores import usable_cores
 from ringfeedd.errors import ConfigError
 from ringfeedd.failures import OnError
-from ringfeedd.fetch import FetchPolicy
+from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
 from ringfeedd.http_guard import OFF, Listen
 from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
 from ringfeedd.nodes import AUTO, MAX_NODES, Nodes, choose_nodes
 from ringfeedd.order import Mode
-from ringfeedd.ramp import START_REQUESTS_PER_S
 from ringfeedd.roots import GCS_SCHEME, absolute_root
 from ringfeedd.setting_errors import setting_error
 from ringfeedd.shm import Access
@@ -66,10 +65,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         max_attempts: for each object, the first included; what fails while the store is down does not count.
         deadline_s: for each object, all attempts together, waits for a store that is down not counted.
         read_timeout_s: silence of the store after which a download is cut and tried again.
-        retry_budget: retries that each successful download earns, for the whole worker: with 0.5 a sick store gets half
-            as many retries as downloads succeed, at most.
-        hedge: send a second request for an object that takes longer than 95 of 100, 5 % more requests at most.
-        start_requests_per_s: of the whole daemon, at first; doubled every 20 minutes while it is used. 0: no limit.
+        attempt_s: for one attempt at an object, seconds; one more for each MiB. What takes longer is tried again.
+        min_bytes_per_s: an attempt that brings less, on the mean of 10 s, is cut and tried again.
         store_wait_s: None: 600 s, but not for a host that does not resolve or refuses, and has never answered. Else
             for how long a start waits for a store that does not answer, until the first pairs are there; then
             it ends with exit code 3. 0: at once, as it does in any case where the root or the account is wrong.
@@ -116,9 +113,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_attempts: Annotated[int, Meta(ge=1, le=100)] = _FETCH.max_attempts
     deadline_s: Annotated[float, Meta(gt=0.0, le=86400.0)] = _FETCH.deadline_s
     read_timeout_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = _FETCH.read_timeout_s
-    retry_budget: Fraction = _FETCH.retry_budget
-    hedge: bool = _FETCH.hedge
-    start_requests_per_s: Annotated[float, Meta(ge=0.0, le=1e9)] = START_REQUESTS_PER_S
+    attempt_s: Annotated[float, Meta(gt=0.0, le=86400.0)] = _FETCH.attempt_s
+    min_bytes_per_s: Annotated[float, Meta(ge=0.0, le=1e9)] = _FETCH.min_bytes_per_s
     store_wait_s: Seconds | None = None
     data_plane: PlaneName = _FETCH.data_plane
     emulator: str | None = None
@@ -240,16 +236,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         plain: dict[str, Any] = {n: str(value) if isinstance(value, str) else value for n, value in settings.items()}
         return Identity(**plain)
 
-    def fetch_policy(self, workers: int) -> FetchPolicy:
-        """How one of so many workers treats the store."""
-        ramped = self.root.startswith(GCS_SCHEME)  # a folder needs no ramp
+    def fetch_policy(self) -> FetchPolicy:
+        """How workers treat the store."""
         return FetchPolicy(
             max_attempts=self.max_attempts,
             deadline_s=self.deadline_s,
             read_timeout_s=self.read_timeout_s,
-            retry_budget=self.retry_budget,
-            hedge=self.hedge,
-            start_requests_per_s=self.start_requests_per_s / workers if ramped else 0.0,
+            attempt_s=self.attempt_s,
+            min_bytes_per_s=self.min_bytes_per_s,
             data_plane=self.data_plane,
             user_project=self.user_project,
         )

@@ -237,21 +237,13 @@ def _add_serve_store(parser: CommandParser) -> None:
         "--read-timeout-s", type=any_number, metavar="S", help="silence after which a download is cut (default: 20)"
     )
     parser.add_argument(
-        "--retry-budget",
-        type=any_number,
-        metavar="FRACTION",
-        help="retries for each download that succeeds (default: 0.5)",
+        "--attempt-s", type=any_number, metavar="S", help="of one attempt at an object (default: 60, 1 more a MiB)"
     )
     parser.add_argument(
-        "--hedge",
-        action=argparse.BooleanOptionalAction,
-        help="a second request where the first takes unusually long, 5 %% more at most (default: no)",
-    )
-    parser.add_argument(
-        "--start-requests-per-s",
+        "--min-bytes-per-s",
         type=any_number,
         metavar="N",
-        help="at first; doubled every 20 min while it is used; 0: no limit (default: 5000)",
+        help="an attempt that brings less for 10 s is tried again (default: 2048)",
     )
     parser.add_argument(
         "--store-wait-s",

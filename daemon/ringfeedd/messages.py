@@ -9,10 +9,10 @@ import msgspec
 
 from ringfeedd.catalog import Pair
 from ringfeedd.errors import encodable
-from ringfeedd.fetch import FetchPolicy
+from ringfeedd.fetch.health import StoreReport
+from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.sources import ObjectInfo
 from ringfeedd.spec import DecodeSpec
-from ringfeedd.traffic import TrafficReport
 
 _LENGTH_BYTES: Final = 4
 
@@ -40,7 +40,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
         concurrency: objects that this worker downloads at a time.
         most_concurrency: the same where it waits for the store.
         vitals_fd: an inherited memory file of words that tell, without a message, that it lives and what it decodes.
-        known: objects that other workers could read lately: by these it can tell whether the store is down.
+        witness: an object that some worker could read lately, see `StoreClient`.
     """
 
     root: str
@@ -50,7 +50,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     vitals_fd: int
     policy: FetchPolicy
     rings: list[RingSpec]
-    known: list[ObjectInfo] = []
+    witness: ObjectInfo | None = None
 
 
 class PairJob(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -133,7 +133,7 @@ class Results(msgspec.Struct, tag="results", frozen=True):
     """What a worker has done since its last frame, and how it fares with the store where that has changed."""
 
     results: list[Result]
-    traffic: TrafficReport | None = None
+    store: StoreReport | None = None
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -147,15 +147,15 @@ def frame(message: ToWorker | Results) -> bytes:
     return len(body).to_bytes(_LENGTH_BYTES, "little") + body
 
 
-def frame_of_results(results: list[Result], traffic: TrafficReport) -> bytes:
+def frame_of_results(results: list[Result], store: StoreReport | None) -> bytes:
     """Return the frame of a worker's message; a result that cannot be encoded is replaced by a failure that can.
 
     What cannot be encoded would be lost with all that stands beside it, and the worker would never answer again.
     """
     try:
-        return frame(Results(results, traffic))
+        return frame(Results(results, store))
     except (ValueError, OverflowError, TypeError):  # of ValueError: UnicodeEncodeError
-        return frame(Results([_sendable(result) for result in results], traffic))
+        return frame(Results([_sendable(result) for result in results], store))
 
 
 def _sendable(result: Result) -> Result:

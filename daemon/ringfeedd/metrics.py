@@ -58,14 +58,16 @@ NO_METRICS: Final = {"daemon_pid", "seed", "slot_height", "slot_width", "mirrore
 # By the names of `StoreStatus`. All rings of a daemon read from one store: each of them has the same numbers.
 STORE_GAUGES: Final = {
     "waiting_workers": ("store_waiting_workers", "Workers that keep pairs back because the store does not answer."),
-    "failing_s": ("store_failing_seconds", "Since when the store does not answer; 0 while it does."),
+    "failing_s": ("store_failing_seconds", "Since when the store answers no worker; 0 while it answers."),
     "next_try_s": ("store_next_try_seconds", "Until it is asked again; 0 while no worker waits for that."),
+    "limit_per_s": ("store_limit_per_second", "Requests a second that the store lets through; 0 without a limit."),
 }
 STORE_COUNTERS: Final = {
-    "outages": ("store_outages", "Outages of the store that workers met, each worker's counted."),
+    "outages": ("store_outages", "Times that the store answered no worker."),
     "requests": ("store_requests", "Requests for objects."),
-    "hedges": ("store_hedges", "Second requests for objects that took unusually long."),
-    "hedges_won": ("store_hedges_won", "Second requests that came first."),
+    "limited": ("store_limited_requests", "Requests that the store answered with 429."),
+    "second_requests": ("store_second_requests", "Second requests for objects that the next slot waited for."),
+    "second_requests_won": ("store_second_requests_won", "Second requests that came first."),
 }
 
 LANE_GAUGES: Final = {

@@ -81,7 +81,11 @@ def _ring(view: RingView) -> list[ET.Element]:
         return [_tag("h2", view.name), _tag("p", view.problem, class_="bad")]
     state = _tag("span", status.state, class_="bad" if view.ailment else "well")
     parts = [_tag("h2", f"{view.name}: ", state)]
-    store = f"the store {status.store.sentence(status.workers)}" if status.store.waiting_workers else ""
+    store = (
+        f"the store {status.store.sentence(status.workers)}"
+        if status.store.unreachable or status.store.limit_per_s
+        else ""
+    )
     troubles = (status.reason, status.hangs, store, status.held_up)
     parts += [_tag("p", sentence, class_="bad") for sentence in troubles if sentence]
     meter = _tag("meter", value=str(status.filled_slots), max=str(status.slots))

@@ -9,7 +9,7 @@ import mmap
 import os
 import socket
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heapreplace
@@ -19,15 +19,14 @@ from ringfeedd import messages
 from ringfeedd.catalog import Pair
 from ringfeedd.children import STOPPED, WorkerProcess, describe, process_state
 from ringfeedd.errors import CrashError, StartError
-from ringfeedd.fetch import FetchPolicy
+from ringfeedd.fetch.health import StoreMonitor
+from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.limits import exhausted
 from ringfeedd.messages import Cancel, Decoded, Hello, Jobs, Limit, PairJob, Result, RingSpec, Stop, ToWorker
 from ringfeedd.sizing import SPARE_PAIRS
 from ringfeedd.sources import ObjectInfo
 from ringfeedd.spawn import FORKABLE, Spawner
-from ringfeedd.storewatch import StoreWatch
-from ringfeedd.traffic import KNOWN_OBJECTS
-from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, VITAL_WORDS
+from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, VITAL_WORDS, vital_bytes
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
 
@@ -48,8 +47,6 @@ STILLBORN_WORKERS: Final = 4
 """So many workers end before they begin, and none begins, before a pool gives up."""
 SILENCE_S: Final = 10.0
 """A worker that has not turned its loop for so long is named in the log."""
-
-_VITAL_BYTES: Final = VITAL_WORDS * 8
 
 WORKER_MODULE = FORKABLE
 """What a worker process runs; the benchmark puts one that does nothing in its place."""
@@ -130,7 +127,6 @@ class Pool:
         on_results: Callable[[list[Result]], None],
         on_lost: Callable[[int, int, bool], None],
         most_pairs: int,
-        known: Iterable[ObjectInfo] = (),
         spawner: Spawner | None = None,
         on_room: Callable[[], None] = lambda: None,
     ) -> None:
@@ -141,15 +137,14 @@ class Pool:
             on_lost: called with (ring, seq, quarantine) for each pair that a dead worker had; with ``quarantine`` the
                 pair has killed workers before and is not decoded again, also not when it is given in a later epoch.
             most_pairs: pairs that one worker may have at a time.
-            known: objects that were there a moment ago, by which workers ask for the store until they have read one.
             spawner: starts the processes; by default each on its own.
             on_room: called when a new worker can be given pairs.
         """
         self.size = size
         self._spawner = spawner or Spawner()
         self.deaths = 0
-        self.store = StoreWatch()
-        self._known: deque[ObjectInfo] = deque(known, maxlen=KNOWN_OBJECTS)
+        self.store = StoreMonitor()
+        self._witness: ObjectInfo | None = None
         self._settings = settings
         self._on_results = on_results
         self._on_lost = on_lost
@@ -157,6 +152,7 @@ class Pool:
         self._most_pairs = most_pairs
         self._workers: dict[int, _Worker] = {}
         self._limits: dict[int, int] = {}
+        self._waited_for: dict[int, int] = {}
         self._kills: Counter[Pair] = Counter()
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
@@ -254,6 +250,12 @@ class Pool:
             for worker in self._workers.values():
                 worker.send(Limit(ring, limit))
 
+    def set_waited_for(self, ring: int, seq: int) -> None:
+        """Let workers know which pair of ``ring`` has to come before any later one can be published."""
+        self._waited_for[ring] = seq
+        for worker in self._workers.values():
+            worker.vitals[VITAL_WORDS + ring] = seq
+
     def cancel(self, ring: int, below: int) -> None:
         """Drop the pairs of ``ring`` below ``below``; each is answered all the same."""
         for worker in self._workers.values():
@@ -331,8 +333,9 @@ class Pool:
         try:
             with theirs, os.fdopen(os.memfd_create(f"ringfeed-worker-{number}"), "rb", buffering=0) as memory:
                 vitals_fd = memory.fileno()
-                os.ftruncate(vitals_fd, _VITAL_BYTES)
-                vitals = memoryview(mmap.mmap(vitals_fd, _VITAL_BYTES)).cast("Q")
+                size = vital_bytes(len(self._settings.rings))
+                os.ftruncate(vitals_fd, size)
+                vitals = memoryview(mmap.mmap(vitals_fd, size)).cast("Q")
                 fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in self._settings.rings)]
                 process = await self._spawner.spawn(WORKER_MODULE, fds)
             reader, writer = await asyncio.open_connection(sock=ours)
@@ -350,11 +353,13 @@ class Pool:
                 vitals_fd=vitals_fd,
                 policy=settings.policy,
                 rings=settings.rings,
-                known=list(self._known),
+                witness=self._witness,
             )
         )
         for ring, limit in self._limits.items():
             worker.send(Limit(ring, limit))
+        for ring, seq in self._waited_for.items():
+            vitals[VITAL_WORDS + ring] = seq
         self._workers[number] = worker
         self._on_room()
         return worker
@@ -372,11 +377,12 @@ class Pool:
                 if type(result) is Decoded:
                     there = pair
             if there is not None:
-                self._known.append(there.label)  # the smaller of the two, mostly
+                self._witness = there.label  # the smaller of the two, mostly
             worker.finished += len(message.results)
-            if message.traffic is not None:
-                self.store.hear(worker.number, message.traffic)
-                if news := self.store.news(time.monotonic()):
+            if message.store is not None:
+                now = time.monotonic()
+                self.store.report(worker.number, message.store, now)
+                if news := self.store.news(now):
                     _LOG.warning("%s: %s", self._settings.root, news)
             self._on_results(message.results)
 

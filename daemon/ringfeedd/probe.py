@@ -11,14 +11,14 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from ringfeedd.catalog import Catalog, ObjectColumns
-from ringfeedd.circuit import CircuitState
 from ringfeedd.errors import BadPairError, StartError
-from ringfeedd.fetch import FetchPolicy, fetch_pair
+from ringfeedd.fetch.client import StoreClient, fetch_pair
+from ringfeedd.fetch.health import StoreState
+from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.picture import open_picture, quiet_codecs
 from ringfeedd.sources import Source, SourceError
 from ringfeedd.spec import Fit
-from ringfeedd.store_wait import SILENCE_S, listed_objects
-from ringfeedd.traffic import Traffic
+from ringfeedd.store_wait import SILENCE_S
 
 SAMPLE_PAIRS: Final = 32
 LARGEST_PAIRS: Final = 8
@@ -66,21 +66,21 @@ async def probe_sizes(source: Source, catalog: Catalog, *, max_pixels: int, exif
     known = set(spread)
     largest = [index for index in largest_pairs(catalog) if index not in known]
     indices = spread + largest
-    traffic, policy = Traffic(source, known=listed_objects(catalog)), FetchPolicy()
+    client = StoreClient(source, FetchPolicy())
     sizes: dict[int, Size] = {}
     reasons: list[str] = []
 
     async def look(index: int) -> None:
         pair = catalog.pair(index)
         try:
-            fetched = await fetch_pair(traffic, pair, policy)
+            fetched = await fetch_pair(client, pair)
             picture = open_picture("image", fetched.image, max_pixels=max_pixels, exif_orientation=exif_orientation)
             sizes[index] = picture.height, picture.width
         except BadPairError as error:
             reasons.append(f"{pair.id!r}: {error}")
 
     looks = asyncio.gather(*(look(index) for index in indices))
-    silence = asyncio.create_task(_silence(traffic))
+    silence = asyncio.create_task(_silence(client))
     try:
         await asyncio.wait((looks, silence), return_when=asyncio.FIRST_COMPLETED)
         if not looks.done():
@@ -92,7 +92,7 @@ async def probe_sizes(source: Source, catalog: Catalog, *, max_pixels: int, exif
         looks.cancel()
         silence.cancel()
         await asyncio.gather(looks, silence, return_exceptions=True)
-        await traffic.close()
+        client.close()
     if not sizes:
         raise StartError(
             f"none of the {len(indices)} pairs that were looked at could be had; the first failed: {reasons[0]}"
@@ -123,14 +123,15 @@ def _largest(columns: ObjectColumns) -> Iterator[int]:
             yield from top[: max(1, within)].tolist()
 
 
-async def _silence(traffic: Traffic) -> str:
+async def _silence(client: StoreClient) -> str:
     """Wait until the store has answered nobody for `SILENCE_S`; the cause of the latest failure."""
-    heard = traffic.clock.monotonic()
+    clock = asyncio.get_running_loop()
+    heard = clock.time()
     while True:
         await asyncio.sleep(_LOOK_S)
-        report = traffic.statistics()
+        report = client.report()
         heard = max(heard, report.answered_at or heard)
-        if report.circuit is CircuitState.OPEN and traffic.clock.monotonic() - heard > SILENCE_S:
+        if report.state is StoreState.DOWN and clock.time() - heard > SILENCE_S:
             return report.cause
 
 

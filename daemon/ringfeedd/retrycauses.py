@@ -9,6 +9,7 @@ from ringfeed.layout import State
 
 _WORDS: Final = {
     "timeout": State.RETRIES_TIMEOUT,
+    "slow": State.RETRIES_TIMEOUT,
     "connect": State.RETRIES_CONNECTION,
     "reset": State.RETRIES_CONNECTION,
     "truncated": State.RETRIES_BODY,

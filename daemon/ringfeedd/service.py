@@ -19,6 +19,7 @@ from ringfeedd.edition import Edition, Editions
 from ringfeedd.errors_file import ErrorsFile
 from ringfeedd.failures import LASTING_CAUSES, Failure, Failures
 from ringfeedd.fairness import NOTHING, Need
+from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.former import Former
 from ringfeedd.groups import Groups
 from ringfeedd.handover import drop, hand_over
@@ -30,7 +31,6 @@ from ringfeedd.reception import Reception
 from ringfeedd.retrycauses import retry_words
 from ringfeedd.ring import Ring
 from ringfeedd.shm import RingMemory
-from ringfeedd.storewatch import StoreHealth
 
 _LOG: Final = logging.getLogger("ringfeedd.ring")
 
@@ -310,7 +310,7 @@ class RingService:
                 self._cancel_stale(pool)
         elif not self.groups and not self.ring.at_the_beginning:
             self._seek(pool, 0, 0)  # warm for the next job, and in the same order for it
-        self._publish()
+        self._publish(pool)
         self._reception.tell_absences(now, now_ns)
         self.ring.see_front(self.groups.front())
 
@@ -335,6 +335,7 @@ class RingService:
 
     def _cancel_stale(self, pool: Pool) -> None:
         pool.cancel(self.number, self.ring.published)
+        pool.set_waited_for(self.number, self.ring.published)
 
     def need(self) -> Need:
         """What the ring could use of the workers' time now."""
@@ -352,10 +353,11 @@ class RingService:
             pairs = self._editions.pairs(jobs)
             pool.give(self.number, [PairJob(job.seq, pair) for job, pair in zip(jobs, pairs, strict=True)])
 
-    def _publish(self) -> None:
+    def _publish(self, pool: Pool) -> None:
         ring, memory = self.ring, self.memory
         if ring.publish():
             memory.set(State.PUBLISHED, ring.published)
+            pool.set_waited_for(self.number, ring.published)
         for lane, count in self.groups.offers(ring.published):
             memory.ring_lane(lane, count)
 
@@ -388,11 +390,13 @@ class RingService:
             State.FORK_SERVER_DEATHS: fork_server_deaths,
             State.STORE_WAITING_WORKERS: store.waiting_workers,
             State.STORE_FAILING_SINCE_NS: int(1e9 * (store.failing_since or 0)),
-            State.STORE_NEXT_TRY_NS: int(1e9 * (store.next_probe_at or 0)),
+            State.STORE_NEXT_TRY_NS: int(1e9 * (store.next_try_at or 0)),
             State.STORE_OUTAGES: store.outages,
             State.STORE_REQUESTS: store.requests,
-            State.HEDGES: store.hedges,
-            State.HEDGES_WON: store.hedges_won,
+            State.SECOND_REQUESTS: store.second_requests,
+            State.SECOND_REQUESTS_WON: store.second_requests_won,
+            State.STORE_LIMITED: store.limited,
+            State.STORE_LIMIT_MILLI: round(1000 * store.limit_per_s),
             **retry_words(self.retries),
         }
         for offset, value in words.items():

@@ -7,14 +7,9 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-import numpy as np
-
-from ringfeedd.catalog import Catalog
 from ringfeedd.errors import StoreDownError
-from ringfeedd.sources import ObjectInfo
+from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.sources.backoff import SYSTEM_CLOCK, Backoff, Clock
-from ringfeedd.storewatch import StoreHealth
-from ringfeedd.traffic import KNOWN_OBJECTS
 
 T = TypeVar("T")
 
@@ -220,9 +215,3 @@ def gives_up(error: StoreDownError, waited_s: float) -> StoreDownError:
     )
     gave_up.__cause__ = error
     return gave_up
-
-
-def listed_objects(catalog: Catalog) -> list[ObjectInfo]:
-    """Objects by which the store can be asked before one was read, since they were listed: a few labels, spread out."""
-    rows = np.unique(np.linspace(0, len(catalog) - 1, num=KNOWN_OBJECTS).astype(np.int64))
-    return [catalog.pair(int(row)).label for row in rows]

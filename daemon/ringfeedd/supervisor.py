@@ -45,7 +45,7 @@ from ringfeedd.singleton import SingletonLock
 from ringfeedd.sizing import Room, Shares, geometries, shares, total
 from ringfeedd.spawn import Spawner
 from ringfeedd.spec import DecodeSpec
-from ringfeedd.store_wait import StoreWait, listed_objects
+from ringfeedd.store_wait import StoreWait
 from ringfeedd.survey import Survey
 from ringfeedd.turns import TurnClock
 
@@ -242,7 +242,7 @@ class Supervisor:
             mean_pair_bytes=start.catalog.mean_pair_bytes,
         )
         self._open_rings(start, spec, shape)
-        pool = self._open_pool(start.catalog, spec, shape)
+        pool = self._open_pool(spec, shape)
         self._undo.push_async_callback(self._refresher.end)
         for service in self.services:
             service.begin()
@@ -308,7 +308,7 @@ class Supervisor:
             )
         _LOG.info("%d bytes of shared memory are reserved", total(laid_out))
 
-    def _open_pool(self, catalog: Catalog, spec: DecodeSpec, shape: Shares) -> Pool:
+    def _open_pool(self, spec: DecodeSpec, shape: Shares) -> Pool:
         config = self._config
         rings = [
             RingSpec(
@@ -327,7 +327,7 @@ class Supervisor:
                 f"{each[0]} instead of {shape.concurrency[0]} downloads at a time in each worker: a process may have "
                 f"few files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
             )
-        policy = config.fetch_policy(shape.workers)
+        policy = config.fetch_policy()
         if shape.workers < config.worker_count:
             self._say(
                 f"{shape.workers} instead of {config.worker_count} workers, for concurrency = {config.concurrency}"
@@ -340,7 +340,6 @@ class Supervisor:
             on_results=self._results,
             on_lost=self._lost,
             most_pairs=shape.most_pairs,
-            known=listed_objects(catalog),
             spawner=self._spawner,
             on_room=self._wake.set,
         )

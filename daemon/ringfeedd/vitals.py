@@ -12,3 +12,9 @@ SUSPECT_WORD: Final = 1
 
 SUSPECT_RING_SHIFT: Final = 56
 VITAL_WORDS: Final = 2
+"""After them one word for each ring, written by the pool: the pair that the ring waits for."""
+
+
+def vital_bytes(rings: int) -> int:
+    """Return the size of a worker's vital words."""
+    return (VITAL_WORDS + rings) * 8

@@ -17,7 +17,6 @@ import mmap
 import os
 import socket
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -28,10 +27,11 @@ from ringfeed import segment
 from ringfeed.layout import page_ceil
 from ringfeedd import messages
 from ringfeedd.decode import decode_pair
-from ringfeedd.download_window import DownloadWindow, Drought
 from ringfeedd.errors import BadPairError, encodable
-from ringfeedd.fetch import Begun, Fetched, fetch_pair
-from ringfeedd.first_reads import FirstReads, PairReads
+from ringfeedd.fetch.client import StoreClient
+from ringfeedd.fetch.download import PairDownload
+from ringfeedd.fetch.policy import Fetched
+from ringfeedd.fetch.starvation import StarvationTimer
 from ringfeedd.launch import ORDERS
 from ringfeedd.memory_limit import limit_own_memory, worker_bytes
 from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, RingSpec
@@ -39,8 +39,7 @@ from ringfeedd.pair_turns import PairTurns
 from ringfeedd.picture import quiet_codecs
 from ringfeedd.prctl import ignore, name_process
 from ringfeedd.sources import Source, open_source
-from ringfeedd.traffic import Traffic
-from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, VITAL_WORDS
+from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, VITAL_WORDS, vital_bytes
 
 NAME: Final = "ringfeed-worker"
 """What ``ps`` and ``top`` call it, however it was started."""
@@ -49,6 +48,9 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 
 HEARTBEAT_S: Final = 0.5
+
+HURRY_S: Final = 0.1
+"""Between two looks at the pairs that the rings wait for."""
 
 RESULTS_WAIT_S: Final = 0.01
 """What ends within it goes to the supervisor in one frame: waking both sides for each pair costs more than that pair's
@@ -106,16 +108,16 @@ class _Pair:
     """One pair on its way through the worker.
 
     Attributes:
-        stop: ends its download; None while there is none.
+        download: under way; None while there is none.
         fetched: its bytes; None before.
         dropped: it was cancelled and answered: whoever comes upon it passes it by.
     """
 
-    __slots__ = ("dropped", "fetched", "pair", "ring", "seq", "stop")
+    __slots__ = ("download", "dropped", "fetched", "pair", "ring", "seq")
 
     def __init__(self, ring: int, job: PairJob) -> None:
         self.ring, self.seq, self.pair = ring, job.seq, job.pair
-        self.stop: Callable[[], object] | None = None
+        self.download: PairDownload | None = None
         self.fetched: Fetched | None = None
         self.dropped = False
 
@@ -126,26 +128,21 @@ class Worker:
     def __init__(self, hello: Hello, source: Source, writer: asyncio.StreamWriter) -> None:
         self._hello = hello
         self._loop = asyncio.get_running_loop()
-        self._traffic = Traffic(
+        self._client = StoreClient(
             source,
-            concurrency=hello.most_concurrency,
-            retry_budget=hello.policy.retry_budget,
-            requests_per_s=hello.policy.start_requests_per_s,
-            hedge=hello.policy.hedge,
-            known=hello.known,
-            on_change=self._flush_soon,
+            hello.policy,
+            first=hello.concurrency,
+            most=hello.most_concurrency,
+            witness=hello.witness,
+            feed=self._download_next,
         )
-        begin_read = source.begin_read
-        self._first_reads = None if begin_read is None else FirstReads(self._traffic, begin_read, hello.policy)
-        self._reported = self._traffic.statistics()
+        self._reported = self._client.report()
         self._writer = writer
         self._rings = [SlotRows(spec) for spec in hello.rings]
-        self._vitals = memoryview(mmap.mmap(hello.vitals_fd, VITAL_WORDS * 8)).cast("Q")
+        self._vitals = memoryview(mmap.mmap(hello.vitals_fd, vital_bytes(len(hello.rings)))).cast("Q")
         self._pairs: dict[tuple[int, int], _Pair] = {}
         self._to_download: PairTurns[_Pair] = PairTurns()
-        self._downloads = 0
-        self._window = DownloadWindow(max(1, hello.concurrency // 2), hello.most_concurrency // 2)  # a pair is two
-        self._drought = Drought(self._loop.time())
+        self._starvation = StarvationTimer(self._loop.time())
         self._came = 0
         self._to_decode: PairTurns[_Pair] = PairTurns()
         self._decoding = self._flushing = False
@@ -157,89 +154,61 @@ class Worker:
         """Work until told to stop."""
         limit_own_memory(self._memory)  # all rings are mapped, and nothing is fetched yet
         self._beat()
+        self._hurry()
         while (order := await messages.read_order(reader)) is not None:
             match order:
                 case Jobs(ring, jobs):
                     pairs = [_Pair(ring, job) for job in jobs]
                     self._pairs.update(((ring, pair.seq), pair) for pair in pairs)
                     self._to_download.extend(pairs)
-                    self._download()
+                    self._client.pump()
                 case Limit(ring, limit):
                     for pair in self._rings[ring].raise_limit(limit):
                         self._decode_soon(pair)
                 case Cancel(ring, below):
                     for pair in [one for one in self._pairs.values() if one.ring == ring and one.seq < below]:
                         self._drop(pair)
-                    self._download()
+                    self._client.pump()
                 case _:
                     return
 
     def _beat(self) -> None:
         self._vitals[HEARTBEAT_WORD] += 1
-        if self._first_reads is not None:
-            self._first_reads.cut_late()
-        if self._traffic.statistics() != self._reported:
+        if self._client.report() != self._reported:
             self._flush_soon()
         self._look_at_window()
         self._loop.call_later(HEARTBEAT_S, self._beat)
 
     def _look_at_window(self) -> None:
         now = self._loop.time()
-        passed_s, dry = self._drought.look(now)
+        passed_s, starved = self._starvation.look(now)
         if passed_s:
-            self._window.look(now, pairs=self._came / passed_s, starved=dry)
+            self._client.window.look(now, pairs=self._came / passed_s, starved=starved)
         self._came = 0
-        self._download()
+        self._client.pump()
+
+    def _hurry(self) -> None:
+        """Send second requests for the pairs that the rings wait for, if they are late."""
+        for ring in range(len(self._rings)):
+            pair = self._pairs.get((ring, self._vitals[VITAL_WORDS + ring]))
+            if pair is not None and pair.download is not None:
+                self._client.hurry(pair.download)
+        self._loop.call_later(HURRY_S, self._hurry)
 
     # Downloads.
 
-    def _download(self) -> None:
-        """Begin as many as there may be."""
-        while self._to_download and self._downloads < self._window.size:
+    def _download_next(self) -> bool:
+        """Begin one more, if there is one."""
+        while self._to_download:
             pair = self._to_download.popleft()
-            if pair.dropped:
-                continue
-            self._downloads += 1
-            reads = self._read_at_once(pair)
-            if reads is None:
-                self._fetch(pair, (None, None))
-            else:
-                pair.stop = reads.cancel
+            if not pair.dropped:
+                pair.download = self._client.fetch(pair.pair, partial(self._downloaded, pair))
+                return True
+        return False
 
-    def _read_at_once(self, pair: _Pair) -> PairReads | None:
-        first = self._first_reads
-        try:
-            return None if first is None else first.begin(pair.pair, partial(self._first_read, pair))
-        except Exception:  # noqa: BLE001  # a defect of ours; it costs this pair where it happens again, in its task
-            return None
-
-    def _first_read(self, pair: _Pair, came: Fetched | tuple[Begun, Begun]) -> None:
-        if isinstance(came, tuple):
-            self._fetch(pair, came)
-        else:
-            self._downloaded(pair, came)
-
-    def _fetch(self, pair: _Pair, begun: tuple[Begun, Begun]) -> None:
-        """With all that a download may need that does not go well at once."""
-        task = asyncio.create_task(fetch_pair(self._traffic, pair.pair, self._hello.policy, begun))
-        pair.stop = task.cancel
-        task.add_done_callback(partial(self._fetched, pair))
-
-    def _fetched(self, pair: _Pair, task: asyncio.Task[Fetched]) -> None:
-        came = None if task.cancelled() else task.exception() or task.result()
-        if pair.dropped:
-            return
-        if came is None:
-            self._drop(pair)
-            self._download()
-        else:
-            self._downloaded(pair, came)
-
-    def _downloaded(self, pair: _Pair, came: Fetched | BaseException) -> None:
-        pair.stop = None
-        self._downloads -= 1
-        self._download()
-        if isinstance(came, BaseException):
+    def _downloaded(self, pair: _Pair, came: Fetched | BadPairError) -> None:
+        pair.download = None
+        if isinstance(came, BadPairError):
             del self._pairs[pair.ring, pair.seq]
             self._results.append(self._failed(pair.ring, pair.seq, came))
             self._flush_soon()
@@ -257,10 +226,9 @@ class Worker:
         pair.dropped = True
         del self._pairs[pair.ring, pair.seq]
         self._rings[pair.ring].beyond.pop(pair.seq, None)
-        if pair.stop is not None:
-            pair.stop()
-            pair.stop = None
-            self._downloads -= 1
+        if pair.download is not None:
+            pair.download.cancel()
+            pair.download = None
         self._results.append(Dropped(pair.ring, pair.seq))
         self._flush_soon()
 
@@ -284,7 +252,7 @@ class Worker:
         self._to_decode.append(pair)
         if not self._decoding:
             self._decoding = True
-            self._drought.end(self._loop.time())
+            self._starvation.end(self._loop.time())
             self._loop.call_soon(self._decode_some)
 
     def _decode_some(self) -> None:
@@ -301,11 +269,11 @@ class Worker:
             else:
                 self._decoding = False
                 if self._waits_for_store():
-                    self._drought.begin(self._loop.time())
+                    self._starvation.begin(self._loop.time())
 
     def _waits_for_store(self) -> bool:
         """Whether pairs are missing that there is room for, and no more may be asked for."""
-        if not self._to_download or self._downloads < self._window.size:
+        if not self._to_download:
             return False
         following = self._to_download[0]
         return following.seq < self._rings[following.ring].limit
@@ -351,10 +319,10 @@ class Worker:
             self._loop.call_later(RESULTS_WAIT_S, self._flush)
             return
         self._flushing = False
-        traffic = self._traffic.statistics()
-        if self._results or traffic != self._reported:
-            self._reported = traffic
-            self._writer.write(messages.frame_of_results(self._results, traffic))
+        report = self._client.report()
+        if self._results or report != self._reported:
+            self._reported = report
+            self._writer.write(messages.frame_of_results(self._results, report))
             self._results = []
 
 

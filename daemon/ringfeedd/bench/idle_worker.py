@@ -9,27 +9,37 @@ from collections.abc import Callable
 from ringfeedd import worker
 from ringfeedd.catalog import Pair
 from ringfeedd.decode import Decoded
-from ringfeedd.fetch import Fetched
+from ringfeedd.fetch.health import StoreReport
+from ringfeedd.fetch.policy import Fetched
 
 _NOTHING = Fetched(b"", b"")
 _SIZES = Decoded(image_height=1, image_width=1, label_height=1, label_width=1, size_mismatch=False)
 
 
-class _NoReads:
-    """Has every pair at once; in the place of `FirstReads`."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def begin(self, _pair: Pair, on_came: Callable[[Fetched], None]) -> asyncio.Handle:
-        return asyncio.get_running_loop().call_soon(on_came, _NOTHING)
-
-    def cut_late(self) -> None:
+class _NoWindow:
+    def look(self, _now: float, **_: float) -> None:
         pass
 
 
-async def _fetch(*_: object) -> Fetched:
-    return _NOTHING
+class _NoClient:
+    """Has every pair at once; in the place of `StoreClient`."""
+
+    def __init__(self, *_: object, feed: Callable[[], bool], **__: object) -> None:
+        self.window = _NoWindow()
+        self._feed = feed
+
+    def report(self) -> StoreReport:
+        return StoreReport()
+
+    def fetch(self, _pair: Pair, on_end: Callable[[Fetched], None]) -> asyncio.Handle:
+        return asyncio.get_running_loop().call_soon(on_end, _NOTHING)
+
+    def hurry(self, _download: object) -> None:
+        pass
+
+    def pump(self) -> None:
+        while self._feed():
+            pass
 
 
 def _decode(*_: object) -> Decoded:
@@ -38,5 +48,5 @@ def _decode(*_: object) -> Decoded:
 
 if __name__ == "__main__":
     # its own names for what it would do
-    vars(worker).update(FirstReads=_NoReads, fetch_pair=_fetch, decode_pair=_decode)
+    vars(worker).update(StoreClient=_NoClient, decode_pair=_decode)
     worker.main(int(sys.argv[1]))

@@ -14,6 +14,7 @@ from typing import Final
 from ringfeedd.bench.store import BUCKET, Store
 from ringfeedd.errors import StartError
 from ringfeedd.sources import PlaneName, Source, open_source
+from ringfeedd.sources.base import read
 
 OBJECT_BYTES: Final = 70_000
 NAME: Final = "images/x.jpg"
@@ -29,7 +30,7 @@ PLANES: Final[tuple[PlaneName, ...]] = ("gcloud", "curl")
 
 async def _read(source: Source, times: int) -> None:
     for _ in range(times):
-        assert len(await source.read(NAME, 1, OBJECT_BYTES)) == OBJECT_BYTES
+        assert len(await read(source, NAME, 1, OBJECT_BYTES)) == OBJECT_BYTES
 
 
 async def cpu_us(plane: PlaneName, url: str) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -103,16 +104,16 @@ OnEnd: TypeAlias = Callable[[bytes | SourceError], None]
 """What is called, once, with what came of a read: its bytes, or why there are none."""
 
 
-class BeginRead(Protocol):
-    """`Source.read` without a task, which costs more than a small object's bytes do."""
+class Reading(Protocol):
+    """A read under way."""
 
-    def __call__(self, name: str, generation: int, max_bytes: int | None, on_end: OnEnd) -> Callable[[], None] | None:
-        """Ask for an object; `on_end` is told what came of it, never from in here.
+    @property
+    def received(self) -> int | None:
+        """Bytes of the body that came so far; None where that is not known."""
+        ...
 
-        Returns:
-            What cancels it, after which `on_end` is not called; None where that cannot be done now, and `read` can.
-            An error whose cause is ``"unauthorized"`` is no last word, either: `read` asks with other credentials.
-        """
+    def cancel(self) -> None:
+        """End it, unless it has ended; nobody is told."""
         ...
 
 
@@ -139,22 +140,63 @@ class Source(Protocol):
         """
         ...
 
-    async def read(self, name: str, generation: int, max_bytes: int | None = None) -> bytes:
-        """The stored bytes of one object, in the generation that was listed (0: whichever is there).
+    def begin_read(self, name: str, generation: int, max_bytes: int, on_end: OnEnd) -> Reading:
+        """Ask for the stored bytes of one object, in the generation that was listed (0: whichever is there).
 
         The bytes are not verified here: compare size and crc32c with the listing. Where more than `max_bytes` come,
-        what is given back is some bytes longer than that: a body without an end must not fill the memory.
+        what is given is some bytes longer than that: a body without an end must not fill the memory. Nothing here waits
+        for a free connection: the caller counts.
 
-        Raises:
-            SourceError: the object cannot be had, or not now.
+        Args:
+            on_end: called once with what came of it, never from in here.
         """
-        ...
-
-    @property
-    def begin_read(self) -> BeginRead | None:
-        """The same without a task; None where there is no such way. It waits for no connection: its user counts."""
         ...
 
     async def close(self) -> None:
         """Let go of connections and threads; reads in flight fail."""
         ...
+
+
+class TaskReading:
+    """A read that a task does."""
+
+    def __init__(self, work: Coroutine[Any, Any, bytes], on_end: OnEnd) -> None:
+        """Begin it."""
+        self.received: int | None = None
+        self._on_end: OnEnd | None = on_end
+        self._task = asyncio.ensure_future(work)
+        self._task.add_done_callback(self._ended)
+
+    def cancel(self) -> None:
+        """See `Reading.cancel`."""
+        self._on_end = None
+        self._task.cancel()
+
+    def _ended(self, task: asyncio.Future[bytes]) -> None:
+        on_end, self._on_end = self._on_end, None
+        if task.cancelled():
+            if on_end is not None:
+                on_end(SourceError("The read was cancelled.", cause="reset", retryable=True))
+            return
+        error = task.exception()
+        if on_end is None:
+            return
+        if error is None:
+            on_end(task.result())
+        elif isinstance(error, SourceError):
+            on_end(error)
+        else:
+            on_end(SourceError(f"{type(error).__name__}: {error}", cause="internal"))
+
+
+async def read(source: Source, name: str, generation: int, max_bytes: int = MAX_OBJECT_BYTES) -> bytes:
+    """Read one object; see `Source.begin_read`. Raises: SourceError."""
+    came: asyncio.Future[bytes | SourceError] = asyncio.get_running_loop().create_future()
+    reading = source.begin_read(name, generation, max_bytes, came.set_result)
+    try:
+        result = await came
+    finally:
+        reading.cancel()
+    if isinstance(result, SourceError):
+        raise result
+    return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from .base import OnEnd, SourceError
+from .base import OnEnd, Reading, SourceError
 from .curl_errors import CLOSED, SILENT, error_from_curl
 from .curl_loop import CurlLoop, Ended
 from .curl_transfer import Transfer
@@ -21,7 +21,6 @@ class CurlPlane:
         self._proxy = proxy_for(api_root)
         self._loop = asyncio.get_running_loop()
         self._curl = CurlLoop(concurrency)
-        self._places = asyncio.Semaphore(concurrency)  # who waits for one has begun nothing: no time-out counts yet
         self._idle: list[Transfer] = []
         self._flying: set[Transfer] = set()
         self._watch: asyncio.TimerHandle | None = None
@@ -30,28 +29,10 @@ class CurlPlane:
     def __repr__(self) -> str:
         return f"CurlPlane({self._api_root}, {len(self._flying)} in flight)"
 
-    async def get(self, url: str, authorization: str | None, max_bytes: int | None, what: str) -> bytes:
-        """See `Plane.get`."""
-        async with self._places:
-            if self._closed:
-                raise error_from_curl(CLOSED, connected=False, answered=False, what=what)
-            came: asyncio.Future[bytes | SourceError] = self._loop.create_future()
-            request = self._begin(url, authorization, max_bytes, what, came.set_result)
-            try:
-                result = await came
-            finally:
-                request.cancel()
-        if isinstance(result, SourceError):
-            raise result
-        return result
-
-    def begin(
-        self, url: str, authorization: str | None, max_bytes: int | None, what: str, on_end: OnEnd
-    ) -> Callable[[], None] | None:
+    def begin(self, url: str, authorization: str | None, max_bytes: int, what: str, on_end: OnEnd) -> Reading:
         """See `Plane.begin`."""
-        return None if self._closed else self._begin(url, authorization, max_bytes, what, on_end).cancel
-
-    def _begin(self, url: str, authorization: str | None, max_bytes: int | None, what: str, on_end: OnEnd) -> _Request:
+        if self._closed:
+            return _Refused(self._loop, what, on_end)
         transfer = self._idle.pop() if self._idle else Transfer(self._loop.time, self._proxy)
         transfer.prepare(url, authorization, max_bytes)
         self._flying.add(transfer)
@@ -107,6 +88,11 @@ class _Request:
         self._transfer: Transfer | None = transfer
         self._on_end: OnEnd | None = on_end
 
+    @property
+    def received(self) -> int | None:
+        """See `Reading.received`."""
+        return None if self._transfer is None else self._transfer.received
+
     def end(self, ended: Ended) -> None:
         """It has ended, well or not."""
         transfer, on_end = self._transfer, self._on_end
@@ -128,3 +114,17 @@ class _Request:
         if self._transfer is not None:
             self._on_end = None
             self._curl.cut(self._transfer.easy, CLOSED)
+
+
+class _Refused:
+    """A request of a plane that is closed."""
+
+    received = None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, what: str, on_end: OnEnd) -> None:
+        error = error_from_curl(CLOSED, connected=False, answered=False, what=what)
+        self._handle = loop.call_soon(on_end, error)
+
+    def cancel(self) -> None:
+        """See `Reading.cancel`."""
+        self._handle.cancel()

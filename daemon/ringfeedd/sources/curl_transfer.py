@@ -40,7 +40,7 @@ class Transfer:
         self._now = now
         self._began = self._heard = 0.0
         self._pieces: list[bytes] = []
-        self._size, self._limit = 0, 0.0
+        self._size = self._limit = 0
         self._authorization: str | None = None
         self.easy = easy = pycurl.Curl()
         for option, value in _fixed_options().items():
@@ -49,12 +49,12 @@ class Transfer:
         easy.setopt(pycurl.WRITEFUNCTION, self._take)
         self._set_headers(None)
 
-    def prepare(self, url: str, authorization: str | None, max_bytes: int | None) -> None:
-        """Set what this request asks for; see `Plane.get`."""
+    def prepare(self, url: str, authorization: str | None, max_bytes: int) -> None:
+        """Set what this request asks for; see `Plane.begin`."""
         self.easy.setopt(pycurl.URL, url)
         if authorization != self._authorization:
             self._set_headers(authorization)
-        self._limit = float("inf") if max_bytes is None else max_bytes + _SLACK_BYTES
+        self._limit = max_bytes + _SLACK_BYTES
         self._pieces, self._size = [], 0
         self._began = self._heard = self._now()
 
@@ -81,12 +81,17 @@ class Transfer:
             )
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         if enough:
-            body = body[: int(self._limit) + 1]  # the last piece may be a big one
+            body = body[: self._limit + 1]  # the last piece may be a big one
         if status == 200:
             return body
         wait_s: int = self.easy.getinfo(pycurl.RETRY_AFTER)
         headers = {"Retry-After": str(wait_s)} if wait_s else {}
         raise error_from_status(status, headers, text_of(body), what)
+
+    @property
+    def received(self) -> int:
+        """Bytes of the body that came so far."""
+        return self._size
 
     def forget(self) -> None:
         """Let go of the body."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from ringfeedd.errors import StartError
 
 from .backoff import SYSTEM_CLOCK, Backoff, with_retries
-from .base import MAX_OBJECT_BYTES, PAGE_OBJECTS, BeginRead, ObjectInfo, OnEnd, SourceError
+from .base import PAGE_OBJECTS, ObjectInfo, OnEnd, Reading, SourceError, TaskReading
 from .gcs_listing import GcsListing
 from .pages import MAX_OBJECTS, Paging
-from .plane import DEFAULT_PLANE, Begin, PlaneName
+from .plane import DEFAULT_PLANE, Plane, PlaneName, get
 from .planes import open_plane
 from .skipped import Skipped
 
@@ -69,7 +68,7 @@ class GcsSource:
             prefix: ``""``, or a prefix that ends in ``/``; names are relative to it.
             api_root: scheme and host without a trailing slash.
             bearer: who gives the token; None sends none (an emulator).
-            concurrency: connections at once.
+            concurrency: connections that are kept open.
             backoff: how pages of the listing are retried.
             read_timeout_s: silence, seconds, after which a request is cut.
             user_project: the project that listings and reads are billed to; None: the bucket's own.
@@ -124,25 +123,12 @@ class GcsSource:
                 return
             params["pageToken"] = token
 
-    async def read(self, name: str, generation: int, max_bytes: int | None = None) -> bytes:
-        """The stored bytes, unverified and still gzipped where they are stored so; see `Source.read`."""
-        url, what = self._url(name, generation), f"{self.root}/{name} cannot be read"
-        most = MAX_OBJECT_BYTES if max_bytes is None else max_bytes
-        return await self._authorised(lambda header: self._plane.get(url, header, most, what))
-
-    @property
-    def begin_read(self) -> BeginRead | None:
-        """`read` without a task, where the data plane has such a way; see `Source.begin_read`."""
-        begin = self._plane.begin
-        return None if begin is None else partial(self._begin_read, begin)
-
-    def _begin_read(
-        self, begin: Begin, name: str, generation: int, max_bytes: int | None, on_end: OnEnd
-    ) -> Callable[[], None] | None:
-        header = None
-        if self._bearer is not None and (header := self._bearer.header_now()) is None:
-            return None
-        return begin(self._url(name, generation), header, max_bytes, f"{self.root}/{name} cannot be read", on_end)
+    def begin_read(self, name: str, generation: int, max_bytes: int, on_end: OnEnd) -> Reading:
+        """Ask for the stored bytes, still gzipped where they are stored so; see `Source.begin_read`."""
+        url, what = self._url(name, generation), f"{self._root}/{name} cannot be read"
+        if self._bearer is None:
+            return self._plane.begin(url, None, max_bytes, what, on_end)
+        return _AuthorisedRead(self._plane, self._bearer, (url, max_bytes, what), on_end)
 
     def _url(self, name: str, generation: int) -> str:
         pinned = f"&generation={generation}" if generation else ""
@@ -166,6 +152,40 @@ class GcsSource:
                 raise
         header = await self._bearer.header_after_refusal(header)
         return await request(header)
+
+
+class _AuthorisedRead:
+    """A read with credentials; once more with a fresh token if the server refuses the one that is held."""
+
+    def __init__(self, plane: Plane, bearer: Bearer, request: tuple[str, int, str], on_end: OnEnd) -> None:
+        self._plane, self._bearer, self._request, self._on_end = plane, bearer, request, on_end
+        self._header = bearer.header_now()
+        self._reading: Reading
+        if self._header is None:
+            self._reading = TaskReading(self._read(bearer.header()), on_end)
+        else:
+            url, max_bytes, what = request
+            self._reading = plane.begin(url, self._header, max_bytes, what, self._came)
+
+    @property
+    def received(self) -> int | None:
+        """See `Reading.received`."""
+        return self._reading.received
+
+    def cancel(self) -> None:
+        """See `Reading.cancel`."""
+        self._reading.cancel()
+
+    def _came(self, came: bytes | SourceError) -> None:
+        if isinstance(came, SourceError) and came.cause == "unauthorized":
+            assert self._header is not None
+            self._reading = TaskReading(self._read(self._bearer.header_after_refusal(self._header)), self._on_end)
+        else:
+            self._on_end(came)
+
+    async def _read(self, header: Awaitable[str]) -> bytes:
+        url, max_bytes, what = self._request
+        return await get(self._plane, url, await header, max_bytes, what)
 
 
 async def open_gcs(

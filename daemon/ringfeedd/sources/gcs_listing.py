@@ -11,6 +11,7 @@ import msgspec
 from .base import SourceError
 from .pages import Page
 from .payload import unpacked
+from .plane import get
 
 if TYPE_CHECKING:
     from .plane import Plane
@@ -43,7 +44,7 @@ class GcsListing:
         url = f"{self._url}?{urlencode(params)}"
         try:
             async with asyncio.timeout(PAGE_TIMEOUT_S):
-                body = await self._plane.get(url, authorization, MAX_PAGE_BYTES, what)
+                body = await get(self._plane, url, authorization, MAX_PAGE_BYTES, what)
         except TimeoutError as error:
             sentence = f"{what}: a page has not come within {PAGE_TIMEOUT_S:.0f} s."
             raise SourceError(sentence, cause="timeout", retryable=True) from error

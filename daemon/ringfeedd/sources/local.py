@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ringfeedd.threads import Threads
 
-from .base import PAGE_OBJECTS, ObjectInfo, SourceError
+from .base import PAGE_OBJECTS, ObjectInfo, OnEnd, Reading, SourceError, TaskReading
 from .skipped import Kind, Skipped
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ class LocalSource:
     of passed off as the listed one.
     """
 
-    begin_read = None
-
     def __init__(self, folder: Path, *, concurrency: int) -> None:
         self._root = str(folder)
         self._real = os.path.realpath(folder)
@@ -63,8 +61,11 @@ class LocalSource:
         while page := await self._threads.run(lambda: list(islice(files, PAGE_OBJECTS))):
             yield page
 
-    async def read(self, name: str, generation: int, max_bytes: int | None = None) -> bytes:
-        """The file's bytes, read in a thread; see `Source.read`. Raises: `SourceError`."""
+    def begin_read(self, name: str, generation: int, max_bytes: int, on_end: OnEnd) -> Reading:
+        """Read the file in a thread; see `Source.begin_read`."""
+        return TaskReading(self._in_thread(name, generation, max_bytes), on_end)
+
+    async def _in_thread(self, name: str, generation: int, max_bytes: int) -> bytes:
         return await self._threads.run(self._read, name, generation, max_bytes)
 
     async def close(self) -> None:
@@ -136,7 +137,7 @@ class LocalSource:
 
     # Reading.
 
-    def _read(self, name: str, generation: int, max_bytes: int | None) -> bytes:
+    def _read(self, name: str, generation: int, max_bytes: int) -> bytes:
         if name.startswith("/") or ".." in name.split("/"):  # a listing gives no such name
             raise SourceError(f"{name} lies outside {self._root}, and is not read.", cause="forbidden")
         try:
@@ -150,7 +151,7 @@ class LocalSource:
                         f"{name} under {self._root} was changed since it was listed; `ringfeed refresh` lists it anew."
                     )
                     raise SourceError(sentence, cause="changed")
-                return file.read(-1 if max_bytes is None else max_bytes + 1)
+                return file.read(max_bytes + 1)
         except OSError as error:
             cause = _FINAL_CAUSES.get(type(error), "io")
             sentence = f"{name} under {self._root} cannot be read: {error.strerror or error}."

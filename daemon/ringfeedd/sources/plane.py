@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
 from typing import Final, Literal, Protocol, TypeAlias
 
-from .base import OnEnd
+from .base import OnEnd, Reading, SourceError
 
 PlaneName: TypeAlias = Literal["auto", "gcloud", "curl"]
 """``"gcloud"``: aiohttp, as gcloud-aio-storage uses it. ``"curl"``: libcurl; the extra ``fast`` brings it. ``"auto"``:
@@ -18,43 +18,40 @@ MAX_ERROR_BYTES: Final = 1 << 16
 for."""
 
 
-class Begin(Protocol):
-    """`Plane.get` without a task."""
-
-    def __call__(
-        self, url: str, authorization: str | None, max_bytes: int | None, what: str, on_end: OnEnd
-    ) -> Callable[[], None] | None:
-        """Send a request; see `BeginRead`, of which this is the transport."""
-        ...
-
-
 class Plane(Protocol):
-    """Sends GET requests, so many at a time; one for each event loop.
+    """Sends GET requests; one for each event loop.
 
     Implementations: `ringfeedd.sources.aiohttp_plane.AiohttpPlane`, `ringfeedd.sources.curl_plane.CurlPlane`. None of
     them follows a redirect, keeps a cookie, unpacks a body or tries again what the server answered; each verifies TLS,
-    and cancelling a request ends its transfer.
+    and cancelling a request ends its transfer. None waits for a free connection: the caller counts.
     """
 
-    async def get(self, url: str, authorization: str | None, max_bytes: int | None, what: str) -> bytes:
-        """The body of a 200.
+    def begin(self, url: str, authorization: str | None, max_bytes: int, what: str, on_end: OnEnd) -> Reading:
+        """Ask for the body of a 200.
 
         Args:
             url: complete and percent-encoded: it is sent as it stands.
             authorization: the value of that header; None for none.
-            max_bytes: what is longer comes back longer than this, and not whole; None for no limit.
+            max_bytes: what is longer comes longer than this, and not whole.
             what: begins the sentence of an error, e.g. ``gs://b/x cannot be read``.
-
-        Raises:
-            SourceError: another status, or no whole answer.
+            on_end: called once, never from in here, with the body, or with the `SourceError` for another status or an
+                answer that is not whole.
         """
-        ...
-
-    @property
-    def begin(self) -> Begin | None:
-        """`get` without a task, and without waiting for a free connection; None where there is no such way."""
         ...
 
     async def close(self) -> None:
         """Let go of the connections; requests in flight fail."""
         ...
+
+
+async def get(plane: Plane, url: str, authorization: str | None, max_bytes: int, what: str) -> bytes:
+    """Return the body of a 200; see `Plane.begin`. Raises: SourceError."""
+    came: asyncio.Future[bytes | SourceError] = asyncio.get_running_loop().create_future()
+    reading = plane.begin(url, authorization, max_bytes, what, came.set_result)
+    try:
+        result = await came
+    finally:
+        reading.cancel()
+    if isinstance(result, SourceError):
+        raise result
+    return result

@@ -16,12 +16,12 @@ def open_plane(name: PlaneName, api_root: str, *, concurrency: int, read_timeout
         StartError: its package is not installed.
     """
     if name == "gcloud":
-        return _aiohttp_plane(api_root, concurrency, read_timeout_s)
+        return _aiohttp_plane(api_root, read_timeout_s)
     try:
         from .curl_plane import CurlPlane  # noqa: PLC0415  # an extra: without it all else works
     except ImportError as error:
         if name == "auto":
-            return _aiohttp_plane(api_root, concurrency, read_timeout_s)
+            return _aiohttp_plane(api_root, read_timeout_s)
         raise StartError(
             f"The data plane is curl, which needs the package pycurl, and that cannot be imported ({error}); "
             "pip install 'ringfeed[fast]', or leave it at auto."
@@ -35,7 +35,7 @@ def plane_module(name: PlaneName) -> str:
     return f"{__package__}.{'curl_plane' if there else 'aiohttp_plane'}"
 
 
-def _aiohttp_plane(api_root: str, concurrency: int, read_timeout_s: float) -> Plane:
+def _aiohttp_plane(api_root: str, read_timeout_s: float) -> Plane:
     from .aiohttp_plane import AiohttpPlane  # noqa: PLC0415  # a third of a second, for who uses it
 
-    return AiohttpPlane(api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
+    return AiohttpPlane(api_root, read_timeout_s=read_timeout_s)

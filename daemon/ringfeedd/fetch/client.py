@@ -1,0 +1,380 @@
+"""One process's requests for objects: which goes next, when it may go, and what its end says about the store.
+
+Nothing here waits and nothing is a task: a clock with timers and a source that calls back drive it, the event loop's
+or a simulation's. `Window` decides how much may be under way, `Download` what becomes of one object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from ringfeedd.catalog import Pair
+from ringfeedd.errors import BadPairError
+from ringfeedd.fetch.download import OVERLOADED, RATE_LIMITED, Download, OnFetched, PairDownload, Stage
+from ringfeedd.fetch.health import StoreReport, StoreState
+from ringfeedd.fetch.policy import Fetched, FetchPolicy
+from ringfeedd.fetch.window import Window
+from ringfeedd.sources.base import ObjectInfo, OnEnd, Reading, Source, SourceError
+
+LOOK_S: Final = 0.5
+"""Between two looks at the attempts under way."""
+
+SECOND_AFTER_S: Final = 1.0
+SECOND_AFTER_MEDIANS: Final = 4.0
+"""After which the object that everybody waits for gets a second request."""
+
+SILENT_S: Final = 5.0
+SILENT_MEDIANS: Final = 8.0
+SILENT_REQUESTS: Final = 5
+"""Without anything from the store, with so many requests under way, after which it counts as unreachable."""
+
+INTERNAL: Final = "internal"
+"""The cause of a defect of ours, which says nothing about the store."""
+
+SLOW_CAUSES: Final = frozenset({"timeout", "slow"})
+
+LIMIT_SHOWN_S: Final = 10.0
+"""After the latest answer that limits the rate, for which a client says that it is limited."""
+
+
+class Timer(Protocol):
+    """What `Clock.call_later` gives."""
+
+    def cancel(self) -> None:
+        """Do not call."""
+        ...
+
+
+class Clock(Protocol):
+    """What is used of an event loop."""
+
+    def time(self) -> float:
+        """Seconds, monotonic."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        """Call `callback` after `delay` seconds."""
+        ...
+
+
+class StoreClient:
+    """Reads objects from a source, within what the store can take; one for each process.
+
+    Attributes:
+        window: what bounds the requests.
+        under_way: requests, second ones included.
+        flying: the downloads that they are for.
+        witness: an object that could be read lately.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        policy: FetchPolicy,
+        *,
+        first: int = 64,
+        most: int = 64,
+        witness: ObjectInfo | None = None,
+        feed: Callable[[], bool] = lambda: False,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Begin with a store that answers.
+
+        Args:
+            first, most: see `Window`.
+            witness: an object that somebody could read lately. It is asked for where nothing is answered and all that
+                is wanted has failed so often that only an answer to something else can tell whose fault that is.
+            feed: called when one more pair may begin; it calls `fetch`, and returns False where there is none.
+            clock: by default the running event loop.
+        """
+        self.policy, self.rng = policy, rng or random.Random()
+        self.window = Window(first, most, self.rng)
+        self.under_way = 0
+        self._source, self._feed = source, feed
+        self._pumping = False
+        self._clock: Clock = clock or asyncio.get_running_loop()
+        self.witness = witness
+        self._witness_reading: Reading | None = None
+        self._witness_began = 0.0
+        self._again: deque[Download] = deque()
+        self._fresh: deque[Download] = deque()
+        self.flying: set[Download] = set()
+        self._timer: Timer | None = None
+        self._timer_at = math.inf
+        self._looking: Timer | None = None
+        self._look_due = 0.0
+        self._heard_at = self._clock.time()
+        self._received = self._slow = self._silences = 0
+        self._cause = ""
+        self._requests = self._limited = self._seconds = self._seconds_won = 0
+
+    def __repr__(self) -> str:
+        return f"StoreClient({self.window!r}, {self.under_way} under way, {self.waiting} wait)"
+
+    @property
+    def waiting(self) -> int:
+        """Downloads that wait for the window."""
+        return len(self._again) + len(self._fresh)
+
+    @property
+    def probe_s(self) -> float:
+        """Seconds after which an attempt is cut while nothing is answered."""
+        return min(self.policy.read_timeout_s, self._silent_s())
+
+    def report(self) -> StoreReport:
+        """Return the numbers that status, metrics and tests read."""
+        window, now = self.window, self._clock.time()
+        limited = window.pace.per_s is not None and now - window.pace.limited_at < LIMIT_SHOWN_S
+        state = StoreState.DOWN if window.down else StoreState.LIMITED if limited else StoreState.OPEN
+        return StoreReport(
+            state=state,
+            failing_since=window.down_since,
+            next_try_at=window.next_try_at if window.down else None,
+            answered_at=window.answered_at,
+            cause=self._cause,
+            pace=round(window.pace.per_s or 0.0, 1) if limited else 0.0,
+            outages=window.outages,
+            requests=self._requests,
+            limited=self._limited,
+            second_requests=self._seconds,
+            second_requests_won=self._seconds_won,
+        )
+
+    def fetch(self, pair: Pair, on_end: OnFetched) -> PairDownload:
+        """Begin to read both objects of a pair, verified by size and crc32c.
+
+        While the store is down it waits, for as long as that takes, and no attempt counts.
+
+        Args:
+            on_end: called once with its bytes, or with why they do not come, never from in here. The error's cause is
+                that of the `SourceError`, or ``"size"``, ``"html"``, ``"crc32c"``, ``"too_large"``, ``"gzip"``,
+                ``"deadline"``, ``"slow"``.
+
+        Returns:
+            What cancels it, after which `on_end` is not called.
+        """
+        download = PairDownload(self, pair, on_end)
+        most = self.policy.max_object_bytes
+        if pair.image.size > most or pair.label.size > most:
+            download.refuse(most)
+            return download
+        fresh = self._fresh
+        fresh.append(download.image)
+        fresh.append(download.label)
+        self.pump()
+        return download
+
+    def hurry(self, pair: PairDownload) -> None:
+        """Send a second request for what is late of a pair that everybody waits for; at most one for each object."""
+        for one in (pair.image, pair.label):
+            if one.stage is Stage.UNDER_WAY and not one.has_second:
+                now = self._clock.time()
+                usual_s = self.window.usual_s() or SECOND_AFTER_S
+                late_s = max(SECOND_AFTER_S, SECOND_AFTER_MEDIANS * usual_s)
+                if now - one.began > late_s and not self.window.down:
+                    one.second(now)
+
+    def close(self) -> None:
+        """End all that is under way; nobody is told."""
+        for download in (*self.flying, *self._again, *self._fresh):
+            download.cancel()
+        if self._witness_reading is not None:
+            self._witness_reading.cancel()
+        for timer in (self._timer, self._looking):
+            if timer is not None:
+                timer.cancel()
+        self._again.clear()
+        self._fresh.clear()
+
+    # For downloads.
+
+    def now(self) -> float:
+        """Seconds of the clock."""
+        return self._clock.time()
+
+    def later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
+        """Call back after so many seconds."""
+        return self._clock.call_later(delay_s, callback)
+
+    def send(self, info: ObjectInfo, on_end: OnEnd, now: float, *, second: bool = False) -> Reading | None:
+        """Send a request; None if that failed, which `on_end` is told soon."""
+        self.under_way += 1
+        self._requests += 1
+        self._seconds += second
+        self.window.sent(now)
+        try:
+            return self._source.begin_read(info.name, info.generation, info.size, on_end)
+        except Exception as error:  # noqa: BLE001  # a defect of ours must cost one object, and be told
+            failure = SourceError(f"{info.name}: {type(error).__name__}: {error}", cause="internal")
+            self._clock.call_later(0.0, lambda: on_end(failure))
+            return None
+
+    def stop(self, reading: Reading) -> None:
+        """Cancel a request."""
+        reading.cancel()
+        self.under_way -= 1
+
+    def ended(self) -> float:
+        """Take note of the end of a request; the time."""
+        self.under_way -= 1
+        self._heard_at = now = self._clock.time()
+        return now
+
+    def note(self, error: SourceError, began: float, now: float) -> None:
+        """Take note of what a failure says about the store."""
+        window, cause = self.window, error.cause
+        if cause == INTERNAL:
+            return
+        if not error.of_store:
+            window.answered(now, began, whole=False)
+            return
+        self._cause = cause
+        if cause == RATE_LIMITED:
+            self._limited += 1
+            window.limited(now, began, error.retry_after_s)
+            return
+        self._slow += cause in SLOW_CAUSES
+        window.failed(now, began, retry_after_s=error.retry_after_s, overloaded=cause == OVERLOADED)
+
+    def second_won(self) -> None:
+        """Take note of a second request that brought the object."""
+        self._seconds_won += 1
+
+    def wait_again(self, download: Download) -> None:
+        """Let a download wait for the window again, before those that have not begun."""
+        if self.window.down:
+            self._again.appendleft(download)
+        else:
+            self._again.append(download)
+        self.pump()
+
+    def pump(self) -> None:
+        """Send what may go now."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            self._send_some()
+        finally:
+            self._pumping = False
+
+    def _send_some(self) -> None:
+        window = self.window
+        now = self._clock.time()
+        while True:
+            if wait_s := window.wait_s(now, self.under_way):
+                if wait_s < math.inf:
+                    self._pump_at(now + wait_s)
+                break
+            queue = self._again or self._fresh
+            if not queue:
+                if not self._feed():
+                    break
+                continue
+            # While nothing is answered, the oldest is asked for every other time, and something else in between.
+            other = window.down_since is not None and window.tries % 2 == 1
+            if other and self.witness is not None:
+                self._ask_witness(self.witness, now)
+                break
+            download = queue.pop() if other else queue.popleft()
+            if download.stage is not Stage.WAITING:
+                continue
+            self.flying.add(download)
+            download.begin(now)
+        if self._looking is None and self.under_way:
+            self._look_later()
+
+    def _pump_at(self, moment: float) -> None:
+        if self._timer is not None:
+            if self._timer_at <= moment:
+                return
+            self._timer.cancel()
+        self._timer_at = moment
+        self._timer = self._clock.call_later(moment - self._clock.time(), self._pump_now)
+
+    def _pump_now(self) -> None:
+        self._timer = None
+        self.pump()
+
+    # The witness.
+
+    def _ask_witness(self, info: ObjectInfo, now: float) -> None:
+        self._witness_began = now
+        self._witness_reading = self.send(info, self._witness_came, now)
+
+    def _witness_came(self, came: bytes | SourceError) -> None:
+        self._witness_reading = None
+        now = self.ended()
+        if isinstance(came, SourceError):
+            self.note(came, self._witness_began, now)
+        else:
+            self.window.answered(now, self._witness_began, whole=False)
+        self.pump()
+
+    # What takes too long.
+
+    def _look_later(self) -> None:
+        self._look_due = self._clock.time() + LOOK_S
+        self._looking = self._clock.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        now = self._clock.time()
+        if now - self._look_due > LOOK_S:  # this process stood still: what came meanwhile was not looked at
+            self._heard_at = now
+        else:
+            for download in list(self.flying):
+                download.look(now)
+            if self._slow > max(1, len(self.flying) // 8):
+                self.window.slow(now)
+            self._slow = 0
+            self._look_for_silence(now)
+        self.pump()
+
+    def _silent_s(self) -> float:
+        """How long silence is usual; a store that has not answered yet may be a slow one."""
+        usual_s = self.window.usual_s()
+        if usual_s is None:
+            return min(self.policy.read_timeout_s, SILENT_S * 2.0 ** min(self._silences, 10))
+        return max(SILENT_S, SILENT_MEDIANS * usual_s)
+
+    def _look_for_silence(self, now: float) -> None:
+        """See whether all that is under way is silent; then it is begun again, one at a time."""
+        reading, silent_s = self._witness_reading, self._silent_s()
+        if reading is not None and now - self._witness_began > silent_s:
+            self._witness_reading = None
+            self.stop(reading)
+            self._silences += 1
+            error = SourceError("The store is silent.", cause="timeout", retryable=True)
+            self.note(error, self._witness_began, now)
+        if self.window.down or not self.flying or now - self._heard_at < silent_s:
+            return
+        received = sum(download.received for download in self.flying)
+        if received != self._received:
+            self._received, self._heard_at = received, now
+            return
+        self._silences += 1
+        if len(self.flying) >= SILENT_REQUESTS:  # of fewer, each may be late by itself
+            self._cause = "timeout"
+            self.window.silent(now, self._heard_at)
+        for download in list(self.flying):
+            download.cut_silent(now, now - silent_s)
+
+
+async def fetch_pair(client: StoreClient, pair: Pair) -> Fetched:
+    """Wait for both objects of a pair; see `StoreClient.fetch`. Raises: BadPairError."""
+    came: asyncio.Future[Fetched | BadPairError] = asyncio.get_running_loop().create_future()
+    download = client.fetch(pair, came.set_result)
+    try:
+        result = await came
+    finally:
+        download.cancel()
+    if isinstance(result, BadPairError):
+        raise result
+    return result

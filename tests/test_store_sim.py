@@ -1,0 +1,205 @@
+"""Workers and their store in virtual time: rate limits, stragglers, faults, outages. What one window each comes to."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+from store_sim import Limit, Sim, failure
+
+from ringfeedd.fetch.health import StoreMonitor, StoreState
+from ringfeedd.fetch.policy import FetchPolicy
+
+START = 1000.0
+KINDS = ["429", "500", "502", "503", "504", "408"]
+CAUSES = [*(f"http_{status}" for status in KINDS), "reset", "reset", "truncated", "size", "redirect"]
+
+
+def outcomes(sim, since, until):
+    store = sim.store
+    good, limited = (store.sum(kind, START + since, START + until) for kind in ("ok", "http_429"))
+    return good / (until - since), good / max(1, good + limited)
+
+
+@pytest.mark.parametrize("latency_s", [0.003, 0.05, 0.3])
+@pytest.mark.parametrize(
+    ("per_s", "workers"), [(50, 1), (50, 2), (50, 8), (50, 32), (500, 1), (500, 2), (500, 8), (500, 32)]
+)
+def test_workers_converge_to_a_limit_of_the_rate(per_s, workers, latency_s):
+    sim = Sim(workers=workers, latency_s=lambda _rng: latency_s)
+    sim.store.limit = Limit(sim.clock, per_s, burst=per_s / 5)
+    sim.run(150)
+    rate, good = outcomes(sim, 90, 150)
+    assert rate >= 0.9 * per_s
+    assert good >= 0.9
+    assert not sim.failed
+
+
+def test_a_limit_in_windows_of_a_second_is_kept_too():
+    sim = Sim(workers=2, latency_s=lambda _rng: 0.01)
+    counted = {}
+
+    def allows():
+        second = int(sim.clock.now)
+        counted[second] = counted.get(second, 0) + 1
+        return counted[second] <= 50
+
+    sim.store.limit = sim.store.limit or Limit(sim.clock, 50)
+    sim.store.limit.allows = allows
+    sim.run(120)
+    rate, good = outcomes(sim, 60, 120)
+    assert rate >= 45
+    assert good >= 0.9
+
+
+def test_a_limit_that_falls_and_one_that_is_lifted_are_followed():
+    sim = Sim(workers=2, latency_s=lambda _rng: 0.1, first=25, most=25)
+    sim.store.limit = Limit(sim.clock, 500, burst=100)
+    sim.run(60)
+    sim.store.limit = Limit(sim.clock, 50, burst=10)
+    sim.run(90)
+    rate, good = outcomes(sim, 110, 150)
+    assert rate >= 45
+    assert good >= 0.9
+    sim.store.limit = None
+    sim.run(90)
+    assert outcomes(sim, 200, 240)[0] >= 450
+
+
+@pytest.mark.parametrize(
+    ("causes", "part"), [(CAUSES, 0.05), (["http_429"], 0.05), (["http_429"], 0.01), (["http_503"], 0.05)]
+)
+@pytest.mark.parametrize("slots", [96 + 256, 512 + 256])
+def test_faults_whatever_the_rate_cost_less_than_half_of_it(causes, part, slots):
+    rng = random.Random(5)
+
+    def fault(_now, _name, number):
+        failing = (failure(cause) for cause in causes if rng.random() < part)
+        return next(failing, None) if number < 3 else None
+
+    server = {"latency_s": lambda rng: rng.expovariate(1 / 0.003), "capacity": 1700.0, "slots": slots}
+    well, sick = Sim(**server), Sim(**server, fault=fault)
+    for sim in (well, sick):
+        sim.run(15)
+    assert sick.rate(10) >= 0.5 * well.rate(10)
+    assert not sick.failed
+    assert sum(sick.store.requests.values()) <= 2 * 2 * sick.published + 1000
+    assert sick.longest_pause_s(START + 5) < 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("slots", [96 + 64, 512 + 64])
+def test_stragglers_cost_less_than_a_third_of_what_the_latency_allows(workers, slots):
+    def latency_s(rng):
+        return 0.3 * (20 if rng.random() < 0.01 else 1)
+
+    under_way = 64
+    sim = Sim(workers=workers, latency_s=latency_s, slots=slots, first=under_way // workers, most=under_way // workers)
+    sim.run(120)
+    assert sim.rate(100) >= 0.7 * under_way / 2 / 0.3
+    second = sum(worker.client.report().second_requests for worker in sim.workers)
+    assert second <= 0.02 * sum(sim.store.requests.values())
+    assert sim.longest_pause_s(START + 5) < 3 * 6
+
+
+def outage(begin, end, how):
+    def fault(now, _name, _number):
+        return how if START + begin <= now < START + end else None
+
+    return fault
+
+
+@pytest.mark.parametrize("how", ["connect", "http_503", "reset", "redirect", "hang"])
+def test_an_outage_costs_time_and_no_pair_and_few_requests(how):
+    fault = outage(60, 180, how if how == "hang" else failure(how))
+    few = {"first": 8, "most": 8}
+    sim = Sim(workers=4, latency_s=lambda _rng: 0.05, fault=fault, policy=FetchPolicy(max_attempts=3), **few)
+    sim.run(175)
+    assert {worker.client.report().state for worker in sim.workers} == {StoreState.DOWN}
+    healthy = sim.store.sum("requests", START + 40, START + 60) / 20
+    assert sim.store.sum("requests", START + 120, START + 180) / 60 <= 0.05 * healthy
+    sim.run(60)
+    assert not sim.failed
+    assert {worker.client.report().state for worker in sim.workers} == {StoreState.OPEN}
+    rate = sum(START + 195 < moment <= START + 235 for moment in sim.published_at) / 40
+    assert rate >= 0.95 * sum(START + 40 < moment <= START + 60 for moment in sim.published_at) / 20
+
+
+def test_an_outage_that_comes_and_goes_loses_no_pair():
+    sim = Sim(
+        latency_s=lambda _rng: 0.05,
+        first=4,
+        most=4,
+        fault=lambda now, _name, _number: failure("reset") if now % 40 > 20 else None,
+        policy=FetchPolicy(max_attempts=2),
+    )
+    sim.run(200)
+    assert not sim.failed
+    assert sim.published > 200 * 0.3 * 80
+
+
+@pytest.mark.parametrize("pairs", [1, 500])
+@pytest.mark.parametrize("cause", ["http_503", "reset", "hang"])
+def test_one_object_that_always_fails_is_given_up(pairs, cause):
+    def fault(_now, name, _number):
+        return (cause if cause == "hang" else failure(cause)) if name == "i0" else None
+
+    policy = FetchPolicy(max_attempts=3, max_delay_s=1.0, deadline_s=60.0)
+    sim = Sim(workers=1, pairs=pairs, slots=1, latency_s=lambda _rng: 0.02, fault=fault, policy=policy)
+    sim.run(150)
+    assert 0 in sim.failed
+    assert sim.published >= 1
+
+
+def test_nobody_is_answered_only_for_a_moment_where_others_are():
+    """A worker whose first objects all fail asks again soon: the stream stands for a moment, and not for a minute."""
+    sim = Sim(
+        workers=2, latency_s=lambda _rng: 0.05, fault=lambda _n, name, number: failure("reset") if number < 2 else None
+    )
+    sim.run(60)
+    assert not sim.failed
+    assert sim.longest_pause_s(START) < 10
+
+
+def test_a_worker_grows_its_window_for_a_store_far_away_and_not_for_a_full_network():
+    far = Sim(workers=1, latency_s=lambda _rng: 1.0, slots=2000, first=128, most=512)
+    far.run(60)
+    assert far.store.busiest > 400
+    full = Sim(workers=1, latency_s=lambda _rng: 0.02, capacity=200, slots=2000, first=64, most=512)
+    full.run(60)
+    assert full.store.busiest <= 2 * 64 + 2
+    assert full.workers[0].client.window.size <= 64
+
+
+def test_a_window_shrinks_when_answers_take_ever_longer():
+    sim = Sim(workers=1, latency_s=lambda _rng: 0.2, slots=2000, first=256, most=256)
+    sim.run(20)
+    sim.store.capacity = 50.0
+    sim.run(150)
+    assert sim.workers[0].client.window.size < 100
+    assert sim.rate(30) >= 22
+
+
+def test_the_log_says_little_of_a_limit_and_of_an_outage():
+    def fault(now, _name, _number):
+        return failure("connect") if START + 100 <= now < START + 150 else None
+
+    sim = Sim(workers=4, latency_s=lambda _rng: 0.1, first=8, most=8, fault=fault)
+    sim.store.limit = Limit(sim.clock, 100, burst=20)
+    monitor, said = StoreMonitor(), []
+    for tick in range(600):
+        sim.run(0.5)
+        if tick == 400:
+            sim.store.limit = None
+        for worker in sim.workers:
+            monitor.report(worker.number, worker.client.report(), sim.clock.now)
+        if sentence := monitor.news(sim.clock.now):
+            said.append(sentence)
+    limited, down, up, unlimited = said
+    assert limited.startswith("limited by the store to about ")
+    assert 80 <= float(limited.split()[-2]) <= 130
+    assert re.match(r"the store is unreachable since \d\d:\d\d \(no connection\); next try (now|in \d+ s)", down)
+    assert 49 <= float(re.match(r"the store answers again, after (\d+) s", up)[1]) <= 62
+    assert unlimited == "no longer limited by the store"
+    assert monitor.statistics().outages == 1

@@ -1,0 +1,196 @@
+"""One worker's window and pace, and what all workers' reports add up to: decisions, with time as an argument."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringfeedd.fetch.health import StoreMonitor, StoreReport, StoreState, reason_of
+from ringfeedd.fetch.pace import LEAST_PER_S, Pace
+from ringfeedd.fetch.starvation import StarvationTimer
+from ringfeedd.fetch.window import FIRST_REQUESTS, MOST_WAIT_S, Window
+
+NOW = 100.0
+
+
+def window_of(first=64, most=256):
+    return Window(first, most, random.Random(1))
+
+
+def test_a_window_begins_small_and_doubles_with_each_round_trip():
+    window, sizes = window_of(), []
+    for _ in range(5):
+        for _ in range(int(window.size)):
+            window.answered(NOW, NOW - 0.1)
+        sizes.append(window.size)
+    assert sizes == [2 * FIRST_REQUESTS, 4 * FIRST_REQUESTS, 8 * FIRST_REQUESTS, 64, 64]
+    assert window.wait_s(NOW, 63) == 0.0
+    assert window.wait_s(NOW, 64) == math.inf
+
+
+def fail(window, now, times=5, **options):
+    for _ in range(times):
+        window.sent(now)
+        window.failed(now, now, **options)
+
+
+def test_a_window_without_answers_asks_once_at_a_time_with_growing_waits():
+    window, now, waits = window_of(), NOW, []
+    fail(window, now)
+    assert not window.down
+    fail(window, now + 1, 1)
+    assert (window.down, window.down_since, window.outages) == (True, NOW, 1)
+    for _ in range(12):
+        wait_s = window.wait_s(now, 0)
+        waits.append(wait_s)
+        now += wait_s
+        assert window.wait_s(now, 0) == 0.0
+        window.sent(now)
+        assert window.wait_s(now, 0) == math.inf
+        window.failed(now, now)
+    assert waits[-1] <= MOST_WAIT_S
+    assert max(waits) > MOST_WAIT_S / 2
+    assert waits[1] < 1.0
+    window.sent(now)
+    window.answered(now + 0.1, now)
+    assert not window.down
+    assert window.size == 2.0
+
+
+def test_a_down_window_keeps_to_what_the_store_asks_for():
+    window = window_of()
+    fail(window, NOW)
+    fail(window, NOW + 1, 1, retry_after_s=40.0)
+    assert 39.0 <= window.wait_s(NOW + 1, 0) <= 41.0
+
+
+def test_failures_between_answers_are_no_outage():
+    window, now = window_of(), NOW
+    for _ in range(1000):
+        fail(window, now, 4)
+        window.answered(now, now)
+        now += 0.5
+    assert window.outages == 0
+
+
+def test_only_a_request_sent_later_tells_that_the_store_answers():
+    window = window_of()
+    window.answered(NOW + 5, NOW)
+    assert not window.answered_since(NOW + 1)
+    window.answered(NOW + 6, NOW + 2)
+    assert window.answered_since(NOW + 1)
+
+
+def test_an_overload_that_was_an_outage_leaves_no_pace_behind():
+    window = window_of()
+    for _ in range(64):
+        window.sent(NOW)
+    for _ in range(64):
+        window.failed(NOW, NOW, overloaded=True)
+    assert window.pace.per_s is not None
+    window.failed(NOW + 1, NOW + 1, overloaded=True)
+    assert window.down
+    assert window.pace.per_s is None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 5.0)), max_size=300))
+def test_a_pace_stays_finite_and_never_ends_sending(answers):
+    pace, now = Pace(), NOW
+    for limited, passed_s in answers:
+        now += passed_s
+        if pace.wait_s(now):
+            continue
+        pace.sent(now)
+        if limited:
+            pace.limited(now, now - 0.01, 16.0)
+        else:
+            pace.good(now)
+        assert pace.per_s is None or LEAST_PER_S <= pace.per_s < 1e7
+        assert 0.0 <= pace.wait_s(now) <= 1 / LEAST_PER_S + 1e-6
+
+
+def test_a_pace_is_forgotten_when_nothing_limits_it_for_long():
+    pace = Pace()
+    pace.limited(NOW, NOW, 8.0)
+    pace.look(NOW + 200)
+    assert pace.per_s is not None
+    pace.look(NOW + 301)
+    assert pace.per_s is None
+
+
+def test_a_hold_for_all_needs_that_nearly_all_are_asked_to_wait():
+    few, all_of_them = window_of(), window_of()
+    for _ in range(30):
+        few.answered(NOW, NOW)
+        few.pace.sent(NOW)
+    few.limited(NOW, NOW, 30.0)
+    for _ in range(10):
+        few.answered(NOW, NOW)
+    few.limited(NOW, NOW, 30.0)
+    for _ in range(10):
+        all_of_them.limited(NOW, NOW, 30.0)
+    assert few.wait_s(NOW, 0) < 5
+    assert 30 <= all_of_them.wait_s(NOW, 0) <= 33.1
+
+
+# -- what workers report
+
+
+def down(since, answered_at=None):
+    return StoreReport(StoreState.DOWN, since, since + 8, answered_at, "connect", outages=1)
+
+
+def test_one_worker_without_answers_is_no_outage_while_others_have_some():
+    monitor = StoreMonitor()
+    monitor.report(0, down(50.0, 49.0), 50.5)
+    monitor.report(1, StoreReport(answered_at=51.0), 51.0)
+    monitor.report(0, down(50.0, 49.0), 52.0)
+    health = monitor.statistics()
+    assert (health.waiting_workers, health.failing_since, health.outages) == (1, None, 0)
+    assert monitor.news(60.0) is None
+
+
+def test_an_outage_is_told_once_and_only_an_answer_ends_it():
+    monitor = StoreMonitor()
+    for worker in (0, 1):
+        monitor.report(worker, down(50.0 + worker, 49.0), 52.0)
+    sentence = monitor.news(52.0)
+    assert sentence.startswith("the store is unreachable since ")
+    assert "(no connection); next try in 6 s" in sentence
+    for worker in (0, 1):
+        monitor.forget(worker)
+    monitor.report(0, StoreReport(), 60.0)
+    assert monitor.news(60.0) is None
+    assert monitor.statistics().failing_since == 50.0
+    monitor.report(0, StoreReport(answered_at=70.0), 71.0)
+    assert monitor.news(71.0) == "the store answers again, after 20 s"
+    assert (monitor.news(72.0), monitor.statistics().outages) == (None, 1)
+
+
+def test_counts_outlive_the_workers_that_counted():
+    monitor = StoreMonitor()
+    monitor.report(0, StoreReport(requests=7, limited=2, second_requests=1), 1.0)
+    monitor.forget(0)
+    monitor.report(0, StoreReport(requests=5, second_requests_won=1), 2.0)
+    health = monitor.statistics()
+    assert (health.requests, health.limited, health.second_requests, health.second_requests_won) == (12, 2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"), [("connect", "no connection"), ("http_503", "it answers 503"), ("x", "x")]
+)
+def test_causes_have_words(cause, reason):
+    assert reason_of(cause) == reason
+
+
+def test_a_starvation_timer_counts_what_lies_between_two_looks():
+    timer = StarvationTimer(10.0)
+    timer.begin(11.0)
+    assert timer.look(12.0) == (2.0, 0.5)
+    timer.end(13.0)
+    assert timer.look(16.0) == (4.0, 0.25)
+    assert timer.look(18.0) == (2.0, 0.0)
