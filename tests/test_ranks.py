@@ -63,6 +63,7 @@ def initialize(monkeypatch):
 
     def _initialize(rank, world_size):
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
         monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world_size)
 
@@ -157,3 +158,58 @@ def test_a_loader_with_workers_insists_on_its_ranks_too(initialize):
         initialize(1, 2)
         with pytest.raises(ringfeed.RingfeedError, match="as rank 0 of 1"):
             next(iter(loader))
+
+
+# Launchers.
+
+JOB = {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+ELSEWHERE = "192.0.2.7"  # of the documents' block: no machine has it
+SRUN = {**JOB, "MASTER_ADDR": ELSEWHERE, "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (JOB, Ranks(5, 8)),
+        ({**JOB, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}, Ranks(1, 4, num_nodes=2)),
+        ({**SRUN, "SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_TASKS_PER_NODE": "4(x2)"}, Ranks(1, 4, num_nodes=2)),
+        ({**SRUN, "SLURM_NNODES": "1", "SLURM_LOCALID": "5", "SLURM_TASKS_PER_NODE": "8"}, Ranks(5, 8, num_nodes=1)),
+        (
+            {
+                **JOB,
+                "OMPI_COMM_WORLD_RANK": "5",
+                "OMPI_COMM_WORLD_SIZE": "8",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "3",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+            },
+            Ranks(3, 4, num_nodes=2),
+        ),
+        ({**JOB, "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0", "SLURM_NNODES": "1"}, Ranks(5, 8)),
+    ],
+)
+def test_ranks_on_this_machine_come_from_what_the_launcher_tells(environ, expected):
+    assert resolve_ranks(environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"MASTER_ADDR": ELSEWHERE}, f"MASTER_ADDR={ELSEWHERE} is another one"),
+        ({"WORLD_SIZE": "100000"}, "it has 100000 ranks, and this one has"),
+    ],
+)
+def test_a_job_on_several_machines_is_known_where_no_launcher_tells(changes, words):
+    """As Kubeflow, SageMaker and srun start one: RANK and WORLD_SIZE, and no more."""
+    with pytest.raises(ringfeed.RingfeedError, match=r"LOCAL_RANK and LOCAL_WORLD_SIZE.*--num-nodes M") as error:
+        resolve_ranks({**JOB, **changes})
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost", "no-such-host.invalid", ""])
+def test_an_address_of_this_machine_or_of_none_is_no_other_machine(address):
+    assert resolve_ranks({**JOB, "MASTER_ADDR": address}) == Ranks(5, 8)
+
+
+def test_unequal_shares_of_slurms_nodes_are_a_sentence():
+    with pytest.raises(ValueError, match="8 ranks on 2 machines, 3 of them on this one"):
+        resolve_ranks({**SRUN, "SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_TASKS_PER_NODE": "5,3"})

@@ -40,6 +40,7 @@ from ringfeed.layout import (
 )
 from ringfeed.standing import Standing
 from ringfeed.state import ResumeState
+from ringfeed.trainer_log import TELL_AFTER_S, warn
 
 ANSWER_TIMEOUT_S: Final = 60.0
 """A daemon that lives and does not answer within this is stuck; a seek or a place that is waited for takes seconds."""
@@ -267,7 +268,8 @@ class Attachment:
     def _ask(self, request: Request, still_wanted: Callable[[], None]) -> Accepted:
         nonce = int.from_bytes(os.urandom(8)) >> 1 | 1  # as `secrets` does, without its imports
         self.page.write_request(request, nonce)
-        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        began = time.monotonic()
+        tell_at, give_up_at = began + TELL_AFTER_S, began + ANSWER_TIMEOUT_S
         self.space.ring()
         while (answer := self.page.read_answer(nonce)) is None:
             self.bell.wait()
@@ -277,26 +279,50 @@ class Attachment:
                     raise gone
                 finally:
                     del gone  # in a cycle with its own frame, it would keep the caller's batches until a collection
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > give_up_at:
                 self._give_up_waiting(request)
+            if now > tell_at:
+                tell_at = now + ANSWER_TIMEOUT_S
+                self._tell_of_waiting(request, now - began)
         if isinstance(answer, Refused):
             raise AttachRefusedError(answer.reason)
         return answer
 
+    def _tell_of_waiting(self, request: Request, waited_s: float) -> None:
+        """Say in the trainer's log why an answer takes long."""
+        silent_s = self._silent_s()
+        why = f"its loop has not turned for {silent_s:.0f} s" if silent_s > TELL_AFTER_S else self.page.read_reason()
+        warn(
+            "Rank %d/%d of group %r has asked ring %r for a place, and waits for %.0f s now: %s.",
+            *(request.rank, request.world_size, request.group, self.descriptor.ring, waited_s),
+            why or "the daemon says nothing",
+        )
+
+    def _silent_s(self) -> float:
+        """For how long the daemon's loop has not turned, in seconds."""
+        turned = max(self.control.word(State.HEARTBEAT_NS), self.control.word(State.STARTED_NS))
+        return (time.monotonic_ns() - turned) / 1e9
+
     def _give_up_waiting(self, request: Request) -> None:
         """Raise the error that tells why there is no answer, unless it is worth to wait on."""
         asked = f"The daemon of ring {self.descriptor.ring!r} (pid {self.descriptor.pid})"
-        silent_s = (time.monotonic_ns() - self.control.word(State.HEARTBEAT_NS)) / 1e9
+        whose = f"rank {request.rank} of group {request.group!r}"
+        silent_s = self._silent_s()
         if silent_s > ANSWER_TIMEOUT_S / 2:
             raise DaemonGoneError(
                 f"{asked} lives but has not turned its loop for {silent_s:.0f} s; is it stopped (SIGSTOP) or swapping? "
                 f"Restart it if it does not recover."
             )
-        if not request.wait:
-            whose = f"rank {request.rank} of group {request.group!r}"
+        if not (reason := self.page.read_reason()):
             raise AttachRefusedError(
-                f"{asked} has kept {whose} waiting for {ANSWER_TIMEOUT_S:.0f} s: it asks for a place behind one that "
-                f"others hold (`ringfeed status` lists them). Start all ranks from the same state, or pass wait=True."
+                f"{asked} has not answered {whose} for {ANSWER_TIMEOUT_S:.0f} s, and does not say why; see its log, "
+                f"and restart it if it goes on."
+            )
+        if not request.wait:
+            raise AttachRefusedError(
+                f"{asked} has kept {whose} waiting for {ANSWER_TIMEOUT_S:.0f} s: {reason}. Start all ranks from the "
+                f"same state once that is over, or pass wait=True."
             )
 
     def new_catalogs(self) -> int:

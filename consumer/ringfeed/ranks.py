@@ -16,6 +16,7 @@ import torch.utils.data
 from ringfeed.descriptor import Descriptor
 from ringfeed.errors import RingfeedError
 from ringfeed.kin import Kin, number, parent_of, process_number
+from ringfeed.launchers import count_machines, here, spans_machines
 
 _SERIALS: defaultdict[tuple[str, bool], Iterator[int]] = defaultdict(itertools.count)
 
@@ -49,13 +50,14 @@ def given_ranks(rank: int | None, world_size: int | None) -> Ranks | None:
 
 
 def resolve_ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
-    """Return what torch.distributed says at this moment, else torchrun's environment, else one process alone.
+    """Return what torch.distributed says at this moment, else the launcher's environment, else one process alone.
 
-    In a torchrun job over several machines, the rank and the world size on this machine: a ring is read by the ranks of
+    In a job over several machines, the rank and the world size on this machine: a ring is read by the ranks of
     its own machine, and each machine's daemon serves its share of the data.
 
     Raises:
         ValueError: the machines of the job have unequal numbers of ranks.
+        RingfeedError: there are several machines, and the launcher does not tell which ranks are on this one.
     """
     if _initialized():
         found = Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
@@ -63,17 +65,19 @@ def resolve_ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
         found = Ranks(int(environ["RANK"]), int(environ["WORLD_SIZE"]))
     else:
         return Ranks(0, 1)
-    if "LOCAL_WORLD_SIZE" not in environ or "LOCAL_RANK" not in environ:
-        return found
-    here = int(environ["LOCAL_WORLD_SIZE"])
-    num_nodes = int(environ.get("GROUP_WORLD_SIZE", found.world_size // here))
-    if num_nodes * here != found.world_size:
-        raise ValueError(
-            f"this job has {found.world_size} ranks on {_machines(num_nodes)}, {here} of them on this one; every "
-            f"machine gets an equal share of the data, so start as many ranks on each (torchrun --nproc-per-node), "
-            f"or give rank and world_size"
+    told = here(found.rank, found.world_size, environ)
+    if told is not None:
+        return Ranks(told.local_rank, told.ranks, told.machines)
+    gpu_a_rank = _initialized() and torch.distributed.get_backend() == "nccl"
+    why = spans_machines(found.world_size, environ, gpu_a_rank=gpu_a_rank)
+    if why is not None:
+        raise RingfeedError(
+            f"This job runs on several machines ({why}), and its launcher does not say which of its {found.world_size} "
+            f"ranks run on this one. A ring is read by the ranks of its own machine: set LOCAL_RANK and "
+            f"LOCAL_WORLD_SIZE, or give rank and world_size among those on this machine; and start "
+            f"{_daemons('M')}, where M is the number of machines."
         )
-    return Ranks(int(environ["LOCAL_RANK"]), here, num_nodes)
+    return found
 
 
 def check_nodes(ranks: Ranks, descriptor: Descriptor) -> None:
@@ -89,18 +93,17 @@ def check_nodes(ranks: Ranks, descriptor: Descriptor) -> None:
     remedy = (
         "the daemon without --num-nodes"
         if ranks.num_nodes == 1
-        else f"each machine's daemon as `ringfeed serve --num-nodes {ranks.num_nodes} --node-rank R`, with R from 0 to "
-        f"{ranks.num_nodes - 1}"
+        else f"{_daemons(ranks.num_nodes)}, with R from 0 to {ranks.num_nodes - 1}"
     )
     raise RingfeedError(
-        f"This job runs on {_machines(ranks.num_nodes)}, and the ring {descriptor.ring!r} is served for "
-        f"{_machines(descriptor.identity.num_nodes)}; restart {remedy}, or give rank and world_size to read it as it "
-        f"is."
+        f"This job runs on {count_machines(ranks.num_nodes)}, and the ring {descriptor.ring!r} is served for "
+        f"{count_machines(descriptor.identity.num_nodes)}; restart {remedy}, or give rank and world_size to read it as "
+        f"it is."
     )
 
 
-def _machines(count: int) -> str:
-    return "1 machine" if count == 1 else f"{count} machines"
+def _daemons(machines: int | str) -> str:
+    return f"each machine's daemon as `ringfeed serve --num-nodes {machines} --node-rank R`"
 
 
 def ranks_to_tell() -> tuple[int, Ranks] | None:

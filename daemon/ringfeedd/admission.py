@@ -31,13 +31,23 @@ class Wait:
 
 
 def why_never(request: Request, ring: Ring) -> str | None:
-    """Why the request cannot be granted whatever the others do; None if it can."""
+    """Return why a request cannot be granted whatever the others do; None if it can."""
+    return _why_malformed(request) or _why_not_of(request, ring)
+
+
+def _why_malformed(request: Request) -> str | None:
     if not 1 <= request.world_size <= 1 << 16 or request.rank >= request.world_size:
         return f"rank {request.rank} is out of range for world_size={request.world_size}; it must be below it"
     if not 1 <= len(request.group.encode()) <= GROUP_BYTES:
         return f"the group's name must have 1 to {GROUP_BYTES} bytes"
+    if not request.batch_size:
+        return "batch_size=0 asks for batches without pairs; it must be at least 1"
+    return None
+
+
+def _why_not_of(request: Request, ring: Ring) -> str | None:
     needed = 2 * request.world_size * request.batch_size
-    if not 1 <= request.batch_size <= 1 << 32 or needed > ring.slots:
+    if needed > ring.slots:
         return (
             f"batch_size={request.batch_size} with world_size={request.world_size} needs a ring of at least {needed} "
             f"slots (two rounds: one is read while the next comes in), and ring {ring.name!r} has {ring.slots}; use a "

@@ -1,0 +1,90 @@
+"""An attach that gets no answer at once: the trainer's log says what it waits for, and it ends with a sentence."""
+
+import threading
+import time
+
+import pytest
+from house import wait_until
+from ring_fixtures import served_ring, turning
+
+import ringfeed
+from ringfeed import attachment as attachment_module
+from ringfeed.layout import Lane, State
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(attachment_module, "ANSWER_TIMEOUT_S", 0.6)
+    monkeypatch.setattr(attachment_module, "TELL_AFTER_S", 0.2)
+
+
+def test_a_ring_that_has_failed_raises_its_reason_at_once_whatever_it_may_wait():
+    with served_ring() as served:
+        served.service.fail("too many pairs failed")
+        began = time.monotonic()
+        with pytest.raises(ringfeed.RingFailedError, match="too many pairs failed"):
+            ringfeed.attach(served.name, batch_size=2, wait_s=60)
+        assert time.monotonic() - began < 2
+
+
+def test_a_daemon_that_is_not_there_is_waited_for_with_a_word(monkeypatch, caplog):
+    monkeypatch.setattr("ringfeed.opening.TELL_AFTER_S", 0.1)
+    with pytest.raises(ringfeed.DaemonNotRunningError):
+        ringfeed.attach("nobody-serves-this", batch_size=2, wait_s=0.3)
+    assert caplog.text.count("This process waits up to 0 s for one.") == 1
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_an_attach_that_is_never_answered_ends_with_a_sentence(impatient, wait, caplog):
+    with served_ring() as served:  # its loop turns, and does not note the request
+        served.memory.set(State.HEARTBEAT_NS, time.monotonic_ns() + int(60e9))
+        with pytest.raises(ringfeed.AttachRefusedError, match=r"has not answered rank 0 of group 'job'.* does not say"):
+            ringfeed.attach(served.name, batch_size=2, group="job", wait=wait)
+        assert "has asked ring" in caplog.text
+        assert "the daemon says nothing" in caplog.text
+
+
+def test_an_attach_to_a_daemon_that_is_stopped_says_so(impatient, caplog):
+    with served_ring() as served:
+        served.memory.set(State.STARTED_NS, 1)
+        with pytest.raises(ringfeed.DaemonGoneError, match="has not turned its loop"):
+            ringfeed.attach(served.name, batch_size=2)
+        assert "its loop has not turned for" in caplog.text
+
+
+def test_an_attach_that_waits_says_for_what(impatient, caplog):
+    """Its state lies behind what another rank of its group reads on from."""
+    with served_ring() as served, turning(served), ringfeed.attach(served.name, batch_size=2, group="job") as reader:
+        for _ in zip(range(6), reader, strict=False):
+            pass
+        wait_until(lambda: served.service.ring.floor > 0)
+        served.memory.set(State.HEARTBEAT_NS, time.monotonic_ns() + int(60e9))
+        with pytest.raises(ringfeed.AttachRefusedError, match="lies behind"):
+            ringfeed.attach(served.name, batch_size=2, group="late", start=(0, 0))
+        waiting = threading.Thread(target=attach_late, args=(served.name,))
+        waiting.start()
+        deadline = time.monotonic() + 10
+        while "epoch 0, position 0 lies behind ring" not in caplog.text:
+            assert time.monotonic() < deadline, caplog.text
+            time.sleep(0.01)
+        reader.close()
+        waiting.join(10)
+        assert not waiting.is_alive()
+
+
+def attach_late(ring):
+    ringfeed.attach(ring, batch_size=2, group="late", start=(0, 0), wait=True).close()
+
+
+def test_a_request_for_batches_without_pairs_is_refused_as_that():
+    with served_ring() as served:
+        page = served.memory.lanes[0]
+        page.write_request(
+            ringfeed.lane.Request("job", 0, 1, 0, True, ringfeed.layout.Start.AUTO, (0, 0), anonymous=False, pid=1),
+            nonce=7,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(served.memory, "lane_lives", lambda lane: lane == 0)
+            served.turn()
+            assert page[Lane.ANSWER_NONCE] == 7
+            assert page.read_reason() == "batch_size=0 asks for batches without pairs; it must be at least 1"
