@@ -267,6 +267,15 @@ def test_a_planted_lock_stops_the_start_with_a_sentence(ring, plant):
         SingletonLock(ring, Access())
 
 
+def test_a_lock_file_with_bytes_is_not_taken_for_a_daemons(ring):
+    path = SHM / f"ringfeed.{ring}.lock"
+    path.write_bytes(b"mine")
+    path.chmod(0o600)
+    with pytest.raises(StartError, match=rf"{path} {OWNERSHIP} holds 4 bytes"):
+        SingletonLock(ring, Access())
+    assert path.read_bytes() == b"mine"
+
+
 def test_a_trainer_believes_no_planted_descriptor_and_does_not_wait_for_its_other_end(ring, plant):
     path = plant(f"ringfeed.{ring}")
     with pytest.raises(NotTrustedError, match=rf"{path} {OWNERSHIP} is"):

@@ -146,7 +146,7 @@ def open_existing(name: str, *, writable: bool, own: bool = False) -> int:
     if why := distrust(facts) or ("it belongs to another user" if own and facts.st_uid != os.geteuid() else None):
         os.close(fd)
         raise NotTrustedError(
-            f"{path} {ownership(facts)} is not believed to be a daemon's: {why}; find out who made it, and remove it"
+            f"{path} {ownership(facts)} is not believed to be a daemon's: {why}; {trust.remedy(facts, os.geteuid())}"
         )
     return fd
 

@@ -41,7 +41,7 @@ def distrust(facts: os.stat_result, *, uid: int, gids: Collection[int], trusted:
     if facts.st_uid in (uid, 0) or facts.st_uid in trusted:
         return None
     if uid == 0:
-        return f"root believes only its own files, and those of users named in {USERS_VARIABLE} or {USERS_FILE}"
+        return f"root believes only its own, and those of users named in {USERS_VARIABLE} or {USERS_FILE}"
     if facts.st_gid in gids:
         return None
     return "it belongs to another user, and to no group that this process is in"
@@ -81,6 +81,17 @@ def _uid(word: str) -> int | None:
         return pwd.getpwnam(word).pw_uid
     except (KeyError, ValueError):
         return None
+
+
+def remedy(facts: os.stat_result, uid: int) -> str:
+    """Return what to do about a file that is not believed.
+
+    Args:
+        uid: of the process that asks.
+    """
+    if uid == 0 and stat.S_ISREG(facts.st_mode) and not facts.st_mode & stat.S_IRWXO:
+        return "run this as its owner, or name the owner there if it is a daemon's"
+    return "find out who made it, and remove it"
 
 
 def describe(path: Path) -> str:

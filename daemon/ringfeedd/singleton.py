@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Final
 
 from ringfeed import layout, segment
@@ -16,6 +17,14 @@ from ringfeedd.shm import Access
 _LOCK_TRIES: Final = 10
 _MODE: Final = 0o600
 """No member of the ring's group can hold it, and so keep the next daemon away."""
+
+
+def _insist_on_our_own(facts: os.stat_result, path: Path, ring: str) -> None:
+    if facts.st_uid != os.geteuid():
+        raise StartError(
+            f"{path} {ownership(facts)} belongs to another user, who may serve the ring {ring!r}; choose another name "
+            f"with --ring, or have that user or root remove it if no daemon of theirs runs"
+        )
 
 
 class SingletonLock:
@@ -36,6 +45,7 @@ class SingletonLock:
                 fd = segment.create(self.name, 0, mode=_MODE, gid=access.gid)
             except FileExistsError:
                 try:
+                    _insist_on_our_own(path.lstat(), path, ring)
                     fd = segment.open_lock(self.name)
                 except FileNotFoundError:
                     continue
@@ -48,11 +58,11 @@ class SingletonLock:
                 raise StartError(
                     f"could not create {path}: {error.strerror}; is {describe(path.parent)} mounted and writable?"
                 ) from error
-            if (facts := os.fstat(fd)).st_uid != os.geteuid():
+            if size := os.fstat(fd).st_size:
                 os.close(fd)
                 raise StartError(
-                    f"{path} {ownership(facts)} belongs to another user, who serves or served the ring {ring!r}; "
-                    f"choose another name with --ring"
+                    f"{describe(path)} holds {size} bytes, and a daemon's lock file none, so it is left alone; find "
+                    f"out who made it and remove it, or choose another name with --ring"
                 )
             if not segment.try_lock(fd, DAEMON_LOCK_BYTE):
                 os.close(fd)
