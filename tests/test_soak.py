@@ -172,7 +172,7 @@ def test_a_job_that_comes_back_behind_another_groups_place_is_told_so(folder, ri
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_short_soak_ends_well():
-    command = [sys.executable, str(Path(__file__).with_name("soak.py")), "--minutes", "0.3", "--seed", "5"]
+    command = [sys.executable, str(Path(__file__).with_name("soak.py")), "--minutes", "0.3", "--seed", "5", "--hostile"]
     soak = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         said, _ = soak.communicate(timeout=200)
