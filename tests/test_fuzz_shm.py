@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ring_fixtures import make_descriptor, served_ring, small_geometry
-from ringfeedd.storewatch import StoreHealth
 
 import ringfeed
 from ringfeed import attachment, layout, segment
@@ -25,6 +24,7 @@ from ringfeed.errors import NotTrustedError, RingfeedError
 from ringfeed.lane import LanePage
 from ringfeed.layout import FIRST_LANE_LOCK_BYTE, PAGE_BYTES, Lane, State
 from ringfeed.status import ring_status
+from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.former import read_formers
 
 fuzz = settings(

@@ -52,7 +52,7 @@ def test_broken_objects_are_downloaded_once_an_epoch(bucket, ring):
         assert sum(counts) <= 1.4 * 12 * epochs, (counts, epochs)
 
 
-@pytest.mark.parametrize(("concurrency", "workers"), [(4, 2), (4, 1)])
+@pytest.mark.parametrize(("concurrency", "workers"), [(4, 2), (5, 2), (3, 4), (1, 2)])
 def test_no_more_downloads_are_under_way_than_were_asked_for(bucket, ring, concurrency, workers):
     served, store, _ = bucket
     store.faults = [Fault("latency", delay_s=0.01)]
@@ -60,4 +60,4 @@ def test_no_more_downloads_are_under_way_than_were_asked_for(bucket, ring, concu
     arguments = (*arguments, "--max-failed", "1", "--workers", workers)
     with Daemon("gs://b/set", *arguments, ring=ring), ringfeed.attach(f"{ring}-train", batch_size=1) as reader:
         assert sum(len(batch.ids) for _ in range(3) for batch in reader) == 60
-    assert 1 < store.busiest <= concurrency
+    assert min(2, concurrency) <= store.busiest <= concurrency
