@@ -270,9 +270,9 @@ def _plain(value: object) -> object:
 
 
 def _digest(identity: Identity) -> str:
-    """A word for a daemon of this user that serves so; a folder's name means what it means in this mount namespace."""
+    """A word for a daemon of this user and release that serves so; a folder is the one of this mount namespace."""
     where = "" if "://" in identity.root else Path("/proc/self/ns/mnt").stat().st_ino
-    facts = repr((sorted(identity.settings().items()), os.geteuid(), where))
+    facts = repr((sorted(identity.settings().items()), os.geteuid(), where, layout.LAYOUT_VERSION))
     return hashlib.blake2b(facts.encode(), digest_size=6).hexdigest()
 
 
