@@ -129,7 +129,7 @@ def test_a_rank_that_looks_costs_its_group_nothing(served):
 def test_a_reader_killed_after_a_look_is_not_given_that_batch_again(served):
     with served_ring(groups=Groups(linger_s=1e9)) as patient, turning(patient):
         script = (
-            "import os, sys, ringfeed\nringfeed.process_number = lambda _: 7\n"
+            "import logging, os, sys, ringfeed\nringfeed.process_number = lambda _: 7\nlogging.disable()\n"
             "reader = ringfeed.attach(sys.argv[1], batch_size=2, group='job')\n"
             "print(next(iter(reader)).positions[0], flush=True)\n"
             "sys.stdin.readline()\nos.kill(os.getpid(), 9)\n"

@@ -12,13 +12,14 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ringfeed.accelerated import counts_by_itself
 from ringfeed.beginning import Beginning, Place
 from ringfeed.descriptor import read_descriptor
-from ringfeed.first_place import state_of_beginning
+from ringfeed.first_place import state_before_the_start, state_of_beginning
 from ringfeed.interactive import by_default
 from ringfeed.items import Items
 from ringfeed.layout import Start
 from ringfeed.loading import collates, spawns_workers_of, tell_of_workers
 from ringfeed.membership import Membership
 from ringfeed.opening import open_reader
+from ringfeed.plan import Plan
 from ringfeed.ranks import Ranks, check_nodes, kin, loader_pid
 from ringfeed.reader import Reader
 from ringfeed.state import ResumeState
@@ -156,17 +157,46 @@ class RingDataset(IterableDataset[Any]):
 
     def settle_ranks(self) -> Ranks:
         """Return the ranks that the iteration which begins now reads as; see `Membership.settle`."""
+        if self._unread and self._membership.changed:
+            self.close()  # it was attached to be counted, or to be looked at
         return self._membership.settle()
 
+    @property
+    def _unread(self) -> bool:
+        """Whether this process is attached and has read nothing."""
+        reader = self._reader
+        return reader is not None and self._pid == os.getpid() and not reader.statistics()["batches"]
+
     def __len__(self) -> int:
-        """Batches that this rank gets in a whole epoch, without DataLoader workers; `RingLoader` counts with them.
+        """Batches that this rank gets in its next epoch, without DataLoader workers; `RingLoader` counts with them.
+
+        That is a whole one, save where it joins others in the middle of theirs. Before it has attached, the place where
+        it will do so is estimated; a `RingLoader` attaches, to know it.
 
         Raises:
             DaemonNotRunningError: no daemon serves the ring.
         """
         if self._reader is not None and self._pid == os.getpid():
             return len(self._reader)
-        return self.batches_of_workers(1)
+        place = self._joins_midway_at()
+        if place is None:
+            return self.batches_of_workers(1)
+        plan = Plan(read_descriptor(self.ring).epochs, self.ranks.world_size, 0, self.batch_size, self.drop_last)
+        return plan.steps_left(*place)
+
+    def attach_to_count(self) -> None:
+        """Attach if only that tells how many batches the first epoch will have, since others are in the midst of it."""
+        if (self._reader is None or self._pid != os.getpid()) and self._joins_midway_at() is not None:
+            _ = self.reader
+
+    def _joins_midway_at(self) -> tuple[int, int] | None:
+        """The (epoch, position), about, at which it would attach now if that is in the middle of others' epoch."""
+        if self.beginning.chosen or self.beginning.start == "epoch":
+            return None
+        shape = (self.ranks.world_size, self.batch_size, self.drop_last)
+        state = state_before_the_start(self.ring, self.beginning.start, shape)
+        position = -(-state.position // read_descriptor(self.ring).identity.num_nodes)
+        return (state.epoch, position) if position else None
 
     def batches_of_workers(self, workers: int) -> int:
         """Batches that this rank gets in a whole epoch from so many DataLoader workers, at least 1, together.

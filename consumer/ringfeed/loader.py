@@ -65,12 +65,14 @@ class RingLoader(DataLoader[Any]):
         return {**self.__dict__, "_pass": None, "_iterator": None}
 
     def __len__(self) -> int:
-        """Batches of a whole epoch.
+        """Batches of the next epoch: a whole one, save where it joins others in the middle of theirs, without workers.
 
         Raises:
             DaemonNotRunningError: no daemon serves the ring.
         """
         dataset, workers = self._ring_dataset, self.num_workers
+        if not workers:
+            dataset.attach_to_count()
         return dataset.batches_of_workers(workers) if workers else len(dataset)
 
     def __iter__(self) -> Any:  # noqa: ANN401  # a DataLoader calls it an iterator of its own kind

@@ -75,6 +75,12 @@ class Membership:
         self._settled = (os.getpid(), ranks)
         return ranks
 
+    @property
+    def changed(self) -> bool:
+        """Whether this process is by now another rank than the one that it began to read as."""
+        settled = self._settled is not None and self._settled[0] == os.getpid()
+        return settled and self._given_ranks is None and self.ranks != resolve_ranks()
+
     def unsettle(self) -> None:
         """Let a later iteration read as whatever rank this process is then."""
         self._settled = None

@@ -15,7 +15,7 @@ from ringfeed.lane import Request
 from ringfeed.layout import GROUP_BYTES, MAX_UINT64, Start
 from ringfeed.reader import Reader
 from ringfeed.state import ResumeState
-from ringfeed.trainer_log import TELL_AFTER_S, warn
+from ringfeed.trainer_log import TELL_AFTER_S, inform, warn
 
 _SERIAL: Final = itertools.count()
 
@@ -78,7 +78,15 @@ def open_reader(
         )
         return Reader(ring, request, copy=copy, restart_s=restart_s, state=state)
 
-    return _once_served(read, wait_s)
+    reader = _once_served(read, wait_s)
+    if reader.joined_midway:
+        tell = warn if start == "auto" and on_lag != "skip" else inform
+        tell(
+            "%s joined the ring in the middle of an epoch, where others read: its first loop has %d batches. Pass "
+            'start="epoch" to begin with a whole epoch.',
+            *(repr(reader), len(reader)),
+        )
+    return reader
 
 
 def _once_served(read: Callable[[], Reader], wait_s: float) -> Reader:

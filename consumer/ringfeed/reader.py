@@ -70,6 +70,8 @@ class Reader:
         self._missed = self._missed_before = self._moved_before = 0
         self._take_attachment(Attachment(ring, request, state=state))
         self.joined_at = (self._place.epoch, self._place.position)
+        midway = request.start is not Start.AT and self._plan.block(self._place).position >= self._plan.round_pairs
+        self._joined_midway = self._place if midway else None
         self._batches = 0
         self._waited_ns = 0
         self._iteration = 0
@@ -125,8 +127,17 @@ class Reader:
         return self._plan.block(self._place).epoch
 
     def __len__(self) -> int:
-        """Batches in the whole of the next batch's epoch; another number once a refresh has brought new pairs."""
-        return self._plan.steps_left(self.epoch)
+        """Batches in the whole of the next batch's epoch; another number once a refresh has brought new pairs.
+
+        Of the epoch that it joined in the middle, those from there on.
+        """
+        epoch, joined = self.epoch, self._joined_midway
+        return self._plan.steps_left(epoch, joined.position if joined and joined.epoch == epoch else 0)
+
+    @property
+    def joined_midway(self) -> bool:
+        """Whether its first epoch is a part of one, since others were reading."""
+        return self._joined_midway is not None
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch; after an iteration that was broken off, the next one.
@@ -502,6 +513,7 @@ class Reader:
         """
         self._take_back()
         here = self._place
+        self._joined_midway = None
         self._iteration += 1
         self._ended_epoch = None
         self._next_epoch_chosen = False

@@ -13,3 +13,10 @@ def warn(message: str, *arguments: object) -> None:
     import logging  # noqa: PLC0415  # a tenth of what importing this package costs, for who never waits
 
     logging.getLogger("ringfeed").warning(message, *arguments, stacklevel=3)
+
+
+def inform(message: str, *arguments: object) -> None:
+    """Log what a user asked for, likewise."""
+    import logging  # noqa: PLC0415  # as above
+
+    logging.getLogger("ringfeed").info(message, *arguments, stacklevel=3)

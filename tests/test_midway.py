@@ -1,0 +1,106 @@
+"""A job that joins a ring in the middle of others' epoch: it says where it began, and its first loop has a length."""
+
+import pytest
+import torch
+from house import wait_until
+from ring_fixtures import served_ring, turning
+from torch.utils.data import DataLoader
+
+import ringfeed
+from ringfeed.torch import RingDataset, RingLoader
+
+LENGTH, READ = 50, 7
+
+
+@pytest.fixture
+def busy():
+    """A ring of which somebody has read seven batches of two pairs of the first epoch, and pauses."""
+    with (
+        served_ring(epoch_length=LENGTH) as served,
+        turning(served),
+        ringfeed.attach(served.name, batch_size=2, group="other", copy=True) as other,
+    ):
+        batches = iter(other)
+        for _ in range(READ):
+            next(batches)
+        wait_until(lambda: served.service.ring.floor == 2 * READ)
+        yield served.name, batches
+
+
+def read_beside(loader, others):
+    """Read an epoch, and let the other job read as much."""
+    count = 0
+    for _ in loader:
+        count += 1
+        next(others, None)
+    return count
+
+
+def loaders(ring):
+    def dataset():
+        return RingDataset(ring, batch_size=2, copy=True)
+
+    return {
+        "dataset": dataset,
+        "loader": lambda: RingLoader(dataset()),
+        "plain": lambda: DataLoader(dataset(), batch_size=None),
+    }
+
+
+@pytest.mark.parametrize("kind", ["dataset", "loader", "plain"])
+def test_the_length_of_a_first_loop_that_began_midway_is_right(busy, kind):
+    ring, others = busy
+    loader = loaders(ring)[kind]()
+    first = len(loader)
+    assert first == (LENGTH - 2 * READ) // 2
+    assert read_beside(loader, others) == first
+    assert len(loader) == LENGTH // 2
+
+
+def test_a_loader_counts_from_where_it_stands_though_others_read_on(busy):
+    ring, others = busy
+    loader = RingLoader(RingDataset(ring, batch_size=2, copy=True))
+    first = len(loader)
+    next(others)
+    next(others)
+    assert len(loader) == first == read_beside(loader, others)
+    loader.close()
+
+
+def test_the_length_stays_in_the_middle_of_the_first_loop(busy):
+    ring, others = busy
+    with ringfeed.attach(ring, batch_size=2, copy=True) as reader:
+        lengths = [len(reader) for _ in zip(reader, others, strict=False)]
+        assert set(lengths[:-1]) == {(LENGTH - 2 * READ) // 2}, "after the last batch it is the next epoch's"
+
+
+def test_joining_midway_is_logged_with_the_place(busy, caplog):
+    ring, _ = busy
+    with ringfeed.attach(ring, batch_size=2, group="late"):
+        pass
+    (record,) = (record for record in caplog.records if record.name == "ringfeed")
+    said = record.getMessage()
+    assert record.levelname == "WARNING"
+    assert "epoch 0, position 14, 0 batches held) joined the ring in the middle of an epoch" in said
+    assert 'its first loop has 18 batches. Pass start="epoch"' in said
+
+
+@pytest.mark.parametrize("start", ["epoch", (1, 4)])
+def test_a_job_that_says_where_it_begins_joins_nobody_midway(busy, caplog, start):
+    ring, _ = busy
+    with ringfeed.attach(ring, batch_size=2, start=start) as reader:
+        assert len(reader) == LENGTH // 2
+    assert "middle of an epoch" not in caplog.text
+
+
+def test_a_length_asked_for_before_init_process_group_binds_to_nothing(busy, monkeypatch):
+    ring, _ = busy
+    loader = RingLoader(RingDataset(ring, batch_size=2))
+    assert len(loader) == 18
+    for name, value in (("is_initialized", True), ("get_rank", 1), ("get_world_size", 2), ("get_backend", "gloo")):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    assert (loader.dataset.reader.rank, len(loader)) == (0, 18)
+    iter(loader)
+    assert loader.dataset.reader.rank == 1
+    assert len(loader) == 9
+    loader.close()
