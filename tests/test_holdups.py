@@ -229,13 +229,13 @@ def test_a_consumer_that_moves_its_words_is_not_named(facts):
     assert look(reader(**facts), floor=floor, published=floor + SLOTS) is None
 
 
-@pytest.mark.parametrize("word", ["TAKEN", "RELEASED"])
-def test_a_consumer_that_never_moves_a_word_is_named_in_log_and_status(word, caplog):
+@pytest.mark.parametrize(("moved", "word"), [(None, "TAKEN"), (Lane.RELEASED, "TAKEN"), (Lane.TAKEN, "RELEASED")])
+def test_a_consumer_that_never_moves_a_word_is_named_in_log_and_status(moved, word, caplog):
     with served_ring(slots=SLOTS) as served:
         served.service._consumers_clock = time.monotonic_ns
         with turning(served), ringfeed.attach(served.name, batch_size=4, group="mute") as mute:
-            if word == "RELEASED":
-                mute._page[Lane.TAKEN] = SLOTS
+            if moved is not None:
+                mute._page[moved] = SLOTS
             page = served.memory.lanes[mute._attachment.lane]
             page[Lane.ANSWERED_NS] -= int(7e9)
             wait_until(lambda: report(served.service) or f"its word {word} has not moved" in caplog.text, 5)

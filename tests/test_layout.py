@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import fcntl
 import itertools
 import json
-import math
-import mmap
 import os
-import re
-import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from document import constants, enumerations, sizes, tables, words
+from document_reader import DocumentReader
 from hypothesis import example, given
 from hypothesis import strategies as st
 from ring_fixtures import Served, fake_edition, served_ring, small_geometry
@@ -31,28 +28,6 @@ from ringfeed.identity import SETTINGS
 from ringfeed.layout import Answer, Field, Geometry, Header, Lane, Leaving, RingState, SlotRecord, Start, State
 from ringfeedd.gathering import GATHER_S
 
-DOCUMENT = (Path(__file__).parent.parent / "shm_layout.md").read_text()
-
-
-def tables(heading: str) -> list[list[list[str]]]:
-    """The tables of one section, as rows of cells; head and rule are left out."""
-    match = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
-    assert match, heading
-    found = re.findall(r"(?:^\|.*\n)+", match[1], re.MULTILINE)
-    return [[[c.strip().strip("`") for c in line.strip("|").split("|")] for line in t.splitlines()[2:]] for t in found]
-
-
-def words(heading: str) -> dict[str, int]:
-    """Offsets by word, in the section's first table."""
-    rows = tables(heading)[0]
-    found = {row[1]: int(row[0]) for row in rows}
-    assert len(found) == len(rows), f"a word stands twice under {heading}"
-    return found
-
-
-def documented_constants() -> dict[str, int]:
-    return {name: int(value, 0) for name, value, _ in tables("Constants")[0]}
-
 
 def in_code(holder: type, *, without: tuple[str, ...] = (), origin: int = 0) -> dict[str, int]:
     names = (name for name in vars(holder) if name.isupper() and name not in without)
@@ -62,7 +37,7 @@ def in_code(holder: type, *, without: tuple[str, ...] = (), origin: int = 0) -> 
 AREAS = {
     "Header page": in_code(Header, without=("OFFSET",)),
     "State page": in_code(State, without=("OFFSET",), origin=State.OFFSET),
-    "Slot record": in_code(SlotRecord, without=("BYTES", "WORDS")),
+    "Slot record": {name: 8 * word for name, word in in_code(SlotRecord, without=("BYTES", "WORDS")).items()},
     "Lane page": in_code(Lane),
 }
 
@@ -73,18 +48,15 @@ def test_every_word_in_the_document_is_in_the_code_and_every_word_in_the_code_in
 
 
 def test_every_constant_in_the_document_has_the_codes_value():
-    documented = documented_constants()
+    documented = constants()
     assert documented == {name: getattr(layout, name) for name in documented}
     of_the_bytes = {n for n in vars(layout) if n.isupper() and isinstance(getattr(layout, n), int)} - {"MAX_UINT64"}
     assert of_the_bytes == set(documented)
 
 
 def test_every_enumeration_in_the_document_has_the_codes_members():
-    documented: dict[str, dict[str, int]] = {}
-    for enumeration, value, name, _ in tables("Constants")[1]:
-        documented.setdefault(enumeration, {})[name] = int(value)
     kinds: list[type[enum.IntEnum]] = [RingState, Start, Leaving, Answer]
-    assert documented == {kind.__name__: {m.name: m.value for m in kind} for kind in kinds}
+    assert enumerations() == {kind.__name__: {m.name: m.value for m in kind} for kind in kinds}
 
 
 def test_the_descriptors_keys_are_the_documented_ones():
@@ -109,17 +81,6 @@ def test_the_list_of_failed_pairs_has_the_documented_keys():
     assert pair == {field.name for field in dataclasses.fields(FailedPair)}
 
 
-def sizes(area: str) -> list[tuple[int, int, str]]:
-    """(begin, end, word) in bytes of every word and text of an area, by what the document says of it."""
-    constants, spans = documented_constants(), []
-    scale = 8 if area == "Slot record" else 1
-    for row in tables(area)[0]:
-        offset, word, unit = int(row[0]) * scale, row[1], row[2]
-        text = re.fullmatch(r"text, `?(\w+)`?", unit)
-        spans.append((offset, offset + (constants[text[1]] if text else 8), word))
-    return sorted(spans)
-
-
 @pytest.mark.parametrize("area", AREAS)
 def test_words_are_aligned_apart_and_within_their_area(area):
     spans = sizes(area)
@@ -130,7 +91,7 @@ def test_words_are_aligned_apart_and_within_their_area(area):
 
 def test_each_half_of_a_lanes_page_has_one_writer():
     spans = {word: (begin, end) for begin, end, word in sizes("Lane page")}
-    writers = {row[1]: row[3] for row in tables("Lane page")[0]}
+    writers = {row[2]: row[4] for row in tables("Lane page")[0]}
     assert set(writers.values()) == {"consumer", "daemon"}
     for word, (begin, end) in spans.items():
         assert end <= 2048 if writers[word] == "consumer" else begin >= 2048, word
@@ -182,79 +143,6 @@ def test_a_geometrys_regions_lie_apart_and_a_mirrored_ones_are_whole_pages(slots
         assert offset % layout.PAGE_BYTES == 0
     assert geometry.slot_table_offset + geometry.slots * SlotRecord.BYTES <= geometry.id_table_offset
     assert geometry.id_table_offset + geometry.slots * layout.ID_BYTES <= geometry.lanes_offset
-
-
-# A reader that knows the document and nothing of the package.
-
-
-class DocumentReader:
-    """Attaches, reads and detaches with struct and mmap, by the offsets of `shm_layout.md`."""
-
-    def __init__(self, ring: str) -> None:
-        self.constants = documented_constants()
-        self.lane_words, self.state_words, self.header_words = (
-            words(f"{area} page") for area in ("Lane", "State", "Header")
-        )
-        self.record_words = words("Slot record")
-        areas = {row[0]: row[1] for row in tables("Control segment")[0]}
-        self.state_page, self.slot_table = int(areas["state page"]), int(areas["slot table"])
-        self.descriptor = Path(f"/dev/shm/ringfeed.{ring}")
-        self.facts = json.loads(self.descriptor.read_text())
-        self.slots, self.lanes = (self.facts["geometry"][key] for key in ("slots", "lanes"))
-        self.id_table = self.slot_table + self.pages(64 * self.slots)
-        self.lane_pages = self.id_table + self.pages(self.constants["ID_BYTES"] * self.slots)
-        self.names = f"ringfeed.{ring}.{self.facts['generation']}"
-        control = f"/dev/shm/{self.names}.ctl"
-        self.lock_fd = os.open(control, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with Path(control).open("r+b") as file:
-            self.control = mmap.mmap(file.fileno(), 0)
-        with Path(f"/dev/shm/{self.names}.data").open("rb") as file:
-            self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def pages(self, size: int) -> int:
-        page = self.constants["PAGE_BYTES"]
-        return -(-size // page) * page
-
-    def word(self, offset: int) -> int:
-        return struct.unpack_from("<Q", self.control, offset)[0]
-
-    def lane_word(self, name: str) -> int:
-        return self.word(self.lane_page + self.lane_words[name])
-
-    def set_lane_word(self, name: str, value: int) -> None:
-        offset = self.lane_page + self.lane_words[name]
-        self.control[offset : offset + 8] = struct.pack("<Q", value)
-
-    def lock(self, byte: int, *, query: bool = False) -> bool:
-        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-        command = fcntl.F_OFD_GETLK if query else fcntl.F_OFD_SETLK
-        return struct.unpack("hhqqi4x", fcntl.fcntl(self.lock_fd, command, request))[0] != fcntl.F_UNLCK
-
-    def ask(self, group: bytes, *, batch_size: int) -> None:
-        self.lane_page = self.lane_pages
-        assert self.lane_word("ANSWER_NONCE") == 0
-        assert self.lock(self.constants["FIRST_LANE_LOCK_BYTE"])
-        for name in ("NONCE", "TAKEN", "RELEASED", "LEAVING", "BATCHES", "WAITED_NS", "WAITING_SINCE_NS"):
-            self.set_lane_word(name, 0)
-        request = {"RANK": 0, "WORLD_SIZE": 1, "BATCH_SIZE": batch_size, "START": 0, "START_EPOCH": 0}
-        request |= {"START_POSITION": 0, "FLAGS": 0, "PID": os.getpid(), "GROUP_LENGTH": len(group)}
-        for name, value in request.items():
-            self.set_lane_word(name, value)
-        begin = self.lane_page + self.lane_words["GROUP"]
-        self.control[begin : begin + len(group)] = group
-        self.set_lane_word("NONCE", 4711)
-
-    def read(self, seq: int) -> tuple[str, bytes, bytes]:
-        assert self.word(self.state_page + self.state_words["PUBLISHED"]) > seq
-        slot = seq % self.slots
-        record = {n: self.word(self.slot_table + 64 * slot + 8 * w) for n, w in self.record_words.items()}
-        assert (record["SEQ"], record["FLAGS"]) == (seq, self.constants["SLOT_VALID"])
-        begin = self.id_table + self.constants["ID_BYTES"] * slot
-        rows = []
-        for field in (self.facts["geometry"]["image"], self.facts["geometry"]["label"]):
-            size = math.prod(field["row_shape"]) * {"uint8": 1, "uint16": 2}[field["dtype"]]
-            rows.append(self.data[field["offset"] + slot * size : field["offset"] + (slot + 1) * size])
-        return self.control[begin : begin + record["ID_LENGTH"]].decode(), *rows
 
 
 @pytest.fixture

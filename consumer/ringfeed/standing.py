@@ -19,7 +19,7 @@ class Standing:
         run: of the job that it belongs to, see `Kin`.
         first: number of the first pair of the first block that it was to read.
         taken: number of the first pair of its next block.
-        released: number of the first pair that it may still read.
+        released: number of the first pair that it may still read; not above ``taken``, up to which its word counts.
         epoch: of its next block.
         waiting_s: seconds that it has been waiting for a batch; 0 while it does not.
         attached_s: seconds since the daemon answered it.
@@ -64,7 +64,7 @@ class Standing:
             pid=request.pid,
             first=first,
             taken=taken,
-            released=page[Lane.RELEASED],
+            released=min(page[Lane.RELEASED], taken),
             run=request.kin.run,
             epoch=epoch,
             waiting_s=max(0, now_ns - since) / 1e9 if since else 0.0,

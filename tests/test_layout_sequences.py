@@ -1,0 +1,209 @@
+"""The Python blocks of `shm_layout.md` read a real ring; its rounds, dumps and timeouts are the code's."""
+
+from __future__ import annotations
+
+import pytest
+from document import DOCUMENT, timeouts
+from document_reader import Block, Consumer, NoDaemon, sequences
+from hypothesis import given
+from hypothesis import strategies as st
+from layout_dumps import ROUNDS, attached, dumps
+from ring_fixtures import Served, fake_edition, served_ring
+
+from ringfeed.attachment import ANSWER_TIMEOUT_S, FREE_LANE_TIMEOUT_S
+from ringfeed.doorbell import WAIT_SLICE_S
+from ringfeed.epochs import Epochs
+from ringfeed.layout import LANE_DROP_LAST, LANE_RESUMING, LANE_SKIPS, Leaving, RingState, Start, State
+from ringfeed.plan import Place, Plan
+from ringfeed.succession import _RETRY_S, RESTART_S
+from ringfeedd.errors_file import WRITE_INTERVAL_S
+from ringfeedd.gathering import GATHER_S
+from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
+from ringfeedd.reception import LIVENESS_INTERVAL_S
+from ringfeedd.supervisor import TICK_S
+
+PAGE = sequences()
+
+
+def test_every_timeout_has_the_codes_value():
+    assert timeouts() == {
+        "WAIT_SLICE_S": WAIT_SLICE_S,
+        "FREE_LANE_TIMEOUT_S": FREE_LANE_TIMEOUT_S,
+        "ANSWER_TIMEOUT_S": ANSWER_TIMEOUT_S,
+        "RESTART_S": RESTART_S,
+        "RETRY_S": _RETRY_S,
+        "TICK_S": TICK_S,
+        "LIVENESS_INTERVAL_S": LIVENESS_INTERVAL_S,
+        "GATHER_S": GATHER_S,
+        "DEFAULT_LINGER_S": DEFAULT_LINGER_S,
+        "DEFAULT_LINGER_BLOCKING_S": DEFAULT_LINGER_BLOCKING_S,
+        "WRITE_INTERVAL_S": WRITE_INTERVAL_S,
+    }
+    assert timeouts()["RETRY_S"] <= timeouts()["GATHER_S"] / 2
+    assert timeouts()["LIVENESS_INTERVAL_S"] + timeouts()["TICK_S"] <= 0.5
+
+
+@pytest.mark.parametrize("title", ROUNDS)
+def test_the_worked_round_is_the_plans(title):
+    assert f"\n{ROUNDS[title]}\n" in DOCUMENT
+
+
+def test_the_dumps_are_a_real_rings():
+    with attached() as served:
+        for title, dump in dumps(served).items():
+            assert f"```text\n{dump}\n```" in DOCUMENT, title
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    ranks=st.integers(1, 5),
+    batch_size=st.integers(1, 9),
+    drop_last=st.booleans(),
+    position=st.integers(0, 59),
+)
+def test_the_documented_rounds_are_the_plans(lengths, ranks, batch_size, drop_last, position):
+    if drop_last and min(lengths) < ranks * batch_size:
+        drop_last = False  # refused by the daemon
+    spans = tuple((2 * number, length) for number, length in enumerate(lengths))
+    facts = {"catalogs": [{"since_epoch": epoch, "epoch_length": length} for epoch, length in spans]}
+    flags = LANE_DROP_LAST * drop_last
+    for rank in range(ranks):
+        plan = Plan(Epochs(spans), ranks, rank, batch_size, drop_last)
+        request = {"WORLD_SIZE": ranks, "BATCH_SIZE": batch_size, "RANK": rank, "FLAGS": flags}
+        place = Place(1000, 0, min(position, lengths[0] - 1))
+        for _ in range(12):
+            ours = plan.block(place)
+            following = (ours.next.seq, ours.next.epoch, ours.next.position)
+            expected = Block(ours.seq, ours.count, ours.epoch, ours.position, not ours.repeated, following)
+            assert PAGE.block(facts, request, (place.seq, place.epoch, place.position)) == expected
+            place = ours.next
+
+
+@pytest.fixture
+def served():
+    with served_ring() as served:
+        yield served
+
+
+def request_of(group: str, **others: int) -> dict[str, int | str]:
+    """A group of one, with batches of 4."""
+    usual = {"RANK": 0, "WORLD_SIZE": 1, "BATCH_SIZE": 4, "START": Start.AUTO, "START_EPOCH": 0, "START_POSITION": 0}
+    usual |= {"FLAGS": 0, "PID": 1, "OWNER": 0, "RUN": 0, "LOOP": 0}
+    return {**usual, **others, "GROUP": group, "GROUP_LENGTH": len(group)}
+
+
+def attach(served: Served, group: str, **others: int) -> Consumer:
+    consumer = Consumer(served.name, served.turn)
+    PAGE.attach(consumer, request_of(group, **others))
+    return consumer
+
+
+def ids(first: int, end: int) -> list[str]:
+    return [f"größe/{1000 + number}" for number in range(first, end)]
+
+
+def read_epoch(consumer: Consumer) -> list[str]:
+    found, epoch = [], consumer.block.epoch
+    while consumer.block.epoch == epoch:
+        found += PAGE.read(consumer)
+        PAGE.release(consumer)
+    return found
+
+
+def test_the_documented_sequences_read_an_epoch_and_free_the_lane(served: Served):
+    consumer = attach(served, "one")
+    assert read_epoch(consumer) == ids(0, 50)
+    assert read_epoch(consumer) == ids(0, 50)
+    PAGE.detach(consumer, Leaving.LEAVE)
+    served.turn()
+    assert len(served.service.groups) == 0
+    again = attach(served, "one")
+    assert again.block.position == 0
+    PAGE.detach(again, Leaving.LEAVE)
+
+
+def test_the_documented_sequences_read_on_through_a_refresh(served: Served):
+    consumer = attach(served, "growing", BATCH_SIZE=5)
+    served.service.refresh(fake_edition(60, fingerprint="a" * 32))
+    assert read_epoch(consumer) == ids(0, 50)
+    assert read_epoch(consumer) == ids(0, 60)
+    PAGE.detach(consumer, Leaving.LEAVE)
+
+
+def test_the_documented_attach_says_why_it_is_refused(served: Served):
+    with pytest.raises(PAGE.Refused, match="batch_size=9"):
+        attach(served, "greedy", BATCH_SIZE=9)
+    served.turn()
+    assert served.memory.lanes[0][0x800] == 0
+
+
+def test_a_constant_nonce_is_not_answered_twice(served: Served, monkeypatch):
+    monkeypatch.setattr(Consumer, "random", lambda _: 4711)
+    PAGE.detach(attach(served, "first"), Leaving.LEAVE)
+    served.turn()
+    with pytest.raises(PAGE.Refused):
+        attach(served, "second")
+
+
+def test_the_documented_wait_reads_what_came_before_a_stop(served: Served):
+    consumer = attach(served, "last")
+    served.memory.set(State.STATE, RingState.STOPPING)
+    assert [PAGE.read(consumer) for _ in range(4)] == [ids(i, i + 4) for i in range(0, 16, 4)]
+    with pytest.raises(PAGE.Gone):
+        PAGE.read(consumer)
+    PAGE.detach(consumer, Leaving.LEAVE)
+
+
+def test_the_documented_resume_goes_on_at_the_next_pair(served: Served):
+    consumer = attach(served, "lives", BATCH_SIZE=8)
+    assert PAGE.read(consumer) == ids(0, 8)
+    served.memory.set(State.STATE, RingState.STOPPING)
+    served.memory._remove_descriptor()
+    with pytest.raises(PAGE.Gone):
+        [PAGE.read(consumer) for _ in range(9)]
+    stood_at = consumer.place[2]
+    with served_ring(name=served.name) as following:
+        consumer.turn = following.turn
+        there = PAGE.resume(consumer)
+        assert there.request["FLAGS"] & LANE_RESUMING
+        assert PAGE.read(there) == ids(stood_at, stood_at + 8)
+        PAGE.detach(there, Leaving.LEAVE)
+
+
+def test_the_documented_resume_refuses_another_ring(served: Served):
+    consumer = attach(served, "strict")
+    served.memory._remove_descriptor()
+    with served_ring(name=served.name, seed=1) as following:
+        consumer.turn = following.turn
+        with pytest.raises(PAGE.Differs, match="seed"):
+            PAGE.resume(consumer)
+    with pytest.raises(NoDaemon):
+        consumer.read_descriptor()
+    PAGE.detach(consumer, Leaving.LEAVE)
+
+
+def test_the_documented_skip_loses_whole_blocks_and_no_pixel(served: Served):
+    skipping = attach(served, "skips", FLAGS=LANE_SKIPS)
+    other = attach(served, "waited-for")
+    assert PAGE.read_skipping(skipping) == ids(0, 4)
+    for _ in range(6):
+        PAGE.read(other)
+        PAGE.release(other)
+        served.turn()
+    floor = served.service.ring.floor
+    assert floor > skipping.block.first
+    assert PAGE.read_skipping(skipping) == ids(floor, floor + 4)
+
+    def overtake(seq: int) -> None:
+        skipping.torn = lambda seq: None
+        for _ in range(3):
+            PAGE.read(other)
+            PAGE.release(other)
+            served.turn()
+
+    first = skipping.block.first
+    skipping.torn = overtake
+    found = PAGE.read_skipping(skipping)
+    assert found == ids(served.service.ring.floor, served.service.ring.floor + 4) != ids(first, first + 4)
+    for consumer in (skipping, other):
+        PAGE.detach(consumer, Leaving.LEAVE)
