@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import random
 import uuid
 import warnings
 
@@ -317,8 +318,9 @@ def test_every_other_option_is_a_dataloaders(make, options):
         assert place(loader) == (epoch + 1, 0)
 
 
-def test_a_loader_is_pickled_copied_and_made_again(make):
-    loader = make(2, persistent_workers=True)
+@pytest.mark.parametrize("options", [{}, {"workers": 2, "persistent_workers": True}], ids=str)
+def test_a_loader_is_pickled_copied_and_made_again(make, options):
+    loader = make(**options)
     assert rows_of(loader) == epoch_rows(0)
     for other in (pickle.loads(pickle.dumps(loader)), copy.deepcopy(loader)):
         assert place(other) == (1, 0)
@@ -349,6 +351,86 @@ def test_images_can_be_contiguous(ring, copies):
         del image, label, expected, _
     dataset.close()
     other.close()
+
+
+# All of it, in any order.
+
+
+class Life:
+    """A loader, and what its state and its next iteration have to be."""
+
+    def __init__(self, ring, chance):
+        self.ring, self.chance = ring, chance
+        self.begins, self.done = (0, 0), []
+        self.new()
+
+    def new(self):
+        workers = self.chance.choice([0, 0, 1, 2])
+        options = {"persistent_workers": self.chance.random() < 0.4} if workers else {}
+        size = self.chance.choice([3, 4, 5])
+        dataset = RingDataset(self.ring, batch_size=size, fields=("epoch", "positions"), drop_last=False)
+        self.loader = RingLoader(dataset, num_workers=workers, **options)
+        self.done.append(("new", workers, options, size))
+
+    def step(self):
+        kind = self.chance.choice([self.loop, self.leave, self.choose, self.load, self.resume, self.begin])
+        self.done.append(kind.__name__)
+        kind()
+
+    def loop(self):
+        assert rows_of(self.loader) == epoch_rows(self.begins[0])[self.begins[1] :]
+        self.begins = (self.begins[0] + 1, 0)
+        assert place(self.loader) == self.begins
+
+    def leave(self):
+        batches, taken = iter(self.loader), self.chance.randint(1, 3)
+        rows = rows_of([batch for _, batch in zip(range(taken), batches, strict=False)])
+        epoch, position = self.begins
+        assert rows == epoch_rows(epoch)[position : position + len(rows)]
+        stands = (epoch, position + len(rows))
+        ended = stands[1] == PAIRS
+        assert place(self.loader) == ((epoch + 1, 0) if ended else stands)
+        if taken > 1 or self.loader.num_workers:  # else it was a look
+            self.begins = (epoch + 1, 0)
+
+    def choose(self):
+        epoch = self.begins[0] + self.chance.randint(0, 2)
+        self.loader.set_epoch(epoch)
+        if epoch != self.begins[0]:
+            self.begins = (epoch, 0)
+        assert place(self.loader) == self.begins
+
+    def load(self):
+        self.begins = (self.chance.randint(0, 3), self.chance.randint(0, PAIRS - 1))
+        changed = {"epoch": self.begins[0], "position": self.begins[1]}
+        self.loader.load_state_dict({**self.loader.state_dict(), **changed})
+        assert place(self.loader) == self.begins
+
+    def resume(self):
+        state = self.loader.state_dict()
+        self.loader.close()
+        assert self.loader.state_dict() == state
+        self.new()
+        self.loader.load_state_dict(state)
+        self.begins = place(self.loader)
+
+    def begin(self):
+        assert iter(self.loader) is not None
+
+
+@pytest.mark.parametrize("seed", [1, 2, *(slow(seed) for seed in range(3, 12))])
+def test_a_loaders_life_follows_its_model(ring, seed):
+    chance = random.Random(seed)
+    for _ in range(8):
+        life = Life(ring, chance)
+        try:
+            for _ in range(chance.randint(2, 6)):
+                life.step()
+        except BaseException as error:
+            error.add_note(f"its life: {life.done}")
+            raise
+        finally:
+            life.loader.close()
 
 
 # A look at the ring in the main process, then workers.

@@ -41,12 +41,14 @@ class Beginning:
         self.epoch, self.goes_on = None, False
 
     def choose_epoch(self, epoch: int) -> int:
-        """Begin with an epoch, unless a state or a place of another one is loaded. Returns the epoch as an int.
+        """Begin with an epoch; within it, if a state or a place of it is loaded. Returns the epoch as an int.
 
         Raises:
             ValueError: it is no epoch.
         """
         self.epoch = whole_epoch(epoch)
+        if self.at is not None and self._epoch_of(self.at) != self.epoch:
+            self.at, self.goes_on = None, False
         return self.epoch
 
     def go_on_from(self, state: Mapping[str, Any]) -> None:
@@ -77,13 +79,9 @@ class Beginning:
         """Whether a place was loaded by another process than this one, e.g. by that which started this worker."""
         return self.at is not None and self._by != os.getpid()
 
-    @property
-    def epoch_to_choose(self) -> int | None:
-        """The epoch that a reader has to be told once it has attached; a loaded state tells more than its epoch."""
-        if self.epoch is None or self.at is None:
-            return self.epoch
-        of_place = self.at["epoch"] if isinstance(self.at, Mapping) else self.at[0]
-        return self.epoch if of_place == self.epoch else None
+    @staticmethod
+    def _epoch_of(at: Place) -> int:
+        return int(at["epoch"] if isinstance(at, Mapping) else at[0])
 
 
 def whole_epoch(epoch: Any) -> int:  # noqa: ANN401  # a user's

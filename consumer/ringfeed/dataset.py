@@ -110,7 +110,7 @@ class RingDataset(IterableDataset[Any]):
         self._reader: Reader | None = None
         self._pid = os.getpid()
         self._attached_there: int | None = None  # the process that sent this dataset here while it was attached
-        self._stood: dict[str, Any] | None = None  # when it was closed
+        self._stood: dict[str, Any] | None = None  # when it was closed, or sent here
         self._read_by_workers = False  # of a loader that is not told where they stand
         self._pass_epoch: int | None = None  # of a worker's latest pass
         self._loaded_ended = False
@@ -123,10 +123,11 @@ class RingDataset(IterableDataset[Any]):
         tell_of_workers(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the reader out: the process that this is sent to attaches by itself."""
+        """Leave the reader out, but for where it stood: the process that this is sent to attaches by itself."""
         if spawns_workers_of(self):
             self.hand_over()
-        return {**self.__dict__, "_reader": None, "_attached_there": self._attached_in}
+        stood = self._stood if self._reader is None else self._reader.state_dict()
+        return {**self.__dict__, "_reader": None, "_stood": stood, "_attached_there": self._attached_in}
 
     def __repr__(self) -> str:
         membership = repr(self._membership)
@@ -330,7 +331,7 @@ class RingDataset(IterableDataset[Any]):
 
     def _choose_epoch(self, reader: Reader) -> None:
         """Carry out `set_epoch` in a reader that has just attached."""
-        if (epoch := self.beginning.epoch_to_choose) is not None:
+        if (epoch := self.beginning.epoch) is not None:
             reader.set_epoch(epoch)
 
     def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:

@@ -9,6 +9,7 @@ from typing import Any
 from ringfeed.attachment import Control, open_control
 from ringfeed.beginning import Beginning
 from ringfeed.descriptor import read_descriptor
+from ringfeed.errors import RingfeedError
 from ringfeed.lane import Accepted
 from ringfeed.layout import Lane
 from ringfeed.state import ResumeState, state_at
@@ -52,6 +53,18 @@ def state_before_the_start(ring: str, start: str, shape: tuple[int, int, bool]) 
     if start == "epoch" and position:
         epoch, position = epoch + 1, 0
     return state_at(control.descriptor, epoch=epoch, position=position, shape=shape)
+
+
+def nobody_reads(ring: str) -> bool:
+    """Return whether a group that attached now would begin an idle ring, at its very beginning."""
+    try:
+        control = open_control(ring)
+    except RingfeedError:  # no daemon yet
+        return False
+    try:
+        return _where_others_are(control) is None
+    finally:
+        control.close()
 
 
 def _where_others_are(control: Control) -> tuple[int, int] | None:

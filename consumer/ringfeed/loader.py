@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from ringfeed.accelerated import prepared
 from ringfeed.dataset import RingDataset
 from ringfeed.errors import SupersededError
+from ringfeed.first_place import nobody_reads
 from ringfeed.reader import superseded
 from ringfeed.state import following_epoch
 from ringfeed.told import ItemCollate
@@ -59,6 +60,7 @@ class RingLoader(DataLoader[Any]):
         self._state: dict[str, Any] | None = None
         self._pass: weakref.ref[_Pass] | None = None
         self._accelerated = False
+        self._yielded = True  # the latest iteration by workers a batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what runs out: iterations and workers are this process's."""
@@ -85,19 +87,24 @@ class RingLoader(DataLoader[Any]):
         return prepared(batches, self, self._at_an_epochs_start) if self._accelerated else batches
 
     def _begin(self) -> Iterator[Any]:
-        """An iteration by workers."""
-        dataset = self._ring_dataset
+        """An iteration by workers. Where it begins is forgotten with its first batch; until then it may begin again."""
+        dataset, beginning = self._ring_dataset, self._ring_dataset.beginning
         self._supersede()
+        if not self._yielded:
+            self._iterator = None  # persistent workers have gone on from there
+        self._yielded = False
         dataset.settle_ranks()
         dataset.leave_to_workers()
         if self._state is not None:
-            dataset.beginning.go_on_from(self._state)
+            beginning.go_on_from(self._state)
+        at_the_very_beginning = not beginning.chosen and nobody_reads(self.ring)
         dataset.tells_places = True  # its workers take this along; another loader's of the same dataset do not
         try:
             batches = super().__iter__()
         finally:
             dataset.tells_places = False
-        dataset.beginning.forget()
+        if at_the_very_beginning:
+            beginning.load((0, 0))
         current = _Pass(self, batches)
         self._pass = weakref.ref(current)
         return current
@@ -154,9 +161,12 @@ class RingLoader(DataLoader[Any]):
             return {**self._state, "epoch": epoch, "position": 0}
         return self._ring_dataset.state_dict()
 
-    def told(self, state: dict[str, Any]) -> None:
-        """A worker's batch is yielded, after which the group stands there."""
-        self._state = state
+    def told(self, state: dict[str, Any] | None) -> None:
+        """A worker's batch is yielded, after which the group stands there; or none is left, if there is no state."""
+        self._state = self._state if state is None else state
+        if not self._yielded:
+            self._yielded = True
+            self._ring_dataset.beginning.forget()
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Go on where a state stands; the next iteration is the rest of that epoch. As the dataset's."""
@@ -199,6 +209,7 @@ class _Pass(Iterator[Any]):
             item, state = next(self._batches)
         except StopIteration:
             self._batches = None
+            self._loader.told(None)
             raise
         self._loader.told(state)
         return item
