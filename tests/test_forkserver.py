@@ -69,6 +69,7 @@ def descriptors(pid: int) -> dict[int, str]:
 def daemon(tmp_path, ring):
     root = write_folder(tmp_path / "root", 24)
     with Daemon(str(root), "--size", "32x32", "--slots", "16", "--workers", "2", ring=ring) as started:
+        wait_until(lambda: len(workers_of(started)) == 2)  # one is enough for it to be ready
         yield started
 
 

@@ -25,9 +25,10 @@ from ringfeedd import fast_codecs, label_png, messages
 from ringfeedd.catalog import Pair
 from ringfeedd.decode import decode_pair
 from ringfeedd.messages import Decoded, PairJob, Results
-from ringfeedd.pool import Pool, WorkerSettings, _Worker
+from ringfeedd.pool import Pool
 from ringfeedd.sources import ObjectInfo
 from ringfeedd.spec import DecodeSpec, LabelMode
+from ringfeedd.worker_link import WorkerLink, WorkerSettings
 
 PAIRS = 1000
 BATCHES = 1000
@@ -72,7 +73,7 @@ def make_pool(workers: int) -> Pool:
     settings: Any = WorkerSettings("gs://nothing", None, (1,), (1,), None, [])  # type: ignore[arg-type]
     pool = Pool(workers, settings, on_results=lambda _results: None, on_lost=lambda *_lost: None, most_pairs=PAIRS)
     for number in range(workers):
-        worker = _Worker(number, None, asyncio.StreamReader(), NoPipe(), memoryview(b""))  # type: ignore[arg-type]
+        worker = WorkerLink(number, None, asyncio.StreamReader(), NoPipe(), memoryview(b""))  # type: ignore[arg-type]
         pool._workers[number] = worker
     return pool
 

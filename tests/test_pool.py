@@ -15,10 +15,12 @@ from house import Daemon, wait_until, write_folder
 
 import ringfeed
 from ringfeedd import pool as pool_module
+from ringfeedd.children import process_state
 from ringfeedd.errors import EXIT_COULD_NOT_START, EXIT_CRASH, CrashError, StartError
-from ringfeedd.pool import SILENCE_S, STILLBORN_WORKERS, Pool, WorkerSettings, _Worker
+from ringfeedd.pool import STILLBORN_WORKERS, Pool
 from ringfeedd.spawn import Spawner
 from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_WORD, VITAL_WORDS
+from ringfeedd.worker_link import SILENCE_S, WorkerLink, WorkerSettings
 
 
 class Sleeper:
@@ -41,19 +43,19 @@ def make_pool(spawner: Spawner | None = None) -> Pool:
 
 
 @pytest.fixture
-def silent() -> Iterator[tuple[Pool, _Worker]]:
+def silent() -> Iterator[tuple[Pool, WorkerLink]]:
     """A pool with a worker whose loop has turned once, at second 0."""
     pool, process = make_pool(), Sleeper()
     vitals = memoryview(bytearray(8 * VITAL_WORDS)).cast("Q")
     vitals[HEARTBEAT_WORD] = 1
-    worker = pool._workers[0] = _Worker(0, process, None, None, vitals)  # type: ignore[arg-type]
+    worker = pool._workers[0] = WorkerLink(0, process, None, None, vitals)  # type: ignore[arg-type]
     pool.look(0.0, 60.0)
     yield pool, worker
     process.kill()
     process._process.communicate()
 
 
-def killed(worker: _Worker) -> bool:
+def killed(worker: WorkerLink) -> bool:
     try:
         return worker.process._process.wait(0.05) == -signal.SIGKILL  # type: ignore[attr-defined]
     except subprocess.TimeoutExpired:
@@ -86,7 +88,7 @@ def test_a_stopped_worker_is_killed_after_ten_seconds(silent, caplog):
     """Only then its pairs can be given to others: it writes into their slots no more."""
     pool, worker = silent
     os.kill(worker.process.pid, signal.SIGSTOP)
-    wait_until(lambda: pool_module.process_state(worker.process.pid) == "T")
+    wait_until(lambda: process_state(worker.process.pid) == "T")
     pool.look(SILENCE_S, 60.0)
     assert not killed(worker)
     pool.look(SILENCE_S + 1, 60.0)

@@ -5,28 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import mmap
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from typing import Final
 
 from ringfeedd import messages
 from ringfeedd.catalog import Pair
-from ringfeedd.children import STOPPED, WorkerProcess, describe, process_state
+from ringfeedd.children import describe
 from ringfeedd.errors import CrashError, StartError
 from ringfeedd.fetch.health import StoreMonitor
-from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.limits import exhausted
-from ringfeedd.messages import Cancel, Decoded, Hello, Jobs, Limit, PairJob, Result, RingSpec, Stop, ToWorker
+from ringfeedd.messages import Cancel, Decoded, Jobs, Limit, PairJob, Result, Stop
 from ringfeedd.sizing import SPARE_PAIRS
 from ringfeedd.sources import ObjectInfo
 from ringfeedd.spawn import FORKABLE, Spawner
-from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, VITAL_WORDS, vital_bytes
+from ringfeedd.vitals import VITAL_WORDS
+from ringfeedd.worker_link import END_TIMEOUT_S, WorkerLink, WorkerSettings
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
 
@@ -34,9 +31,6 @@ LEAST_GIVEN: Final = SPARE_PAIRS // 2
 """Pairs for one worker at a time, unless there are no more: it has the other spare ones to go on with."""
 
 KILLS_BEFORE_QUARANTINE: Final = 2
-STOP_TIMEOUT_S: Final = 1.0
-START_TIMEOUT_S: Final = 60.0
-"""A worker that has not begun has its imports before it, which take long on a busy machine."""
 RESTART_DELAY_S: Final = 1.0
 """Between the deaths of a worker that has finished no pair and its next start: a broken install must not spin."""
 LONGEST_RESTART_DELAY_S: Final = 5.0
@@ -45,62 +39,9 @@ START_PATIENCE_S: Final = 5.0
 """So long a pool tries to start its first worker before it gives up."""
 STILLBORN_WORKERS: Final = 4
 """So many workers end before they begin, and none begins, before a pool gives up."""
-SILENCE_S: Final = 10.0
-"""A worker that has not turned its loop for so long is named in the log."""
 
 WORKER_MODULE = FORKABLE
 """What a worker process runs; the benchmark puts one that does nothing in its place."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What every worker is told at its start; see `messages.Hello`."""
-
-    root: str
-    emulator: str | None
-    concurrency: tuple[int, ...]
-    most_concurrency: tuple[int, ...]
-    policy: FetchPolicy
-    rings: list[RingSpec]
-
-
-@dataclass
-class _Worker:
-    number: int
-    process: WorkerProcess
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    vitals: memoryview
-    pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
-    finished: int = 0
-    heartbeat: tuple[int, float] | None = None
-    named: bool = False
-
-    def send(self, message: ToWorker) -> None:
-        self.writer.write(messages.frame(message))
-
-    def decoding(self) -> tuple[int, int] | None:
-        """The pair, as (ring, seq), that was being decoded when the process was last alive."""
-        word = self.vitals[SUSPECT_WORD]
-        return (word >> SUSPECT_RING_SHIFT, (word & (1 << SUSPECT_RING_SHIFT) - 1) - 1) if word else None
-
-    @property
-    def begun(self) -> bool:
-        """Whether its loop has turned."""
-        return bool(self.vitals[HEARTBEAT_WORD])
-
-    def silent_s(self, now: float) -> float:
-        """Seconds since its loop was last seen to turn."""
-        beat = self.vitals[HEARTBEAT_WORD]
-        if self.heartbeat is None or self.heartbeat[0] != beat:
-            self.heartbeat = (beat, now)
-            self.named = False
-        return now - self.heartbeat[1]
-
-    def doing(self) -> str:
-        """What a silent worker has been at."""
-        suspect = self.decoding()
-        return "has not turned its loop" if suspect is None else f"has been decoding pair {suspect[1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +91,7 @@ class Pool:
         self._on_lost = on_lost
         self._on_room = on_room
         self._most_pairs = most_pairs
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, WorkerLink] = {}
         self._limits: dict[int, int] = {}
         self._waited_for: dict[int, int] = {}
         self._kills: Counter[Pair] = Counter()
@@ -186,36 +127,15 @@ class Pool:
             raise CrashError(f"the pool of workers failed: {type(error).__name__}: {error}") from error
 
     def look(self, now: float, timeout_s: float) -> None:
-        """Name the workers that are silent, and kill those that hang; each is replaced as any that dies.
-
-        One that a signal or a debugger has stopped is killed after `SILENCE_S` already: its pairs can be given to
-        others only when it cannot write into their slots any more.
+        """Look after the fork server and the workers; one that is killed is replaced as any that dies.
 
         Args:
             now: seconds, monotonic.
-            timeout_s: how long one that is not stopped may be silent, e.g. in a codec.
+            timeout_s: see `WorkerLink.look`.
         """
         self._spawner.look(now)
         for worker in self._workers.values():
-            silent_s, begun = worker.silent_s(now), worker.begun
-            limit_s = timeout_s if begun else max(timeout_s, START_TIMEOUT_S)
-            if silent_s <= min(SILENCE_S, limit_s):
-                continue
-            stopped = process_state(worker.process.pid) in STOPPED
-            if stopped or silent_s > limit_s:
-                why = "has been stopped by a signal or a debugger" if stopped else worker.doing()
-                _LOG.warning(
-                    "worker %d (pid %d) %s for %.0f s; it is killed", worker.number, worker.process.pid, why, silent_s
-                )
-                worker.heartbeat = None
-                with contextlib.suppress(ProcessLookupError):
-                    worker.process.kill()
-            elif begun and not worker.named:
-                worker.named = True
-                _LOG.warning(
-                    "worker %d (pid %d) %s for %.0f s; the ring waits for its pairs. It is killed after %.0f s",
-                    *(worker.number, worker.process.pid, worker.doing(), silent_s, limit_s),
-                )
+            worker.look(now, timeout_s)
 
     # Work.
 
@@ -275,7 +195,7 @@ class Pool:
                 del self._workers[number]
                 worker.writer.close()
                 self.store.forget(number)
-            code = await self._end(worker)
+            code = await worker.end()
             if self._stopping.is_set():
                 return
             self.deaths += 1
@@ -284,7 +204,7 @@ class Pool:
                 "worker %d (pid %d) died with %s after %.1f s; its %d pairs go to others",
                 *(number, worker.process.pid, describe(code), time.monotonic() - began, len(worker.pairs)),
             )
-            decoding = worker.decoding()
+            decoding = worker.decoding
             if decoding in worker.pairs:
                 self._kills[worker.pairs[decoding]] += 1
             for (ring, seq), pair in worker.pairs.items():
@@ -292,7 +212,7 @@ class Pool:
             if not worker.finished:
                 await self._pause(RESTART_DELAY_S)
 
-    def _note_end(self, worker: _Worker, code: int) -> None:
+    def _note_end(self, worker: WorkerLink, code: int) -> None:
         self._has_begun |= worker.begun
         self._stillborn = 0 if worker.begun else self._stillborn + 1
         if self._stillborn >= STILLBORN_WORKERS:
@@ -301,7 +221,7 @@ class Pool:
                 f"own words above, and at `ulimit -u` and `ulimit -v`"
             )
 
-    async def _spawn_at_last(self, number: int) -> _Worker | None:
+    async def _spawn_at_last(self, number: int) -> WorkerLink | None:
         """Start a worker, after as many tries as it takes, as what prevents it mostly passes; None at the end."""
         began, delay_s, told = time.monotonic(), RESTART_DELAY_S / 2, False
         while not self._stopping.is_set():
@@ -327,44 +247,18 @@ class Pool:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
-    async def _spawn(self, number: int) -> _Worker:
+    async def _spawn(self, number: int) -> WorkerLink:
         """Start a worker. Raises: OSError: it cannot be started now."""
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs, os.fdopen(os.memfd_create(f"ringfeed-worker-{number}"), "rb", buffering=0) as memory:
-                vitals_fd = memory.fileno()
-                size = vital_bytes(len(self._settings.rings))
-                os.ftruncate(vitals_fd, size)
-                vitals = memoryview(mmap.mmap(vitals_fd, size)).cast("Q")
-                fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in self._settings.rings)]
-                process = await self._spawner.spawn(WORKER_MODULE, fds)
-            reader, writer = await asyncio.open_connection(sock=ours)
-        except BaseException:
-            ours.close()
-            raise
-        worker = _Worker(number, process, reader, writer, vitals)
-        settings = self._settings
-        worker.send(
-            Hello(
-                root=settings.root,
-                emulator=settings.emulator,
-                concurrency=settings.concurrency[number],
-                most_concurrency=settings.most_concurrency[number],
-                vitals_fd=vitals_fd,
-                policy=settings.policy,
-                rings=settings.rings,
-                witness=self._witness,
-            )
-        )
+        worker = await WorkerLink.open(number, WORKER_MODULE, self._settings, self._spawner, self._witness)
         for ring, limit in self._limits.items():
             worker.send(Limit(ring, limit))
         for ring, seq in self._waited_for.items():
-            vitals[VITAL_WORDS + ring] = seq
+            worker.vitals[VITAL_WORDS + ring] = seq
         self._workers[number] = worker
         self._on_room()
         return worker
 
-    async def _listen(self, worker: _Worker) -> None:
+    async def _listen(self, worker: WorkerLink) -> None:
         while (message := await messages.read_results(worker.reader)) is not None:
             pairs = worker.pairs
             there: Pair | None = None
@@ -386,26 +280,16 @@ class Pool:
                     _LOG.warning("%s: %s", self._settings.root, news)
             self._on_results(message.results)
 
-    async def _end(self, worker: _Worker) -> int:
-        """The process has closed its side: see that it ends, and tell how."""
-        try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                return await worker.process.wait()
-        except TimeoutError:
-            worker.process.kill()
-            return await worker.process.wait()
-
     async def stop(self) -> None:
-        """End all workers within some `STOP_TIMEOUT_S`."""
+        """End all workers within some `END_TIMEOUT_S`."""
         self._stopping.set()
         for worker in list(self._workers.values()):
             with contextlib.suppress(ConnectionError):
                 worker.send(Stop())
         if self._keepers:
-            _, late = await asyncio.wait(self._keepers, timeout=STOP_TIMEOUT_S)
+            _, late = await asyncio.wait(self._keepers, timeout=END_TIMEOUT_S)
             for worker in list(self._workers.values()):
-                with contextlib.suppress(ProcessLookupError):
-                    worker.process.kill()
+                worker.kill()
             for task in late:
                 task.cancel()
             await asyncio.gather(*self._keepers, return_exceptions=True)

@@ -34,7 +34,7 @@ from ringfeedd.messages import Result, RingSpec
 from ringfeedd.need import Need
 from ringfeedd.notify import Notifier
 from ringfeedd.other_versions import forget_other_versions, keep_other_versions
-from ringfeedd.pool import Pool, WorkerSettings
+from ringfeedd.pool import Pool
 from ringfeedd.promised import Start
 from ringfeedd.refresher import Refresher
 from ringfeedd.renewal import LOOK_INTERVAL_S, removed_files, still_attached
@@ -48,6 +48,7 @@ from ringfeedd.spec import DecodeSpec
 from ringfeedd.store_wait import StoreWait
 from ringfeedd.survey import Survey
 from ringfeedd.turns import TurnClock
+from ringfeedd.worker_link import WorkerSettings
 
 _LOG: Final = logging.getLogger("ringfeedd")
 
