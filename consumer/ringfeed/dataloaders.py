@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ringfeed import shared_daemon
+from ringfeed import shared_daemon, started_daemon
 from ringfeed.dataset import RingDataset
 from ringfeed.field_rows import Pixels
 from ringfeed.loader import RingLoader
@@ -73,7 +73,7 @@ def get_async_dataloaders(
         for split, descriptor in rings.items()
     }
     for split, loader in loaders.items():
-        shared_daemon.use([rings[split]], loader.dataset)
+        started_daemon.use(rings[split], loader.dataset)
     return loaders
 
 

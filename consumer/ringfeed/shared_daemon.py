@@ -7,42 +7,35 @@ share it, and no others do. It ends once no process needs it any more.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import os
 import re
-import subprocess
-import sys
-import tempfile
 import time
-import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ringfeed import layout, segment
+from ringfeed import layout, segment, started_daemon
 from ringfeed.attachment import open_control
 from ringfeed.descriptor import Descriptor, read_descriptor, ring_names
 from ringfeed.errors import DaemonNotRunningError, RingfeedError
 from ringfeed.identity import SETTINGS, Identity, spelled
-from ringfeed.keep import give_up, keep
+from ringfeed.keep import keep
 from ringfeed.layout import DAEMON_LOCK_BYTE, RingState, State
-from ringfeed.reader import close_open_readers
 
 if TYPE_CHECKING:
     from ringfeedd.config import Config
 
 SPLITS: Final = ("train", "test")
 PREFIX: Final = "auto-"
-EXIT_ALREADY_RUNNING: Final = 75
-STOP_TIMEOUT_S: Final = 10.0
 OTHERS_START_S: Final = 600.0
 """How long to wait for a daemon that another process is starting, or for one of the same name to end."""
 
 _LOOK_S: Final = 0.05
+_STARTED_HERE: Final = re.compile(rf"{PREFIX}[0-9a-f]{{12}}")
 _SOURCE: Final = ("root", "emulator")
 """What is served: always compared."""
 
@@ -64,14 +57,12 @@ def serve(root: str, given: Mapping[str, object], usual: Mapping[str, object]) -
     while True:
         rings = wanted.find()
         if rings is not None and keep(rings.values()):
-            for running in _RUNNING:
-                if running.ring == wanted.ring:
-                    running.rings = tuple(rings.values())
+            started_daemon.serves(wanted.ring, rings)
             return rings
         if rings is None and not _is_taken(wanted.ring):
-            _end_unused()
-            if (started := _start(wanted)) is not None:
-                return started
+            started_daemon.end_unused()
+            if (rings := started_daemon.start(wanted.root, wanted.ring, wanted.flags, wanted.find)) is not None:
+                return rings
         elif rings is None:
             _refuse_failed(f"{wanted.ring}-{SPLITS[0]}")
         if time.monotonic() > deadline:
@@ -79,13 +70,6 @@ def serve(root: str, given: Mapping[str, object], usual: Mapping[str, object]) -
                 f"Another process is starting a daemon for {wanted.root}, and it is not ready yet; try again."
             )
         time.sleep(_LOOK_S)
-
-
-def use(rings: Iterable[Descriptor], user: object) -> None:
-    """Take note that an object reads the rings: a daemon that this process started is not ended while one lives."""
-    for running in _RUNNING:
-        if any(ring in running.rings for ring in rings):
-            running.users.add(user)
 
 
 @dataclass(frozen=True)
@@ -143,7 +127,7 @@ class _Wanted:
         same_source = [
             rings
             for ring, rings in daemons.items()
-            if not ring.startswith(PREFIX) and not self._differences(rings, _SOURCE)
+            if not _STARTED_HERE.fullmatch(ring) and not self._differences(rings, _SOURCE)
         ]
         return self._whole(self._insist(same_source)) if same_source else None
 
@@ -214,42 +198,6 @@ def _refuse_failed(ring: str) -> None:
             raise RingfeedError(str(reason))
 
 
-def _start(wanted: _Wanted) -> dict[str, Descriptor] | None:
-    """Start a daemon that ends once nobody needs it, and wait for its first pairs; None where its name was taken."""
-    command = [sys.executable, "-m", "ringfeedd", "serve", wanted.root, "--ring", wanted.ring, "--stop-on-eof"]
-    log = tempfile.TemporaryFile()  # noqa: SIM115  # it lasts as long as the daemon; a pipe would fill up unread
-    theirs, ours = os.pipe()
-    segment.close_in_children(ours)  # or a forked worker would keep it open
-    try:
-        # In a session of its own: Ctrl-C at this one's terminal is not meant for a daemon that others may use.
-        daemon = subprocess.Popen(
-            [*command, *wanted.flags], stdin=theirs, stdout=log, stderr=log, start_new_session=True
-        )
-    finally:
-        os.close(theirs)
-    running = _Running(daemon, ours, os.getpid(), wanted.ring)
-    _RUNNING.append(running)
-    while True:
-        ended = daemon.poll() is not None
-        said = os.pread(log.fileno(), 1 << 20, 0).decode(errors="replace")
-        if re.search(r"^ready", said, re.MULTILINE) and (rings := wanted.find()) is not None and keep(rings.values()):
-            running.rings = tuple(rings.values())
-            return rings
-        if ended:
-            _RUNNING.remove(running)
-            segment.close_lock(ours)
-            if daemon.returncode == EXIT_ALREADY_RUNNING:
-                return None
-            raise RingfeedError(f"No daemon runs for {wanted.root}, and none could be started: {_complaint(said)}")
-        time.sleep(_LOOK_S)
-
-
-def _complaint(said: str) -> str:
-    """The last sentence that a daemon said before it gave up."""
-    lines = said.strip().splitlines()
-    return lines[-1].removeprefix("ringfeed: ") if lines else "it said nothing"
-
-
 def _identify(settings: dict[str, Any]) -> tuple[Config, Identity]:
     """The configuration of a daemon, and what it would serve. Raises: RingfeedError: there can be none."""
     from ringfeedd.config import config_of  # noqa: PLC0415  # as the daemon itself, it is needed only here
@@ -274,53 +222,3 @@ def _digest(identity: Identity) -> str:
     where = "" if "://" in identity.root else Path("/proc/self/ns/mnt").stat().st_ino
     facts = repr((sorted(identity.settings().items()), os.geteuid(), where, layout.LAYOUT_VERSION))
     return hashlib.blake2b(facts.encode(), digest_size=6).hexdigest()
-
-
-@dataclass
-class _Running:
-    """A daemon that this process has started.
-
-    Attributes:
-        alive: the end of its input; it learns from the other end that this process is gone.
-        ring: what its rings' names begin with.
-        rings: once they are served.
-        users: what reads them here.
-    """
-
-    daemon: subprocess.Popen[bytes]
-    alive: int
-    pid: int
-    ring: str
-    rings: tuple[Descriptor, ...] = ()
-    users: weakref.WeakSet[object] = field(default_factory=weakref.WeakSet)
-
-    def end(self) -> None:
-        """Stop it unless somebody else needs it; then it ends by itself once nobody does."""
-        unneeded = not self.rings or give_up(self.rings)
-        segment.close_lock(self.alive)
-        if not unneeded:
-            return
-        self.daemon.terminate()
-        try:
-            self.daemon.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.daemon.kill()
-
-
-_RUNNING: Final[list[_Running]] = []
-
-
-def _end_unused() -> None:
-    """End the daemons whose loaders are gone: a notebook that asks for ever other settings has no more than two."""
-    for running in [one for one in _RUNNING if one.pid == os.getpid() and one.rings and not one.users]:
-        _RUNNING.remove(running)
-        running.end()
-
-
-@atexit.register
-def _end_daemons() -> None:
-    ours = [running for running in _RUNNING if running.pid == os.getpid()]  # none of a parent's, in a forked child
-    if ours:
-        close_open_readers()
-    for running in ours:
-        running.end()
