@@ -7,15 +7,12 @@ import contextlib
 import logging
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from ringfeed.attachment import Control
 from ringfeed.descriptor import Descriptor
-from ringfeed.doorbell import Doorbell
 from ringfeedd.catalog import TEST, Catalog
 from ringfeedd.config import Config
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, CrashError, StartError
@@ -26,13 +23,13 @@ from ringfeedd.former import Former, read_formers
 from ringfeedd.groups import Groups
 from ringfeedd.handover import take_over
 from ringfeedd.http_guard import Listen
-from ringfeedd.launch import ORDERS
 from ringfeedd.leavings import clear_leavings, foreign_files
 from ringfeedd.limits import exhausted
 from ringfeedd.listing import Progress
 from ringfeedd.messages import Result, RingSpec
 from ringfeedd.need import Need
 from ringfeedd.notify import Notifier
+from ringfeedd.orders import obey, wake_by
 from ringfeedd.other_versions import forget_other_versions, keep_other_versions
 from ringfeedd.pool import Pool
 from ringfeedd.promised import Start
@@ -103,7 +100,6 @@ class Supervisor:
         self._totals = ""
         self._undo = contextlib.AsyncExitStack()
         self._formers: dict[str, list[Former]] = {}
-        self._had_terminal = os.isatty(0)
         self._still_attached: list[Control] = []
         self._known: list[Catalog] = []
         self._locks: list[SingletonLock] = []
@@ -124,7 +120,7 @@ class Supervisor:
         Raises:
             DaemonError: it could not start.
         """
-        with self._signals():
+        with obey(stop=self.stop, refresh=self._list_again):
             while True:
                 try:
                     async with self._undo:
@@ -153,6 +149,10 @@ class Supervisor:
         """Have `run` come to its end; to be called on its event loop."""
         self._why_stopped = self._why_stopped or why
         self._stop.set()
+        self._wake.set()
+
+    def _list_again(self) -> None:
+        self._refresher.wanted = True
         self._wake.set()
 
     async def _serve(self) -> int | None:
@@ -295,7 +295,7 @@ class Supervisor:
             service.expect(self._formers[name])
             self.services.append(service)
             self._undo.callback(service.end)
-            self._undo.enter_context(self._watch(memory.space))
+            self._undo.enter_context(wake_by(memory.space, self._wake))
             self._say(
                 f"ring {name}: "
                 + (f"{self._nodes}, {order.length:,} of " if self._nodes.num_nodes > 1 else "")
@@ -463,51 +463,3 @@ class Supervisor:
     def _lost(self, ring: int, seq: int, quarantine: bool) -> None:
         self.services[ring].lost(seq, quarantine=quarantine)
         self._wake.set()
-
-    @contextlib.contextmanager
-    def _watch(self, space: Doorbell) -> Iterator[None]:
-        """Turn the loop whenever a consumer rings. A thread does the waiting: a semaphore has no file descriptor."""
-        loop = asyncio.get_running_loop()
-        ending = threading.Event()
-
-        def listen() -> None:
-            while not ending.is_set():
-                if space.wait():
-                    space.drain()
-                    # Where a turn is due already, it begins after this and reads what was written before the token.
-                    if not self._wake.is_set():
-                        loop.call_soon_threadsafe(self._wake.set)
-
-        thread = threading.Thread(target=listen, name="space", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ending.set()
-            space.ring()
-            thread.join()
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Signals only set a flag."""
-        loop = asyncio.get_running_loop()
-
-        def refresh() -> None:
-            if self._had_terminal and not os.isatty(0):
-                self.stop("terminal closed")
-                return
-            self._refresher.wanted = True
-            self._wake.set()
-
-        loop.add_signal_handler(signal.SIGTERM, self.stop, "SIGTERM")
-        loop.add_signal_handler(signal.SIGINT, self.stop, "SIGINT")
-        loop.add_signal_handler(signal.SIGHUP, refresh)
-        before = signal.pthread_sigmask(signal.SIG_UNBLOCK, ORDERS)
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
-            for number in ORDERS:
-                loop.remove_signal_handler(number)
-            # A second Ctrl-C comes to nothing where they were held back before, too: the process is about to end.
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
