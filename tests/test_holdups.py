@@ -162,7 +162,9 @@ def test_the_rank_that_ran_ahead_is_blamed_and_not_the_one_it_waits_for():
     found = look(pair(0, released=24, held=0, epoch=1, waiting_s=4.2), pair(1, released=0, held=8))
     assert found.out_of_step
     said = found.sentence()
-    assert said.startswith("rank 0/2 of group 'job' (pid 4242) has run 2 batches ahead of rank 1 (pid 4242) (epoch 1 ")
+    assert said.startswith(
+        "rank 0/2 of group 'job' (pid 4242) has run 2 batches ahead of rank 1/2 (pid 4242) (epoch 1 "
+    )
     assert "rank=0, world_size=1" in said
 
 
@@ -173,8 +175,17 @@ def test_a_rank_that_is_a_batch_ahead_waits_for_a_slow_one():
 
 
 def test_workers_may_be_some_batches_ahead():
-    found = look(pair(0, released=32, held=0, waiting_s=4.2, worker=True), pair(1, released=0, held=8, worker=True))
+    found = look(pair(0, released=32, held=0, waiting_s=4.2, workers=2), pair(1, released=0, held=8, workers=2))
     assert not found.out_of_step
+
+
+def test_workers_are_named_with_the_rank_that_they_read_for():
+    """Two ranks with two workers each: workers count before ranks."""
+    shape = {"world_size": 4, "workers": 2}
+    found = look(reader(rank=2, released=80, held=0, waiting_s=4.2, **shape), reader(rank=3, held=16, **shape))
+    assert found.sentence().startswith(
+        "worker 1 of rank 0/2 of group 'job' (pid 4242) has run 4 batches ahead of worker 1"
+    )
 
 
 def test_another_run_of_the_job_has_not_run_ahead():
@@ -187,10 +198,10 @@ def test_another_run_of_the_job_has_not_run_ahead():
     [
         (
             Absence(1, 1, came=False, since_s=9.0),
-            "rank 1 of group 'job' has never attached, and 1 reader waits for 4",
+            "rank 1/2 of group 'job' has never attached, and 1 reader waits for 4",
         ),
-        (Absence(1, 1, came=True, since_s=9.0), "rank 1 of group 'job' has been away for 9 s, and 1 reader waits"),
-        (Absence(3, 1, came=False, since_s=9.0), "has never attached (2 more ranks are away, too), and"),
+        (Absence(1, 1, came=True, since_s=9.0), "rank 1/2 of group 'job' has been away for 9 s, and 1 reader waits"),
+        (Absence(3, 1, came=False, since_s=9.0), "has never attached (2 more are away, too), and"),
     ],
 )
 def test_a_rank_that_is_away_is_named_with_what_it_did(absence, words):
@@ -248,9 +259,9 @@ def test_a_rank_that_waits_for_one_that_never_came_is_told_within_five_seconds(c
         with ringfeed.attach(served.name, batch_size=4, group="job", rank=0, world_size=2) as lonely:
             reading = threading.Thread(target=read_until_closed, args=(lonely,))
             reading.start()
-            wait_until(lambda: "rank 1 of group 'job' has never attached" in caplog.text, 10)
+            wait_until(lambda: "rank 1/2 of group 'job' has never attached" in caplog.text, 10)
             assert time.monotonic() - began < 5
-            assert "job misses rank 1: rank 1 of group 'job' has never" in "\n".join(ring_status(served.name).lines())
+            assert "job misses rank 1: rank 1/2 of group 'job' has never" in "\n".join(ring_status(served.name).lines())
         reading.join()
 
 
@@ -266,7 +277,7 @@ def test_a_rank_that_read_its_share_alone_is_told_at_the_epochs_end(caplog):
         ringfeed.attach(served.name, batch_size=4, group="job", rank=0, world_size=2) as lonely,
     ):
         assert read_to_the_end(lonely) == 5
-    assert "rank 1 of group 'job' has never attached: this rank has read its share of epoch 0, 1/2" in caplog.text
+    assert "rank 1/2 of group 'job' has never attached: this process has read its share of epoch 0, 1/2" in caplog.text
 
 
 def test_ranks_that_come_and_leave_are_told_of_nobody(caplog):

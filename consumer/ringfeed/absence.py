@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ringfeed.kin import rank_words
+
 
 @dataclass(frozen=True, slots=True)
 class Absence:
@@ -21,8 +23,13 @@ class Absence:
     came: bool
     since_s: float
 
-    def sentence(self, group: str) -> str:
-        """Say who is away."""
-        more = f" ({self.count - 1} more ranks are away, too)" if self.count > 1 else ""
+    def sentence(self, group: str, world_size: int, workers: int = 0) -> str:
+        """Say who is away.
+
+        Args:
+            world_size, workers: of the group, and of the DataLoaders as whose workers its ranks read.
+        """
+        others = self.count - 1
+        more = f" ({others} more {'is' if others == 1 else 'are'} away, too)" if others else ""
         what = f"has been away for {self.since_s:.0f} s" if self.came else "has never attached"
-        return f"rank {self.rank} of group {group!r} {what}{more}"
+        return f"{rank_words(self.rank, world_size, workers)} of group {group!r} {what}{more}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from ringfeed.absence import Absence
+from ringfeed.kin import rank_words
 from ringfeed.standing import Standing
 
 AHEAD_ROUNDS: Final = 2
@@ -34,7 +34,7 @@ class HoldUp:
         waiting: how many wait.
         waited_s: seconds, the longest of them; or, where nobody waits, those for which the holder has read nothing.
         ahead: a rank of the first holder's group that waits and has run ahead of it.
-        missing: the group, and who of it is away.
+        missing: a reader whose group misses ranks, for which the slots are kept.
         slots: of the ring.
     """
 
@@ -42,7 +42,7 @@ class HoldUp:
     waiting: int
     waited_s: float
     ahead: Standing | None = None
-    missing: tuple[str, Absence] | None = None
+    missing: Standing | None = None
     slots: int = 0
 
     @property
@@ -60,9 +60,10 @@ class HoldUp:
         others = (
             f"{self.waiting} {'reader waits' if self.waiting == 1 else 'readers wait'} for {self.waited_s:.0f} s now"
         )
-        if self.missing is not None:
-            group, absence = self.missing
-            return f"{absence.sentence(group)}, and {others} for slots that are kept for it. {ONE_RANK_ALONE}"
+        if self.missing is not None and self.missing.absence is not None:
+            reader = self.missing
+            away = self.missing.absence.sentence(reader.group, reader.world_size, reader.workers)
+            return f"{away}, and {others} for slots that are kept for it. {ONE_RANK_ALONE}"
         if not self.holders:
             return f"{others} for slots that are kept for a rank that is away, until it comes back or is given up"
         first, *rest = self.holders
@@ -80,9 +81,10 @@ class HoldUp:
     def _ran_ahead(ahead: Standing, behind: Standing) -> str:
         epochs = f" (epoch {ahead.epoch} instead of {behind.epoch})" if ahead.epoch != behind.epoch else ""
         return (
-            f"{ahead.who} has run {_rounds(ahead, behind)} batches ahead of rank {behind.rank} (pid {behind.pid})"
-            f"{epochs}, and waits for {ahead.waiting_s:.0f} s now for slots that are kept for that one. All ranks of a "
-            f"group have to begin the same iterations. {ONE_RANK_ALONE}"
+            f"{ahead.who} has run {_rounds(ahead, behind)} batches ahead of "
+            f"{rank_words(behind.rank, behind.world_size, behind.workers)} (pid {behind.pid}){epochs}, and waits for "
+            f"{ahead.waiting_s:.0f} s now for slots that are kept for that one. All ranks of a group have to begin the "
+            f"same iterations. {ONE_RANK_ALONE}"
         )
 
     def _writes_nothing(self, reader: Standing) -> str:
@@ -120,7 +122,7 @@ def hold_up(standings: Iterable[Standing], *, floor: int, published: int, slots:
         ahead = [reader for reader in waiting if reader.is_of(holders[0]) and _far_ahead(reader, holders[0])]
         furthest = max(ahead, key=lambda reader: reader.taken, default=None)
         return HoldUp(tuple(holders), len(waiting), longest_s, ahead=furthest)
-    missing = next(((r.group, r.absence) for r in readers if r.absence is not None and not r.skips), None)
+    missing = next((r for r in readers if r.absence is not None and not r.skips), None)
     return HoldUp((), len(waiting), longest_s, missing=missing)
 
 
@@ -140,4 +142,4 @@ def _rounds(ahead: Standing, behind: Standing) -> int:
 
 
 def _far_ahead(ahead: Standing, behind: Standing) -> bool:
-    return _rounds(ahead, behind) >= (AHEAD_ROUNDS_OF_WORKERS if ahead.worker else AHEAD_ROUNDS)
+    return _rounds(ahead, behind) >= (AHEAD_ROUNDS_OF_WORKERS if ahead.workers else AHEAD_ROUNDS)

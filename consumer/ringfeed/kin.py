@@ -20,11 +20,21 @@ class Kin:
         run: the start of the job: its ranks on this machine have it in common, and the same command started again has
             another one.
         loop: the iteration over a DataLoader: the workers that were started for it have it in common.
+        workers: of that DataLoader; for people.
     """
 
     owner: int = 0
     run: int = 0
     loop: int = 0
+    workers: int = 0
+
+
+def rank_words(rank: int, world_size: int, workers: int) -> str:
+    """Return a rank as its user knows it: a DataLoader's workers count before the ranks of the job."""
+    ranks = world_size // workers if workers and world_size % workers == 0 else world_size
+    return (
+        f"rank {rank}/{world_size}" if ranks == world_size else f"worker {rank // ranks} of rank {rank % ranks}/{ranks}"
+    )
 
 
 STRANGER: Final = Kin()

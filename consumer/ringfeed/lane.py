@@ -153,7 +153,13 @@ class LanePage:
             | LANE_YIELDS * request.yields
         )
         self[Lane.PID] = request.pid
-        self[Lane.OWNER], self[Lane.RUN], self[Lane.LOOP] = request.kin.owner, request.kin.run, request.kin.loop
+        kin = request.kin
+        self[Lane.OWNER], self[Lane.RUN], self[Lane.LOOP], self[Lane.WORKERS] = (
+            kin.owner,
+            kin.run,
+            kin.loop,
+            kin.workers,
+        )
         self[Lane.NONCE] = nonce
 
     def read_request(self) -> Request | Refused:
@@ -182,7 +188,7 @@ class LanePage:
             resuming=bool(flags & LANE_RESUMING),
             skips=bool(flags & LANE_SKIPS),
             yields=bool(flags & LANE_YIELDS),
-            kin=Kin(self[Lane.OWNER], self[Lane.RUN], self[Lane.LOOP]),
+            kin=Kin(self[Lane.OWNER], self[Lane.RUN], self[Lane.LOOP], self[Lane.WORKERS]),
         )
 
     @property

@@ -183,6 +183,7 @@ class Lane:
     OWNER: Final = 80
     RUN: Final = 88
     LOOP: Final = 96
+    WORKERS: Final = 104
     GROUP: Final = 128
     # Writer: the consumer. Its progress, in cache lines of their own.
     TAKEN: Final = 512

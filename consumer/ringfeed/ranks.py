@@ -126,6 +126,7 @@ def kin(environ: Mapping[str, str] = os.environ) -> Kin:
         owner=process_number(loader_pid() or os.getpid()),
         run=_run(environ),
         loop=0 if worker is None else number("loop", worker.seed - worker.id),
+        workers=0 if worker is None else worker.num_workers,
     )
 
 

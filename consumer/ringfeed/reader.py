@@ -323,12 +323,13 @@ class Reader:
 
     def _tell_of_unread_shares(self, epoch: int) -> None:
         """Warn at an epoch's end where a rank of the group never came, so that nobody read its share."""
-        absence = self._page.read_absence(time.monotonic_ns())
-        if absence is None or absence.came or self._request.kin.loop:  # workers may come when others are done
-            return
+        absence, workers = self._page.read_absence(time.monotonic_ns()), self._request.kin.workers
+        ranks = self.world_size // workers if workers else self.world_size
+        if absence is None or absence.came or (absence.rank - self.rank) % max(1, ranks) == 0:
+            return  # another worker of this rank may come when this one is done
         warn(
-            "%s: this rank has read its share of epoch %d, 1/%d of it, and nobody that one's. %s.",
-            *(absence.sentence(self.group), epoch, self.world_size, ONE_RANK_ALONE),
+            "%s: this process has read its share of epoch %d, 1/%d of it, and nobody that one's. %s.",
+            *(absence.sentence(self.group, self.world_size, workers), epoch, self.world_size, ONE_RANK_ALONE),
         )
 
     # What it holds.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ringfeed.absence import Absence
 from ringfeed.epochs import Epochs
+from ringfeed.kin import rank_words
 from ringfeed.lane import Accepted, LanePage, Request
 from ringfeed.layout import Lane
 from ringfeed.plan import Place
@@ -25,7 +26,7 @@ class Standing:
         attached_s: seconds since the daemon answered it.
         skips: it holds nobody up.
         yields: it does not for long.
-        worker: it is a DataLoader's, so it may have gone ahead of its loop.
+        workers: of the DataLoader whose worker it is, which may have gone ahead of its loop; 0 where it is none.
         absence: who of its group is away.
     """
 
@@ -43,7 +44,7 @@ class Standing:
     attached_s: float = 0.0
     skips: bool = False
     yields: bool = False
-    worker: bool = False
+    workers: int = 0
     absence: Absence | None = None
 
     @classmethod
@@ -71,14 +72,14 @@ class Standing:
             attached_s=max(0, now_ns - page[Lane.ANSWERED_NS]) / 1e9,
             skips=request.skips,
             yields=request.yields,
-            worker=request.kin.loop != 0,
+            workers=request.kin.workers,
             absence=page.read_absence(now_ns),
         )
 
     @property
     def who(self) -> str:
         """The consumer, for a sentence."""
-        return f"rank {self.rank}/{self.world_size} of group {self.group!r} (pid {self.pid})"
+        return f"{rank_words(self.rank, self.world_size, self.workers)} of group {self.group!r} (pid {self.pid})"
 
     @property
     def held_pairs(self) -> int:

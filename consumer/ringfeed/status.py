@@ -244,7 +244,7 @@ class RingStatus:
             lanes = [lane for lane in self.consumers if lane.group == group]
             ranks, world, absence = {lane.rank for lane in lanes}, lanes[0].world_size, lanes[0].absence
             if away := sorted(set(range(world)) - ranks):
-                why = f": {absence.sentence(group)}" if absence is not None else ""
+                why = f": {absence.sentence(group, world)}" if absence is not None else ""
                 lines.append(f"    {group} misses rank {', '.join(map(str, away))}{why}")
         return [one_line(line) for line in lines]
 
