@@ -232,9 +232,11 @@ class Consumer(DocumentReader):
         return pair_id.decode(errors="replace")
 
     def close(self) -> None:
-        os.close(self.lock_fd)
-        self.space.close()
-        self.bell.close()
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+            self.space.close()
+            self.bell.close()
+            self.lock_fd = -1
 
 
 class Block(NamedTuple):

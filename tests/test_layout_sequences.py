@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from document import DOCUMENT, timeouts
 from document_reader import Block, Consumer, NoDaemon, sequences
@@ -13,7 +15,7 @@ from ring_fixtures import Served, fake_edition, served_ring
 from ringfeed.attachment import ANSWER_TIMEOUT_S, FREE_LANE_TIMEOUT_S
 from ringfeed.doorbell import WAIT_SLICE_S
 from ringfeed.epochs import Epochs
-from ringfeed.layout import LANE_DROP_LAST, LANE_RESUMING, LANE_SKIPS, Leaving, RingState, Start, State
+from ringfeed.layout import LANE_DROP_LAST, LANE_RESUMING, LANE_SKIPS, LANE_WAIT, Leaving, RingState, Start, State
 from ringfeed.plan import Place, Plan
 from ringfeed.succession import _RETRY_S, RESTART_S
 from ringfeedd.errors_file import WRITE_INTERVAL_S
@@ -83,6 +85,12 @@ def test_the_documented_rounds_are_the_plans(lengths, ranks, batch_size, drop_la
 def served():
     with served_ring() as served:
         yield served
+    while OPEN:
+        OPEN.pop().close()
+
+
+OPEN: list[Consumer] = []
+"""What `attach` opened, to be closed after the test."""
 
 
 def request_of(group: str, **others: int) -> dict[str, int | str]:
@@ -94,6 +102,7 @@ def request_of(group: str, **others: int) -> dict[str, int | str]:
 
 def attach(served: Served, group: str, **others: int) -> Consumer:
     consumer = Consumer(served.name, served.turn)
+    OPEN.append(consumer)
     PAGE.attach(consumer, request_of(group, **others))
     return consumer
 
@@ -207,3 +216,123 @@ def test_the_documented_skip_loses_whole_blocks_and_no_pixel(served: Served):
     assert found == ids(served.service.ring.floor, served.service.ring.floor + 4) != ids(first, first + 4)
     for consumer in (skipping, other):
         PAGE.detach(consumer, Leaving.LEAVE)
+
+
+IDLE, BUSY, KEPT = "idle", "busy", "kept"
+"""No group; another group that has released 8 pairs; the kept place of another group there."""
+
+
+def another_group(served: Served, there: str) -> None:
+    if there == IDLE:
+        return
+    other = attach(served, "other")
+    for _ in range(2):
+        PAGE.read(other)
+        PAGE.release(other)
+    served.turn()
+    if there == KEPT:
+        PAGE.detach(other, Leaving.KEEP_PLACE)
+
+
+@pytest.mark.parametrize(
+    ("there", "start", "begins"),
+    [
+        (IDLE, Start.AUTO, (0, 0)),
+        (IDLE, Start.EPOCH, (0, 0)),
+        (IDLE, Start.FOLLOWING, (0, 0)),
+        (IDLE, Start.NOW, (0, 0)),
+        (IDLE, (3, 20), (3, 20)),
+        (BUSY, Start.AUTO, (0, 8)),
+        (BUSY, Start.EPOCH, (1, 0)),
+        (BUSY, Start.FOLLOWING, (1, 0)),
+        (BUSY, Start.NOW, (0, 8)),
+        (BUSY, (0, 12), (0, 12)),
+        (KEPT, Start.AUTO, (0, 0)),
+        (KEPT, Start.EPOCH, (0, 0)),
+        (KEPT, Start.NOW, (0, 8)),
+        (KEPT, (0, 4), (0, 4)),
+    ],
+)
+def test_a_request_begins_where_the_document_says(served: Served, there, start, begins):
+    another_group(served, there)
+    before = served.seconds
+    where = {"START": start} if isinstance(start, Start) else {"START": Start.AT}
+    if not isinstance(start, Start):
+        where |= {"START_EPOCH": start[0], "START_POSITION": start[1]}
+    consumer = attach(served, "mine", **where)
+    assert consumer.place[1:] == begins
+    waited = there == KEPT and start is not Start.NOW
+    assert (served.seconds - before >= DEFAULT_LINGER_BLOCKING_S) == waited
+    assert served.seconds - before < DEFAULT_LINGER_BLOCKING_S + 2 * GATHER_S
+
+
+@pytest.mark.parametrize(("flags", "outcome"), [(0, "refused"), (LANE_WAIT, "waits"), (LANE_SKIPS, (0, 8))])
+def test_a_place_below_the_floor_is_what_the_document_says(served: Served, flags, outcome):
+    another_group(served, BUSY)
+    behind = {"START": Start.AT, "START_POSITION": 4, "FLAGS": flags}
+    if outcome == "refused":
+        with pytest.raises(PAGE.Refused, match="lies behind ring"):
+            attach(served, "mine", **behind)
+    elif outcome == "waits":
+        with served_until(served, 2 * timeouts()["ANSWER_TIMEOUT_S"]), pytest.raises(TimeoutError):
+            attach(served, "mine", **behind)
+        assert "until they have left" in served.memory.lanes[1].read_reason()
+    else:
+        assert attach(served, "mine", **behind).place[1:] == outcome
+
+
+@contextlib.contextmanager
+def served_until(served: Served, seconds: float):
+    """Raise TimeoutError in the turn after so many seconds."""
+    turn, end = served.turn, served.seconds + seconds
+
+    def turn_until(passed: float = 1.0) -> None:
+        if served.seconds > end:
+            raise TimeoutError
+        turn(passed)
+
+    served.turn = turn_until
+    yield
+    served.turn = turn
+
+
+def test_a_job_that_comes_again_begins_with_an_epoch(served: Served):
+    another_group(served, BUSY)
+    PAGE.detach(attach(served, "mine"), Leaving.KEEP_PLACE)
+    served.turn()
+    assert attach(served, "mine").place[1:] == (1, 0)
+
+
+def test_a_killed_process_goes_on_at_its_place_by_owner(served: Served):
+    killed = attach(served, "mine", OWNER=7)
+    PAGE.read(killed)
+    PAGE.release(killed)
+    killed.close()
+    served.turn()
+    assert attach(served, "mine", OWNER=7).place[1:] == (0, 4)
+
+
+def test_the_documented_ranks_share_an_epoch(served: Served):
+    ranks = [attach(served, "job", RANK=rank, WORLD_SIZE=3, BATCH_SIZE=2) for rank in range(3)]
+    read: list[list[str]] = [[], [], []]
+    while ranks[0].block.epoch == 0:
+        for consumer, pairs in zip(ranks, read, strict=True):
+            pairs.extend(PAGE.read(consumer))
+            PAGE.release(consumer)
+    assert [len(pairs) for pairs in read] == [17, 17, 17]
+    assert read[2][-1] == read[1][-1], "two pairs were left, so rank 2 repeats rank 1's"
+    assert sorted({*read[0], *read[1], *read[2]}) == sorted(ids(0, 50))
+
+
+def test_a_request_without_the_lock_is_not_answered(served: Served):
+    consumer = Consumer(served.name, served.turn)
+    PAGE.open_ring(consumer)
+    consumer.open_lane(0)
+    OPEN.append(consumer)
+    for word, value in request_of("early").items():
+        consumer.lane[word] = value
+    consumer.lane["NONCE"] = consumer.random()
+    served.turn()
+    assert consumer.try_lock(1)
+    served.turn(60.0)
+    assert consumer.answer_nonce(0) == 0
