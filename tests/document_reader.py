@@ -175,6 +175,10 @@ class Consumer(DocumentReader):
             pass
         self.open_data()
 
+    def clear(self, offset: int) -> None:
+        begin = self.lane_pages + self.number * self.constants["PAGE_BYTES"] + offset
+        self.control[begin : begin + 8] = bytes(8)
+
     def answer_nonce(self, lane: int) -> int:
         page = self.lane_pages + lane * self.constants["PAGE_BYTES"]
         return self.word(page + self.lane_words["ANSWER_NONCE"])

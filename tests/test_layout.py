@@ -18,7 +18,7 @@ from document import constants, enumerations, sizes, tables, words
 from document_reader import DocumentReader
 from hypothesis import example, given
 from hypothesis import strategies as st
-from ring_fixtures import Served, fake_edition, served_ring, small_geometry
+from ring_fixtures import Served, fake_edition, served_ring, small_geometry, turning
 
 import ringfeed
 from ringfeed import layout, segment
@@ -285,6 +285,15 @@ def test_a_consumer_leaves_a_lane_alone_whose_last_one_the_daemon_has_not_notice
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_request_clears_the_words_of_later_releases(served: Served):
+    page = served.memory.lanes[0]
+    for offset in range(Lane.RANK, Lane.ANSWER_NONCE, 8):
+        page[offset] = 2**64 - 1
+    with turning(served), ringfeed.attach(served.name, batch_size=2):
+        named = {offset for begin, end, _ in sizes("Lane page") for offset in range(begin, end, 8)}
+        assert not any(page[offset] for offset in range(0, 2048, 8) if offset not in named)
 
 
 def test_a_daemon_that_stops_while_a_consumer_attaches_is_told_as_such(served: Served, monkeypatch):

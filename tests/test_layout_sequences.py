@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from pathlib import Path
 
 import pytest
-from document import DOCUMENT, timeouts
+from document import DOCUMENT, constants, tables, timeouts, words
 from document_reader import Block, Consumer, NoDaemon, sequences
 from hypothesis import given
 from hypothesis import strategies as st
 from layout_dumps import ROUNDS, attached, dumps
 from ring_fixtures import Served, fake_edition, served_ring
 
+from ringfeed import layout
 from ringfeed.attachment import ANSWER_TIMEOUT_S, FREE_LANE_TIMEOUT_S
 from ringfeed.doorbell import WAIT_SLICE_S
 from ringfeed.epochs import Epochs
-from ringfeed.layout import LANE_DROP_LAST, LANE_RESUMING, LANE_SKIPS, LANE_WAIT, Leaving, RingState, Start, State
+from ringfeed.layout import (
+    LANE_DROP_LAST,
+    LANE_RESUMING,
+    LANE_SKIPS,
+    LANE_WAIT,
+    Answer,
+    Leaving,
+    RingState,
+    Start,
+    State,
+)
 from ringfeed.plan import Place, Plan
 from ringfeed.succession import _RETRY_S, RESTART_S
 from ringfeedd.errors_file import WRITE_INTERVAL_S
@@ -25,6 +38,7 @@ from ringfeedd.reception import LIVENESS_INTERVAL_S
 from ringfeedd.supervisor import TICK_S
 
 PAGE = sequences()
+C_READER = (Path(__file__).parent.parent / "docs/examples/reader.c").read_text()
 
 
 def test_every_timeout_has_the_codes_value():
@@ -96,7 +110,7 @@ OPEN: list[Consumer] = []
 def request_of(group: str, **others: int) -> dict[str, int | str]:
     """A group of one, with batches of 4."""
     usual = {"RANK": 0, "WORLD_SIZE": 1, "BATCH_SIZE": 4, "START": Start.AUTO, "START_EPOCH": 0, "START_POSITION": 0}
-    usual |= {"FLAGS": 0, "PID": 1, "OWNER": 0, "RUN": 0, "LOOP": 0}
+    usual |= {"FLAGS": 0, "PID": 1, "OWNER": 0, "RUN": 0, "LOOP": 0, "WORKERS": 0}
     return {**usual, **others, "GROUP": group, "GROUP_LENGTH": len(group)}
 
 
@@ -144,6 +158,27 @@ def test_the_documented_attach_says_why_it_is_refused(served: Served):
         attach(served, "greedy", BATCH_SIZE=9)
     served.turn()
     assert served.memory.lanes[0][0x800] == 0
+
+
+def test_the_request_here_has_every_documented_word():
+    documented = {row[2] for row in tables("Lane page")[0] if row[5].startswith("request")}
+    assert documented == set(request_of("any"))
+
+
+def test_the_c_reader_has_the_documented_offsets():
+    numbers = {name: int(value) for name, value in re.findall(r"\b([A-Z_]+) = (\d+)\b", C_READER)}
+    lane, record, state = words("Lane page"), words("Slot record"), words("State page")
+    known = {**record, **lane, **constants(), "SLOT_FLAGS": record["FLAGS"], "ANSWER_REASON": lane["REASON_LENGTH"]}
+    known |= {f"ANSWER_{name}": lane[name] for name in ("SEQ", "EPOCH", "POSITION")}
+    known |= {name: layout.PAGE_BYTES + state[name] for name in ("STATE", "PUBLISHED", "CATALOG_CHANGES")}
+    known |= {"STATE_REASON": layout.PAGE_BYTES + state["REASON_LENGTH"], "SLOT_TABLE": 2 * layout.PAGE_BYTES}
+    known |= {"SEQ": record["SEQ"], "EPOCH": Start.EPOCH, "LEAVE": Leaving.LEAVE, "ACCEPTED": Answer.ACCEPTED}
+    known |= {"STOPPING": RingState.STOPPING, "FAILED": RingState.FAILED}
+    its_own = {"PAGE", "RECORD", "MAX_DESCRIPTOR", "MAX_CATALOGS", "DRAIN", "OK", "ERROR", "GONE"}
+    assert {name: value for name, value in numbers.items() if name not in its_own} == {
+        name: known[name] for name in numbers if name not in its_own
+    }
+    assert {"TAKEN", "RELEASED", "ANSWER_SEQ", "PUBLISHED", "ID_LENGTH"} <= set(numbers)
 
 
 def test_a_constant_nonce_is_not_answered_twice(served: Served, monkeypatch):

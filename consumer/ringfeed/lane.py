@@ -23,6 +23,7 @@ from ringfeed.layout import (
     LAYOUT_VERSION,
     MAX_SEQ,
     REASON_BYTES,
+    WORD_BYTES,
     Answer,
     Lane,
     Leaving,
@@ -124,17 +125,8 @@ class LanePage:
     # The consumer's half.
 
     def write_request(self, request: Request, nonce: int) -> None:
-        """Post a request; clears what an earlier consumer left in this half."""
-        self[Lane.NONCE] = 0
-        for offset in (
-            Lane.TAKEN,
-            Lane.RELEASED,
-            Lane.LEAVING,
-            Lane.BATCHES,
-            Lane.WAITED_NS,
-            Lane.WAITING_SINCE_NS,
-            Lane.MISSED_PAIRS,
-        ):
+        """Post a request; clears what an earlier consumer left in this half, also in words of a later release."""
+        for offset in range(Lane.NONCE, Lane.ANSWER_NONCE, WORD_BYTES):
             self[offset] = 0
         name = request.group.encode()
         self._bytes[Lane.GROUP : Lane.GROUP + len(name)] = name

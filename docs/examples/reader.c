@@ -32,8 +32,8 @@ enum { STOPPING = 3, FAILED = 4, EPOCH = 1 /* Start */, LEAVE = 1, ACCEPTED = 1 
 /* Offsets in the control segment, in a slot record and in a lane's page. */
 enum { STATE = 4096, PUBLISHED = 4104, CATALOG_CHANGES = 4152, STATE_REASON = 5120, SLOT_TABLE = 8192 };
 enum { SEQ = 0, SLOT_FLAGS = 16, IMAGE_HEIGHT = 24, LABEL_HEIGHT = 40, ID_LENGTH = 56 };
-enum { NONCE = 0, RANK = 8, WORLD_SIZE = 16, BATCH_SIZE = 24, START = 32, FLAGS = 56, PID = 64, GROUP_LENGTH = 72, LOOP = 96 };
-enum { GROUP = 128, TAKEN = 512, RELEASED = 520, LEAVING = 528, BATCHES = 576, MISSED_PAIRS = 600, ANSWER_NONCE = 2048 };
+enum { NONCE = 0, WORLD_SIZE = 16, BATCH_SIZE = 24, START = 32, FLAGS = 56, PID = 64, GROUP_LENGTH = 72 };
+enum { GROUP = 128, TAKEN = 512, RELEASED = 520, LEAVING = 528, ANSWER_NONCE = 2048 };
 enum { ANSWER = 2056, ANSWER_SEQ = 2064, ANSWER_EPOCH = 2072, ANSWER_POSITION = 2080, ANSWER_REASON = 3072 };
 
 typedef struct { uint64_t offset, row_bytes, pixel_bytes; } field;
@@ -230,10 +230,7 @@ static place attach(uint64_t batch_size)
     uint64_t nonce = 0, end = now() + 60 * SECOND;
     while (!nonce) nonce = getrandom(&nonce, sizeof nonce, 0) == sizeof nonce ? nonce : 0;
     snprintf(group, sizeof group, "reader.c-%016" PRIx64, nonce);
-    store(lane + NONCE, 0);
-    for (int word = TAKEN; word <= LEAVING; word += 8) store(lane + word, 0);
-    for (int word = BATCHES; word <= MISSED_PAIRS; word += 8) store(lane + word, 0);
-    for (int word = RANK; word <= LOOP; word += 8) store(lane + word, 0);
+    for (int word = NONCE; word < ANSWER_NONCE; word += 8) store(lane + word, 0);
     store(lane + WORLD_SIZE, 1);
     store(lane + BATCH_SIZE, batch_size);
     store(lane + START, EPOCH);
