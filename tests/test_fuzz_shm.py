@@ -304,8 +304,12 @@ def test_no_word_that_a_member_can_write_ends_the_daemon(data):
 def test_what_the_daemon_counts_is_not_taken_from_shared_memory(served):
     reader = attached(served)
     page = served.memory.lanes[0]
-    page[Lane.POSTED] = served.memory._words[State.REFRESHES >> 3] = 2**64 - 1
+    for place in (State.REFRESHES >> 3, State.PUBLISHED >> 3):
+        served.memory._words[place] = 2**64 - 1
+    page[Lane.POSTED] = 2**64 - 1
     served.service.refuse_refresh("no")
+    served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
+    assert served.memory._words[State.PUBLISHED >> 3] == served.service.ring.published
     assert served.memory._words[State.REFRESHES >> 3] == 1
     for batch in reader:
         assert batch.valid.all()

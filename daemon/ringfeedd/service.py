@@ -367,6 +367,7 @@ class RingService:
             self._errors_file.write_if_due(self.failures, self._clock())
         ring, counters = self.ring, self.counters
         words = {
+            State.PUBLISHED: ring.published,  # as it is already, unless somebody else wrote there
             State.FLOOR: ring.floor,
             State.HEAD: ring.head,
             State.BASE_SEQ: ring.base.seq,
