@@ -7,10 +7,13 @@ import errno
 import gc
 import os
 import random
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +183,22 @@ def test_a_kept_iterator_holds_no_new_reader_up(served, caplog):
         next(kept)
 
 
+def test_a_finished_threads_reader_holds_nobody_up(served):
+    """Nothing reads from it any more, though it is kept."""
+    kept: list[Any] = []
+
+    def look() -> None:
+        kept.append(iter(ringfeed.attach(served.name, batch_size=BATCH)))
+        kept.extend(islice(kept[0], 2))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    with ringfeed.attach(served.name, batch_size=BATCH) as reader:
+        assert sum(len(batch) for _ in range(2) for batch in reader) >= EPOCH
+    assert all(map(right, kept[1:]))
+
+
 def test_a_closed_out_dataset_attaches_again(served):
     """A kept look at one dataset, then training with another, then the first one again."""
     peeked = RingDataset(served.name, batch_size=BATCH)
@@ -255,6 +274,55 @@ def test_a_forked_child_keeps_its_batch(served):
 def mapped(name: str) -> int:
     """Mappings of the ring's data in this process."""
     return sum(f"{name}." in line and ".data" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def test_ctrl_c_at_any_line_costs_no_pixels(served):
+    """While batches move out of the ring; every third line of what does it, whatever comes first."""
+    for number in range(0, 3000, 3):
+        with ringfeed.attach(served.name, batch_size=BATCH, drop_last=False) as reader:
+            batches = endless(reader)
+            held = list(islice(batches, 16 // BATCH))
+            interrupt = InterruptAt(number)
+            sys.settrace(interrupt.trace)
+            try:
+                held.append(next(batches))
+            except KeyboardInterrupt:
+                batches = endless(reader)
+            finally:
+                sys.settrace(None)
+            if not interrupt.came:
+                break
+            held += islice(batches, 10)
+            assert all(map(right, held)), f"after an interrupt at {interrupt.came}"
+    assert number > 100
+
+
+def endless(reader: ringfeed.Reader) -> Iterator[Batch]:
+    while True:
+        yield from reader
+
+
+class InterruptAt:
+    """Ctrl-C at one of the lines that are run of the modules that move batches out of the ring.
+
+    Attributes:
+        came: where it was; empty while it has not come.
+    """
+
+    def __init__(self, lines: int) -> None:
+        self.came = ""
+        self._left = lines
+
+    def trace(self, frame: FrameType, event: str, _arg: object) -> Callable[..., Any] | None:
+        module = frame.f_globals.get("__name__")
+        if module not in ("ringfeed.data", "ringfeed.field_rows", "ringfeed.pages", "ringfeed.holding"):
+            return None
+        if event == "line":
+            if not self._left and not self.came:
+                self.came = f"{module}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+            self._left -= 1
+        return self.trace
 
 
 def test_mappings_go_with_what_is_held(served):
@@ -334,11 +402,14 @@ def private_bytes(array: np.ndarray) -> int:
 # What is written.
 
 
-@pytest.mark.parametrize("kernel", ["new", "old"])
+@pytest.mark.parametrize("kernel", ["new", "old", "does not tell"])
 def test_an_aliased_write_reaches_no_other_batch(served, kernel, monkeypatch):
     """Neither another reader's nor a later one of this reader's in the same slots."""
     if kernel == "old":
         monkeypatch.setattr(pages, "_SCAN", 0)  # no request that a kernel knows
+    pages.copies_on_write()
+    if kernel == "does not tell":
+        monkeypatch.setattr(pages, "_PAGE_MAP", "/proc/self/none")  # no descriptor was left, say
     with (
         ringfeed.attach(served.name, batch_size=BATCH) as reader,
         ringfeed.attach(served.name, batch_size=BATCH, copy=True) as other,
@@ -395,6 +466,7 @@ def test_a_late_write_reaches_no_later_batch(served):
 
 def test_unnoticeable_writes_mean_a_read_only_mapping(served, monkeypatch):
     monkeypatch.setattr(pages, "copies_on_write", lambda: False)
+    monkeypatch.setattr(pages, "_PAGE_MAP", "/proc/self/none")
     with ringfeed.attach(served.name, batch_size=BATCH) as reader:
         batches = iter(reader)
         held = [next(batches)]

@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 
-from ringfeed import segment
+from ringfeed import pages, segment
 from ringfeed.descriptor import Descriptor
 from ringfeed.errors import NotTrustedError
 from ringfeed.field_rows import FieldRows
@@ -47,6 +47,7 @@ class RingData:
         self._slots = geometry.slots
         self.clean_until = 0
         self._loose = False
+        self._writable = pages.copies_on_write()
 
     def clean(self, seq: int, published: int) -> None:
         """Make sure that slots which are about to be read show the ring's pixels, and not what was written here.
@@ -58,11 +59,19 @@ class RingData:
             OSError: the kernel refused.
         """
         first, count = seq % self._slots, min(published - seq, self._slots)
-        if self._loose or self.image.written(first, count) or self.label.written(first, count):
-            self._loose = False
+        if self._loose or self._written(first, count):
             self._map_afresh()
+            self._loose = False
         # A page that is written into from now on has the bytes of all pairs below this in it.
         self.clean_until = published
+
+    def _written(self, first: int, count: int) -> bool:
+        if not self._writable:
+            return False
+        try:
+            return self.image.written(first, count) or self.label.written(first, count)
+        except OSError:  # no descriptor is left to look, say: better once too often
+            return True
 
     def loosen(self) -> None:
         """Take note that arrays live whose slots were given back: they may be written through at any time."""
