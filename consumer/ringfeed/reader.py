@@ -567,7 +567,8 @@ class Reader:
         """Detach. Batches that are still held stay readable, as copies.
 
         Args:
-            keep_place: the group's place is kept for a while, for a reader that comes back as the same group and rank.
+            keep_place: the group's place is kept for a while, for a reader of this process that comes back as the same
+                group and rank, for this rank while others of its group are there, and for a state.
         """
         _OPEN.discard(self)
         if self._closed or os.getpid() != self._pid:
