@@ -353,6 +353,15 @@ def test_images_can_be_contiguous(ring, copies):
     other.close()
 
 
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"workers": 2, "persistent_workers": True}], ids=str)
+def test_a_look_at_the_first_batch_is_taken_back(make, options):
+    loader = make(**options)
+    assert rows_of([next(iter(loader))]) == epoch_rows(0)[:BATCH]
+    assert place(loader) == (0, BATCH)
+    for epoch in range(2):
+        assert rows_of(loader) == epoch_rows(epoch)
+
+
 # All of it, in any order.
 
 
@@ -362,6 +371,7 @@ class Life:
     def __init__(self, ring, chance):
         self.ring, self.chance = ring, chance
         self.begins, self.done = (0, 0), []
+        self.goes_on = False  # to where it begins, by reading
         self.new()
 
     def new(self):
@@ -379,7 +389,7 @@ class Life:
 
     def loop(self):
         assert rows_of(self.loader) == epoch_rows(self.begins[0])[self.begins[1] :]
-        self.begins = (self.begins[0] + 1, 0)
+        self.begins, self.goes_on = (self.begins[0] + 1, 0), True
         assert place(self.loader) == self.begins
 
     def leave(self):
@@ -390,17 +400,18 @@ class Life:
         stands = (epoch, position + len(rows))
         ended = stands[1] == PAIRS
         assert place(self.loader) == ((epoch + 1, 0) if ended else stands)
-        if taken > 1 or self.loader.num_workers:  # else it was a look
-            self.begins = (epoch + 1, 0)
+        if taken > 1 or (self.loader.num_workers and self.goes_on):  # else it was a look
+            self.begins, self.goes_on = (epoch + 1, 0), True
 
     def choose(self):
         epoch = self.begins[0] + self.chance.randint(0, 2)
         self.loader.set_epoch(epoch)
         if epoch != self.begins[0]:
-            self.begins = (epoch, 0)
+            self.begins, self.goes_on = (epoch, 0), False
         assert place(self.loader) == self.begins
 
     def load(self):
+        self.goes_on = False
         self.begins = (self.chance.randint(0, 3), self.chance.randint(0, PAIRS - 1))
         changed = {"epoch": self.begins[0], "position": self.begins[1]}
         self.loader.load_state_dict({**self.loader.state_dict(), **changed})
@@ -412,7 +423,7 @@ class Life:
         assert self.loader.state_dict() == state
         self.new()
         self.loader.load_state_dict(state)
-        self.begins = place(self.loader)
+        self.begins, self.goes_on = place(self.loader), False
 
     def begin(self):
         assert iter(self.loader) is not None

@@ -60,7 +60,8 @@ class RingLoader(DataLoader[Any]):
         self._state: dict[str, Any] | None = None
         self._pass: weakref.ref[_Pass] | None = None
         self._accelerated = False
-        self._yielded = True  # the latest iteration by workers a batch
+        self._taken = 0  # batches of the latest iteration by workers
+        self._sent = False  # to an epoch, since the latest batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what runs out: iterations and workers are this process's."""
@@ -87,12 +88,12 @@ class RingLoader(DataLoader[Any]):
         return prepared(batches, self, self._at_an_epochs_start) if self._accelerated else batches
 
     def _begin(self) -> Iterator[Any]:
-        """An iteration by workers. Where it begins is forgotten with its first batch; until then it may begin again."""
+        """An iteration by workers. Where it begins is kept until it is more than a look, to begin there again."""
         dataset, beginning = self._ring_dataset, self._ring_dataset.beginning
         self._supersede()
-        if not self._yielded:
+        if beginning.chosen:
             self._iterator = None  # persistent workers have gone on from there
-        self._yielded = False
+        self._taken = 0
         dataset.settle_ranks()
         dataset.leave_to_workers()
         if self._state is not None:
@@ -154,7 +155,7 @@ class RingLoader(DataLoader[Any]):
         """
         if self._state is None:
             return self._ring_dataset.state_dict()
-        epoch = self._ring_dataset.beginning.epoch
+        epoch = self._ring_dataset.beginning.epoch if self._sent else None
         if epoch is None or (epoch == self._state["epoch"] and not self._state["position"]):
             return dict(self._state)
         if epoch == following_epoch(self._state):
@@ -163,10 +164,12 @@ class RingLoader(DataLoader[Any]):
 
     def told(self, state: dict[str, Any] | None) -> None:
         """A worker's batch is yielded, after which the group stands there; or none is left, if there is no state."""
+        self._taken += 1
+        self._sent = False
+        beginning = self._ring_dataset.beginning
+        if state is None or self._taken > 1 or beginning.goes_on:
+            beginning.forget()
         self._state = self._state if state is None else state
-        if not self._yielded:
-            self._yielded = True
-            self._ring_dataset.beginning.forget()
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Go on where a state stands; the next iteration is the rest of that epoch. As the dataset's."""
@@ -177,6 +180,7 @@ class RingLoader(DataLoader[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be ``epoch``, as a DistributedSampler does."""
         self._ring_dataset.set_epoch(epoch)
+        self._sent = True
         if self._state is None or epoch != following_epoch(self._state):
             self._end_workers()
 
