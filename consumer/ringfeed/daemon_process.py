@@ -2,7 +2,7 @@
 
 A number means another process in another container, and one that has died may have left its number to another. So a
 process is taken for a ring's daemon only where /proc shows that it holds the lock on that ring's control segment, and
-that it runs as the owner of that file. Who may not be shown that, e.g. another user, does not find the daemon.
+that it runs as the owner of that file. A user who may not see that of a process does not find the daemon.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The word is a shared lock on one byte of each ring's control segment. The kernel takes it back when the process ends,
 however it ends. A daemon that was told that its starter is gone locks the same byte for itself before it stops: that
-fails while anybody keeps it, and from then on nobody can keep it any more.
+fails while a process keeps it, and from then on none can.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _keep(ring: Descriptor) -> bool:
 
 
 def give_up(rings: Iterable[Descriptor]) -> bool:
-    """Keep the daemon no longer. True where it lives and nobody else needs it; then nobody can come to, any more."""
+    """Keep the daemon no longer. True where it lives and no other process needs it; then none can come to."""
     rings = list(rings)
     for ring in rings:
         if (fd := _KEPT.pop(ring.generation, None)) is not None:

@@ -1,4 +1,4 @@
-"""The daemons that this process has started: how each begins, and how it ends with it unless somebody else needs it."""
+"""The daemons that this process has started: how each begins, and how it ends, unless another process needs it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOOK_S: Final = 0.05
 def start(
     root: str, ring: str, flags: Iterable[str], find: Callable[[], dict[str, Descriptor] | None]
 ) -> dict[str, Descriptor] | None:
-    """Start a daemon that ends once nobody needs it, and wait for its first pairs.
+    """Start a daemon that ends once no process needs it, and wait for its first pairs.
 
     Args:
         ring: what its rings' names begin with.
@@ -93,7 +93,7 @@ class _Running:
     users: weakref.WeakSet[object] = field(default_factory=weakref.WeakSet)
 
     def end(self) -> None:
-        """Stop it unless somebody else needs it; then it ends by itself once nobody does."""
+        """Stop it, unless another process needs it; then it ends by itself once none does."""
         unneeded = not self.rings or give_up(self.rings)
         segment.close_lock(self.alive)
         if not unneeded:
@@ -123,7 +123,7 @@ def use(ring: Descriptor, user: object) -> None:
 
 
 def end_unused() -> None:
-    """End the daemons whose loaders are gone: a notebook that asks for ever other settings has no more than two."""
+    """End the daemons whose loaders are gone: a notebook that keeps asking for other settings has two at most."""
     for running in [one for one in _RUNNING if one.pid == os.getpid() and one.rings and not one.users]:
         _RUNNING.remove(running)
         running.end()

@@ -218,7 +218,7 @@ def _add_serve(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser.add_argument(
         "--stop-on-eof",
         action="store_true",
-        help="stop once standard input has ended and nobody reads: for a parent process",
+        help="stop once standard input has ended and no process reads: for a parent process",
     )
     parser.set_defaults(run=_serve)
 

@@ -1,4 +1,4 @@
-"""Whether anybody needs a daemon whose starter is gone: a reader, or a process that keeps it (`ringfeed.keep`)."""
+"""Whether a process needs a daemon whose starter is gone: a reader, or a process that keeps it (`ringfeed.keep`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Need:
         return f"Need(last seen at {self._seen})"
 
     def ended(self, rings: Iterable[RingMemory], now: float) -> bool:
-        """Whether nobody needs these rings any more. Once that is so, nobody can come to.
+        """Whether no process needs these rings any more. Once that is so, none can come to.
 
         Args:
             now: seconds, monotonic.
