@@ -35,7 +35,7 @@ def test_lines_come_out_whole_and_in_order():
     os.close(write_end)
 
 
-def test_lines_that_nobody_reads_are_left_out_and_counted():
+def test_lines_nobody_reads_are_left_out_and_counted():
     read_end, write_end = os.pipe()
     stream = LineStream(write_end)
     for _ in range(100):
@@ -89,7 +89,7 @@ except BlockingIOError:
 }
 
 
-def test_a_refused_start_keeps_its_exit_code_with_nowhere_to_say_why():
+def test_a_refused_start_keeps_its_exit_code():
     for arguments, code in ((["--nonsense"], 2), (["/nowhere"], 3), (["/nowhere", "--slots", "-1"], 78)):
         with open("/dev/full", "w") as full:  # noqa: PTH123
             done = subprocess.run([*RINGFEED, "serve", *arguments], stdout=full, stderr=full, timeout=60, check=False)

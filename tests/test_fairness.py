@@ -48,7 +48,7 @@ def test_no_place_is_given_twice_or_in_vain(places, needs):
 
 
 @given(places=st.integers(0, 600), needs=st.lists(needs, min_size=2, max_size=4))
-def test_no_ring_with_readers_is_left_behind_a_fuller_one(places, needs):
+def test_no_read_ring_is_left_behind_fuller_ones(places, needs):
     after = [(need.stock + share, need, share) for need, share in zip(needs, divide(places, needs), strict=True)]
     for stock, need, share in after:
         if need.read and share < need.again + need.now:
@@ -121,24 +121,24 @@ def test_two_hungry_rings_get_equally_much(slots):
     assert streams[1].since[125] > 0, "its first pairs wait no longer than the pairs that workers have already"
 
 
-def test_a_slow_reader_gets_all_that_it_asks_for():
+def test_a_slow_reader_gets_all_it_asks_for():
     slow, hungry = simulate([2, 50], slots=2048, places=200, decodes=10, turns=400, starts=[0, 0])
     assert slow.got > 0.95 * 2 * 380
     assert slow.got + hungry.got > 0.9 * 400 * 10 - 200
 
 
-def test_an_unread_ring_gets_its_first_pairs_only_while_others_are_hungry():
+def test_an_unread_ring_gets_its_first_pairs_only():
     unread, _ = simulate([0, 50], slots=2048, places=200, decodes=10, turns=300, starts=[10_000, 0])
     assert 0 < unread.ring.published <= FIRST_PAIRS
 
 
-def test_an_unread_ring_is_filled_with_what_is_left_over():
+def test_leftovers_fill_a_ring_that_nobody_reads():
     unread, content = simulate([0, 5], slots=64, places=200, decodes=10, turns=300, starts=[10_000, 0])
     assert unread.ring.published == 64
     assert content.got > 0.95 * 5 * 290
 
 
-def test_a_daemon_is_ready_though_a_ring_gets_no_share():
+def test_a_ring_without_share_holds_up_no_start():
     """Not before the others have pairs, and not at once: the share mostly comes."""
     train, test = (SimpleNamespace(name=name, ready=False, failed=None) for name in ("train", "test"))
     told: list[str] = []
@@ -156,7 +156,7 @@ def test_a_daemon_is_ready_though_a_ring_gets_no_share():
     assert supervisor._is_ready(201.0)
 
 
-def test_the_pairs_of_one_ring_do_not_wait_for_those_of_another():
+def test_rings_take_turns_within_a_worker():
     """Within a worker, whatever came first."""
     turns = PairTurns()
     turns.extend(SimpleNamespace(ring=0, seq=seq) for seq in range(100))
@@ -186,7 +186,7 @@ with ringfeed.attach(sys.argv[1], batch_size=16) as reader:
 """
 
 
-def test_an_evaluator_gets_pairs_while_a_trainer_takes_all_it_can(tmp_path, ring):
+def test_an_evaluator_reads_beside_a_hungry_trainer(tmp_path, ring):
     """More slots than the workers have places, so that the trainer's ring never stops asking."""
     root = write_folder(tmp_path / "root", 64)
     arguments = ("--size", "96x128", "--slots", "1024", "--workers", "1", "--concurrency", "8", "--test-ratio", "0.5")

@@ -144,7 +144,7 @@ def test_when_the_server_is_killed_workers_work_on_and_another_one_forks_the_nex
         assert sum(len(batch.ids) for batch in reader) == 24
 
 
-def test_a_server_that_dies_twice_or_is_stopped_leaves_no_zombie_and_is_replaced(daemon):
+def test_dead_and_stopped_servers_are_reaped_and_replaced(daemon):
     for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP):
         before, began = server_of(daemon), time.monotonic()
         os.kill(before, number)
@@ -159,7 +159,7 @@ def test_a_server_that_dies_twice_or_is_stopped_leaves_no_zombie_and_is_replaced
     wait_until(lambda: len(daemon.workers()) == 2 and victim not in daemon.workers(), 5)
 
 
-def test_signals_to_the_whole_group_are_the_supervisors_alone(daemon):
+def test_signals_to_the_group_are_the_supervisors(daemon):
     """SIGHUP lists again; SIGTERM is a clean stop. No child dies of either, so there is nothing to warn of."""
     group = [daemon.process.pid, server_of(daemon), *workers_of(daemon)]
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
@@ -203,7 +203,7 @@ def test_signals_in_the_first_moments_kill_nothing(tmp_path, ring):
     assert said.splitlines()[-1].startswith("INFO ringfeedd: stopped: SIGINT")
 
 
-def test_a_worker_that_cannot_be_started_for_a_moment_is_tried_again(daemon):
+def test_a_worker_without_descriptors_is_tried_again(daemon):
     """Here because no file may be opened any more; the same for processes and memory."""
     pid = daemon.process.pid
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -308,7 +308,7 @@ def test_a_worker_that_is_killed_ends_with_minus_its_signal(server):
     assert asyncio.run(run()) == -signal.SIGKILL
 
 
-def test_servers_that_die_at_once_are_replaced_later_and_later(server, caplog, monkeypatch):
+def test_servers_that_die_early_are_replaced_later(server, caplog, monkeypatch):
     monkeypatch.setattr(spawn, "AGAIN_AFTER_S", (0.0, 0.0, 100.0))
 
     async def run() -> None:

@@ -272,7 +272,7 @@ def test_no_hostile_consumer_stops_or_stalls_the_daemon_or_another_reader(data):
 
 @fuzz
 @given(data=st.data())
-def test_no_word_that_a_member_can_write_ends_the_daemon(data):
+def test_no_word_a_member_writes_ends_the_daemon(data):
     """A member of the ring's group may map the whole control segment, the daemon's own words too."""
     with served_ring(slots=8, lanes=2) as served:
         hostile, victim = Hostile(served), attached(served)
@@ -301,7 +301,7 @@ def test_no_word_that_a_member_can_write_ends_the_daemon(data):
             hostile.close()
 
 
-def test_what_the_daemon_counts_is_not_taken_from_shared_memory(served):
+def test_the_daemon_counts_in_its_own_memory(served):
     reader = attached(served)
     page = served.memory.lanes[0]
     for place in (State.REFRESHES >> 3, State.PUBLISHED >> 3):

@@ -75,7 +75,7 @@ def test_a_silent_worker_is_named_then_killed(silent, caplog):
     assert killed(worker)
 
 
-def test_a_worker_that_goes_on_is_named_anew_when_it_is_silent_again(silent, caplog):
+def test_each_silence_is_named_once(silent, caplog):
     pool, worker = silent
     pool.look(SILENCE_S + 1, 60.0)
     worker.vitals[HEARTBEAT_WORD] += 1
@@ -97,7 +97,7 @@ def test_a_stopped_worker_is_killed_after_ten_seconds(silent, caplog):
 
 
 @pytest.mark.slow
-def test_a_ring_goes_on_when_one_of_two_workers_is_stopped(tmp_path, ring):
+def test_a_stopped_worker_halts_no_ring(tmp_path, ring):
     root = write_folder(tmp_path / "root", 64)
     with Daemon(str(root), "--size", "24x32", "--slots", "32", "--workers", "2", ring=ring) as daemon:
         with ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
@@ -132,14 +132,14 @@ async def begin_and(pool: Pool, done) -> None:
 
 
 @pytest.mark.parametrize("error", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
-def test_what_prevents_a_workers_start_for_a_moment_is_waited_for(error, caplog, monkeypatch):
+def test_a_failed_start_of_a_worker_is_repeated(error, caplog, monkeypatch):
     monkeypatch.setattr(pool_module, "RESTART_DELAY_S", 0.02)
     asyncio.run(begin_and(make_pool(Failing(error, 4)), lambda pool: pool._workers))
     assert [record.levelname for record in caplog.records][:1] == ["WARNING"]
     assert sum("could not be started, and is tried again" in message for message in caplog.messages) == 1
 
 
-def test_a_pool_that_can_start_no_worker_at_all_gives_up(monkeypatch):
+def test_a_pool_without_any_worker_gives_up(monkeypatch):
     monkeypatch.setattr(pool_module, "RESTART_DELAY_S", 0.02)
     monkeypatch.setattr(pool_module, "START_PATIENCE_S", 0.2)
     with pytest.raises(StartError, match="no worker could be started: this user") as e:
@@ -147,7 +147,7 @@ def test_a_pool_that_can_start_no_worker_at_all_gives_up(monkeypatch):
     assert e.value.exit_code == EXIT_COULD_NOT_START
 
 
-def test_workers_that_end_before_they_begin_end_a_start(monkeypatch):
+def test_stillborn_workers_end_a_start(monkeypatch):
     monkeypatch.setattr(pool_module, "RESTART_DELAY_S", 0.02)
     with pytest.raises(
         StartError, match=f"{STILLBORN_WORKERS} workers ended before they began, the last one with exit"

@@ -28,7 +28,7 @@ def bucket():
         yield served, store, broken
 
 
-def test_an_epoch_of_one_pair_costs_a_few_requests(bucket, ring):
+def test_one_pairs_epoch_costs_a_few_requests(bucket, ring):
     served, store, _ = bucket
     arguments = ("--emulator", served.url, "--size", "24x32", "--slots", "512", "--workers", "2")
     with Daemon("gs://b/one", *arguments, ring=ring), ringfeed.attach(f"{ring}-train", batch_size=1) as reader:
@@ -53,7 +53,7 @@ def test_broken_objects_are_downloaded_once_an_epoch(bucket, ring):
 
 
 @pytest.mark.parametrize(("concurrency", "workers"), [(4, 2), (5, 2), (3, 4), (1, 2)])
-def test_no_more_downloads_are_under_way_than_were_asked_for(bucket, ring, concurrency, workers):
+def test_downloads_under_way_are_as_many_as_asked(bucket, ring, concurrency, workers):
     served, store, _ = bucket
     store.faults = [Fault("latency", delay_s=0.01)]
     arguments = ("--emulator", served.url, "--size", "24x32", "--slots", "16", "--concurrency", concurrency)

@@ -303,7 +303,7 @@ def test_a_bad_pair_is_tried_once_an_epoch(mode):
         assert job.index == next(index for index in draws if index not in bad)
 
 
-def test_a_pair_that_may_come_another_time_has_its_own_place():
+def test_a_transient_failure_keeps_its_own_place():
     length = 10
     ring = make_ring(slots=2 * length, length=length, mode="sequential")
     ring.jobs(1)
@@ -314,7 +314,7 @@ def test_a_pair_that_may_come_another_time_has_its_own_place():
     assert ring.passed_over == []
 
 
-def test_a_set_of_one_pair_is_not_fetched_for_many_epochs_ahead():
+def test_small_sets_are_fetched_few_epochs_ahead():
     """But as far ahead as somebody has read."""
     ring = make_ring(slots=512, readahead=128, length=1)
     assert len(ring.jobs(1000)) == 2

@@ -37,7 +37,7 @@ def test_each_call_is_made_once_with_few_threads(allowed, monkeypatch):
     assert sorted(made) == list(range(50))
 
 
-def test_what_a_call_raises_is_raised_and_what_is_dropped_is_cancelled():
+def test_errors_are_raised_and_dropped_calls_cancelled():
     began, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
