@@ -120,6 +120,20 @@ def test_the_c_reader_says_why_it_ends(program):
     assert run(program, "no-such-ring").returncode == 3
 
 
+def test_the_c_reader_ends_with_its_daemon_and_reads_from_the_next(program, ring, tmp_path):
+    root = write_folder(tmp_path, 20)
+    settings = ["--size", "24x32", "--slots", "16", "--workers", 1, "--http", "off"]
+    with Daemon(str(root), *settings, ring=ring) as daemon:
+        reading = subprocess.Popen([program, f"{ring}-train", "4", "1000000"], stdout=subprocess.PIPE, stderr=-1)
+        reading.stdout.read(1)
+        daemon.process.kill()
+        _, said = reading.communicate(timeout=20)
+        assert (reading.returncode, b"is gone" in said) == (3, True)
+        daemon.process.wait()
+        daemon.start().output.wait_for("ready")
+        assert len(read_by(program, f"{ring}-train")) == 20
+
+
 def test_the_c_reader_reads_native_pixels_of_a_real_daemon(program, ring, tmp_path):
     root = write_folder(tmp_path, 20)
     settings = ["--fit", "native", "--size", "120x160", "--label-mode", "index", "--slots", "16", "--seed", 2**64 - 1]
