@@ -21,7 +21,7 @@ from house import wait_until
 from ring_fixtures import Served, served_ring, small_geometry, turning
 
 import ringfeed
-from ringfeed import pages
+from ringfeed import data, pages
 from ringfeed.batch import Batch
 from ringfeed.layout import Geometry, plan_geometry
 from ringfeed.status import ring_status
@@ -402,11 +402,13 @@ def private_bytes(array: np.ndarray) -> int:
 # What is written.
 
 
+@pytest.mark.parametrize("look_bytes", [data.LOOK_BYTES, 1])
 @pytest.mark.parametrize("kernel", ["new", "old", "does not tell"])
-def test_an_aliased_write_reaches_no_other_batch(served, kernel, monkeypatch):
+def test_an_aliased_write_reaches_no_other_batch(served, kernel, look_bytes, monkeypatch):
     """Neither another reader's nor a later one of this reader's in the same slots."""
     if kernel == "old":
         monkeypatch.setattr(pages, "_SCAN", 0)  # no request that a kernel knows
+    monkeypatch.setattr(data, "LOOK_BYTES", look_bytes)
     pages.copies_on_write()
     if kernel == "does not tell":
         monkeypatch.setattr(pages, "_PAGE_MAP", "/proc/self/none")  # no descriptor was left, say

@@ -12,12 +12,16 @@ import contextlib
 import os
 import threading
 import weakref
+from typing import Final
 
 from ringfeed import pages, segment
 from ringfeed.descriptor import Descriptor
 from ringfeed.errors import NotTrustedError
 from ringfeed.field_rows import FieldRows
 from ringfeed.lease import Lease
+
+LOOK_BYTES: Final = 256 << 20
+"""Rows that are looked at together, so that it is done for one batch in many; it takes less than a millisecond."""
 
 
 class RingData:
@@ -45,25 +49,27 @@ class RingData:
             )
         self.image, self.label = (FieldRows(field, geometry, fd) for field in (geometry.image, geometry.label))
         self._slots = geometry.slots
+        self._look_slots = LOOK_BYTES // (geometry.image.row_bytes + geometry.label.row_bytes)
         self.clean_until = 0
         self._loose = False
         self._writable = pages.copies_on_write()
 
-    def clean(self, seq: int, published: int) -> None:
+    def clean(self, seq: int, count: int, published: int) -> None:
         """Make sure that slots which are about to be read show the ring's pixels, and not what was written here.
 
         Args:
-            seq, published: the first pair and the one after the last; all that are published are looked at together.
+            seq, count: the pairs that are read now; more of those that are published are looked at together with them.
+            published: number of the pair after these.
 
         Raises:
             OSError: the kernel refused.
         """
-        first, count = seq % self._slots, min(published - seq, self._slots)
-        if self._loose or self._written(first, count):
+        count = min(published - seq, max(count, self._look_slots))
+        if self._loose or self._written(seq % self._slots, count):
             self._map_afresh()
             self._loose = False
         # A page that is written into from now on has the bytes of all pairs below this in it.
-        self.clean_until = published
+        self.clean_until = seq + count
 
     def _written(self, first: int, count: int) -> bool:
         if not self._writable:

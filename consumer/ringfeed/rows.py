@@ -23,7 +23,7 @@ def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool
     first = block.seq % attachment.geometry.slots
     data = attachment.data
     if not copy and block.seq + block.count > data.clean_until:
-        data.clean(block.seq, attachment.control.published)
+        data.clean(block.seq, block.count, attachment.control.published)
     image = data.image.read(first, block.count, copy=copy)
     label = data.label.read(first, block.count, copy=copy)
     if not copy:
