@@ -19,7 +19,7 @@ from house import RINGFEED, Daemon, wait_until, write_folder
 import ringfeed
 from ringfeed.status import ring_status
 from ringfeedd import forkserver, prctl, spawn, worker
-from ringfeedd.children import ForkedProcess, StartedProcess
+from ringfeedd.children import ForkedProcess, PolledProcess, StartedProcess
 from ringfeedd.forkserver import Request
 from ringfeedd.launch import ForkServer
 from ringfeedd.spawn import FORKABLE, Spawner
@@ -361,6 +361,29 @@ def test_a_server_that_is_stopped_is_given_up(server, caplog, monkeypatch):
         spawner.close()
 
     asyncio.run(look())
+
+
+def test_old_kernels_wait_for_workers_too(monkeypatch):
+    def refused(_pid: int) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    assert ForkServer.begin() is None
+
+    async def run() -> int:
+        spawner, (ours, theirs) = Spawner(), socket.socketpair()
+        with ours, theirs:
+            process = await spawner.spawn(FORKABLE, [theirs.fileno()])
+            assert type(process) is PolledProcess
+            process.kill()
+            killed = await process.wait()
+        with pytest.raises(ProcessLookupError):
+            process.kill()
+        return killed
+
+    assert asyncio.run(run()) == -signal.SIGKILL
+    ((_, code),) = ended_at_once(Spawner())
+    assert code == 0
 
 
 def test_a_worker_that_nobody_waits_for_any_more_is_ended_and_reaped(server):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
 from pathlib import Path
 from typing import Final, Protocol
+
+POLL_S: Final = 0.05
+"""How often it is looked whether a process ended, where nothing tells of it."""
 
 STOPPED: Final = frozenset("tT")
 """States of a process that runs no further: stopped by a signal, or by a debugger."""
@@ -85,6 +89,39 @@ class StartedProcess(ForkedProcess):
 
     def _reap(self) -> int:
         return self._process.wait()
+
+
+class PolledProcess:
+    """A child that was started on its own, by a kernel or in a sandbox that gives no descriptors of processes."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        """Take it over."""
+        self.pid = process.pid
+        self._process = process
+
+    def __repr__(self) -> str:
+        return f"PolledProcess({self.pid}, {'lives' if self._process.returncode is None else 'ended'})"
+
+    def kill(self) -> None:
+        """See `WorkerProcess.kill`."""
+        if self._process.poll() is not None:
+            raise ProcessLookupError
+        self._process.kill()
+
+    async def wait(self) -> int:
+        """See `WorkerProcess.wait`."""
+        while (code := self._process.poll()) is None:  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(POLL_S)
+        return code
+
+
+def has_pidfds() -> bool:
+    """Return whether this kernel gives descriptors of processes: Linux 5.3, where no sandbox forbids it."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        return error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES)
+    return True
 
 
 def process_state(pid: int) -> str:

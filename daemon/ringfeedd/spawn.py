@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from ringfeedd import forkserver
-from ringfeedd.children import STOPPED, ForkedProcess, StartedProcess, WorkerProcess, describe, process_state
+from ringfeedd.children import (
+    STOPPED,
+    ForkedProcess,
+    PolledProcess,
+    StartedProcess,
+    WorkerProcess,
+    describe,
+    has_pidfds,
+    process_state,
+)
 from ringfeedd.forkserver import Request, decode_pid, encode_import
 from ringfeedd.launch import ORDERS, ForkServer
 
@@ -102,7 +111,7 @@ class Spawner:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=fds)  # noqa: ASYNC220  # some ms
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return StartedProcess(process, self._living)
+        return StartedProcess(process, self._living) if has_pidfds() else PolledProcess(process)
 
     def look(self, now: float) -> None:
         """Look after the fork server; to be called again and again.
