@@ -188,9 +188,11 @@ def test_workers_are_named_with_the_rank_that_they_read_for():
     )
 
 
-def test_another_run_of_the_job_has_not_run_ahead():
+def test_a_rank_of_an_earlier_run_that_lives_on_is_named_as_that():
+    """As torchrun's ranks do when torchrun itself is killed by -9."""
     found = look(pair(0, released=80, held=0, waiting_s=4.2, run=2), pair(1, released=0, held=8, run=1))
-    assert not found.out_of_step
+    assert found.out_of_step
+    assert found.sentence().startswith("rank 1/2 of group 'job' (pid 4242) is of an earlier run of this job and keeps")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ class HoldUp:
         ahead: a rank of the first holder's group that waits and has run ahead of it.
         missing: a reader whose group misses ranks, for which the slots are kept.
         slots: of the ring.
+        earlier: the first holder is of an earlier run of a job that waits.
     """
 
     holders: tuple[Standing, ...]
@@ -44,11 +45,12 @@ class HoldUp:
     ahead: Standing | None = None
     missing: Standing | None = None
     slots: int = 0
+    earlier: bool = False
 
     @property
     def out_of_step(self) -> bool:
-        """Whether ranks of one group do not read together, which no waiting mends."""
-        return self.ahead is not None or self.missing is not None
+        """Whether ranks of one job do not read together, which no waiting mends."""
+        return self.ahead is not None or self.missing is not None or self.earlier
 
     @property
     def may_end(self) -> bool:
@@ -71,6 +73,11 @@ class HoldUp:
             return self._ran_ahead(self.ahead, first)
         if not self.waiting:
             return self._writes_nothing(first)
+        if self.earlier:
+            return (
+                f"{first.who} is of an earlier run of this job and keeps the ring's slots, and {others}; end that "
+                f"process"
+            )
         more = f", and {len(rest)} more," if rest else ""
         return (
             f"{first.who}{more} holds up the ring: it has {first.held_pairs} pairs in hand and asks for no others, and "
@@ -121,7 +128,9 @@ def hold_up(standings: Iterable[Standing], *, floor: int, published: int, slots:
     if holders:
         ahead = [reader for reader in waiting if reader.is_of(holders[0]) and _far_ahead(reader, holders[0])]
         furthest = max(ahead, key=lambda reader: reader.taken, default=None)
-        return HoldUp(tuple(holders), len(waiting), longest_s, ahead=furthest)
+        first = holders[0]
+        earlier = any(reader.group == first.group and first.run not in (0, reader.run) for reader in waiting)
+        return HoldUp(tuple(holders), len(waiting), longest_s, ahead=furthest, earlier=earlier and furthest is None)
     missing = next((r for r in readers if r.absence is not None and not r.skips), None)
     return HoldUp((), len(waiting), longest_s, missing=missing)
 
