@@ -7,6 +7,7 @@ import enum
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from document import constants, enumerations, sizes, tables, words
+from document import DOCUMENT, constants, enumerations, sizes, tables, words
 from document_reader import DocumentReader
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -69,6 +70,11 @@ def test_the_descriptors_keys_are_the_documented_ones():
     assert {row[0]: row[2] for row in tables("Descriptor")[4]} == SETTINGS
 
 
+def test_every_link_within_the_page_has_its_heading():
+    headings = {re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in re.findall("(?m)^#+ (.*)$", DOCUMENT)}
+    assert set(re.findall(r"\]\(#([^)]*)\)", DOCUMENT)) <= headings
+
+
 def test_the_upgrade_page_names_this_releases_version():
     page = (Path(__file__).parent.parent / "docs/upgrade.md").read_text()
     release = ringfeed.__version__.rpartition(".")[0]
@@ -87,6 +93,13 @@ def test_words_are_aligned_apart_and_within_their_area(area):
     assert all(begin % 8 == 0 for begin, _, _ in spans)
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
     assert spans[-1][1] <= (SlotRecord.BYTES if area == "Slot record" else layout.PAGE_BYTES)
+
+
+def test_words_have_eight_bytes_and_texts_the_codes_size():
+    texts = {"GROUP": layout.GROUP_BYTES, "REASON": layout.REASON_BYTES, "REFRESH": layout.REASON_BYTES}
+    for area in AREAS:
+        for begin, end, word in sizes(area):
+            assert end - begin == texts.get(word, layout.WORD_BYTES), (area, word)
 
 
 def test_each_half_of_a_lanes_page_has_one_writer():
