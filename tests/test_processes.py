@@ -25,7 +25,7 @@ from ringfeed.status import ring_status
 from ringfeedd.groups import Groups
 from ringfeedd.turns import LONGEST_TURN_S, TurnClock
 
-STEPS_OF_A_TRAINER = 200
+STEPS_OF_A_TRAINER = 500
 """More than it takes; the story's own end is what ends the loop."""
 
 
