@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ringfeed import layout, segment
+from ringfeed import layout, segment, trust
 from ringfeed.data import RingData
 from ringfeed.descriptor import Descriptor, read_descriptor
 from ringfeed.doorbell import Doorbell
@@ -97,8 +97,8 @@ class Control:
 
     def distrust(self, why: str) -> str:
         """The sentence for a segment that cannot be believed."""
-        path = segment.shm_path(self.descriptor.control)
-        return f"{path} is not the control segment of ring {self.descriptor.ring!r}: {why}; restart the daemon"
+        file = trust.describe(segment.shm_path(self.descriptor.control))
+        return f"{file} is not the control segment of ring {self.descriptor.ring!r}: {why}; restart the daemon"
 
     def word(self, offset: int) -> int:
         """One of the words of `Header` or `State`."""

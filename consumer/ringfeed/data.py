@@ -14,7 +14,7 @@ import threading
 import weakref
 from typing import Final
 
-from ringfeed import pages, segment
+from ringfeed import pages, segment, trust
 from ringfeed.descriptor import Descriptor
 from ringfeed.errors import NotTrustedError
 from ringfeed.field_rows import FieldRows
@@ -45,7 +45,8 @@ class RingData:
         weakref.finalize(self, os.close, fd).atexit = False
         if os.fstat(fd).st_size != geometry.data_bytes:
             raise NotTrustedError(
-                f"{segment.shm_path(descriptor.data)} has not the size its descriptor says; restart the daemon"
+                f"{trust.describe(segment.shm_path(descriptor.data))} has not the size its descriptor says; restart "
+                f"the daemon"
             )
         self.image, self.label = (FieldRows(field, geometry, fd) for field in (geometry.image, geometry.label))
         self._slots = geometry.slots

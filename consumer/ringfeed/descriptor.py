@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ringfeed import layout, segment
+from ringfeed import layout, segment, trust
 from ringfeed.epochs import Epochs
 from ringfeed.errors import DaemonNotRunningError, NoAccessError, NotTrustedError, OtherVersionError
 from ringfeed.failed_pairs import FailedPairs, read_failed_pairs
@@ -118,10 +118,12 @@ class Descriptor:
             descriptor.epochs  # noqa: B018  # raises where they are none
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise NotTrustedError(
-                f"{path} is not a ring's descriptor ({error}); remove it if no daemon runs"
+                f"{trust.describe(path)} is not a ring's descriptor ({error}); remove it if no daemon runs"
             ) from error
         if descriptor.ring != ring or not re.fullmatch(r"[0-9a-f]{16}", descriptor.generation):
-            raise NotTrustedError(f"{path} describes another ring, {descriptor.ring!r}; remove it if no daemon runs")
+            raise NotTrustedError(
+                f"{trust.describe(path)} describes another ring, {descriptor.ring!r}; remove it if no daemon runs"
+            )
         return descriptor
 
 

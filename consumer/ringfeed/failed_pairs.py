@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ringfeed import layout, segment
+from ringfeed import layout, segment, trust
 from ringfeed.errors import NotTrustedError
 
 MOST_BYTES = 1 << 24
@@ -91,11 +91,11 @@ class FailedPairs:
                 raise TypeError("causes are no counts")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise NotTrustedError(
-                f"{path} is not a list of failed pairs ({error}); install the same release of ringfeed here and in the "
-                f"daemon, or remove the file if no daemon runs"
+                f"{trust.describe(path)} is not a list of failed pairs ({error}); install the same release of ringfeed "
+                f"here and in the daemon, or remove the file if no daemon runs"
             ) from error
         if listed.ring != ring:
-            raise NotTrustedError(f"{path} lists the pairs of another ring, {listed.ring!r}; remove it")
+            raise NotTrustedError(f"{trust.describe(path)} lists the pairs of another ring, {listed.ring!r}; remove it")
         return listed
 
 
