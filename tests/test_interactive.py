@@ -155,6 +155,7 @@ def test_a_group_that_paused_is_waited_for_again(served, caplog):
         next(iter(pausing))
         elsewhere(lambda: [len(batch) for _ in range(3) for batch in job])
         assert "has paused, and others go on without it" in caplog.text
+        assert RingDataset(served.name, batch_size=BATCH).state_dict()["epoch"] >= 2, "where the job is"
         rest = list(pausing)
         assert rest[0].missed == pausing.statistics()["missed_pairs"] > EPOCH
         assert f"missed {rest[0].missed} pairs, and goes on here" in caplog.text

@@ -10,8 +10,8 @@ from ringfeed.attachment import Control, open_control
 from ringfeed.beginning import Beginning
 from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import RingfeedError
-from ringfeed.lane import Accepted
-from ringfeed.layout import Lane
+from ringfeed.lane import Accepted, Request
+from ringfeed.layout import Lane, State
 from ringfeed.state import ResumeState, state_at
 
 
@@ -75,8 +75,10 @@ def _where_others_are(control: Control) -> tuple[int, int] | None:
         if page[Lane.ANSWER_NONCE] == 0 or not control.lane_lives(lane):
             continue
         request, answer = page.read_request(), page.read_answer(page[Lane.NONCE])
-        if isinstance(answer, Accepted) and answer.sensible(epochs) and not getattr(request, "skips", True):
+        if isinstance(request, Request) and isinstance(answer, Accepted) and answer.sensible(epochs):
             place, released = answer.place, page[Lane.RELEASED]
+            if request.skips or (request.yields and released < control.word(State.FLOOR)):
+                continue  # others have gone on without it
             with contextlib.suppress(ValueError):  # a consumer may write any number
                 ahead = epochs.forward((place.epoch, place.position), max(0, released - place.seq))
                 found.append((released, ahead))
