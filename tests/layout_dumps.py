@@ -1,6 +1,6 @@
 """The worked round and the dumps of `shm_layout.md`, made of the real plan and of a real ring's memory.
 
-`test_layout.py` compares them with the page; ``python tests/layout_dumps.py`` prints them, to be pasted there.
+`test_layout_examples.py` compares them with the page; ``python tests/layout_dumps.py`` prints them, to be pasted there.
 """
 
 from __future__ import annotations
