@@ -128,6 +128,7 @@ def test_accelerate_skips_first_batches(accelerator, dataset, workers):
 # Lightning.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_fabric_wraps_a_loader(dataset, workers):
     lightning = pytest.importorskip("lightning")
@@ -142,6 +143,7 @@ def test_fabric_wraps_a_loader(dataset, workers):
     loader.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_lightning_trains_predicts_checkpoints_and_goes_on(ring, tmp_path, workers):
