@@ -187,7 +187,9 @@ def test_a_shm_that_may_not_be_written_or_looked_into_is_one_sentence_for_each_c
     if mode == "0000":
         code, sentence = said(*RINGFEED, "status")
         assert code == 3
-        assert sentence == "/dev/shm cannot be listed: Permission denied; mount it as a tmpfs with mode 1777\n"
+        facts = "(mode 0000, owner 65534, group 0)"
+        why = "cannot be listed: Permission denied; mount it as a tmpfs with mode 1777"
+        assert sentence == f"ringfeed: /dev/shm {facts} {why}\n"
         code, sentence = said(*RINGFEED, "clean")
         assert (code, sentence.count("\n")) == (3, 1)
 
