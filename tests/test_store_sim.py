@@ -22,9 +22,15 @@ def outcomes(sim, since, until):
     return good / (until - since), good / max(1, good + limited)
 
 
-@pytest.mark.parametrize("latency_s", [0.003, 0.05, 0.3])
+QUICK = [(50, 2, 0.05), (50, 32, 0.05), (500, 8, 0.3)]
+ALL = [
+    (per_s, workers, latency_s) for per_s in (50, 500) for workers in (1, 2, 8, 32) for latency_s in (0.003, 0.05, 0.3)
+]
+
+
 @pytest.mark.parametrize(
-    ("per_s", "workers"), [(50, 1), (50, 2), (50, 8), (50, 32), (500, 1), (500, 2), (500, 8), (500, 32)]
+    ("per_s", "workers", "latency_s"),
+    [pytest.param(*one, marks=() if one in QUICK else pytest.mark.slow) for one in ALL],
 )
 def test_workers_converge_to_a_limit_of_the_rate(per_s, workers, latency_s):
     sim = Sim(workers=workers, latency_s=lambda _rng: latency_s)
@@ -68,7 +74,13 @@ def test_a_limit_that_falls_and_one_that_is_lifted_are_followed():
 
 
 @pytest.mark.parametrize(
-    ("causes", "part"), [(CAUSES, 0.05), (["http_429"], 0.05), (["http_429"], 0.01), (["http_503"], 0.05)]
+    ("causes", "part"),
+    [
+        (CAUSES, 0.05),
+        pytest.param(["http_429"], 0.05, marks=pytest.mark.slow),
+        pytest.param(["http_429"], 0.01, marks=pytest.mark.slow),
+        pytest.param(["http_503"], 0.05, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("slots", [96 + 256, 512 + 256])
 def test_faults_whatever_the_rate_cost_less_than_half_of_it(causes, part, slots):

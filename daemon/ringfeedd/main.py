@@ -228,7 +228,7 @@ def _add_serve_store(parser: CommandParser) -> None:
         "--max-attempts",
         type=any_whole,
         metavar="N",
-        help="at an object; while the store is down none counts (default: 8)",
+        help="at an object; while the store is down none counts (default: 12)",
     )
     parser.add_argument(
         "--deadline-s", type=any_number, metavar="S", help="of an object, all attempts; the same (default: 120)"

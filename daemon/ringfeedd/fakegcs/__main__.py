@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="e.g. 503:0.1, 429+2:0.05, flip:0.01, stall:1:images/7.jpg, any/503; may be repeated. While it runs: "
         "curl -d '503:0.1 flip:0.01' URL/_faults puts others in their place, curl -X DELETE URL/_faults ends all",
     )
+    parser.add_argument(
+        "--reads-per-s", type=float, metavar="N", help="reads of objects beyond this rate are answered with 429"
+    )
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
         parser.error(f"there is no folder {options.folder}")
@@ -38,7 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     if options.latency_ms:
         faults.append(Fault("latency", delay_s=options.latency_ms / 1000))
-    server = FakeGcs(options.folder, faults, seed=options.seed, host=options.host, port=options.port)
+    server = FakeGcs(
+        options.folder,
+        faults,
+        seed=options.seed,
+        host=options.host,
+        port=options.port,
+        reads_per_s=options.reads_per_s,
+    )
     try:
         asyncio.run(_serve(server))
     except OSError as error:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import re
 import threading
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from aiohttp import web
 
 from .faults import Fault, Operation, faults_of, parse_fault
 from .hostile import hostile_answer
+from .limit import RateLimit
 from .store import FolderStore, MemoryStore, Store, StoredObject, page_of
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class FakeGcs:
         busiest: the most requests that were in flight at once.
         faults: what goes wrong; a test may replace it at any moment, a person by ``POST /_faults``.
         page_objects: the most objects in a page of a listing.
+        limit: of the reads; what is beyond it is answered with 429. None for none.
         requester_pays: buckets of which only requests that name a ``userProject`` get anything.
         tokens: when not empty, only requests that carry one of these as a bearer are answered; ``POST /token`` gives
             the last one.
@@ -53,10 +56,12 @@ class FakeGcs:
         host: str = "127.0.0.1",
         port: int = 0,
         page_objects: int = MAX_PAGE,
+        reads_per_s: float | None = None,
     ) -> None:
         self._store: Store = FolderStore(buckets) if isinstance(buckets, Path) else MemoryStore(buckets)
         self._seed, self._host, self._port = seed, host, port
         self.faults, self.page_objects = faults, page_objects
+        self.limit = None if reads_per_s is None else RateLimit(reads_per_s)
         self.tokens: list[str] = []
         self.requester_pays: frozenset[str] = frozenset()
         self.requests: Counter[tuple[str, str]] = Counter()
@@ -96,6 +101,9 @@ class FakeGcs:
         """What Google's service does not have, or has elsewhere: the faults, the counts, and tokens."""
         if request.path == "/_faults":
             return await self._control(request)
+        if request.path == "/_limit":
+            passed, refused = (self.limit.passed, self.limit.refused) if self.limit else (0, 0)
+            return web.json_response({"passed": passed, "refused": refused})
         if request.path == "/_requests":  # for tests and demonstrations in other processes
             return web.json_response({f"{kind} {name}": n for (kind, name), n in sorted(self.requests.items())})
         if request.path == "/token":
@@ -133,6 +141,8 @@ class FakeGcs:
         number = self.requests[operation, f"{bucket}/{name}"]
         self.requests[operation, f"{bucket}/{name}"] += 1
         delay_s, fault = faults_of(self.faults, operation, name, number, self._seed)
+        if operation == "read" and self.limit is not None and not self.limit.allows(time.monotonic()):
+            fault = Fault("status", status=429)
         if delay_s:
             await asyncio.sleep(delay_s)
         if fault is not None and (fault.kind == "silent" or (fault.kind == "stall" and operation != "read")):

@@ -130,7 +130,7 @@ class StoreClient:
     def report(self) -> StoreReport:
         """Return the numbers that status, metrics and tests read."""
         window, now = self.window, self._clock.time()
-        limited = window.pace.per_s is not None and now - window.pace.limited_at < LIMIT_SHOWN_S
+        limited = now - window.pace.limited_at < LIMIT_SHOWN_S and window.pace.bounds(now)
         state = StoreState.DOWN if window.down else StoreState.LIMITED if limited else StoreState.OPEN
         return StoreReport(
             state=state,

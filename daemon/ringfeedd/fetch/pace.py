@@ -43,7 +43,7 @@ MOST_GROWTH_PER_S: Final = 1.0
 HASTE_PERIODS: Final = 1.5
 """A pace at which nothing is limited for so many times as long as usual is raised twice as fast, and twice again."""
 
-BURST_S: Final = 0.05
+BURST_S: Final = 0.2
 """A loop that was busy for so long may make up for it."""
 
 BOUNDS_S: Final = 1.0
@@ -60,9 +60,10 @@ MOSTLY: Final = 0.5
 MEMORY: Final = 32
 """Answers over which the limited part is averaged."""
 
-POINTLESS: Final = 0.25
+POINTLESS: Final = 0.5
 POINTLESS_PART: Final = 0.4
-FALL_S: Final = 10.0
+FALL_S: Final = 6.0
+UNCHANGED: Final = 0.75
 POINTLESS_FROM_PER_S: Final = 20.0
 """A pace cut to this part of what it was, from so many requests a second and as fast as this, that leaves so much of
 the limited part as it was is pointless."""
@@ -120,7 +121,7 @@ class Pace:
         self._high, self._high_at, self._fell = 0.0, 0.0, False
         self._at_high, self._at_low = _Share(), _Share()
         self._tolerated = self._credit = 0.0
-        self._tolerated_until = -math.inf
+        self._tolerated_until = self._compared_from = -math.inf
 
     def __repr__(self) -> str:
         return "Pace(unlimited)" if self.per_s is None else f"Pace({self.per_s:.3g} requests/s)"
@@ -202,16 +203,17 @@ class Pace:
             self._tolerated = 0.0
 
     def _compare(self, limited: bool) -> None:
-        """See whether a quarter of the pace changes how often it is limited, and whether the whole of it does again."""
+        """See whether half the pace changes how often it is limited, and whether the whole of it does again."""
         pace, at_high, at_low = self.per_s, self._at_high, self._at_low
         assert pace is not None
-        if pace >= self._high / 2:
+        if pace >= UNCHANGED * self._high:
             self._high, self._high_at, self._fell = max(pace, self._high), self._grown_at, False
             at_high.count(limited)
             at_low.reset()
             if self._tolerated and at_high.answers >= CHECKED:
                 if at_high.part > UNTOLERATED * self._tolerated:
                     self._tolerated, self._high = 0.0, pace
+                    self._compared_from = self._grown_at + TOLERATED_S
                 at_high.reset()
         elif pace < POINTLESS * self._high:
             if not self._fell and self._grown_at - self._high_at > FALL_S:
@@ -225,7 +227,7 @@ class Pace:
                 if self._high < POINTLESS_FROM_PER_S or at_high.answers < COMPARED or part > MOST_TOLERATED:
                     self._high = pace
                     at_high.reset()
-                elif at_low.part > POINTLESS_PART * part:
+                elif at_low.part > POINTLESS_PART * part and self._grown_at >= self._compared_from:
                     self._tolerated = TOLERANCE * max(part, at_low.part)
                     self._tolerated_until = self._grown_at + TOLERATED_S
                     self.per_s = self._ceiling = self._high
@@ -237,6 +239,8 @@ class Pace:
         assert pace is not None
         passed_s, self._grown_at = min(1.0, now - self._grown_at), now
         if pace > SPARE * self._lately_per_s(now):  # it bounds nothing
+            return
+        if self._tolerated and pace >= self._high:  # what is tolerated at this pace may be a limit at another
             return
         larger = pace / SMALL_PER_S
         growth = GROWTH_PER_S * (min(MOST_LARGER, larger) ** 0.5 if larger > 1.0 else larger**-2.0)

@@ -1,0 +1,49 @@
+"""A daemon against a store that limits the rate: it keeps to what the store lets through, and says so."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from house import Daemon, photographs, wait_until, write_objects
+from store_process import StoreProcess
+
+import ringfeed
+from ringfeed.status import ring_status
+
+READS_PER_S = 60.0
+
+
+@pytest.mark.slow
+def test_a_daemon_keeps_to_the_rate_that_the_store_lets_through(ring, tmp_path):
+    write_objects(tmp_path / "b", photographs(200))
+    store = StoreProcess(tmp_path, "--reads-per-s", f"{READS_PER_S:g}")
+    store.start()
+    arguments = ["--emulator", store.url, "--size", "32x32", "--slots", "16", "--workers", "2", "--test-ratio", "0"]
+    stopping = threading.Event()
+
+    def read() -> None:
+        with ringfeed.attach(f"{ring}-train", batch_size=2) as reader:
+            while not stopping.is_set():
+                for _ in reader:
+                    if stopping.is_set():
+                        break
+
+    try:
+        with Daemon("gs://b/set", *arguments, ring=ring) as daemon:
+            trainer = threading.Thread(target=read, daemon=True)
+            trainer.start()
+            daemon.output.wait_for("WARNING ringfeedd.pool: gs://b/set: limited by the store to about ")
+            before = store.ask("/_limit")
+            wait_until(lambda: store.ask("/_limit")["passed"] - before["passed"] > 10 * READS_PER_S)
+            after = store.ask("/_limit")
+            stopping.set()
+            trainer.join(30)
+            status = ring_status(f"{ring}-train")
+        passed, refused = after["passed"] - before["passed"], after["refused"] - before["refused"]
+        assert passed >= 0.9 * (passed + refused)
+        assert status.failed_pairs == 0
+        assert status.store.outages == 0
+        assert status.store.limited == status.retries_by_cause["429"] > 0
+    finally:
+        store.kill()
