@@ -138,7 +138,7 @@ def shares(*, workers: int, concurrency: int, most_concurrency: int, rings: int,
         most_concurrency: downloads where the workers wait for the store; fewer of large objects, of which so many would
             fill the memory.
     """
-    readahead = max(1, min(concurrency, int(READAHEAD_BYTES / max(1.0, mean_pair_bytes))))
+    readahead = max(1, min(most_concurrency, int(READAHEAD_BYTES / max(1.0, mean_pair_bytes))))
     workers = min(workers, concurrency)
     each = _parts(concurrency, workers)
     window = max(2, int(2 * WINDOW_BYTES / max(1.0, mean_pair_bytes)))
