@@ -1,10 +1,15 @@
-"""What a download costs by each data plane: ``python -m ringfeedd.bench.planes``. No decoding, no daemon, no TLS."""
+"""What a download costs by each data plane, without TLS and with it: ``python -m ringfeedd.bench.planes``.
+
+No decoding and no daemon.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -65,11 +70,26 @@ def main() -> None:
         for path, data in (("listing/images-0.json", b"{}"), (NAME, os.urandom(OBJECT_BYTES))):
             (root / path).parent.mkdir(exist_ok=True)
             (root / path).write_bytes(data)
-        with Store(root) as store:
-            figures = measure(store.url)
-    for plane, of_plane in figures.items():
-        median, least, most = statistics.median(of_plane), min(of_plane), max(of_plane)
-        sys.stdout.write(f"{plane:8}{median:7.0f} us of CPU for a GET of 70 kB ({least:.0f} to {most:.0f})\n")
+        make_certificate(root)
+        os.environ["SSL_CERT_FILE"] = str(root / "cert")
+        for how, tls in (("HTTP", None), ("HTTPS", root)):
+            with Store(root, tls=tls) as store:
+                figures = measure(store.url)
+            for plane, of_plane in figures.items():
+                median, least, most = statistics.median(of_plane), min(of_plane), max(of_plane)
+                spread = f"({least:.0f} to {most:.0f})"
+                sys.stdout.write(f"{plane:8}{how:6}{median:7.0f} us of CPU for a GET of 70 kB {spread}\n")
+
+
+def make_certificate(folder: Path) -> None:
+    """Write ``cert`` and ``key`` of the host localhost, signed by themselves. Raises: StartError without openssl."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        raise StartError("the benchmark's store needs a certificate: install openssl")
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(folder / "key"), "-out", str(folder / "cert")]
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, *files]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 if __name__ == "__main__":

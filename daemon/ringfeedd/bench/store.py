@@ -30,7 +30,15 @@ ECHO_MODULES: Final = (
 
 
 def configuration(
-    folder: Path, work: Path, *, port: int, delay_ms: float, echo: Path | None, root: bool, one_pair: bool = False
+    folder: Path,
+    work: Path,
+    *,
+    port: int,
+    delay_ms: float,
+    echo: Path | None,
+    root: bool,
+    one_pair: bool = False,
+    tls: Path | None = None,
 ) -> str:
     """The text of nginx's configuration.
 
@@ -43,7 +51,9 @@ def configuration(
         delay_ms: how long every object's answer waits first; needs ``echo``.
         root: it is started by root: the folder may be open to nobody else.
         one_pair: whatever is asked for is ``one.jpg`` or ``one.png``.
+        tls: a folder with ``cert`` and ``key``, for HTTPS; None for HTTP.
     """
+    secure = f"ssl_certificate {tls}/cert; ssl_certificate_key {tls}/key; ssl_session_cache shared:s:4m;" if tls else ""
     read = (
         f"echo_sleep {delay_ms / 1000:.3f}; echo_exec /objects/$name;" if delay_ms else "rewrite ^ /objects/$name last;"
     )
@@ -80,7 +90,8 @@ http {{
         "~\\|(?<token>[a-z]+-[0-9]+)$" $token;
     }}
     server {{
-        listen {HOST}:{port} backlog=1024;
+        listen {HOST}:{port} backlog=1024{" ssl" if tls else ""};
+        {secure}
         location = /storage/v1/b/{BUCKET}/o {{ alias {folder}/listing/$page.json; }}
         location ~ ^/(?:download/)?storage/v1/b/{BUCKET}/o/(?<name>.+)$ {{ {read} }}
         location ~ ^/{BUCKET}/(?<name>.+)$ {{ {read} }}
@@ -97,13 +108,14 @@ class Store:
         url: where it answers, without a trailing slash.
     """
 
-    def __init__(self, folder: Path, *, delay_ms: float = 0.0, one_pair: bool = False) -> None:
+    def __init__(self, folder: Path, *, delay_ms: float = 0.0, one_pair: bool = False, tls: Path | None = None) -> None:
         """Start it, and wait until it answers.
 
         Args:
             folder: the workload's.
             delay_ms: added to every object's answer, not to listings.
             one_pair: answer every object with the folder's ``one.jpg`` or ``one.png``.
+            tls: a folder with ``cert`` and ``key`` of the host localhost, for HTTPS.
 
         Raises:
             StartError: there is no nginx, or not the module that a delay needs.
@@ -122,7 +134,8 @@ class Store:
             )
         self._work = Path(tempfile.mkdtemp(prefix="ringfeed-bench-nginx-"))
         port = _free_port()
-        self.url = f"http://{HOST}:{port}"
+        self._answer = 200 if tls is None else 400  # nginx says so to plain HTTP on a port for HTTPS
+        self.url = f"http://{HOST}:{port}" if tls is None else f"https://localhost:{port}"
         config = self._work / "nginx.conf"
         config.write_text(
             configuration(
@@ -133,6 +146,7 @@ class Store:
                 echo=echo,
                 root=os.geteuid() == 0,
                 one_pair=one_pair,
+                tls=tls,
             )
         )
         command = [nginx, "-p", str(self._work), "-c", str(config), "-e", str(self._work / "error.log")]
@@ -166,7 +180,7 @@ class Store:
                 connection.close()
             except OSError:
                 status = 0
-            if status == http.HTTPStatus.OK:
+            if status == self._answer:
                 return
             if self._child.exit_code is not None or time.monotonic() > deadline:
                 raise StartError(f"nginx does not answer at {self.url} (HTTP {status}):{self._child.tail()}")
