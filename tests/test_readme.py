@@ -17,17 +17,24 @@ def folder(tmp_path_factory):
 
 
 def test_every_python_block_is_run_here():
-    assert README.count("```python") == len(BLOCKS) == 3
+    assert README.count("```python") == len(BLOCKS) == 4
 
 
-@pytest.mark.parametrize("block", ["torch", "numpy"])
-def test_a_block_runs_against_a_served_ring(folder, block):
+@pytest.mark.parametrize(
+    ("block", "shown", "shape"),
+    [
+        ("torch", "image.shape[1:]", "(3, 32, 48)"),
+        ("numpy", "batch.image.shape[1:]", "(32, 48, 3)"),
+        ("segmentation", "(*image.shape[1:], *label.shape[1:])", "(3, 32, 48, 32, 48)"),
+    ],
+)
+def test_a_block_runs_against_a_served_ring(folder, block, shown, shape):
     ring = f"t{uuid.uuid4().hex[:10]}"
-    with Daemon(str(folder), "--size", "32x48", "--slots", "16", ring=ring):
-        code = BLOCKS[block].replace('"train"', f'"{ring}-train"')
-        shown = "image.shape[1:]" if block == "torch" else "batch.image.shape[1:]"
+    settings = ("--size", "32x48", "--slots", "16", "--label-mode", "index", "--test-ratio", "0.5")
+    with Daemon(str(folder), *settings, ring=ring):
+        code = BLOCKS[block].replace('"train"', f'"{ring}-train"').replace('"test"', f'"{ring}-test"')
         said = finish(trainer(f"{code}\nprint(tuple({shown}))"))
-    assert said.strip() == ("(3, 32, 48)" if block == "torch" else "(32, 48, 3)")
+    assert said.strip() == shape
 
 
 def test_the_snippets_users_change_one_import(folder):
