@@ -50,7 +50,7 @@ def documents() -> list[str]:
 
 
 def prose(text: str) -> str:
-    """The text with code, quoted sentences of the program and targets of links as spaces; lines stay in their places."""
+    """Return a text of the same lines, with code, quoted messages and link targets as spaces."""
 
     def blank(match: re.Match[str]) -> str:
         return re.sub(r"[^\n]", " ", match[0])
