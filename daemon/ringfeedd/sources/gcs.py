@@ -40,9 +40,9 @@ _BUCKET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
 class GcsSource:
     """Objects below ``gs://bucket/prefix``; see `Source`.
 
-    Lists and reads by requests of our own through a `Plane`. gcloud-aio-storage's `Storage.download` cannot name a
-    generation, follows redirects, and unpacks gzip, after which size and crc32c no longer fit; its `list_objects` reads
-    whatever comes into memory.
+    Lists with gcloud-aio-storage, see `GcsListing`. Reads by requests of our own through the same `Plane`:
+    `Storage.download` cannot name a generation, follows redirects, and unpacks gzip, after which size and crc32c no
+    longer fit.
     """
 
     def __init__(
