@@ -25,7 +25,6 @@ BANNED = {
 
 NOT_YET = {
     "CHANGELOG.md",
-    "SECURITY.md",
     "docs/adr/0002-restarts.md",
     "docs/adr/0003-refresh.md",
     "docs/adr/0005-fork-server.md",
@@ -35,8 +34,6 @@ NOT_YET = {
     "docs/adr/0014-shared-daemons.md",
     "docs/adr/0015-planted-files.md",
     "docs/decoding.md",
-    "docs/guarantees.md",
-    "docs/multi-node.md",
     "docs/performance.md",
     "docs/troubleshooting.md",
     "shm_layout.md",
