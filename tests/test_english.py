@@ -24,7 +24,6 @@ BANNED = {
 """Patterns of what is not written, and what to write instead."""
 
 NOT_YET = {
-    "CHANGELOG.md",
     "docs/adr/0002-restarts.md",
     "docs/adr/0003-refresh.md",
     "docs/adr/0005-fork-server.md",
