@@ -249,8 +249,9 @@ class Sim:
 
     def _hurry(self) -> None:
         for worker in self.workers:
-            if (download := worker.held.get(self.published)) is not None:
-                worker.client.hurry(download)
+            for seq in range(self.published, self.published + 32):
+                if (download := worker.held.get(seq)) is not None:
+                    worker.client.hurry(download, soon=seq > self.published)
         self.clock.call_later(0.1, self._hurry)
 
     def run(self, seconds: float) -> None:

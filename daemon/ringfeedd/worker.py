@@ -49,6 +49,9 @@ _M_MMAP_THRESHOLD: Final = -3
 
 HEARTBEAT_S: Final = 0.5
 
+HURRY_PAIRS: Final = 32
+"""The pair that a ring waits for, and those that it will wait for next."""
+
 HURRY_S: Final = 0.1
 """Between two looks at the pairs that the rings wait for."""
 
@@ -190,9 +193,11 @@ class Worker:
     def _hurry(self) -> None:
         """Send second requests for the pairs that the rings wait for, if they are late."""
         for ring in range(len(self._rings)):
-            pair = self._pairs.get((ring, self._vitals[VITAL_WORDS + ring]))
-            if pair is not None and pair.download is not None:
-                self._client.hurry(pair.download)
+            first = self._vitals[VITAL_WORDS + ring]
+            for seq in range(first, first + HURRY_PAIRS):
+                pair = self._pairs.get((ring, seq))
+                if pair is not None and pair.download is not None:
+                    self._client.hurry(pair.download, soon=seq > first)
         self._loop.call_later(HURRY_S, self._hurry)
 
     # Downloads.

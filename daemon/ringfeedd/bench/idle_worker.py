@@ -34,7 +34,7 @@ class _NoClient:
     def fetch(self, _pair: Pair, on_end: Callable[[Fetched], None]) -> asyncio.Handle:
         return asyncio.get_running_loop().call_soon(on_end, _NOTHING)
 
-    def hurry(self, _download: object) -> None:
+    def hurry(self, _download: object, **_: object) -> None:
         pass
 
     def pump(self) -> None:

@@ -28,6 +28,9 @@ SECOND_AFTER_S: Final = 1.0
 SECOND_AFTER_MEDIANS: Final = 4.0
 """After which the object that everybody waits for gets a second request."""
 
+SECONDS_PART: Final = 0.05
+"""Of all requests, for objects that are not waited for yet."""
+
 SILENT_S: Final = 5.0
 SILENT_MEDIANS: Final = 8.0
 SILENT_REQUESTS: Final = 5
@@ -170,8 +173,14 @@ class StoreClient:
         self.pump()
         return download
 
-    def hurry(self, pair: PairDownload) -> None:
-        """Send a second request for what is late of a pair that everybody waits for; at most one for each object."""
+    def hurry(self, pair: PairDownload, *, soon: bool = False) -> None:
+        """Send a second request for what is late of a pair that everybody waits for; at most one for each object.
+
+        Args:
+            soon: everybody will wait for it next: only as long as few requests are second ones.
+        """
+        if soon and self._seconds >= SECONDS_PART * self._requests:
+            return
         for one in (pair.image, pair.label):
             if one.stage is Stage.UNDER_WAY and not one.has_second:
                 now = self._clock.time()
