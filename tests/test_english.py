@@ -24,15 +24,6 @@ BANNED = {
 """Patterns of what is not written, and what to write instead."""
 
 NOT_YET = {
-    "docs/adr/0002-restarts.md",
-    "docs/adr/0003-refresh.md",
-    "docs/adr/0005-fork-server.md",
-    "docs/adr/0006-one-thread-a-worker.md",
-    "docs/adr/0012-one-window.md",
-    "docs/adr/0013-shares-of-the-workers.md",
-    "docs/adr/0014-shared-daemons.md",
-    "docs/adr/0015-planted-files.md",
-    "docs/decoding.md",
     "docs/performance.md",
     "docs/troubleshooting.md",
     "shm_layout.md",
