@@ -131,10 +131,10 @@ IMAGES = {
         SHOWN,
     ),
     "wrong extension": Shown("does not matter", (PLAIN,), SHOWN),
-    "cut short, damaged, empty": Refused(
+    "truncated, damaged, empty": Refused(
         "corrupt",
         (PLAIN[:-40], JPEG[:400], PLAIN.replace(b"IHDR", b"IHDX"), b""),
-        ". Damage that the format cannot see is caught by the object's crc32c before",
+        ". The object's crc32c detects damage that the format does not",
     ),
     "header above `max_pixels`": Refused("too_large", (png(60_000, 60_000, 1, 0, b""),)),
     "a side of more than 65,535 pixels": Refused("too_large", (png(1, MAX_SIDE + 1, 1, 0, bytes(2)),)),
@@ -146,7 +146,7 @@ IMAGES = {
             b"{}",
             b"\x1f\x8b\x08",
         ),
-        ", and what it looks like is named",
+        "; the reason names the apparent format",
     ),
 }
 
