@@ -25,7 +25,6 @@ BANNED = {
 
 NOT_YET = {
     "docs/performance.md",
-    "docs/troubleshooting.md",
     "shm_layout.md",
 }
 """Documents that still have such words. Clean one, and remove it here."""
