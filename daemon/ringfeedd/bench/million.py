@@ -40,7 +40,7 @@ def catalog(session: Session, pairs: int = PAIRS) -> Result:
         FigureRow(f"first start to the first published slots, {pairs:,} pairs", "s", Spread.of([first_s]), "<= 60 s"),
         FigureRow("second start", "s", Spread.of([second_s]), "<= 3 s, from the cache"),
         FigureRow(
-            "memory of supervisor and workers beside the ring", "MB", Spread.of([first_mb, second_mb]), "<= 400 MB"
+            "memory of supervisor and workers, without the ring", "MB", Spread.of([first_mb, second_mb]), "<= 400 MB"
         ),
     ]
     return Result("catalog", f"{pairs:,} pairs listed by the local store, 1,000 objects a page.", figures=rows)

@@ -70,7 +70,7 @@ def start(session: Session) -> Result:
         ),
         FigureRow("the same with a listing", "s", Spread.of(listed_s), ""),
         FigureRow("trainer, from attach to its first batch on a full ring", "ms", Spread.of(attach_ms), "<= 20 ms"),
-        FigureRow("import ringfeed, beside numpy", "ms", Spread.of(import_ms), "<= 60 ms"),
+        FigureRow("import ringfeed, in addition to numpy", "ms", Spread.of(import_ms), "<= 60 ms"),
     ]
     return Result("start", "Wall-clock time.", figures=rows)
 
