@@ -214,6 +214,7 @@ ENTRIES = st.lists(
 @given(entries=ENTRIES, lie=st.integers(-2, 2), rest=st.binary(max_size=40), cut=st.integers(0, 90))
 @example([SIX], 0, b"", 0)
 @example([SIX], 1, b"", 4)
+@example([struct.pack("<HHLL", 0x10F, 4, 2, 27), SIX], 0, b"", 0)
 @settings(max_examples=600, deadline=None)
 def test_any_directory_is_read_as_pillow_reads_it(entries, lie, rest, cut) -> None:
     block = TIFF + struct.pack("<H", max(0, len(entries) + lie)) + b"".join(entries) + rest

@@ -183,7 +183,7 @@ def lifetime():
 
 def count(frame, *_):
     global calls
-    if calls is None and frame.f_code.co_name == "_download":
+    if calls is None and frame.f_code.co_name == "_download_next":
         calls = lifetime()
     if calls is not None:
         calls -= 1

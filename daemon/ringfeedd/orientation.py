@@ -30,6 +30,8 @@ _ENTRY_BYTES: Final = 12
 _INLINE_BYTES: Final = 4
 _SHORT, _LONG, _RATIONAL = 3, 4, 5
 _FORMATS: Final = {_SHORT: "H", _LONG: "L", _RATIONAL: "LL"}
+_UNIT_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+"""Of one value of each of TIFF's types."""
 
 
 def orientation_of(data: bytes) -> int:
@@ -88,30 +90,37 @@ def _in_exif(block: bytes) -> int | None:
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None:
         return None
-    found = None
+    found: int | None = None
+    seen: set[int] = set()
+    elsewhere = 0
     try:
         (at,) = struct.unpack_from(f"{order}L", block, 4)
         (entries,) = struct.unpack_from(f"{order}H", block, at)
         for number in range(entries):
             entry = at + 2 + number * _ENTRY_BYTES
-            tag, kind, count = struct.unpack_from(f"{order}HHL", block, entry)
-            struct.unpack_from(f"{order}L", block, entry + 8)  # a cut entry ends the directory
-            if tag == _ORIENTATION and kind in _FORMATS and count:
-                found = _value(block, order, kind, count, entry + 8) or found
+            tag, kind, count, place = struct.unpack_from(f"{order}HHLL", block, entry)  # a cut entry ends the directory
+            size = _UNIT_BYTES.get(kind, 0) * count
+            if not size or tag in seen:
+                continue
+            if size <= _INLINE_BYTES:
+                place = entry + 8
+            else:
+                elsewhere += size
+                if elsewhere > len(block):  # one that claims more than there is is skipped, as Pillow does
+                    continue
+                if place + size > len(block):  # one that points beyond the end ends the directory
+                    break
+            seen.add(tag)
+            if tag == _ORIENTATION and kind in _FORMATS:
+                found = _value(block, f"{order}{_FORMATS[kind]}", place)
     except struct.error:  # it is cut, or points beyond its end: what came before counts
         pass
     return found
 
 
-def _value(block: bytes, order: str, kind: int, count: int, at: int) -> int | None:
-    """The first value of an entry, as a whole number; None where it is none, or lies elsewhere than in the block."""
-    layout = struct.Struct(f"{order}{_FORMATS[kind]}")
-    size = layout.size * count
-    if size > _INLINE_BYTES:
-        (at,) = struct.unpack_from(f"{order}L", block, at)
-        if at + size > len(block):
-            return None
-    first, *others = layout.unpack_from(block, at)
+def _value(block: bytes, layout: str, at: int) -> int | None:
+    """The first value of an entry, as a whole number; None where it is none."""
+    first, *others = struct.unpack_from(layout, block, at)
     if not others:
         return int(first)
     return int(first // others[0]) if others[0] and first % others[0] == 0 else None
