@@ -18,7 +18,7 @@ def obey(*, stop: Callable[[str], None], refresh: Callable[[], None]) -> Iterato
     """Call ``stop`` at SIGTERM and SIGINT, with their name, and ``refresh`` at SIGHUP.
 
     A SIGHUP that comes because the process's terminal was closed is a stop. Signals that were held back are obeyed
-    now; where they were, they are held back again afterwards.
+    now; where they were, they are held back again afterwards, and ignored until the loop is closed.
     """
     loop = asyncio.get_running_loop()
     had_terminal = os.isatty(0)
@@ -38,8 +38,12 @@ def obey(*, stop: Callable[[str], None], refresh: Callable[[], None]) -> Iterato
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
         for number in ORDERS:
-            loop.remove_signal_handler(number)
-        # A second Ctrl-C comes to nothing: a process that is about to end holds them back to its end.
+            if number in before:
+                # A second Ctrl-C comes to nothing: a process that is about to end holds them back to its end. Threads
+                # that began meanwhile do not, and one of them would take the signal.
+                signal.signal(number, signal.SIG_IGN)
+            else:
+                loop.remove_signal_handler(number)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
