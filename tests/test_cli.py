@@ -152,7 +152,7 @@ def test_a_second_daemon_of_the_ring_is_refused_and_the_first_goes_on(folder, ri
             assert len(next(iter(reader))) == 4
 
 
-def test_clean_removes_what_a_dead_daemon_left_and_nothing_that_lives(folder, ring):
+def test_clean_removes_what_a_dead_daemon_left_and_nothing_that_lives(folder, ring, capsys):
     with Daemon(str(folder), "--slots", "16", ring=ring) as daemon:
         served = run("clean", f"{ring}-train")
         assert (served.returncode, served.stdout) == (0, f"{ring}-train: is served; left alone\n")
@@ -169,7 +169,27 @@ def test_clean_removes_what_a_dead_daemon_left_and_nothing_that_lives(folder, ri
         assert traces(ring) == []
         assert run("clean", f"{ring}-train").returncode == 0
         assert traces(ring) == []
-    assert run("clean", "no/name").returncode == 2
+    assert ask(capsys, "clean", f"{ring}-train")[1] == f"{ring}-train: nothing is left of it\n"
+
+
+@pytest.mark.parametrize("name", ["", "no/name", "../x", "a" * 300, "\udcff"])
+@pytest.mark.parametrize("command", ["status", "errors", "top", "refresh", "clean"])
+def test_a_name_that_no_ring_has_is_a_usage_error(command, name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([command, name])
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"ringfeed {command}: RING {name!r} cannot be a ring's name: use 1 to 64 letters, digits, '-' and '_'"
+    )
+
+
+@pytest.mark.parametrize("root", ["s3://b/x", "GS://b", "gs://", "gs:///x", "gs://Upper", "http://x/y"])
+def test_a_root_that_no_source_reads_is_bad_configuration(root, ring):
+    assert root in refusal(78, "serve", root, "--ring", ring)
+
+
+@pytest.mark.parametrize("flag", ["--slots", "--seed", "--image-pad", "--label-pad", "--max-pixels"])
+def test_a_count_that_is_none_is_a_usage_error(flag):
+    assert refusal(2, "serve", "b", flag, "1e3").endswith(f"{flag} 1e3: must be a whole number")
 
 
 def test_bad_flags_and_configuration_get_a_sentence_each(folder, ring, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+from pathlib import Path
 
 import pytest
 
@@ -169,6 +170,12 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"binary\.toml is not TOML"):
         load_config(tmp_path / "binary.toml", {"root": "b"})
+
+
+@pytest.mark.parametrize("endless", ["/dev/zero", "/dev/urandom"])
+def test_a_configuration_without_end_is_refused(endless):
+    with pytest.raises(ConfigError, match=f"{endless} is larger than a configuration can be, 1048576 bytes"):
+        load_config(Path(endless), {"root": "b"})
 
 
 def test_a_configured_group_may_attach_and_an_unknown_one_is_named():

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn
 
+from ringfeed.descriptor import check_ring_name
+
 EXIT_USAGE: Final = 2
 
 
@@ -82,6 +84,15 @@ def number(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def ring_name(text: str) -> str:
+    """A type of argument: a ring's name."""
+    try:
+        check_ring_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def any_whole(text: str) -> int:

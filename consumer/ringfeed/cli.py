@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from typing import Final
 
-from ringfeed.arguments import CommandParser, number, whole
+from ringfeed.arguments import CommandParser, number, ring_name, whole
 from ringfeed.attachment import Control, open_control
 from ringfeed.daemon_process import find_daemon
 from ringfeed.descriptor import read_descriptor, ring_names
@@ -37,7 +37,7 @@ def add_status(commands: argparse._SubParsersAction[CommandParser]) -> None:
         description="Shows what the rings of this machine serve, how full they are, and who reads them.",
         epilog="Exit codes: 0 every ring asked for is served; 3 one is not, there is none, or its daemon hangs.",
     )
-    parser.add_argument("rings", nargs="*", metavar="RING", help="rings to show (default: all)")
+    parser.add_argument("rings", nargs="*", type=ring_name, metavar="RING", help="rings to show (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, rings by name")
     parser.set_defaults(run=run_status)
 
@@ -50,7 +50,7 @@ def run_status(arguments: argparse.Namespace) -> int:
     for name in names:
         try:
             found.append(ring_status(name))
-        except (RingfeedError, ValueError) as error:
+        except RingfeedError as error:
             missing.append(str(error))
     if not names:
         missing.append(NO_RING)
@@ -75,7 +75,9 @@ def add_refresh(commands: argparse._SubParsersAction[CommandParser]) -> None:
         "and says what came of it.",
         epilog="Exit codes: 0 the listing was taken; 3 it was not, or there is no daemon.",
     )
-    parser.add_argument("rings", nargs="*", metavar="RING", help="rings whose daemon is asked (default: all)")
+    parser.add_argument(
+        "rings", nargs="*", type=ring_name, metavar="RING", help="rings whose daemon is asked (default: all)"
+    )
     parser.add_argument(
         "--timeout-s",
         type=number(0, 86400 * 7),
@@ -96,7 +98,7 @@ def run_refresh(arguments: argparse.Namespace) -> int:
     for name in names:
         try:
             controls.append(open_control(name))
-        except (RingfeedError, ValueError) as error:
+        except RingfeedError as error:
             print(error, file=sys.stderr)
             well = False
     before = {control.descriptor.ring: control.word(State.REFRESHES_TAKEN) for control in controls}
@@ -160,7 +162,7 @@ def add_errors(commands: argparse._SubParsersAction[CommandParser]) -> None:
         "a ring that was stopped for them. Other pairs took their places in the stream.",
         epilog="Exit codes: 0 every ring asked for is there, whatever failed; 3 one is not, or there is none.",
     )
-    parser.add_argument("rings", nargs="*", metavar="RING", help="rings to ask for (default: all)")
+    parser.add_argument("rings", nargs="*", type=ring_name, metavar="RING", help="rings to ask for (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, rings by name")
     parser.set_defaults(run=run_errors)
 
@@ -174,7 +176,7 @@ def run_errors(arguments: argparse.Namespace) -> int:
         try:
             # a ring without a list has had no failures, if there is such a ring
             found.append(read_failed_pairs(name) or FailedPairs.none(name, read_descriptor(name).generation))
-        except (RingfeedError, ValueError) as error:
+        except RingfeedError as error:
             missing.append(str(error))
     if arguments.json:
         print(json.dumps({listed.ring: listed.as_json() for listed in found}, indent=2))
@@ -193,7 +195,7 @@ def add_top(commands: argparse._SubParsersAction[CommandParser]) -> None:
         help="watch the rings: rates, readers, who waits for whom",
         description="Shows the rings of this machine again and again, with rates between two looks, until Ctrl-C.",
     )
-    parser.add_argument("rings", nargs="*", metavar="RING", help="rings to show (default: all)")
+    parser.add_argument("rings", nargs="*", type=ring_name, metavar="RING", help="rings to show (default: all)")
     parser.add_argument(
         "--interval", type=number(0.05, 3600), default=1.0, metavar="S", help="between two looks (default: 1)"
     )

@@ -60,7 +60,10 @@ def clean(rings: Iterable[str], *, force: bool) -> tuple[list[str], bool]:
                 said.append(f"{ring}: trainers wait for a daemon of another release; left alone (--force removes it)")
                 well = False
                 continue
-            said.append(f"{ring}: removed {len(clear_leavings(ring))} files of a dead daemon")
+            removed = len(clear_leavings(ring))
+            said.append(
+                f"{ring}: removed {removed} files of a dead daemon" if removed else f"{ring}: nothing is left of it"
+            )
             if foreign := foreign_files(ring):
                 said.append(f"{ring}: {foreign}")
                 well = False

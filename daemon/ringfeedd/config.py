@@ -37,6 +37,8 @@ Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
 
 _FETCH = FetchPolicy()
 
+MOST_CONFIG_BYTES = 1 << 20
+
 DOWNLOADS_A_WORKER, MOST_DOWNLOADS_A_WORKER, MOST_DOWNLOADS = 128, 512, 4096
 
 DEFAULT_STORE_WAIT_S = 600.0
@@ -283,7 +285,11 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
     settings: dict[str, Any] = {}
     if path is not None:
         try:
-            settings = msgspec.toml.decode(path.read_bytes())
+            with path.open("rb") as file:
+                text = file.read(MOST_CONFIG_BYTES + 1)
+            if len(text) > MOST_CONFIG_BYTES:
+                raise ConfigError(f"{path} is larger than a configuration can be, {MOST_CONFIG_BYTES} bytes.")
+            settings = msgspec.toml.decode(text)
         except OSError as error:
             raise ConfigError(f"could not read the configuration {path}: {error.strerror}") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

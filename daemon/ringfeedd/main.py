@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
 import ringfeed
-from ringfeed.arguments import CommandParser, any_number, any_whole, whole
+from ringfeed.arguments import CommandParser, any_number, any_whole, ring_name, whole
 from ringfeed.cli import add_errors, add_refresh, add_status, add_top
-from ringfeed.descriptor import check_ring_name
 from ringfeed.errors import RingfeedError
 from ringfeed.printable import one_line
 from ringfeedd.bench.arguments import add_bench
 from ringfeedd.clean import clean, rings_with_files
 from ringfeedd.config import Config, load_config
 from ringfeedd.console import STDERR, STDOUT
-from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_CRASH, EXIT_USAGE, DaemonError
+from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_CRASH, DaemonError
 from ringfeedd.failures import OnError
 from ringfeedd.launch import ForkServer
 from ringfeedd.listing import Progress
@@ -157,10 +156,10 @@ def _add_serve(commands: argparse._SubParsersAction[CommandParser]) -> None:
         "--label-mode", choices=[mode.value for mode in LabelMode], help="what labels hold (default: rgb)"
     )
     parser.add_argument(
-        "--image-pad", type=int, metavar="N", help="value around an image with --fit pad, 0 to 255 (default: 0)"
+        "--image-pad", type=any_whole, metavar="N", help="value around an image with --fit pad, 0 to 255 (default: 0)"
     )
     parser.add_argument(
-        "--label-pad", type=int, metavar="N", help="value around a label with --fit pad, e.g. 255 (default: 0)"
+        "--label-pad", type=any_whole, metavar="N", help="value around a label with --fit pad, e.g. 255 (default: 0)"
     )
     parser.add_argument("--exif-orientation", action="store_true", help="turn pictures as their EXIF data asks")
     parser.add_argument(
@@ -334,18 +333,12 @@ def _add_clean(commands: argparse._SubParsersAction[CommandParser]) -> None:
         "when it starts; what is served, or another user's, is left alone.",
         epilog="Exit codes: 0 nothing of a dead daemon is left; 3 something is.",
     )
-    parser.add_argument("rings", nargs="*", metavar="RING", help="rings to look at (default: all)")
+    parser.add_argument("rings", nargs="*", type=ring_name, metavar="RING", help="rings to look at (default: all)")
     parser.add_argument("--force", action="store_true", help="also where trainers still wait for the next daemon")
     parser.set_defaults(run=_clean)
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    try:
-        for ring in arguments.rings:
-            check_ring_name(ring)
-    except ValueError as error:
-        print(f"ringfeed: {error}", file=sys.stderr)
-        return EXIT_USAGE
     said, well = clean(arguments.rings or rings_with_files(), force=arguments.force)
     print("\n".join(said) or "nothing of any ring is in /dev/shm")
     return EXIT_CLEAN if well else EXIT_COULD_NOT_START

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ringfeedd.errors import StartError
+from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.roots import GCS_SCHEME, absolute_root
 
 from .base import MAX_OBJECT_BYTES, PAGE_OBJECTS, ObjectInfo, Source, SourceError
@@ -83,7 +83,7 @@ async def open_source(
         )
     folder = absolute_root(root)
     if "://" in folder:
-        raise StartError(f"{root} is no root that Ringfeed can read; give gs://BUCKET/PREFIX or a folder.")
+        raise ConfigError(f"{root} is no root that Ringfeed can read; give gs://BUCKET/PREFIX or a folder.")
     return _open_folder(Path(folder), concurrency)
 
 

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
-from ringfeedd.errors import StartError
+from ringfeedd.errors import ConfigError, StartError
 
 from .backoff import SYSTEM_CLOCK, Backoff, with_retries
 from .base import PAGE_OBJECTS, ObjectInfo, OnEnd, Reading, SourceError, TaskReading
@@ -209,7 +209,7 @@ async def open_gcs(
     bucket, _, prefix = root.removeprefix("gs://").partition("/")
     if not _BUCKET.fullmatch(bucket):
         sentence = f"{bucket!r} in {root} is no bucket's name; write gs://BUCKET/PREFIX, the bucket in lower case."
-        raise StartError(sentence)
+        raise ConfigError(sentence)
     prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
     if emulator is not None:
         api_root = emulator_address(emulator)
