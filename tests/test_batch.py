@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import pickle
+from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,3 +82,30 @@ def test_a_rank_without_a_pair_of_its_own_gets_anothers_which_is_not_valid():
     ):
         steps = [(mine.valid.tolist(), yours.valid.tolist()) for mine, yours in zip(first, second, strict=True)]
     assert steps == [([True, True], [True, True]), ([True], [False])]
+
+
+def by_pickle(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, by_pickle])
+def test_a_copied_batch_has_memory_of_its_own(served, copied: Callable[[Any], Any]):
+    with ringfeed.attach(served.name, batch_size=BATCH) as reader:
+        batches = iter(reader)
+        batch = next(batches)
+        one, image = copied(batch), batch.image.copy()
+        expected = (ids_of(batch), batch.epoch, batch.seqs.tolist())
+        batch.release()
+        let_the_ring_come_round(batches)
+        assert np.array_equal(one.image, image)
+        assert (one.ids, one.epoch, one.seqs.tolist()) == expected
+        assert one.valid.all()
+        one.image[:] = 0
+        with pytest.raises(ringfeed.ReleasedError):
+            copied(batch)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, by_pickle])
+def test_a_reader_refuses_to_be_copied(served, copied: Callable[[Any], Any]):
+    with ringfeed.attach(served.name, batch_size=BATCH) as reader, pytest.raises(TypeError, match="send a RingDataset"):
+        copied(reader)

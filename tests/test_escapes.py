@@ -140,3 +140,18 @@ def test_a_model_is_traced_over_a_raw_batch(ring, tracer):
             assert torch.allclose(traced(one), model(one))
         if step == 2:
             break
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda batch: torch.func.grad(lambda weight: (weight * batch).sum())(torch.ones(())),
+        lambda batch: torch.vmap(lambda weight: weight * batch[0])(torch.ones(2)),
+        torch.vmap(lambda image: image.permute(1, 2, 0) + 1),
+        lambda batch: torch.func.jacrev(lambda weight: (batch * weight).mean((1, 2, 3)))(torch.ones(())),
+    ],
+    ids=["grad", "vmap beside", "vmap over", "jacrev"],
+)
+def test_transforms_of_functions_take_a_raw_batch(ring, transform):
+    image, _ = next(iter(RingDataset(ring, batch_size=BATCH)))
+    assert torch.equal(transform(image), transform(image.clone()))

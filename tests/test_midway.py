@@ -104,3 +104,20 @@ def test_a_length_asked_for_before_init_process_group_binds_to_nothing(busy, mon
     assert loader.dataset.reader.rank == 1
     assert len(loader) == 9
     loader.close()
+
+
+@pytest.mark.parametrize("length", [LENGTH, LENGTH + 1])
+def test_a_held_last_batch_is_no_middle(length):
+    """Nobody has anything of the epoch left to take, so a second reader begins with the next one."""
+    with served_ring(epoch_length=length) as served, turning(served):
+        first, second = (RingLoader(RingDataset(served.name, batch_size=2)) for _ in range(2))
+        for batch in first:  # noqa: B007  # the loop's variable holds it, as a trainer's does
+            pass
+        with ringfeed.attach(served.name, batch_size=2, start="now") as now:
+            assert (now.epoch, now.joined_midway) == (0, True)
+        assert second.state_dict()["epoch"] == 1
+        assert len(second) == LENGTH // 2
+        assert next(iter(second))[0].shape == batch[0].shape
+        assert second.state_dict()["position"] == 2
+        first.close()
+        second.close()

@@ -545,6 +545,31 @@ print("well", flush=True)
 os._exit(0)
 """
 
+A_CHILD_READS_BESIDE_ITS_PARENT = """
+import os, sys, ringfeed
+reader = ringfeed.attach(sys.argv[1], batch_size=4)
+batches = iter(reader)
+held = [next(batches), next(batches)]
+child = os.fork()
+if child == 0:
+    with ringfeed.attach(sys.argv[1], batch_size=4) as own:
+        print(sum(len(batch) for batch in own), flush=True)
+    os._exit(0)
+sys.stdin.readline()  # now the child waits for what its parent keeps
+print(8 + sum(len(batch) for batch in batches), flush=True)
+next(iter(reader))
+os.waitpid(child, 0)
+"""
+
+
+def test_a_forks_own_reader_closes_none_of_its_parents(served):
+    with turning(served):
+        process = trainer(A_CHILD_READS_BESIDE_ITS_PARENT, served.name)
+        wait_until(lambda: any(page[Lane.WAITING_SINCE_NS] for page in served.memory.lanes))
+        said, _ = process.communicate("go\n", timeout=20)
+        assert "closed" not in said
+        assert sorted(line for line in said.split("\n") if line.isdigit()) == ["40", "48"]
+
 
 def test_a_forks_reader_is_refused_with_a_sentence_and_its_parents_goes_on_however_the_fork_ends(served):
     with turning(served):

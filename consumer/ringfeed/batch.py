@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,15 @@ class Batch:
         held = "released" if self._image is None else "copied" if self._lease is None else "leased"
         first, last = self._block.position, self._block.position + len(self) - 1
         return f"Batch({len(self)} pairs, epoch {self.epoch}, positions {first} to {last}, {held})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel, or be copied, as a batch with memory of its own.
+
+        Raises:
+            ReleasedError: the batch was released.
+        """
+        own = {"_image": _copy(self.image), "_label": _copy(self.label), "_lease": None, "_records": None}
+        return _with, ({**self.__dict__, **own, "ids": self.ids, "valid": self.valid},)
 
     @property
     def image(self) -> Pixels | list[Pixels]:
@@ -114,3 +124,13 @@ class Batch:
     @staticmethod
     def _gone() -> ReleasedError:
         return ReleasedError("This batch was released; read what you need of it before, or attach with copy=True.")
+
+
+def _copy(pixels: Pixels | list[Pixels]) -> Pixels | list[Pixels]:
+    return [array.copy() for array in pixels] if isinstance(pixels, list) else pixels.copy()
+
+
+def _with(attributes: dict[str, Any]) -> Batch:
+    batch = Batch.__new__(Batch)
+    batch.__dict__.update(attributes)
+    return batch

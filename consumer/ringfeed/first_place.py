@@ -68,7 +68,7 @@ def nobody_reads(ring: str) -> bool:
 
 
 def _where_others_are(control: Control) -> tuple[int, int] | None:
-    """The (epoch, position) of the first pair that some reader may still read; None where nobody reads."""
+    """The (epoch, position) where a group would begin beside those who read; None where nobody does."""
     epochs, found = control.descriptor.epochs, []
     for lane in range(control.geometry.lanes):
         page = control.lane(lane)
@@ -80,6 +80,12 @@ def _where_others_are(control: Control) -> tuple[int, int] | None:
             if request.skips or (request.yields and released < control.word(State.FLOOR)):
                 continue  # others have gone on without it
             with contextlib.suppress(ValueError):  # a consumer may write any number
-                ahead = epochs.forward((place.epoch, place.position), max(0, released - place.seq))
-                found.append((released, ahead))
-    return min(found)[1] if found else None
+                attached = (place.epoch, place.position)
+                ahead = epochs.forward(attached, max(0, released - place.seq))
+                following = epochs.forward(attached, max(0, page[Lane.TAKEN] - place.seq))
+                found.append((released, ahead, following[0]))
+    if not found:
+        return None
+    epoch, position = min(found)[1]
+    all_taken = min(following for _, _, following in found) > epoch  # though batches of it may be held
+    return (epoch + 1, 0) if position and all_taken else (epoch, position)

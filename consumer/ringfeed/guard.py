@@ -181,7 +181,10 @@ def _ring_tensors(args: Iterable[Any]) -> Iterable[RingTensor]:
 def _shares_memory(result: torch.Tensor, args: tuple[Any, ...]) -> bool:
     if result.device.type != "cpu" or result.layout is not torch.strided:
         return False
-    memory = result.untyped_storage().data_ptr()
+    try:
+        memory = result.untyped_storage().data_ptr()
+    except RuntimeError:  # a wrapper of torch.func's has none
+        return False
     return any(memory == tensor.untyped_storage().data_ptr() for tensor in _ring_tensors(args))
 
 

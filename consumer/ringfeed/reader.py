@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from ringfeed.attachment import Attachment
 from ringfeed.batch import Batch
@@ -108,6 +108,17 @@ class Reader:
         return (
             f"Reader({self.ring!r}, group {self.group!r}, rank {self.rank}/{self.world_size}, "
             f"batch size {self.batch_size}, {state}, {self._leases.count} batches held)"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"A reader, or an iteration over it, can be neither copied nor sent to another process: this one reads "
+            f"ring {self.ring!r} in process {self._pid}. Attach there, or send a RingDataset, which does so by itself."
         )
 
     def __enter__(self) -> Self:
@@ -650,6 +661,7 @@ def _renew_locks() -> None:
     # The thread that held one at the fork is not in the child, whose calls are to end in an error, not in a hang.
     for reader in list(_OPEN):
         reader._lock = threading.RLock()  # noqa: SLF001  # of this very file
+    _OPEN.clear()  # they are the parent's, which a child's reader must not ask to make way
 
 
 atexit.register(close_open_readers)

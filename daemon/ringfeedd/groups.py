@@ -155,10 +155,15 @@ class Groups:
         here = ring.place(ring.floor)
         if request.start is Start.AT:
             return place_among_others(request, ring, at)
-        whole |= request.start in (Start.EPOCH, Start.FOLLOWING)
+        whole |= request.start in (Start.EPOCH, Start.FOLLOWING) or self._all_have_taken(here.epoch)
         if whole and request.start is not Start.NOW and here.position:
             return Place(here.seq + ring.epochs.length(here.epoch) - here.position, here.epoch + 1, 0)
         return here
+
+    def _all_have_taken(self, epoch: int) -> bool:
+        """Whether nobody has anything of ``epoch`` left to take, though batches of it may be held."""
+        members = [member for group in self if not group.skips for member in group.members if not member.given_up]
+        return bool(members) and all(member.plan.block(member.place).epoch > epoch for member in members)
 
     def _idle_place(self, request: Request, ring: Ring, at: tuple[int, int]) -> Place | Seek:
         """Where the first group of an idle ring begins."""
