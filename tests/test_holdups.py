@@ -195,6 +195,17 @@ def test_a_rank_of_an_earlier_run_that_lives_on_is_named_as_that():
     assert found.sentence().startswith("rank 1/2 of group 'job' (pid 4242) is of an earlier run of this job and keeps")
 
 
+def test_a_process_that_its_own_workers_wait_for_is_named():
+    worker = reader("loader", world_size=2, released=16, held=0, waiting_s=3.0, workers=2, owner=7)
+    found = look(reader("idle", held=0, owner=7), worker)
+    assert found.out_of_step
+    assert found.sentence().startswith(
+        "rank 0/1 of group 'idle' (pid 4242) was attached in the process that waits for these DataLoader workers"
+    )
+    assert "close()" in found.sentence()
+    assert not look(reader("idle", held=0, owner=8), worker).out_of_step
+
+
 @pytest.mark.parametrize(
     ("absence", "words"),
     [

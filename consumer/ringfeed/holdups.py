@@ -37,6 +37,7 @@ class HoldUp:
         missing: a reader whose group misses ranks, for which the slots are kept.
         slots: of the ring.
         earlier: the first holder is of an earlier run of a job that waits.
+        starter: the holder in the process whose DataLoader's workers wait.
     """
 
     holders: tuple[Standing, ...]
@@ -46,11 +47,12 @@ class HoldUp:
     missing: Standing | None = None
     slots: int = 0
     earlier: bool = False
+    starter: Standing | None = None
 
     @property
     def out_of_step(self) -> bool:
-        """Whether ranks of one job do not read together, which no waiting mends."""
-        return self.ahead is not None or self.missing is not None or self.earlier
+        """Whether readers of one job do not read together, which no waiting mends."""
+        return self.ahead is not None or self.missing is not None or self.earlier or self.starter is not None
 
     @property
     def may_end(self) -> bool:
@@ -68,6 +70,15 @@ class HoldUp:
             return f"{away}, and {others} for slots that are kept for it. {ONE_RANK_ALONE}"
         if not self.holders:
             return f"{others} for slots that are kept for a rank that is away, until it comes back or is given up"
+        if self.starter is not None:
+            return (
+                f"{self.starter.who} was attached in the process that waits for these DataLoader workers, and keeps "
+                f"the ring's slots: {others}. Call close() on the dataset or loader that reads there before the "
+                f"workers start"
+            )
+        return self._of_a_holder(others)
+
+    def _of_a_holder(self, others: str) -> str:
         first, *rest = self.holders
         if self.ahead is not None:
             return self._ran_ahead(self.ahead, first)
@@ -130,7 +141,9 @@ def hold_up(standings: Iterable[Standing], *, floor: int, published: int, slots:
         furthest = max(ahead, key=lambda reader: reader.taken, default=None)
         first = holders[0]
         earlier = any(reader.group == first.group and first.run not in (0, reader.run) for reader in waiting)
-        return HoldUp(tuple(holders), len(waiting), longest_s, ahead=furthest, earlier=earlier and furthest is None)
+        earlier &= furthest is None
+        starter = next((one for one in holders if any(one.starts(reader) for reader in waiting)), None)
+        return HoldUp(tuple(holders), len(waiting), longest_s, ahead=furthest, earlier=earlier, starter=starter)
     missing = next((r for r in readers if r.absence is not None and not r.skips), None)
     return HoldUp((), len(waiting), longest_s, missing=missing)
 

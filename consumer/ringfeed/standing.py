@@ -18,6 +18,7 @@ class Standing:
 
     Attributes:
         run: of the job that it belongs to, see `Kin`.
+        owner: the training process that it is, or whose worker it is, see `Kin`.
         first: number of the first pair of the first block that it was to read.
         taken: number of the first pair of its next block.
         released: number of the first pair that it may still read; not above ``taken``, up to which its word counts.
@@ -39,6 +40,7 @@ class Standing:
     taken: int
     released: int
     run: int = 0
+    owner: int = 0
     epoch: int = 0
     waiting_s: float = 0.0
     attached_s: float = 0.0
@@ -67,6 +69,7 @@ class Standing:
             taken=taken,
             released=min(page[Lane.RELEASED], taken),
             run=request.kin.run,
+            owner=request.kin.owner,
             epoch=epoch,
             waiting_s=max(0, now_ns - since) / 1e9 if since else 0.0,
             attached_s=max(0, now_ns - page[Lane.ANSWERED_NS]) / 1e9,
@@ -85,6 +88,10 @@ class Standing:
     def held_pairs(self) -> int:
         """Pairs from the first that it may still read to its next block, other ranks' included."""
         return max(0, self.taken - self.released)
+
+    def starts(self, other: Standing) -> bool:
+        """Return whether this is a process whose DataLoader has the other one as a worker, and so waits for it."""
+        return self.owner == other.owner != 0 and not self.workers and bool(other.workers)
 
     def is_of(self, other: Standing) -> bool:
         """Return whether both share one pass."""
