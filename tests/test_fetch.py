@@ -285,6 +285,18 @@ def test_a_late_object_gets_one_second_request_and_the_first_answer_counts():
     assert (report.second_requests, report.second_requests_won) == (1, 1)
 
 
+def test_an_attempt_after_two_that_were_late_gets_a_second_request_too():
+    """Else the ring would wait for the third as long as for the first two, until it is cut."""
+    story = late(Story(["hang", "hang", "hang", IMAGE], read_timeout_s=8, attempt_s=20))
+    while story.source.reads["i"] < 3:
+        story.clock.run(0.1)
+    began = story.clock.now
+    late(story).clock.run(1)
+    assert story.fetched.image == IMAGE
+    assert story.clock.now - began <= 6.2
+    assert story.source.under_way == story.client.under_way == 0
+
+
 def test_a_second_request_that_fails_leaves_the_first_one():
     story = late(Story(["hang", failing("reset"), IMAGE], read_timeout_s=8, attempt_s=20)).run()
     assert story.fetched.image == IMAGE

@@ -496,6 +496,31 @@ def test_a_request_that_never_ends_is_cut_off(sends, monkeypatch):
     asyncio.run(asyncio.wait_for(story(), 20))
 
 
+@pytest.mark.parametrize(
+    "sends",
+    [
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"FOO / HTTP/7.x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ],
+    ids=["long", "length", "version", "tls"],
+)
+def test_what_is_no_request_leaves_no_line_in_the_log(sends, caplog):
+    async def story():
+        server = HttpServer(list, HERE_ANY_PORT, None)
+        address = await server.start()
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rstrip("/").rpartition(":")[2]))
+            writer.write(sends)
+            return await reader.read()
+        finally:
+            await server.stop()
+
+    assert asyncio.run(asyncio.wait_for(story(), 20)).startswith(b"HTTP/1.")
+    assert caplog.records == []
+
+
 async def until(condition):
     while not condition():  # noqa: ASYNC110  # what another process does, or the kernel
         await asyncio.sleep(0.01)

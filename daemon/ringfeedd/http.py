@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import socket
 import stat
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.http_connections import Connections, bind
@@ -43,6 +45,15 @@ HEADERS: Final = {
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a record of aiohttp's tells of the daemon: clients that send no HTTP must not fill its log."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+_REQUESTS: Final = logging.getLogger(f"{__name__}.requests")
+_REQUESTS.addFilter(_is_ours)
+
+
 class HttpServer:
     """Serves the rings' state until `stop`."""
 
@@ -70,7 +81,7 @@ class HttpServer:
         application.router.add_get("/errors.json", self._errors)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/healthz", self._health)
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        self._runner = web.AppRunner(application, access_log=None, logger=_REQUESTS, shutdown_timeout=SHUTDOWN_S)
 
     async def start(self) -> str:
         """Listen; returns the page's address.

@@ -174,7 +174,7 @@ class StoreClient:
         return download
 
     def hurry(self, pair: PairDownload, *, soon: bool = False) -> None:
-        """Send a second request for what is late of a pair that everybody waits for; at most one for each object.
+        """Send a second request for what is late of a pair that everybody waits for; at most one beside each attempt.
 
         Args:
             soon: everybody will wait for it next: only as long as few requests are second ones.

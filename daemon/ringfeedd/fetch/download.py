@@ -99,6 +99,7 @@ class Download:
         self.attempts += 1
         self.began = self._marked_at = now
         self._marked_bytes = 0
+        self._second = None
         self._reading = self._client.send(self.info, self._came, now)
 
     def second(self, now: float) -> None:
@@ -109,7 +110,7 @@ class Download:
 
     @property
     def has_second(self) -> bool:
-        """Whether a second request was sent."""
+        """Whether a second request was sent in this attempt."""
         return self._second is not None
 
     def refuse(self, sentence: str, cause: str) -> None:

@@ -26,6 +26,7 @@ _REASONS: Final = {
     "reset": "connections are lost",
     "truncated": "answers break off",
     "redirect": "redirects",
+    "http": "answers that cannot be understood",
     "html": "a page of HTML in the place of objects",
     "unauthorized": "no access token",
 }
