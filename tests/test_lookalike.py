@@ -137,6 +137,17 @@ def test_parts_that_would_be_served_together_are_named():
     assert "together" not in advice_for(town("train"))
 
 
+@pytest.mark.parametrize(("one", "other"), [("train", "val"), ("b", "a"), ("sets/2019", "sets/2020")])
+def test_other_folders_of_such_pairs_are_named(one, other):
+    names = [
+        *tree(7, f"{one}/images/*.jpg", f"{one}/labels/*.png"),
+        *tree(5, f"{other}/images/*.jpg", f"{other}/labels/*.png", "third/images/*.jpg"),
+    ]
+    advice = advice_for(names)
+    assert f"pass --images '{one}/images/{{id}}.jpg' --labels '{one}/labels/{{id}}.png'." in advice
+    assert f" Such pairs are also in {other}/: serve each folder by itself." in advice
+
+
 def test_the_sentence_counts_what_it_found():
     names = [f"{d}/{n:03}.{e}" for n in range(300) for d, e in (("img", "jpeg"), ("masks", "png"))]
     assert advice_for(names) == (

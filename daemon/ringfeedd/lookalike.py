@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +22,9 @@ LOOKED_AT: Final = 300_000
 
 _PART: Final = re.compile(r"(train|val|test|dev)", re.IGNORECASE)
 
+MOST_ELSEWHERE: Final = 5
+"""Folders that are named."""
+
 _FITS: Final = 0.1
 """Of the ids that the best labels share with the images, others have to share as much to be named."""
 
@@ -33,11 +36,13 @@ class _Layout:
     Attributes:
         labels: forms that can be decoded, the likeliest first.
         others: forms that cannot.
+        elsewhere: folders that hold images and labels of the same forms, and that these templates do not name.
     """
 
     images: Form
     labels: list[Form]
     others: list[Form]
+    elsewhere: list[str] = field(default_factory=list)
 
 
 async def no_pairs_sentence(
@@ -70,7 +75,7 @@ def describe(
     forms = forms_of(names)
     layout = _best_layout(forms)
     if layout is not None and layout.labels:
-        return f"No pairs under {root}: {_proposal(layout)}{_undecodable(layout)}{left_out}"
+        return f"No pairs under {root}: {_proposal(layout)}{_elsewhere(layout)}{_undecodable(layout)}{left_out}"
     if layout is not None:
         return f"No pairs under {root}: {_nothing_to_decode(layout)}{left_out}"
     looked_for = f"Looked for --images '{templates.images}' --labels '{templates.labels}'"
@@ -103,6 +108,15 @@ def _parts(images: Form) -> str:
     if len(parts) < 2:
         return ""
     return f" That serves the folders {', '.join(parts)} together: to serve one alone, write it into both templates."
+
+
+def _elsewhere(layout: _Layout) -> str:
+    """What is said of further folders of such pairs, one of which may be the one that is meant."""
+    if not layout.elsewhere:
+        return ""
+    named = ", ".join(f"{folder}/" for folder in layout.elsewhere[:MOST_ELSEWHERE])
+    more = len(layout.elsewhere) - MOST_ELSEWHERE
+    return f" Such pairs are also in {named}{f' and {more:,} more' if more > 0 else ''}: serve each folder by itself."
 
 
 def _undecodable(layout: _Layout) -> str:
@@ -156,7 +170,27 @@ def _best_layout(forms: list[Form]) -> _Layout | None:
         sets = [form for form in sets if form.extension != ".jpg"]
     few = 0.9 * likeness.shared(images, labels)
     sets.sort(key=lambda f: (likeness.shared(images, f) < few, -f.class_score, -len(f.ids), f.template))
-    return _Layout(images, sets, others)
+    return _Layout(images, sets, others, _same_elsewhere(images, sets[0], forms))
+
+
+def _same_elsewhere(images: Form, labels: Form, forms: list[Form]) -> list[str]:
+    """The folders, as ``val`` where these two are below ``train``, in which there are images and labels as well."""
+    there = {(form.folder, form.extension) for form in forms}
+    found = set()
+    for depth, (mine, theirs) in enumerate(zip(images.folders, labels.folders, strict=False)):
+        if mine != theirs:
+            break
+        above, below = images.folders[:depth], images.folders[depth + 1 :]
+        for form in forms:
+            folders = form.folders
+            if form.extension != images.extension or folders[:depth] != above or folders[depth + 1 :] != below:
+                continue
+            if len(folders) <= depth or folders[depth] == mine:
+                continue
+            beside = [*folders[: depth + 1], *labels.folders[depth + 1 :]]
+            if ("".join(f"{folder}/" for folder in beside), labels.extension) in there:
+                found.add("/".join(folders[: depth + 1]))
+    return sorted(found)
 
 
 def _fits(form: Form, images: Form, labels: Form, likeness: Likeness) -> bool:
