@@ -19,6 +19,7 @@ from ringfeedd.catalog import Pair
 from ringfeedd.errors import BadPairError
 from ringfeedd.fakegcs import FakeGcs, Fault
 from ringfeedd.fetch.client import StoreClient, fetch_pair
+from ringfeedd.fetch.health import StoreState
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
 from ringfeedd.keys import KeyTemplates
 from ringfeedd.listing import build_catalog
@@ -263,6 +264,19 @@ def test_a_gzipped_object_is_unpacked_within_the_limit():
     assert Story([stored], pair=pair_of(image=stored)).run().fetched.image == IMAGE
     for odd, cause in ((gzip.compress(bytes(10**6)), "too_large"), (stored[:-9], "gzip"), (b"\x1f\x8bnone", "gzip")):
         assert Story([odd], pair=pair_of(image=odd), max_object_bytes=10**5).run().error.cause == cause
+
+
+def test_a_client_that_was_told_to_wait_says_so_until_then():
+    """Nothing is under way meanwhile, and "the store answers" would hide why nothing comes."""
+    story = Story([failing("http_429", retry_after_s=60), "hang"])
+    story.clock.run(30)
+    assert story.client.under_way == 0
+    report = story.client.report()
+    assert report.state is StoreState.LIMITED
+    assert report.pace > 0
+    story.clock.run(40)
+    assert story.client.under_way == 1
+    assert story.client.report().state is StoreState.OPEN
 
 
 # -- the object that everybody waits for

@@ -44,6 +44,9 @@ SLOW_CAUSES: Final = frozenset({"timeout", "slow"})
 LIMIT_SHOWN_S: Final = 10.0
 """After the latest answer that limits the rate, for which a client says that it is limited."""
 
+LEAST_SHOWN_PER_S: Final = 0.1
+"""Of a limit; 0 would say that there is none."""
+
 
 class Timer(Protocol):
     """What `Clock.call_later` gives."""
@@ -115,6 +118,7 @@ class StoreClient:
         self._heard_at = self._clock.time()
         self._received = self._slow = self._silences = 0
         self._cause = ""
+        self._told_to_wait_until = -math.inf
         self._requests = self._limited = self._seconds = self._seconds_won = 0
 
     def __repr__(self) -> str:
@@ -134,6 +138,7 @@ class StoreClient:
         """Return the numbers that status, metrics and tests read."""
         window, now = self.window, self._clock.time()
         limited = now - window.pace.limited_at < LIMIT_SHOWN_S and window.pace.bounds(now)
+        limited = limited or (not self.under_way and now < self._told_to_wait_until)
         state = StoreState.DOWN if window.down else StoreState.LIMITED if limited else StoreState.OPEN
         return StoreReport(
             state=state,
@@ -141,7 +146,7 @@ class StoreClient:
             next_try_at=window.next_try_at if window.down else None,
             answered_at=window.answered_at,
             cause=self._cause,
-            pace=round(window.pace.per_s or 0.0, 1) if limited else 0.0,
+            pace=max(LEAST_SHOWN_PER_S, round(window.pace.per_s or 0.0, 1)) if limited else 0.0,
             outages=window.outages,
             requests=self._requests,
             limited=self._limited,
@@ -246,6 +251,7 @@ class StoreClient:
         self._cause = cause
         if cause == RATE_LIMITED:
             self._limited += 1
+            self._told_to_wait_until = max(self._told_to_wait_until, now + (error.retry_after_s or 0.0))
             window.limited(now, began, error.retry_after_s)
             return
         self._slow += cause in SLOW_CAUSES
