@@ -7,11 +7,13 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from ringfeed.descriptor import check_ring_name
 
 EXIT_USAGE: Final = 2
+
+_N = TypeVar("_N", int, float)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -58,27 +60,20 @@ def reason(message: str) -> str:
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     """Return a type of argument: a whole number within bounds."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text}: must be a whole number") from error
-        if why := out_of_range(value, least=least, most=most):
-            raise argparse.ArgumentTypeError(f"{text}: {why}")
-        return value
-
-    return parse
+    return _bounded(int, "a whole number", least, most)
 
 
 def number(least: float, most: float) -> Callable[[str], float]:
     """Return a type of argument: a number within bounds."""
+    return _bounded(float, "a number", least, most)
 
-    def parse(text: str) -> float:
+
+def _bounded(convert: Callable[[str], _N], kind: str, least: float, most: float | None) -> Callable[[str], _N]:
+    def parse(text: str) -> _N:
         try:
-            value = float(text)
+            value = convert(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text}: must be a number") from error
+            raise argparse.ArgumentTypeError(f"{text}: must be {kind}") from error
         if why := out_of_range(value, least=least, most=most):
             raise argparse.ArgumentTypeError(f"{text}: {why}")
         return value
