@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from data_planes import DATA_PLANES, localhost_tls
 
-from ringfeedd.errors import StartError
+from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.fakegcs import FakeGcs, Fault
 from ringfeedd.keys import KeyTemplates
 from ringfeedd.listing import build_catalog
@@ -225,7 +225,7 @@ def test_a_listing_that_never_comes_is_an_error_and_not_an_empty_bucket(kind):
 # -- what a user does wrong: one sentence
 
 
-def sentence_of(root, **options):
+def sentence_of(root, error=StartError, **options):
     async def main():
         source = await open_source(root, concurrency=4, **options)
         try:
@@ -233,7 +233,7 @@ def sentence_of(root, **options):
         finally:
             await source.close()
 
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(error) as caught:
         asyncio.run(asyncio.wait_for(main(), 30))
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -348,8 +348,9 @@ def test_an_emulator_that_was_asked_for_wins_over_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize("root", ["gs://", "gs:///p", "gs://UPPER/p", "gs://a b/p", "s3://b/p", "http://b/p"])
-def test_a_root_that_cannot_be_meant_is_refused(root):
-    assert root.removesuffix("/p").split("/")[-1] in sentence_of(root, emulator="http://127.0.0.1:1")
+def test_an_invalid_root_is_an_error_of_the_settings(root):
+    text = sentence_of(root, error=ConfigError, emulator="http://127.0.0.1:1")
+    assert root.removesuffix("/p").split("/")[-1] in text
 
 
 # -- credentials

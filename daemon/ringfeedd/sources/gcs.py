@@ -203,7 +203,8 @@ async def open_gcs(
     """The source for ``gs://bucket/prefix``; credentials are fetched, nothing else is asked.
 
     Raises:
-        StartError: no such bucket name, no credentials, no package for the data plane, or ``STORAGE_EMULATOR_HOST`` set
+        ConfigError: no such bucket name.
+        StartError: no credentials, no package for the data plane, or ``STORAGE_EMULATOR_HOST`` set
             without `emulator`.
     """
     bucket, _, prefix = root.removeprefix("gs://").partition("/")
