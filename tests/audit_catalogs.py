@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from audit import Run, Undisturbed
 
-from ringfeedd.idtable import IdTable
+from ringfeedd.catalog.ids import IdTable
 
 
 def fingerprint(ids: Sequence[str]) -> str:

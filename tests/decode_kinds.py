@@ -11,9 +11,9 @@ import pytest
 from decode_reference import classes, encode, photograph, png
 from PIL import Image
 
-from ringfeedd.decode import Decoded, decode_pair
+from ringfeedd.decode.pair import Decoded, decode_pair
+from ringfeedd.decode.spec import DecodeSpec, Fit, LabelMode
 from ringfeedd.errors import BadPairError
-from ringfeedd.spec import DecodeSpec, Fit, LabelMode
 
 SIZE = (24, 36)
 COLOURS = photograph("china").resize((36, 24))

@@ -14,15 +14,15 @@ from pathlib import Path
 from ring_fixtures import PaintingPool, make_descriptor, make_service, small_geometry, step
 
 import ringfeed
-from ringfeed import descriptor, segment
-from ringfeed.doorbell import Doorbell
-from ringfeed.lane import LanePage
-from ringfeedd import shm
-from ringfeedd.former import read_formers
-from ringfeedd.groups import Groups
-from ringfeedd.leavings import clear_leavings
-from ringfeedd.shm import Access, RingMemory
-from ringfeedd.singleton import SingletonLock
+from ringfeed.shm import descriptor, segment
+from ringfeed.shm.lane import LanePage
+from ringfeed.shm.semaphore import Doorbell
+from ringfeedd.recovery.cleanup import clear_leavings
+from ringfeedd.recovery.predecessor import read_formers
+from ringfeedd.ring.groups import Groups
+from ringfeedd.shm import memory as shm
+from ringfeedd.shm.lock import SingletonLock
+from ringfeedd.shm.memory import Access, RingMemory
 
 STEPS = (
     *(

@@ -1,6 +1,6 @@
 """What several tests of the source side need: a source in memory, a clock turned by hand."""
 
-from ringfeedd.sources import PAGE_OBJECTS, ObjectInfo, SourceError
+from ringfeedd.storage import PAGE_OBJECTS, ObjectInfo, SourceError
 
 
 class ManualClock:

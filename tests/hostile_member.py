@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ringfeed import layout, segment
-from ringfeed.attachment import Control
-from ringfeed.descriptor import Descriptor, read_descriptor
 from ringfeed.errors import RingfeedError
-from ringfeed.lane import LanePage
-from ringfeed.layout import FIRST_LANE_LOCK_BYTE, PAGE_BYTES, Lane
+from ringfeed.reader.attachment import Control
+from ringfeed.shm import layout, segment
+from ringfeed.shm.descriptor import Descriptor, read_descriptor
+from ringfeed.shm.lane import LanePage
+from ringfeed.shm.layout import FIRST_LANE_LOCK_BYTE, PAGE_BYTES, Lane
 
 WORDS = (0, 1, 2, 3, 8, 200, 1 << 16, 1 << 32, (1 << 48) - 1, 1 << 48, 1 << 63, (1 << 64) - 2, (1 << 64) - 1)
 OFFSETS = sorted({value for name, value in vars(Lane).items() if name.isupper() and isinstance(value, int)})

@@ -13,11 +13,11 @@ from unittest import mock
 
 from ring_fixtures import Served, described_as, served_ring, unique_ring_name
 
-from ringfeed import segment
 from ringfeed.epochs import Epochs
-from ringfeed.lane import Request
-from ringfeed.layout import FIRST_LANE_LOCK_BYTE, ID_BYTES, Header, Lane, SlotRecord, Start
 from ringfeed.plan import Place, Plan
+from ringfeed.shm import segment
+from ringfeed.shm.lane import Request
+from ringfeed.shm.layout import FIRST_LANE_LOCK_BYTE, ID_BYTES, Header, Lane, SlotRecord, Start
 
 NONCE = 0x1122_3344_5566_7788
 PID = 4242

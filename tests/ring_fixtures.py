@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ringfeed.descriptor import Descriptor, ServedCatalog
-from ringfeed.identity import SETTINGS, Identity
-from ringfeed.layout import Geometry, plan_geometry
-from ringfeedd.edition import Edition
-from ringfeedd.failures import Failures
-from ringfeedd.groups import Groups
-from ringfeedd.messages import Decoded, PairJob
+from ringfeed.shm.descriptor import Descriptor, ServedCatalog
+from ringfeed.shm.identity import SETTINGS, Identity
+from ringfeed.shm.layout import Geometry, plan_geometry
 from ringfeedd.order import make_order
-from ringfeedd.ring import Ring
-from ringfeedd.service import RingService
-from ringfeedd.shm import Access, RingMemory
+from ringfeedd.ring.failures import Failures
+from ringfeedd.ring.groups import Groups
+from ringfeedd.ring.revisions import Edition
+from ringfeedd.ring.ring import Ring
+from ringfeedd.shm.memory import Access, RingMemory
+from ringfeedd.supervisor.service import RingService
+from ringfeedd.worker.protocol import Decoded, PairJob
 
 HEIGHT, WIDTH = 16, 32
 

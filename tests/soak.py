@@ -32,8 +32,8 @@ from soak_table import BOUND_S, Ending, catalogs, invariants
 from soak_usage import Growth, generations, shared
 from soak_weather import FAULTS, OUTAGES, Weather
 
+from ringfeed.cli.status import ring_status
 from ringfeed.errors import RingfeedError
-from ringfeed.status import ring_status
 from ringfeedd.demo.interrupts import Interrupts
 
 PAIRS = 131

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ringfeedd.catalog import Pair
+from ringfeedd.catalog.catalog import Pair
 from ringfeedd.fetch.client import StoreClient
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
-from ringfeedd.sources.base import ObjectInfo, SourceError
+from ringfeedd.storage.base import ObjectInfo, SourceError
 
 CONTENT = b"\xff" * 100
 LOOK_S = 0.5

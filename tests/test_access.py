@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from ring_fixtures import served_ring
 
 import ringfeed
-from ringfeed import trust
-from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import NotTrustedError
-from ringfeedd.doctor import examine
+from ringfeed.shm import access as trust
+from ringfeed.shm.descriptor import read_descriptor
+from ringfeedd.cli.doctor import examine
+from ringfeedd.cli.main import main
 from ringfeedd.errors import StartError
-from ringfeedd.leavings import clear_leavings
-from ringfeedd.main import main
-from ringfeedd.shm import Access
-from ringfeedd.singleton import SingletonLock
+from ringfeedd.recovery.cleanup import clear_leavings
+from ringfeedd.shm.lock import SingletonLock
+from ringfeedd.shm.memory import Access
 
 REPOSITORY = Path(__file__).parent.parent
 NOBODY = 65534
@@ -77,7 +77,7 @@ def modes(ring: str) -> dict[str, int]:
 
 
 AS_ANOTHER_USER = """
-import os, sys, ringfeed, ringfeed.reader, encodings.idna  # while the packages can be read
+import os, sys, ringfeed, ringfeed.reader.reader, encodings.idna  # while the packages can be read
 ring, uid, *groups = sys.argv[1:]
 os.setgroups([int(group) for group in groups])
 os.setresgid(int(uid), int(uid), int(uid))
@@ -140,7 +140,7 @@ def write_as_another_user(path: Path, gid: int) -> str:
 SERVE_AS_NOBODY = """
 import os, sys, time
 from ring_fixtures import served_ring, turning
-import ringfeed.failed_pairs
+import ringfeed.shm.failures
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
@@ -217,7 +217,7 @@ def test_roots_daemon_refuses_another_users_lock_file(ring, monkeypatch):
 
 @as_root
 def test_errors_claims_nothing_to_a_stranger():
-    as_nobody = "import os, sys\nfrom ringfeedd.main import main\nos.setgroups([])\nos.setresuid(*[65534] * 3)\n"
+    as_nobody = "import os, sys\nfrom ringfeedd.cli.main import main\nos.setgroups([])\nos.setresuid(*[65534] * 3)\n"
     with served_ring() as served:
         for options in ([], ["--json"]):
             asked = trainer(as_nobody + "sys.exit(main(['errors', *sys.argv[1:]]))", served.name, *options)
@@ -229,7 +229,7 @@ def test_errors_claims_nothing_to_a_stranger():
 
 LOOK = """
 import sys, ringfeed
-from ringfeedd.main import main
+from ringfeedd.cli.main import main
 try:
     ringfeed.attach(sys.argv[1], batch_size=2)
 except ringfeed.NoAccessError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfeedd.main import main
+from ringfeedd.cli.main import main
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -8,8 +8,8 @@ from house import wait_until
 from ring_fixtures import served_ring, turning
 
 import ringfeed
-from ringfeed import attachment as attachment_module
-from ringfeed.layout import Lane, State
+from ringfeed.reader import attachment as attachment_module
+from ringfeed.shm.layout import Lane, State
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_ring_that_has_failed_raises_its_reason_at_once_whatever_it_may_wait()
 
 
 def test_a_daemon_that_is_not_there_is_waited_for_with_a_word(monkeypatch, caplog):
-    monkeypatch.setattr("ringfeed.opening.TELL_AFTER_S", 0.1)
+    monkeypatch.setattr("ringfeed.reader.opening.TELL_AFTER_S", 0.1)
     with pytest.raises(ringfeed.DaemonNotRunningError):
         ringfeed.attach("nobody-serves-this", batch_size=2, wait_s=0.3)
     assert caplog.text.count("This process waits up to 0 s for one.") == 1
@@ -80,7 +80,9 @@ def test_a_request_for_batches_without_pairs_is_refused_as_that():
     with served_ring() as served:
         page = served.memory.lanes[0]
         page.write_request(
-            ringfeed.lane.Request("job", 0, 1, 0, True, ringfeed.layout.Start.AUTO, (0, 0), anonymous=False, pid=1),
+            ringfeed.shm.lane.Request(
+                "job", 0, 1, 0, True, ringfeed.shm.layout.Start.AUTO, (0, 0), anonymous=False, pid=1
+            ),
             nonce=7,
         )
         with pytest.MonkeyPatch.context() as patch:

@@ -146,7 +146,7 @@ def test_every_peers_script_is_there():
 
 
 def test_the_command_line_of_serve_does_not_load_the_benchmark():
-    loaded = "import sys, ringfeedd.main as m; m._parser(); print([n for n in sys.modules if 'bench' in n])"
+    loaded = "import sys, ringfeedd.cli.main as m; m._parser(); print([n for n in sys.modules if 'bench' in n])"
     said = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "['ringfeedd.bench', 'ringfeedd.bench.arguments']"
 

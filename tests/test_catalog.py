@@ -13,10 +13,10 @@ from gcs_fixtures import ListedSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ringfeedd.catalog.ids import IdTable, id_hash
+from ringfeedd.catalog.listing import Progress, build_catalog
+from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.errors import ConfigError, StartError
-from ringfeedd.idtable import IdTable, id_hash
-from ringfeedd.keys import KeyTemplates
-from ringfeedd.listing import Progress, build_catalog
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
@@ -209,9 +209,9 @@ def test_hash_and_fingerprint_are_the_same_on_every_machine():
 
 SYNTHETIC = """
     import asyncio, sys
-    from ringfeedd.keys import KeyTemplates
-    from ringfeedd.listing import build_catalog
-    from ringfeedd.sources import ObjectInfo
+    from ringfeedd.catalog.templates import KeyTemplates
+    from ringfeedd.catalog.listing import build_catalog
+    from ringfeedd.storage import ObjectInfo
 
     COUNT = 1_000_000
 

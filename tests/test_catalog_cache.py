@@ -15,16 +15,16 @@ from house import SHM, Daemon, wait_until, write_folder
 from test_refresh import epoch_of, names, pictures
 
 import ringfeed
-from ringfeed.descriptor import read_descriptor
-from ringfeed.status import ring_status
-from ringfeedd.cached_in_use import IN_USE_S
-from ringfeedd.catalog_cache import KEPT, KEPT_S, CatalogCache, default_folder
+from ringfeed.cli.status import ring_status
+from ringfeed.shm.descriptor import read_descriptor
+from ringfeedd.catalog.cache import KEPT, KEPT_S, CatalogCache, default_folder
+from ringfeedd.catalog.cache_use import IN_USE_S
+from ringfeedd.catalog.listing import build_catalog
+from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.config import Config
-from ringfeedd.edition import make_editions
-from ringfeedd.keys import KeyTemplates
-from ringfeedd.listing import build_catalog
-from ringfeedd.promised import find_promised
-from ringfeedd.sources.local import LocalSource
+from ringfeedd.recovery.catalogs import find_promised
+from ringfeedd.ring.revisions import make_editions
+from ringfeedd.storage.local import LocalSource
 
 PAIRS, MORE = 20, 12
 

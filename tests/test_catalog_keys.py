@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringfeedd.catalog.templates import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplate, KeyTemplates
 from ringfeedd.errors import ConfigError
-from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplate, KeyTemplates
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 

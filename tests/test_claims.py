@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringfeed.kin import Kin, process_number
-from ringfeed.lane import Accepted, Request
-from ringfeed.layout import Leaving, Start
-from ringfeedd.admission import Seek, Wait
-from ringfeedd.groups import Groups
+from ringfeed.shm.lane import Accepted, Request
+from ringfeed.shm.layout import Leaving, Start
+from ringfeed.shm.origin import Kin, process_number
 from ringfeedd.order import make_order
-from ringfeedd.ring import Ring
+from ringfeedd.ring.admission import Seek, Wait
+from ringfeedd.ring.groups import Groups
+from ringfeedd.ring.ring import Ring
 
 LENGTH, BATCH = 40, 2
 LINGER_S, BLOCKING_S = 100.0, 10.0

@@ -25,13 +25,13 @@ from house import (
 from ring_fixtures import served_ring, turning
 
 import ringfeed
-from ringfeed.layout import State
-from ringfeed.status import ring_status
-from ringfeedd.failures import Failure
+from ringfeed.cli.status import ring_status
+from ringfeed.shm.layout import State
+from ringfeedd.cli.main import main
 from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
 from ringfeedd.fetch.health import StoreHealth
-from ringfeedd.main import main
-from ringfeedd.view import look
+from ringfeedd.ring.failures import Failure
+from ringfeedd.web.snapshot import look
 
 
 @pytest.fixture(scope="module")
@@ -398,8 +398,8 @@ def test_output_that_cannot_be_written_is_a_sentence():
 UNLISTED = """
 import os, sys
 from pathlib import Path
-import ringfeedd.doctor  # while the packages can be read
-from ringfeedd.main import main
+import ringfeedd.cli.doctor  # while the packages can be read
+from ringfeedd.cli.main import main
 if sys.argv[1] == "closed":
     Path("/dev/shm").chmod(0o700)
     os.setresuid(65534, 65534, 65534)

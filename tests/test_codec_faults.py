@@ -19,7 +19,7 @@ HANG_TIMEOUT_S = 4
 MEDDLE = """
 import ctypes, resource
 import numpy as np
-from ringfeedd import fast_codecs
+from ringfeedd.decode import codecs as fast_codecs
 
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ringfeedd.config import Config, load_config
+from ringfeedd.decode.spec import Fit, LabelMode
 from ringfeedd.errors import EXIT_BAD_CONFIG, ConfigError
 from ringfeedd.order import Mode
-from ringfeedd.spec import Fit, LabelMode
 
 
 @pytest.fixture

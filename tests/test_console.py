@@ -15,7 +15,7 @@ import pytest
 from house import RINGFEED, Daemon, wait_until, write_folder
 
 import ringfeed
-from ringfeedd.console import LineStream
+from ringfeedd.system.console import LineStream
 
 
 def read_all(fd: int) -> bytes:

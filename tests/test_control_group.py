@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ringfeedd.control_group import memory_of_group
+from ringfeedd.system.control_group import memory_of_group
 
 GIB = 1 << 30
 V1_NONE = 0x7FFFFFFFFFFFF000

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ringfeedd.config import Config
-from ringfeedd.cores import usable_cores
+from ringfeedd.system.cpu import usable_cores
 
 
 @pytest.fixture

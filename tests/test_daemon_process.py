@@ -12,15 +12,15 @@ import pytest
 from house import RINGFEED, Daemon, Output, write_folder
 from ring_fixtures import served_ring
 
-from ringfeed import daemon_process
-from ringfeed.attachment import Control, open_control
-from ringfeed.cli import EXIT_NOT_RUNNING
-from ringfeed.daemon_process import find_daemon
-from ringfeed.descriptor import read_descriptor
-from ringfeed.layout import State
-from ringfeed.segment import open_lock, try_lock
-from ringfeedd.doctor import examine
-from ringfeedd.main import main
+from ringfeed.cli.commands import EXIT_NOT_RUNNING
+from ringfeed.daemon import process as daemon_process
+from ringfeed.daemon.process import find_daemon
+from ringfeed.reader.attachment import Control, open_control
+from ringfeed.shm.descriptor import read_descriptor
+from ringfeed.shm.layout import State
+from ringfeed.shm.segment import open_lock, try_lock
+from ringfeedd.cli.doctor import examine
+from ringfeedd.cli.main import main
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ import pytest
 from data_planes import DATA_PLANES, NO_PYCURL, localhost_tls
 
 from ringfeedd.errors import StartError
-from ringfeedd.sources import SourceError, open_source, proxy
-from ringfeedd.sources.base import read
-from ringfeedd.sources.gcs import GcsSource
-from ringfeedd.sources.planes import open_plane
+from ringfeedd.storage import SourceError, open_source
+from ringfeedd.storage.base import read
+from ringfeedd.storage.gcs import GcsSource
+from ringfeedd.storage.transport import proxy
+from ringfeedd.storage.transport.choice import open_plane
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndata"
 
@@ -204,8 +205,8 @@ def test_the_proxy_is_looked_up_by_scheme_and_host(monkeypatch):
 
 SECURE_READ = """
 import asyncio, sys
-from ringfeedd.sources.base import read
-from ringfeedd.sources.gcs import GcsSource
+from ringfeedd.storage.base import read
+from ringfeedd.storage.gcs import GcsSource
 
 async def main(url, plane):
     source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=1, data_plane=plane)
@@ -240,7 +241,7 @@ def test_the_certificates_that_the_environment_names_are_trusted(plane, tmp_path
 
 @NO_PYCURL
 def test_a_tls_handshake_that_never_ends_is_no_connection(monkeypatch):
-    monkeypatch.setattr("ringfeedd.sources.curl_transfer.CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("ringfeedd.storage.transport.curl_transfer.CONNECT_TIMEOUT_S", 0.3)
 
     async def story(server, _):
         url = server.url.replace("http:", "https:")
@@ -269,7 +270,7 @@ def test_a_loop_that_was_held_up_for_longer_than_the_time_out_cuts_nobody(monkey
 
 @pytest.fixture
 def _no_pycurl(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("ringfeedd.sources.curl")]:
+    for name in [name for name in sys.modules if name.startswith("ringfeedd.storage.transport.curl")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pycurl", None)
 

@@ -16,11 +16,12 @@ from PIL import Image
 from ring_fixtures import served_ring
 
 import ringfeed
-from ringfeed import keep, segment
-from ringfeed.layout import KEEP_LOCK_BYTE
-from ringfeed.shared_daemon import PREFIX, _Wanted
+from ringfeed.daemon import keep
+from ringfeed.daemon.shared import PREFIX, _Wanted
+from ringfeed.shm import segment
+from ringfeed.shm.layout import KEEP_LOCK_BYTE
 from ringfeed.torch import get_async_dataloaders
-from ringfeedd.need import LINGER_S, Need
+from ringfeedd.supervisor.linger import LINGER_S, Need
 
 PAIRS = 12
 COMMON = {"size": "24x32", "fit": "resize", "slots": 16, "workers": 1, "catalog_cache": "off"}

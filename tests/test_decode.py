@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ringfeedd import fast_codecs
-from ringfeedd.decode import Decoded, decode_pair
-from ringfeedd.framing import frame
-from ringfeedd.spec import DecodeSpec, Fit, LabelMode
+from ringfeedd.decode import codecs as fast_codecs
+from ringfeedd.decode.fit import frame
+from ringfeedd.decode.pair import Decoded, decode_pair
+from ringfeedd.decode.spec import DecodeSpec, Fit, LabelMode
 
 FITS = list(Fit)
 FIXED_FITS = [Fit.RESIZE, Fit.CROP, Fit.PAD]

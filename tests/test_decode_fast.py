@@ -10,12 +10,13 @@ from decode_broken import with_sampling
 from decode_reference import encode, image_bytes, photograph, reference_image
 from PIL import Image
 
-from ringfeedd import decode, fast_codecs
-from ringfeedd.decode import decode_pair
+from ringfeedd.decode import codecs as fast_codecs
+from ringfeedd.decode import pair as decode
+from ringfeedd.decode.image import Picture, open_picture
+from ringfeedd.decode.optional import optional
+from ringfeedd.decode.pair import decode_pair
+from ringfeedd.decode.spec import DecodeSpec, Fit
 from ringfeedd.errors import BadPairError
-from ringfeedd.optional import optional
-from ringfeedd.picture import Picture, open_picture
-from ringfeedd.spec import DecodeSpec, Fit
 
 simplejpeg = pytest.importorskip("simplejpeg")
 

@@ -17,11 +17,13 @@ from decode_broken import SEEDS, broken
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-from ringfeedd import fast_codecs, label_png, picture
-from ringfeedd.decode import decode_pair
+from ringfeedd.decode import codecs as fast_codecs
+from ringfeedd.decode import image as picture
+from ringfeedd.decode import png as label_png
+from ringfeedd.decode.memory import decode_bytes, private_bytes
+from ringfeedd.decode.pair import decode_pair
+from ringfeedd.decode.spec import DecodeSpec, Fit, LabelMode
 from ringfeedd.errors import BadPairError
-from ringfeedd.memory_limit import decode_bytes, private_bytes
-from ringfeedd.spec import DecodeSpec, Fit, LabelMode
 
 MAX_PIXELS = 1_000_000
 MOST_CPU_S = 10.0

@@ -21,9 +21,9 @@ from decode_kinds import (
 from decode_reference import encode, image_bytes, label_bytes, photograph, png, png_chunk, reference_image
 from PIL import Image, ImageOps
 
-from ringfeedd.decode import Decoded
-from ringfeedd.picture import MAX_SCANS, TURNS
-from ringfeedd.spec import MAX_SIDE, Fit
+from ringfeedd.decode.image import MAX_SCANS, TURNS
+from ringfeedd.decode.pair import Decoded
+from ringfeedd.decode.spec import MAX_SIDE, Fit
 
 
 @pytest.mark.parametrize("kind", IMAGE_KINDS)

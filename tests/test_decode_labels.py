@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ringfeedd import fast_codecs, label_png
-from ringfeedd.decode import decode_pair
+from ringfeedd.decode import codecs as fast_codecs
+from ringfeedd.decode import png as label_png
+from ringfeedd.decode.image import open_picture
+from ringfeedd.decode.pair import decode_pair
+from ringfeedd.decode.png import label_from_unfiltered_png
+from ringfeedd.decode.spec import DecodeSpec, Fit, LabelMode
 from ringfeedd.errors import BadPairError
-from ringfeedd.label_png import label_from_unfiltered_png
-from ringfeedd.picture import open_picture
-from ringfeedd.spec import DecodeSpec, Fit, LabelMode
 
 IMAGE = encode(Image.new("RGB", (4, 4)), "PNG")
 GREY, PALETTE = 0, 3
@@ -93,10 +94,10 @@ def test_a_label_that_is_scaled_is_read_so_too(inflater, fit, mode, monkeypatch)
     data = unfiltered(values, 8, GREY)
     size = values.shape if fit == Fit.NATIVE else (101, 77)
     expected = reference_label(data, fit, mode, *size)
-    monkeypatch.setattr("ringfeedd.decode._loaded", lambda *_: pytest.fail("Pillow decoded it"))
+    monkeypatch.setattr("ringfeedd.decode.pair._loaded", lambda *_: pytest.fail("Pillow decoded it"))
     image = encode(photograph("china"), "PNG")
     spec = DecodeSpec(*size, fit, LabelMode(mode))
-    monkeypatch.setattr("ringfeedd.decode._write_image", lambda *_: None)
+    monkeypatch.setattr("ringfeedd.decode.pair._write_image", lambda *_: None)
     label = np.full(spec.label_row_shape, 7, spec.label_dtype)
     decode_pair(image, data, spec, np.zeros(spec.image_row_shape, np.uint8), label)
     assert np.array_equal(label, expected)

@@ -24,8 +24,8 @@ from decode_metadata import PNG_METADATA, png_with
 from decode_reference import classes, encode, png
 from PIL import Image
 
-from ringfeedd.picture import MAX_SCANS
-from ringfeedd.spec import MAX_SIDE
+from ringfeedd.decode.image import MAX_SCANS
+from ringfeedd.decode.spec import MAX_SIDE
 
 PAGE = (Path(__file__).parent.parent / "docs" / "decoding.md").read_text().partition("## Outcomes")[2]
 

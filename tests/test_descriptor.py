@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ring_fixtures import described_as, make_descriptor, small_geometry, unique_ring_name
 
-from ringfeed import layout, segment
-from ringfeed.descriptor import (
+from ringfeed.errors import DaemonNotRunningError, NotTrustedError, OtherVersionError
+from ringfeed.shm import layout, segment
+from ringfeed.shm.descriptor import (
     Descriptor,
     check_ring_name,
     read_descriptor,
@@ -20,7 +21,6 @@ from ringfeed.descriptor import (
     ring_names,
     write_descriptor,
 )
-from ringfeed.errors import DaemonNotRunningError, NotTrustedError, OtherVersionError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

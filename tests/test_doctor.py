@@ -13,13 +13,13 @@ import pytest
 from house import SHM, Daemon, traces, wait_until, wipe, write_folder
 from ring_fixtures import served_ring
 
-from ringfeed.status import LaneStatus, ring_status
-from ringfeedd import checks
-from ringfeedd.checks import Level
-from ringfeedd.doctor import examine
+from ringfeed.cli.status import LaneStatus, ring_status
+from ringfeedd.cli import checks
+from ringfeedd.cli.checks import Level
+from ringfeedd.cli.doctor import examine
+from ringfeedd.cli.main import main
 from ringfeedd.fetch.health import StoreHealth
-from ringfeedd.main import main
-from ringfeedd.sources.proxy import proxy_for
+from ringfeedd.storage.transport.proxy import proxy_for
 
 GIB = 1 << 30
 

@@ -11,8 +11,8 @@ import pytest
 from ring_fixtures import served_ring, turning
 
 import ringfeed
-from ringfeed import layout
-from ringfeed.doorbell import FLOOD, MAX_TOKENS, Doorbell, semaphore_path, unlink_doorbell
+from ringfeed.shm import layout
+from ringfeed.shm.semaphore import FLOOD, MAX_TOKENS, Doorbell, semaphore_path, unlink_doorbell
 
 NEARLY_INT_MAX = 2**31 - 2
 

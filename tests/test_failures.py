@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ring_fixtures import make_descriptor, served_ring, small_geometry, unique_ring_name
 
-from ringfeed import segment
-from ringfeed.descriptor import read_descriptor
 from ringfeed.errors import DaemonNotRunningError, NotTrustedError
-from ringfeed.failed_pairs import FailedPairs, read_failed_pairs, rings_with_lists
-from ringfeed.layout import REASON_BYTES, errors_name
-from ringfeed.printable import one_line
-from ringfeedd.errors_file import ErrorsFile
-from ringfeedd.failures import FIRST_PAIRS, MOST_LISTED, WINDOW_PAIRS, Failure, Failures, OnError
-from ringfeedd.leavings import clear_leavings
+from ringfeed.shm import segment
+from ringfeed.shm.descriptor import read_descriptor
+from ringfeed.shm.failures import FailedPairs, read_failed_pairs, rings_with_lists
+from ringfeed.shm.layout import REASON_BYTES, errors_name
+from ringfeed.text import one_line
 from ringfeedd.log import OneLineFormatter
-from ringfeedd.messages import Failed
-from ringfeedd.shm import Access
+from ringfeedd.recovery.cleanup import clear_leavings
+from ringfeedd.ring.failures import FIRST_PAIRS, MOST_LISTED, WINDOW_PAIRS, Failure, Failures, OnError
+from ringfeedd.shm.memory import Access
+from ringfeedd.supervisor.errorfile import ErrorsFile
+from ringfeedd.worker.protocol import Failed
 
 
 def failure(number: int = 0, cause: str = "corrupt") -> Failure:

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ringfeed
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
 from ringfeedd.config import Config
-from ringfeedd.fairness import FIRST_PAIRS, NOTHING, Need, divide
 from ringfeedd.order import make_order
-from ringfeedd.pair_turns import PairTurns
-from ringfeedd.ring import Ring
-from ringfeedd.supervisor import SHARE_WAIT_S, Supervisor
+from ringfeedd.ring.fairness import FIRST_PAIRS, NOTHING, Need, divide
+from ringfeedd.ring.ring import Ring
+from ringfeedd.supervisor.supervisor import SHARE_WAIT_S, Supervisor
+from ringfeedd.worker.turns import PairTurns
 
 needs = st.builds(
     lambda again, now, ahead, ready, under_way, more, read: Need(

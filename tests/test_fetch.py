@@ -15,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_sim import SimClock, failure
 
-from ringfeedd.catalog import Pair
+from ringfeedd.catalog.catalog import Pair
+from ringfeedd.catalog.listing import build_catalog
+from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.errors import BadPairError
 from ringfeedd.fakegcs import FakeGcs, Fault
 from ringfeedd.fetch.client import StoreClient, fetch_pair
 from ringfeedd.fetch.health import StoreState
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
-from ringfeedd.keys import KeyTemplates
-from ringfeedd.listing import build_catalog
-from ringfeedd.sources import ObjectInfo, SourceError, open_source
-from ringfeedd.sources.backoff import Backoff
-from ringfeedd.sources.http_errors import MAX_RETRY_AFTER_S, retry_after_s
+from ringfeedd.storage import ObjectInfo, SourceError, open_source
+from ringfeedd.storage.retry import Backoff
+from ringfeedd.storage.transport.http_errors import MAX_RETRY_AFTER_S, retry_after_s
 
 IMAGE, LABEL = b"\xff\xd8" + b"image" * 100, b"\x89PNG" + b"label" * 30
 LATENCY_S = 0.01

@@ -17,12 +17,14 @@ import pytest
 from house import RINGFEED, Daemon, wait_until, write_folder
 
 import ringfeed
-from ringfeed.status import ring_status
-from ringfeedd import forkserver, prctl, spawn, worker
-from ringfeedd.children import ForkedProcess, PolledProcess, StartedProcess
-from ringfeedd.forkserver import Request
-from ringfeedd.launch import ForkServer
-from ringfeedd.spawn import FORKABLE, Spawner
+from ringfeed.cli.status import ring_status
+from ringfeedd.system import prctl
+from ringfeedd.system.children import ForkedProcess, PolledProcess, StartedProcess
+from ringfeedd.worker import forkserver, worker
+from ringfeedd.worker import process as spawn
+from ringfeedd.worker.forkserver import Request
+from ringfeedd.worker.launcher import ForkServer
+from ringfeedd.worker.process import FORKABLE, Spawner
 
 
 def comm(pid: int) -> str:
@@ -433,7 +435,7 @@ def test_a_worker_that_could_not_be_waited_for_is_ended_before_another_has_its_c
 def test_descriptors_come_to_their_places_whatever_lies_there(places, tmp_path):
     script = (
         "import os, sys\n"
-        "from ringfeedd.forkserver import _take_places\n"
+        "from ringfeedd.worker.forkserver import _take_places\n"
         "fds = [os.open(path, os.O_RDONLY) for path in sys.argv[2:]]\n"
         "os.dup2(fds[0], 90)\n"
         "_take_places(fds, [int(place) for place in sys.argv[1].split(',')])\n"

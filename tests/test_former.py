@@ -6,9 +6,9 @@ import pytest
 from ring_fixtures import make_descriptor, make_service, served_ring, small_geometry, step, turning
 
 import ringfeed
-from ringfeed.layout import Leaving
-from ringfeedd.former import read_formers
-from ringfeedd.shm import Access, RingMemory
+from ringfeed.shm.layout import Leaving
+from ringfeedd.recovery.predecessor import read_formers
+from ringfeedd.shm.memory import Access, RingMemory
 
 
 @pytest.fixture

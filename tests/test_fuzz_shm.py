@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from ring_fixtures import make_descriptor, served_ring, small_geometry
 
 import ringfeed
-from ringfeed import attachment, layout, segment
-from ringfeed.descriptor import Descriptor
-from ringfeed.doorbell import Doorbell
+from ringfeed.cli.status import ring_status
 from ringfeed.errors import NotTrustedError, RingfeedError
-from ringfeed.lane import LanePage
-from ringfeed.layout import FIRST_LANE_LOCK_BYTE, PAGE_BYTES, Lane, State
-from ringfeed.status import ring_status
+from ringfeed.reader import attachment
+from ringfeed.shm import layout, segment
+from ringfeed.shm.descriptor import Descriptor
+from ringfeed.shm.lane import LanePage
+from ringfeed.shm.layout import FIRST_LANE_LOCK_BYTE, PAGE_BYTES, Lane, State
+from ringfeed.shm.semaphore import Doorbell
 from ringfeedd.fetch.health import StoreHealth
-from ringfeedd.former import read_formers
+from ringfeedd.recovery.predecessor import read_formers
 
 fuzz = settings(
     max_examples=int(os.environ.get("RINGFEED_FUZZ_EXAMPLES", "60")),

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ringfeed.epochs import Epochs
-from ringfeed.lane import Accepted, Refused, Request
-from ringfeed.layout import Leaving, Start
 from ringfeed.plan import Place, Plan
-from ringfeedd.admission import Seek, Wait
-from ringfeedd.gathering import GATHER_S, Gathering
-from ringfeedd.group import FormerPlace
-from ringfeedd.groups import Groups
+from ringfeed.shm.lane import Accepted, Refused, Request
+from ringfeed.shm.layout import Leaving, Start
 from ringfeedd.order import make_order
-from ringfeedd.ring import Ring
+from ringfeedd.ring.admission import Seek, Wait
+from ringfeedd.ring.group import FormerPlace
+from ringfeedd.ring.groups import Groups
+from ringfeedd.ring.rendezvous import GATHER_S, Gathering
+from ringfeedd.ring.ring import Ring
 
 LINGER_S = 100.0
 LENGTH = 31

@@ -13,14 +13,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from ring_fixtures import fake_edition
 
 from ringfeed.epochs import Epochs
-from ringfeed.lane import Accepted, Refused, Request
-from ringfeed.layout import MAX_SEQ, Leaving, Start
 from ringfeed.plan import Block, Place, Plan
-from ringfeedd.admission import Seek, Wait
-from ringfeedd.edition import Editions
-from ringfeedd.groups import Groups
+from ringfeed.shm.lane import Accepted, Refused, Request
+from ringfeed.shm.layout import MAX_SEQ, Leaving, Start
 from ringfeedd.order import make_order
-from ringfeedd.ring import Ring
+from ringfeedd.ring.admission import Seek, Wait
+from ringfeedd.ring.groups import Groups
+from ringfeedd.ring.revisions import Editions
+from ringfeedd.ring.ring import Ring
 
 LINGER_S = 100.0
 LINGER_BLOCKING_S = 10.0

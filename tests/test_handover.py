@@ -10,7 +10,7 @@ from house import Daemon, traces, wait_until, write_folder
 from manager import Manager
 
 import ringfeed
-from ringfeedd.notify import Notifier
+from ringfeedd.system.systemd import Notifier
 
 
 @pytest.fixture(scope="module")

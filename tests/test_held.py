@@ -21,10 +21,11 @@ from house import wait_until
 from ring_fixtures import Served, served_ring, small_geometry, turning
 
 import ringfeed
-from ringfeed import data, pages
-from ringfeed.batch import Batch
-from ringfeed.layout import Geometry, plan_geometry
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
+from ringfeed.reader import data
+from ringfeed.reader.batch import Batch
+from ringfeed.shm import pages
+from ringfeed.shm.layout import Geometry, plan_geometry
 from ringfeed.torch import RingDataset
 
 BATCH, EPOCH = 4, 50
@@ -317,7 +318,12 @@ class InterruptAt:
 
     def trace(self, frame: FrameType, event: str, _arg: object) -> Callable[..., Any] | None:
         module = frame.f_globals.get("__name__")
-        if module not in ("ringfeed.data", "ringfeed.field_rows", "ringfeed.pages", "ringfeed.holding"):
+        if module not in (
+            "ringfeed.reader.data",
+            "ringfeed.reader.fields",
+            "ringfeed.shm.pages",
+            "ringfeed.reader.holding",
+        ):
             return None
         if event == "line":
             if not self._left and not self.came:

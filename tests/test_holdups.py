@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from ring_fixtures import served_ring, turning
 
 import ringfeed
-from ringfeed.absence import Absence
-from ringfeed.holdups import HoldUp, hold_up
-from ringfeed.layout import Lane
-from ringfeed.standing import Standing
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
+from ringfeed.shm.layout import Lane
+from ringfeed.shm.missing import Absence
+from ringfeed.shm.progress import Standing
+from ringfeed.shm.stalls import HoldUp, hold_up
 from ringfeedd.fetch.health import StoreHealth
-from ringfeedd.holdup_watch import AGAIN_AFTER_S, FIRST_AFTER_S, HoldUpWatch
+from ringfeedd.supervisor.stalls import AGAIN_AFTER_S, FIRST_AFTER_S, HoldUpWatch
 
 SLOTS = 16
 
@@ -304,13 +304,13 @@ def test_ranks_that_come_and_leave_are_told_of_nobody(caplog):
 
 
 def request(group):
-    return ringfeed.lane.Request(
+    return ringfeed.shm.lane.Request(
         group=group,
         rank=0,
         world_size=1,
         batch_size=4,
         drop_last=True,
-        start=ringfeed.layout.Start.AUTO,
+        start=ringfeed.shm.layout.Start.AUTO,
         at=(0, 0),
         anonymous=False,
         pid=1,

@@ -14,18 +14,18 @@ from data_planes import DATA_PLANES
 from gcs_fixtures import ListedSource
 from test_sources_gcs import QUICK
 
-from ringfeedd import messages
+from ringfeedd.catalog.listing import build_catalog
+from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.errors import BadPairError, StartError
 from ringfeedd.fetch.health import StoreReport
-from ringfeedd.keys import KeyTemplates
-from ringfeedd.listing import build_catalog
-from ringfeedd.messages import Decoded, Failed, Results
-from ringfeedd.sources import SourceError
-from ringfeedd.sources.base import read
-from ringfeedd.sources.gcs import GcsSource
-from ringfeedd.sources.gcs_listing import MAX_PAGE_BYTES
-from ringfeedd.sources.payload import MAX_ERROR_TEXT_BYTES, text_of
-from ringfeedd.sources.plane import MAX_ERROR_BYTES
+from ringfeedd.storage import SourceError
+from ringfeedd.storage.base import read
+from ringfeedd.storage.gcs import GcsSource
+from ringfeedd.storage.listing import MAX_PAGE_BYTES
+from ringfeedd.storage.payload import MAX_ERROR_TEXT_BYTES, text_of
+from ringfeedd.storage.transport.base import MAX_ERROR_BYTES
+from ringfeedd.worker import protocol as messages
+from ringfeedd.worker.protocol import Decoded, Failed, Results
 
 PIECE = bytes(1 << 16)
 MOST_SENT = 64 << 20

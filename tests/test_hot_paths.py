@@ -21,14 +21,16 @@ from ring_fixtures import Served, served_ring, step, turning
 
 import ringfeed
 from ringfeed.torch import RingDataset
-from ringfeedd import fast_codecs, label_png, messages
-from ringfeedd.catalog import Pair
-from ringfeedd.decode import decode_pair
-from ringfeedd.messages import Decoded, PairJob, Results
-from ringfeedd.pool import Pool
-from ringfeedd.sources import ObjectInfo
-from ringfeedd.spec import DecodeSpec, LabelMode
-from ringfeedd.worker_link import WorkerLink, WorkerSettings
+from ringfeedd.catalog.catalog import Pair
+from ringfeedd.decode import codecs as fast_codecs
+from ringfeedd.decode import png as label_png
+from ringfeedd.decode.pair import decode_pair
+from ringfeedd.decode.spec import DecodeSpec, LabelMode
+from ringfeedd.storage import ObjectInfo
+from ringfeedd.worker import protocol as messages
+from ringfeedd.worker.link import WorkerLink, WorkerSettings
+from ringfeedd.worker.pool import Pool
+from ringfeedd.worker.protocol import Decoded, PairJob, Results
 
 PAIRS = 1000
 BATCHES = 1000

@@ -27,18 +27,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from ring_fixtures import served_ring
 
 import ringfeed
-from ringfeed.failed_pairs import FailedPair, FailedPairs
-from ringfeed.ranks import Ranks, default_group
-from ringfeed.status import LaneStatus, RingStatus, StoreStatus, ring_status
-from ringfeedd import http_connections, metrics
+from ringfeed.cli.status import LaneStatus, RingStatus, StoreStatus, ring_status
+from ringfeed.shm.failures import FailedPair, FailedPairs
+from ringfeed.torch.distributed import Ranks, default_group
 from ringfeedd.config import load_config
 from ringfeedd.errors import ConfigError, StartError
-from ringfeedd.failures import Failure
 from ringfeedd.fetch.health import StoreHealth
-from ringfeedd.http import HttpServer, read_token
-from ringfeedd.http_guard import Guard, Listen
-from ringfeedd.page import POLICY, status_page
-from ringfeedd.view import RingView, ailments, look
+from ringfeedd.ring.failures import Failure
+from ringfeedd.web import connections as http_connections
+from ringfeedd.web import metrics
+from ringfeedd.web.access import Guard, Listen
+from ringfeedd.web.page import POLICY, status_page
+from ringfeedd.web.server import HttpServer, read_token
+from ringfeedd.web.snapshot import RingView, ailments, look
 
 TOKEN = "correct horse battery staple"
 HERE, ANYWHERE = Listen("127.0.0.1", 9753), Listen("0.0.0.0", 9753)
@@ -305,7 +306,7 @@ def numbers(kind) -> set[str]:
 def test_every_number_of_the_status_is_a_metric_or_known_not_to_be_one():
     named = set(metrics.GAUGES) | set(metrics.COUNTERS) | metrics.NO_METRICS
     assert numbers(RingStatus) == named, (
-        "name a new number of RingStatus in ringfeedd/metrics.py: GAUGES, COUNTERS or NO_METRICS"
+        "name a new number of RingStatus in ringfeedd/web/metrics.py: GAUGES, COUNTERS or NO_METRICS"
     )
     assert numbers(StoreStatus) == set(metrics.STORE_GAUGES) | set(metrics.STORE_COUNTERS)
 

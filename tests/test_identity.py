@@ -20,12 +20,12 @@ from ring_fixtures import (
 )
 
 import ringfeed
-from ringfeed.descriptor import Descriptor
-from ringfeed.identity import SETTINGS, Decides, Identity
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
+from ringfeed.shm.descriptor import Descriptor
+from ringfeed.shm.identity import SETTINGS, Decides, Identity
 from ringfeedd.config import Config
-from ringfeedd.spec import DecodeSpec
-from ringfeedd.survey import Survey
+from ringfeedd.decode.spec import DecodeSpec
+from ringfeedd.supervisor.startup import Survey
 
 OTHER = {
     "root": "gs://bucket/other",
@@ -116,7 +116,7 @@ def test_a_living_reader_refuses_a_next_daemon_with_another_setting(name):
 
 
 def test_a_predecessors_places_are_kept_only_by_one_that_serves_the_same():
-    from ringfeedd.former import read_formers  # noqa: PLC0415
+    from ringfeedd.recovery.predecessor import read_formers  # noqa: PLC0415
 
     with served_ring() as served, turning(served), ringfeed.attach(served.name, batch_size=4) as reader:
         next(iter(reader))

@@ -17,7 +17,7 @@ from ring_fixtures import Served, served_ring, turning
 
 import ringfeed
 from ringfeed import interactive
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
 from ringfeed.torch import RingDataset
 
 BATCH, EPOCH, SLOTS = 4, 50, 16

@@ -8,10 +8,10 @@ from decode_reference import encode
 from PIL import Image, ImageOps
 from ring_fixtures import PaintingPool, served_ring
 
-from ringfeed.status import ring_status
-from ringfeedd.decode import decode_pair
+from ringfeed.cli.status import ring_status
+from ringfeedd.decode.pair import decode_pair
+from ringfeedd.decode.spec import DecodeSpec, Fit, LabelMode
 from ringfeedd.fetch.health import StoreHealth
-from ringfeedd.spec import DecodeSpec, Fit, LabelMode
 
 WIDE, TALL, SQUARE = (60, 40), (40, 60), (48, 48)
 SWAPPING = (5, 6, 7, 8)

@@ -9,7 +9,7 @@ from decode_reference import reference_image
 from house import Daemon, trainer, wait_until, write_folder
 
 import ringfeed
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
 from ringfeed.torch import RingDataset
 
 PAIRS = 24

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from ring_fixtures import Served, fake_edition, served_ring, small_geometry, turning
 
 import ringfeed
-from ringfeed import layout, segment
-from ringfeed.descriptor import Descriptor, ServedCatalog
-from ringfeed.failed_pairs import FailedPair, FailedPairs
-from ringfeed.identity import SETTINGS
-from ringfeed.layout import Answer, Field, Geometry, Header, Lane, Leaving, RingState, SlotRecord, Start, State
-from ringfeedd.gathering import GATHER_S
+from ringfeed.shm import layout, segment
+from ringfeed.shm.descriptor import Descriptor, ServedCatalog
+from ringfeed.shm.failures import FailedPair, FailedPairs
+from ringfeed.shm.identity import SETTINGS
+from ringfeed.shm.layout import Answer, Field, Geometry, Header, Lane, Leaving, RingState, SlotRecord, Start, State
+from ringfeedd.ring.rendezvous import GATHER_S
 
 
 def in_code(holder: type, *, without: tuple[str, ...] = (), origin: int = 0) -> dict[str, int]:

@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layout_dumps import ROUNDS, attached, dumps
 
-from ringfeed import layout
-from ringfeed.attachment import ANSWER_TIMEOUT_S, FREE_LANE_TIMEOUT_S
-from ringfeed.doorbell import WAIT_SLICE_S
 from ringfeed.epochs import Epochs
-from ringfeed.layout import LANE_DROP_LAST, Answer, Leaving, RingState, Start
 from ringfeed.plan import Place, Plan
-from ringfeed.succession import _RETRY_S, RESTART_S
-from ringfeedd.errors_file import WRITE_INTERVAL_S
-from ringfeedd.gathering import GATHER_S
-from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
-from ringfeedd.reception import LIVENESS_INTERVAL_S
-from ringfeedd.supervisor import TICK_S
+from ringfeed.reader.attachment import ANSWER_TIMEOUT_S, FREE_LANE_TIMEOUT_S
+from ringfeed.reader.reconnect import _RETRY_S, RESTART_S
+from ringfeed.shm import layout
+from ringfeed.shm.layout import LANE_DROP_LAST, Answer, Leaving, RingState, Start
+from ringfeed.shm.semaphore import WAIT_SLICE_S
+from ringfeedd.ring.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
+from ringfeedd.ring.rendezvous import GATHER_S
+from ringfeedd.supervisor.errorfile import WRITE_INTERVAL_S
+from ringfeedd.supervisor.lanes import LIVENESS_INTERVAL_S
+from ringfeedd.supervisor.supervisor import TICK_S
 
 PAGE = sequences()
 C_READER = (Path(__file__).parent.parent / "docs/examples/reader.c").read_text()

@@ -9,9 +9,9 @@ from document import tables, timeouts
 from document_reader import Consumer, NoDaemon, sequences
 from ring_fixtures import Served, fake_edition, served_ring
 
-from ringfeed.layout import LANE_RESUMING, LANE_SKIPS, LANE_WAIT, Leaving, RingState, Start, State
-from ringfeedd.gathering import GATHER_S
-from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S
+from ringfeed.shm.layout import LANE_RESUMING, LANE_SKIPS, LANE_WAIT, Leaving, RingState, Start, State
+from ringfeedd.ring.groups import DEFAULT_LINGER_BLOCKING_S
+from ringfeedd.ring.rendezvous import GATHER_S
 
 PAGE = sequences()
 

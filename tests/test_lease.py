@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringfeed.lease import Lease, Leases
+from ringfeed.reader.lease import Lease, Leases
 
 PAIRS = 4
 

@@ -13,16 +13,17 @@ from house import SHM, Daemon, Output, finish, traces, trainer, wait_until, with
 from ring_fixtures import make_descriptor, served_ring, small_geometry, turning
 
 import ringfeed
-from ringfeed import attachment, segment
+from ringfeed.cli.status import ring_status
 from ringfeed.errors import NotTrustedError
-from ringfeed.layout import Header, plan_geometry
-from ringfeed.status import ring_status
-from ringfeedd.clean import clean
+from ringfeed.reader import attachment
+from ringfeed.shm import segment
+from ringfeed.shm.layout import Header, plan_geometry
+from ringfeedd.cli.clean import clean
 from ringfeedd.errors import StartError
-from ringfeedd.leavings import clear_leavings, foreign_files
-from ringfeedd.renewal import removed_files
-from ringfeedd.shm import Access, RingMemory, reserved_bytes
-from ringfeedd.singleton import SingletonLock
+from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
+from ringfeedd.recovery.renewal import removed_files
+from ringfeedd.shm.lock import SingletonLock
+from ringfeedd.shm.memory import Access, RingMemory, reserved_bytes
 
 PAIRS = 24
 
@@ -257,7 +258,7 @@ def test_a_former_descriptor_of_any_size_is_read_up_to_a_bound(ring):
         file.truncate(18 << 30)
     path.chmod(0o600)
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
-    script = limited + "from ringfeedd.former import read_formers; print(read_formers(sys.argv[1]))"
+    script = limited + "from ringfeedd.recovery.predecessor import read_formers; print(read_formers(sys.argv[1]))"
     assert finish(trainer(script, ring)).strip() == "[]"
 
 

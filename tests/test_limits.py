@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringfeedd.errors import StartError
-from ringfeedd.files import LEAST_CONNECTIONS, WORKERS_OWN, connections
-from ringfeedd.proxies import spare_local_hosts
+from ringfeedd.system.files import LEAST_CONNECTIONS, WORKERS_OWN, connections
+from ringfeedd.system.proxies import spare_local_hosts
 
 STEPPING = r"""
 #define _GNU_SOURCE
@@ -89,7 +89,7 @@ def run(script, *arguments, prefix=(), timeout=100, **environ):
 
 WAITS = """
 import os, time
-from ringfeed.doorbell import Doorbell, unlink_doorbell
+from ringfeed.shm.semaphore import Doorbell, unlink_doorbell
 shown = [time.time() for _ in range(1000) if not time.sleep(0.0005)]
 assert max(shown) - min(shown) > 7000, "it does not step"
 name = f"/test-clock-{os.getpid()}"

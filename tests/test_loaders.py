@@ -16,7 +16,7 @@ from house import Daemon, write_folder
 from torch.utils.data import DataLoader, IterableDataset
 
 import ringfeed
-from ringfeed.state import ResumeState
+from ringfeed.reader.state import ResumeState
 from ringfeed.torch import RingDataset, RingLoader, RingTensor
 
 PAIRS = 24

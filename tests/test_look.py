@@ -9,9 +9,9 @@ from ring_fixtures import served_ring, turning
 from torch.utils.data import DataLoader
 
 import ringfeed
-from ringfeed.layout import Lane
+from ringfeed.shm.layout import Lane
 from ringfeed.torch import RingDataset, RingLoader
-from ringfeedd.groups import Groups
+from ringfeedd.ring.groups import Groups
 
 LENGTH = 50
 

@@ -6,9 +6,9 @@ import re
 import pytest
 from gcs_fixtures import ListedSource
 
+from ringfeedd.catalog.listing import build_catalog
+from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.errors import StartError
-from ringfeedd.keys import KeyTemplates
-from ringfeedd.listing import build_catalog
 
 UNDECODABLE = ["tif", "tiff", "webp", "bmp", "npy", "xml", "json", "TIF"]
 

@@ -14,7 +14,7 @@ from decode_reference import reference_image, reference_label
 from house import Daemon, finish, photographs, traces, trainer, wait_until
 
 import ringfeed
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
 from ringfeedd.fakegcs import FakeGcs, serve_in_thread
 
 PAIRS = 26

@@ -7,13 +7,13 @@ from decode_reference import encode, png
 from house import finish, trainer
 from PIL import Image
 
-from ringfeedd.memory_limit import OTHER_BYTES, decode_bytes, worker_bytes
-from ringfeedd.spec import MAX_SIDE, DecodeSpec
+from ringfeedd.decode.memory import OTHER_BYTES, decode_bytes, worker_bytes
+from ringfeedd.decode.spec import MAX_SIDE, DecodeSpec
 
 LIMITED = """
 import mmap, os, resource, sys
 import numpy as np
-from ringfeedd.memory_limit import limit_own_memory, private_bytes
+from ringfeedd.decode.memory import limit_own_memory, private_bytes
 """
 
 SHARED_IS_NOT_COUNTED = """
@@ -38,9 +38,9 @@ print("kept")
 """
 
 DECODE = """
-from ringfeedd.decode import decode_pair
-from ringfeedd.memory_limit import decode_bytes
-from ringfeedd.spec import DecodeSpec, Fit
+from ringfeedd.decode.pair import decode_pair
+from ringfeedd.decode.memory import decode_bytes
+from ringfeedd.decode.spec import DecodeSpec, Fit
 
 data, fit, side = open(sys.argv[1], "rb").read(), sys.argv[2], int(sys.argv[3])
 size = (side, side) if fit == "native" else (224, 224)

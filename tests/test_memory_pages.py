@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ring_fixtures import small_geometry, unique_ring_name
 
-from ringfeed import pages, segment
-from ringfeed.field_rows import FieldRows
+from ringfeed.reader.fields import FieldRows
+from ringfeed.shm import pages, segment
 
 PAGE = mmap.PAGESIZE
 

@@ -31,10 +31,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ringfeedd.bare import bare
+from ringfeedd.decode.image import quiet_codecs
+from ringfeedd.decode.metadata import bare
+from ringfeedd.decode.orientation import orientation_of
 from ringfeedd.errors import BadPairError
-from ringfeedd.orientation import orientation_of
-from ringfeedd.picture import quiet_codecs
 
 SIZE = (40, 48)
 GREY = encode(PICTURE.convert("L"), "PNG")

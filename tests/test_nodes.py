@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from ring_fixtures import described_as, make_descriptor, small_geometry
 
 import ringfeed
-from ringfeed.descriptor import ServedCatalog
-from ringfeed.ranks import Ranks, check_nodes
-from ringfeed.state import state_at
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
+from ringfeed.reader.state import state_at
+from ringfeed.shm.descriptor import ServedCatalog
 from ringfeed.torch import RingDataset
+from ringfeed.torch.distributed import Ranks, check_nodes
 from ringfeedd import nodes as nodes_module
 from ringfeedd.config import Config, load_config
 from ringfeedd.errors import ConfigError

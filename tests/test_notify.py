@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ringfeedd.notify import Notifier
+from ringfeedd.system.systemd import Notifier
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_children_do_not_inherit_the_socket(manager):
     environ = {**os.environ, "NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "1000000"}
     story = (
         "import os, subprocess, sys\n"
-        "from ringfeedd.notify import Notifier\n"
+        "from ringfeedd.system.systemd import Notifier\n"
         "notifier = Notifier.from_environ()\n"
         "seen = [name for name in ('NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID') if name in os.environ]\n"
         "print(notifier.ready(), notifier.watchdog_interval_s, seen)\n"

@@ -5,8 +5,8 @@ import sys
 
 STOPPED = """
 import asyncio, os, signal, threading
-from ringfeedd.launch import ORDERS
-from ringfeedd.orders import obey
+from ringfeedd.worker.launcher import ORDERS
+from ringfeedd.supervisor.signals import obey
 
 async def run():
     heard = asyncio.Event()

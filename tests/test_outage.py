@@ -16,7 +16,7 @@ from house import RINGFEED, Daemon, photographs, wait_until, write_objects
 from store_process import StoreProcess
 
 import ringfeed
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
 
 PAIRS = 30
 EPOCHS = 4

@@ -12,13 +12,13 @@ from aiohttp import web
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ringfeedd.catalog.listing import build_catalog
+from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.errors import StartError
-from ringfeedd.keys import KeyTemplates
-from ringfeedd.listing import build_catalog
-from ringfeedd.sources import SourceError, pages
-from ringfeedd.sources.backoff import Backoff
-from ringfeedd.sources.gcs import GcsSource
-from ringfeedd.sources.pages import Page, Paging
+from ringfeedd.storage import SourceError, pages
+from ringfeedd.storage.gcs import GcsSource
+from ringfeedd.storage.pages import Page, Paging
+from ringfeedd.storage.retry import Backoff
 
 EXAMPLES = int(os.environ.get("RINGFEED_FUZZ_EXAMPLES", "40"))
 """By default the quick version; 10 minutes are some 5000."""

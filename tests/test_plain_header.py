@@ -15,10 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ringfeedd.bare import bare
+from ringfeedd.decode.header import Header, plain_header
+from ringfeedd.decode.image import _header_of, _open_file
+from ringfeedd.decode.metadata import bare
 from ringfeedd.errors import BadPairError
-from ringfeedd.picture import _header_of, _open_file
-from ringfeedd.plain_header import Header, plain_header
 
 PICTURE = Image.fromarray(np.asarray(photograph("flower"))[20:60, 30:78])  # its pixels, and no profile
 JPEG = encode(PICTURE, "JPEG")

@@ -14,13 +14,13 @@ import pytest
 from house import Daemon, wait_until, write_folder
 
 import ringfeed
-from ringfeedd import pool as pool_module
-from ringfeedd.children import process_state
 from ringfeedd.errors import EXIT_COULD_NOT_START, EXIT_CRASH, CrashError, StartError
-from ringfeedd.pool import STILLBORN_WORKERS, Pool
-from ringfeedd.spawn import Spawner
-from ringfeedd.vitals import HEARTBEAT_WORD, SUSPECT_WORD, VITAL_WORDS
-from ringfeedd.worker_link import SILENCE_S, WorkerLink, WorkerSettings
+from ringfeedd.system.children import process_state
+from ringfeedd.worker import pool as pool_module
+from ringfeedd.worker.heartbeat import HEARTBEAT_WORD, SUSPECT_WORD, VITAL_WORDS
+from ringfeedd.worker.link import SILENCE_S, WorkerLink, WorkerSettings
+from ringfeedd.worker.pool import STILLBORN_WORKERS, Pool
+from ringfeedd.worker.process import Spawner
 
 
 class Sleeper:

@@ -9,13 +9,13 @@ import pytest
 from decode_reference import encode
 from PIL import Image
 
-from ringfeedd import probe
+from ringfeedd.catalog.listing import build_catalog
+from ringfeedd.catalog.templates import KeyTemplates
+from ringfeedd.decode.spec import Fit
 from ringfeedd.errors import StartError
-from ringfeedd.keys import KeyTemplates
-from ringfeedd.listing import build_catalog
-from ringfeedd.probe import LARGEST_PAIRS, SAMPLE_PAIRS, Looked, choose_size, largest_pairs, probe_sizes
-from ringfeedd.sources import open_source
-from ringfeedd.spec import Fit
+from ringfeedd.storage import open_source
+from ringfeedd.supervisor import probe
+from ringfeedd.supervisor.probe import LARGEST_PAIRS, SAMPLE_PAIRS, Looked, choose_size, largest_pairs, probe_sizes
 
 OTHERS = [Fit.RESIZE, Fit.CROP, Fit.PAD]
 

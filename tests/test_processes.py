@@ -19,11 +19,11 @@ from house import SHM, Daemon, Output, finish, trainer, wait_until, wipe, write_
 from ring_fixtures import Served, served_ring, turning
 
 import ringfeed
-from ringfeed import reader as reader_module
-from ringfeed.layout import Lane, RingState, State
-from ringfeed.status import ring_status
-from ringfeedd.groups import Groups
-from ringfeedd.turns import LONGEST_TURN_S, TurnClock
+from ringfeed.cli.status import ring_status
+from ringfeed.reader import reader as reader_module
+from ringfeed.shm.layout import Lane, RingState, State
+from ringfeedd.ring.groups import Groups
+from ringfeedd.system.clock import LONGEST_TURN_S, TurnClock
 
 STEPS_OF_A_TRAINER = 500
 """More than it takes; the story's own end is what ends the loop."""
@@ -194,7 +194,7 @@ def count_calls():
     sys.setprofile(count)
     threading.setprofile(count)
 
-if "ringfeedd.forkserver" in sys.orig_argv:
+if "ringfeedd.worker.forkserver" in sys.orig_argv:
     os.register_at_fork(after_in_child=count_calls)
 """
 

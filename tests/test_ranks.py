@@ -11,8 +11,8 @@ from ring_fixtures import served_ring, turning
 from torch.utils.data import DataLoader
 
 import ringfeed
-from ringfeed.ranks import Ranks, default_group, given_ranks, next_serial, resolve_ranks
 from ringfeed.torch import RingDataset, RingLoader
+from ringfeed.torch.distributed import Ranks, default_group, given_ranks, next_serial, resolve_ranks
 
 PAIRS = 24
 

@@ -9,7 +9,7 @@ from house import Daemon, photographs, wait_until, write_objects
 from store_process import StoreProcess
 
 import ringfeed
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
 
 READS_PER_S = 60.0
 

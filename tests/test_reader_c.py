@@ -12,7 +12,7 @@ from house import Daemon, wait_until, write_folder
 from ring_fixtures import fake_edition, served_ring, turning
 
 import ringfeed
-from ringfeed.layout import RingState, State, plan_geometry
+from ringfeed.shm.layout import RingState, State, plan_geometry
 
 SOURCE = Path(__file__).parent.parent / "docs/examples/reader.c"
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")

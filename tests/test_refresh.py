@@ -17,7 +17,7 @@ from PIL import Image
 from ring_fixtures import fake_edition, served_ring
 
 import ringfeed
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
 
 PAIRS, MORE = 20, 12
 

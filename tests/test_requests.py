@@ -8,7 +8,7 @@ import pytest
 from house import Daemon, photographs
 
 import ringfeed
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
 from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
 
 

@@ -6,7 +6,7 @@ import pytest
 from house import Daemon, finish, trainer, wait_until, write_folder
 
 import ringfeed
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
 
 PAIRS = 24
 

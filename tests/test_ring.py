@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ringfeedd.order import make_order
-from ringfeedd.ring import MAX_DRAWS, Job, Ring
+from ringfeedd.ring.ring import MAX_DRAWS, Job, Ring
 
 SEED = 7
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from ringfeedd.catalog.templates import KeyTemplate
 from ringfeedd.config import Config, load_config
 from ringfeedd.errors import ConfigError
-from ringfeedd.keys import KeyTemplate
-from ringfeedd.roots import absolute_root
+from ringfeedd.storage.roots import absolute_root
 
 
 @pytest.fixture

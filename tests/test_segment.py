@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ring_fixtures import make_descriptor, small_geometry, unique_ring_name
 
-from ringfeed import segment
-from ringfeed.doorbell import Doorbell, semaphore_path, unlink_doorbell
 from ringfeed.errors import NotTrustedError
-from ringfeed.layout import PAGE_BYTES
+from ringfeed.shm import segment
+from ringfeed.shm.layout import PAGE_BYTES
+from ringfeed.shm.semaphore import Doorbell, semaphore_path, unlink_doorbell
 from ringfeedd.errors import AlreadyRunningError, StartError
-from ringfeedd.leavings import clear_leavings
-from ringfeedd.shm import Access, RingMemory, free_bytes, reserved_bytes
-from ringfeedd.singleton import SingletonLock
+from ringfeedd.recovery.cleanup import clear_leavings
+from ringfeedd.shm.lock import SingletonLock
+from ringfeedd.shm.memory import Access, RingMemory, free_bytes, reserved_bytes
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_a_mapping_that_the_kernel_refuses_leaves_no_address_space_behind(name):
 def test_arrays_that_outlive_the_interpreter_do_no_harm(name):
     code = f"""
 import numpy as np, os
-from ringfeed import segment
+from ringfeed.shm import segment
 fd = segment.create({name!r}, 4096, mode=0o600, gid=-1)
 array = np.frombuffer(segment.map_region(fd, 0, 4096, writable=True, twice=True), np.uint8)
 class AtTheEnd:
@@ -237,7 +237,7 @@ def lock_fd(name):
 
 HOLDER = """
 import os, sys
-from ringfeed import segment
+from ringfeed.shm import segment
 fd = segment.open_lock(sys.argv[1])
 assert segment.try_lock(fd, 3)
 segment.close_in_children(fd)

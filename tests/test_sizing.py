@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringfeedd.config import Config
-from ringfeedd.control_group import GroupMemory
+from ringfeedd.decode.spec import DecodeSpec, LabelMode
 from ringfeedd.errors import EXIT_COULD_NOT_START, StartError
-from ringfeedd.shm import reserved_bytes
-from ringfeedd.sizing import (
+from ringfeedd.shm.memory import reserved_bytes
+from ringfeedd.supervisor.sizing import (
     LEAST_AUTO_SLOTS,
     MOST_AUTO_SLOTS,
     Room,
@@ -23,7 +23,7 @@ from ringfeedd.sizing import (
     shares,
     total,
 )
-from ringfeedd.spec import DecodeSpec, LabelMode
+from ringfeedd.system.control_group import GroupMemory
 
 GIB = 1 << 30
 

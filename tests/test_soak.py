@@ -11,7 +11,7 @@ from audit_catalogs import catalogs_read, fingerprint
 from audited_job import Job, RefusedError
 from house import Daemon, photographs, traces, write_objects
 
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
 
 PAIRS = 67
 HEIGHT, WIDTH = 48, 64

@@ -13,16 +13,16 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from data_planes import DATA_PLANES, localhost_tls
 
+from ringfeedd.catalog.listing import build_catalog
+from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.fakegcs import FakeGcs, Fault
-from ringfeedd.keys import KeyTemplates
-from ringfeedd.listing import build_catalog
-from ringfeedd.sources import SourceError, open_source
-from ringfeedd.sources.backoff import Backoff
-from ringfeedd.sources.base import read
-from ringfeedd.sources.bearer import open_bearer
-from ringfeedd.sources.gcs import GcsSource
-from ringfeedd.sources.http_errors import error_from_status
+from ringfeedd.storage import SourceError, open_source
+from ringfeedd.storage.base import read
+from ringfeedd.storage.gcs import GcsSource
+from ringfeedd.storage.retry import Backoff
+from ringfeedd.storage.token import open_bearer
+from ringfeedd.storage.transport.http_errors import error_from_status
 
 ODD_NAMES = [
     "a/b",

@@ -7,12 +7,12 @@ import socket
 
 import pytest
 
+from ringfeedd.catalog.listing import build_catalog
+from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.errors import DaemonError, StartError
 from ringfeedd.fakegcs import FakeGcs
-from ringfeedd.keys import KeyTemplates
-from ringfeedd.listing import build_catalog
-from ringfeedd.sources import Kind, Skipped, SourceError, open_source
-from ringfeedd.sources.base import read as read_object
+from ringfeedd.storage import Kind, Skipped, SourceError, open_source
+from ringfeedd.storage.base import read as read_object
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ringfeedd.refresher import Refresher
-from ringfeedd.sources import modules_for
+from ringfeedd.storage import modules_for
+from ringfeedd.supervisor.refresh import Refresher
 
 HEAVY = ("aiohttp", "gcloud", "PIL", "pycurl", "tqdm", "tenacity", "prometheus_client", "torch")
 
@@ -19,11 +19,11 @@ def imported_by(statement: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_the_command_line_begins_without_anything_that_takes_long():
-    assert imported_by("import ringfeedd.entry", (*HEAVY, "numpy", "asyncio", "msgspec")) == []
+    assert imported_by("import ringfeedd.cli.entry", (*HEAVY, "numpy", "asyncio", "msgspec")) == []
 
 
 def test_a_daemon_is_imported_without_what_only_a_listing_a_status_page_or_a_worker_needs():
-    assert imported_by("import ringfeedd.main", HEAVY) == []
+    assert imported_by("import ringfeedd.cli.main", HEAVY) == []
 
 
 @pytest.mark.parametrize(
@@ -33,14 +33,14 @@ def test_what_workers_will_need_is_what_opening_the_source_imports(plane, expect
     pytest.importorskip("pycurl")
     root, plane = (str(tmp_path), "auto") if plane == "folder" else ("gs://bucket", plane)
     given = f"{root!r}, emulator='http://127.0.0.1:9', data_plane={plane!r}"
-    opened = f"import asyncio, ringfeedd.sources as s; asyncio.run(s.open_source({given}, concurrency=1))"
-    told = f"import importlib, ringfeedd.sources as s; [importlib.import_module(m) for m in s.modules_for({given})]"
+    opened = f"import asyncio, ringfeedd.storage as s; asyncio.run(s.open_source({given}, concurrency=1))"
+    told = f"import importlib, ringfeedd.storage as s; [importlib.import_module(m) for m in s.modules_for({given})]"
     assert imported_by(opened, HEAVY) == imported_by(told, HEAVY) == expected
 
 
 def test_credentials_are_among_what_workers_will_need_of_a_real_bucket_alone():
-    assert "ringfeedd.sources.bearer" in modules_for("gs://bucket", emulator=None)
-    assert "ringfeedd.sources.bearer" not in modules_for("gs://bucket", emulator="http://127.0.0.1:9")
+    assert "ringfeedd.storage.token" in modules_for("gs://bucket", emulator=None)
+    assert "ringfeedd.storage.token" not in modules_for("gs://bucket", emulator="http://127.0.0.1:9")
 
 
 def test_a_root_is_not_listed_again_before_the_first_pairs_are_there(monkeypatch):
@@ -50,7 +50,7 @@ def test_a_root_is_not_listed_again_before_the_first_pairs_are_there(monkeypatch
         listed.append(config)
         raise RuntimeError
 
-    monkeypatch.setattr("ringfeedd.refresher.list_root", list_root)
+    monkeypatch.setattr("ringfeedd.supervisor.refresh.list_root", list_root)
 
     async def run() -> None:
         refresher = Refresher(SimpleNamespace(root="gs://b"), SimpleNamespace(num_nodes=1), [], lambda: None)

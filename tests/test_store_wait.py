@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from store_process import StoreProcess
 
 import ringfeed
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
 from ringfeedd.errors import EXIT_COULD_NOT_START, StartError, StoreDownError
 from ringfeedd.fetch.health import StoreHealth
-from ringfeedd.sources import SourceError
-from ringfeedd.sources.aiohttp_errors import outage_cause
-from ringfeedd.store_wait import NOTICE_S, PAUSES, SILENCE_S, Patience, StoreWait
+from ringfeedd.storage import SourceError
+from ringfeedd.storage.transport.aiohttp_errors import outage_cause
+from ringfeedd.supervisor.store_wait import NOTICE_S, PAUSES, SILENCE_S, Patience, StoreWait
 
 WAITS = "the store does not answer, and the start waits for it"
 

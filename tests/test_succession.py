@@ -16,10 +16,10 @@ from house import traces
 from ring_fixtures import served_ring, turning, unique_ring_name
 
 import ringfeed
-from ringfeed import layout, segment
-from ringfeed.layout import Header
-from ringfeedd.clean import clean
-from ringfeedd.other_versions import forget_other_versions, keep_other_versions, other_versions
+from ringfeed.shm import layout, segment
+from ringfeed.shm.layout import Header
+from ringfeedd.cli.clean import clean
+from ringfeedd.recovery.other_versions import forget_other_versions, keep_other_versions, other_versions
 
 EPOCH = 48
 ANOTHER = "a daemon of another release; left alone"

@@ -283,7 +283,7 @@ def given_away(path):
         "bin/ringfeed",
         "bin/python",
         "lib/python3.11/site-packages",
-        "lib/python3.11/site-packages/ringfeedd/main.py",
+        "lib/python3.11/site-packages/ringfeedd/cli/main.py",
     ],
 )
 def test_an_executable_that_others_may_change_is_refused(bare_host, tmp_path, monkeypatch, capsys, part, open_up):

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ringfeedd.threads import Threads
+from ringfeedd.system.threads import Threads
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2, 99])

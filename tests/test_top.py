@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import pytest
 from ring_fixtures import served_ring
 
-from ringfeed.status import LaneStatus, ring_status
-from ringfeed.top import Look, frame, look, watch
+from ringfeed.cli.status import LaneStatus, ring_status
+from ringfeed.cli.top import Look, frame, look, watch
 
 READER = LaneStatus(
     lane=0,

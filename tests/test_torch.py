@@ -22,7 +22,7 @@ from ring_fixtures import served_ring, turning
 from torch.utils.data import DataLoader
 
 import ringfeed
-from ringfeed.layout import plan_geometry
+from ringfeed.shm.layout import plan_geometry
 from ringfeed.torch import RingDataset, RingLoader, RingTensor, get_async_dataloaders
 
 PAIRS = 24

@@ -16,14 +16,28 @@ import pytest
 from decode_reference import encode, photograph
 from PIL import Image
 
-from ringfeed.layout import page_ceil
-from ringfeedd import decode, messages, worker
-from ringfeedd.catalog import Pair
+from ringfeed.shm.layout import page_ceil
+from ringfeedd.catalog.catalog import Pair
+from ringfeedd.decode import pair as decode
+from ringfeedd.decode.spec import DecodeSpec, LabelMode
 from ringfeedd.fetch.policy import FetchPolicy
-from ringfeedd.messages import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Results, RingSpec, Stop
-from ringfeedd.sources import ObjectInfo, SourceError
-from ringfeedd.sources.base import OnEnd
-from ringfeedd.spec import DecodeSpec, LabelMode
+from ringfeedd.storage import ObjectInfo, SourceError
+from ringfeedd.storage.base import OnEnd
+from ringfeedd.worker import protocol as messages
+from ringfeedd.worker import worker
+from ringfeedd.worker.protocol import (
+    Cancel,
+    Decoded,
+    Dropped,
+    Failed,
+    Hello,
+    Jobs,
+    Limit,
+    PairJob,
+    Results,
+    RingSpec,
+    Stop,
+)
 
 PAIRS = 300
 SPEC = DecodeSpec(8, 16, label_mode=LabelMode.INDEX)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ringfeed.batch import Batch
 from ringfeed.errors import (
     AttachRefusedError,
     DaemonGoneError,
@@ -24,10 +23,11 @@ from ringfeed.errors import (
     SupersededError,
 )
 from ringfeed.interactive import by_default
-from ringfeed.kin import Kin, process_number
-from ringfeed.opening import open_reader
-from ringfeed.reader import Reader
-from ringfeed.succession import RESTART_S
+from ringfeed.reader.batch import Batch
+from ringfeed.reader.opening import open_reader
+from ringfeed.reader.reader import Reader
+from ringfeed.reader.reconnect import RESTART_S
+from ringfeed.shm.origin import Kin, process_number
 
 __all__ = [
     "AttachRefusedError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ringfeed.layout import MAX_UINT64
+from ringfeed.shm.layout import MAX_UINT64
 
 
 @dataclass(frozen=True, slots=True)

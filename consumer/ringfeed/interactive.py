@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 
-from ringfeed.trainer_log import warn
+from ringfeed.log import warn
 
 _NOT_TYPED = ("<string>", "<stdin>", "<frozen ")
 """What begins the names of code without a file that may be a job's: ``python -c``, ``python < train.py``."""

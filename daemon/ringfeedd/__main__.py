@@ -2,6 +2,6 @@
 
 import sys
 
-from ringfeedd.entry import main
+from ringfeedd.cli.entry import main
 
 sys.exit(main())

@@ -12,25 +12,25 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from ringfeed.descriptor import check_ring_name
-from ringfeed.identity import SETTINGS, Identity
-from ringfeed.layout import MAX_LANES, MAX_UINT64
-from ringfeedd.catalog_cache import CatalogCache, default_folder
-from ringfeedd.cores import usable_cores
+from ringfeed.shm.descriptor import check_ring_name
+from ringfeed.shm.identity import SETTINGS, Identity
+from ringfeed.shm.layout import MAX_LANES, MAX_UINT64
+from ringfeedd.catalog.cache import CatalogCache, default_folder
+from ringfeedd.catalog.templates import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
+from ringfeedd.decode.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
 from ringfeedd.errors import ConfigError
-from ringfeedd.failures import OnError
 from ringfeedd.fetch.policy import FetchPolicy
-from ringfeedd.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
-from ringfeedd.http_guard import OFF, Listen
-from ringfeedd.keys import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplates
 from ringfeedd.nodes import AUTO, MAX_NODES, Nodes, choose_nodes
 from ringfeedd.order import Mode
-from ringfeedd.roots import GCS_SCHEME, absolute_root
+from ringfeedd.ring.failures import OnError
+from ringfeedd.ring.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
 from ringfeedd.setting_errors import setting_error
-from ringfeedd.shm import Access
-from ringfeedd.sources import MAX_OBJECTS, PlaneName
-from ringfeedd.sources.gcs import emulator_address
-from ringfeedd.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
+from ringfeedd.shm.memory import Access
+from ringfeedd.storage import MAX_OBJECTS, PlaneName
+from ringfeedd.storage.gcs import emulator_address
+from ringfeedd.storage.roots import GCS_SCHEME, absolute_root
+from ringfeedd.system.cpu import usable_cores
+from ringfeedd.web.access import OFF, Listen
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from ringfeed.printable import one_line
-from ringfeedd.console import STDERR
+from ringfeed.text import one_line
+from ringfeedd.system.console import STDERR
 
 
 class OneLineFormatter(logging.Formatter):

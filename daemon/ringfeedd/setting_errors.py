@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
-from ringfeed.arguments import out_of_range
+from ringfeed.cli.arguments import out_of_range
 
 _FIELD: Final = re.compile(r" - at `\$\.(\w+)`$")
 _UNKNOWN: Final = re.compile(r"unknown field `(.*)`", re.DOTALL)

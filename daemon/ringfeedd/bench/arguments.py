@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from ringfeed.arguments import CommandParser, number, whole
+from ringfeed.cli.arguments import CommandParser, number, whole
 from ringfeedd.errors import EXIT_COULD_NOT_START
 
 MEASURED: Final = (

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from ringfeed.descriptor import read_descriptor
-from ringfeed.status import ring_status
+from ringfeed.cli.status import ring_status
+from ringfeed.shm.descriptor import read_descriptor
 from ringfeedd.bench.contender import Task
 from ringfeedd.bench.contenders import Ringfeed
 from ringfeedd.bench.results import FigureRow, Result, Spread

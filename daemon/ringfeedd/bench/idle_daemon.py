@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from ringfeedd import pool
-from ringfeedd.main import main
+from ringfeedd.cli.main import main
+from ringfeedd.worker import pool
 
 if __name__ == "__main__":
     pool.WORKER_MODULE = "ringfeedd.bench.idle_worker"  # the seam that is left for this

@@ -6,11 +6,11 @@ import asyncio
 import sys
 from collections.abc import Callable
 
-from ringfeedd import worker
-from ringfeedd.catalog import Pair
-from ringfeedd.decode import Decoded
+from ringfeedd.catalog.catalog import Pair
+from ringfeedd.decode.pair import Decoded
 from ringfeedd.fetch.health import StoreReport
 from ringfeedd.fetch.policy import Fetched
+from ringfeedd.worker import worker
 
 _NOTHING = Fetched(b"", b"")
 _SIZES = Decoded(image_height=1, image_width=1, label_height=1, label_width=1, size_mismatch=False)

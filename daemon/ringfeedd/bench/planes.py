@@ -18,8 +18,8 @@ from typing import Final
 
 from ringfeedd.bench.store import BUCKET, Store
 from ringfeedd.errors import StartError
-from ringfeedd.sources import PlaneName, Source, open_source
-from ringfeedd.sources.base import read
+from ringfeedd.storage import PlaneName, Source, open_source
+from ringfeedd.storage.base import read
 
 OBJECT_BYTES: Final = 70_000
 NAME: Final = "images/x.jpg"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ringfeed.arguments import CommandParser, whole
+from ringfeed.cli.arguments import CommandParser, whole
 from ringfeedd.demo import run_demo
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from ringfeed.arguments import CommandParser, any_whole, number, whole
+from ringfeed.cli.arguments import CommandParser, any_whole, number, whole
 
 from .faults import Fault, parse_fault
 from .server import FakeGcs

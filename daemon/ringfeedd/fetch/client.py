@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from ringfeedd.catalog import Pair
+from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch.download import OVERLOADED, RATE_LIMITED, Download, OnFetched, PairDownload, Stage
 from ringfeedd.fetch.health import StoreReport, StoreState
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
 from ringfeedd.fetch.window import Window
-from ringfeedd.sources.base import ObjectInfo, OnEnd, Reading, Source, SourceError
+from ringfeedd.storage.base import ObjectInfo, OnEnd, Reading, Source, SourceError
 
 LOOK_S: Final = 0.5
 """Between two looks at the attempts under way."""

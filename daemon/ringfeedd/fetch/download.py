@@ -10,11 +10,11 @@ import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ringfeedd.catalog import Pair
+from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch.policy import Fetched
 from ringfeedd.fetch.verify import GZIP_MAGIC, unpacked, verify
-from ringfeedd.sources.base import ObjectInfo, Reading, SourceError
+from ringfeedd.storage.base import ObjectInfo, Reading, SourceError
 
 if TYPE_CHECKING:
     from ringfeedd.fetch.client import StoreClient, Timer

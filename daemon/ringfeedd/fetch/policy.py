@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ringfeedd.sources.base import MAX_OBJECT_BYTES
-from ringfeedd.sources.plane import DEFAULT_PLANE, PlaneName
+from ringfeedd.storage.base import MAX_OBJECT_BYTES
+from ringfeedd.storage.transport.base import DEFAULT_PLANE, PlaneName
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class FetchPolicy:
         min_bytes_per_s: an attempt that brings less, on the mean of some seconds, is cut and tried again.
         max_object_bytes: larger objects are not downloaded; also the bound for what a gzipped object may unpack to.
         read_timeout_s: silence of the store, seconds, after which an attempt is cut and tried again.
-        data_plane: what objects of a bucket are downloaded with, see `ringfeedd.sources.plane`.
+        data_plane: what objects of a bucket are downloaded with, see `ringfeedd.storage.transport.base`.
         user_project: the project that requests to a bucket are billed to; None: the bucket's own.
     """
 

@@ -6,7 +6,7 @@ import zlib
 
 import google_crc32c
 
-from ringfeedd.sources.base import ObjectInfo, SourceError
+from ringfeedd.storage.base import ObjectInfo, SourceError
 
 GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS

@@ -1,0 +1,1 @@
+"""The commands that only read the shared memory: status, errors, refresh, top."""

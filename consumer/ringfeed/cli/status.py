@@ -1,0 +1,395 @@
+"""What `ringfeed status` shows: everything that a ring's words tell, read without disturbing anybody."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from ringfeed.errors import DaemonNotRunningError, NotTrustedError, RingfeedError
+from ringfeed.reader.attachment import Control
+from ringfeed.shm.descriptor import read_descriptor
+from ringfeed.shm.failures import FailedPairs, read_failed_pairs
+from ringfeed.shm.identity import Value
+from ringfeed.shm.lane import Request
+from ringfeed.shm.layout import Lane, RingState, State
+from ringfeed.shm.missing import Absence
+from ringfeed.text import one_line
+
+HEARTBEAT_LATE_S: Final = 5.0
+"""The daemon's loop turns four times a second: after this long without a turn it hangs, or is stopped."""
+
+_RETRIES = {
+    "timeout": State.RETRIES_TIMEOUT,
+    "connection": State.RETRIES_CONNECTION,
+    "body": State.RETRIES_BODY,
+    "429": State.RETRIES_429,
+    "5xx": State.RETRIES_5XX,
+    "other": State.RETRIES_OTHER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """One attached consumer.
+
+    Attributes:
+        taken: number of the pair at which its next batch begins.
+        held_pairs: from the first pair that it may still read to ``taken``, other ranks' pairs included.
+        waited_s: seconds that it has waited for batches, in all.
+        waiting_s: seconds that it has been waiting now; 0 when it does not.
+        on_lag: ``"block"``, ``"skip"`` or ``"yield"``.
+        missed_pairs: that were overwritten before it could read them; only where it skips or yields.
+        absence: who of its group is away; None where all ranks are there.
+    """
+
+    lane: int
+    pid: int
+    group: str
+    rank: int
+    world_size: int
+    batch_size: int
+    batches: int
+    taken: int
+    held_pairs: int
+    waited_s: float
+    waiting_s: float
+    on_lag: str
+    missed_pairs: int
+    absence: Absence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """Whether the store that the daemon reads from answers; counts are since the daemon's start.
+
+    Attributes:
+        waiting_workers: worker processes that keep their pairs back, because it does not answer them.
+        failing_s: seconds since when it has answered no worker; 0 while it answers.
+        next_try_s: seconds until the first of them asks it again; 0 while none is about to.
+        limit_per_s: requests a second that it lets through; 0 while it does not limit the rate.
+        outages: times that no worker had an answer.
+        requests: for objects.
+        limited: of them, those that it answered with "later" (429).
+        second_requests: of them, second ones for an object that the next slot waited for.
+        second_requests_won: of those, the ones that came first.
+    """
+
+    waiting_workers: int
+    failing_s: float
+    next_try_s: float
+    limit_per_s: float
+    outages: int
+    requests: int
+    limited: int
+    second_requests: int
+    second_requests_won: int
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether it answers no worker."""
+        return self.failing_s > 0.0
+
+    def sentence(self, workers: int) -> str:
+        """Return how it fares, for people."""
+        if self.unreachable:
+            since = time.strftime("%H:%M", time.localtime(time.time() - self.failing_s))
+            next_try = f"in {self.next_try_s:.0f} s" if self.next_try_s else "now"
+            return (
+                f"is unreachable since {since} ({self.failing_s:.0f} s); {self.waiting_workers} of {workers} workers "
+                f"wait, next try {next_try}"
+            )
+        limit = f", limited to about {self.limit_per_s:.0f} requests/s" if self.limit_per_s else ""
+        second = f", {self.second_requests:,} of them second ones for a late object" if self.second_requests else ""
+        return f"answers{limit}; {self.requests:,} requests{second}, {self.outages} outages"
+
+
+@dataclass(frozen=True, slots=True)
+class RingStatus:
+    """One ring at one moment.
+
+    Attributes:
+        state: ``"starting"``, ``"serving"``, ``"stopping"``, ``"failed"``, or ``"dead"`` when its daemon is.
+        reason: why it failed.
+        refresh: what came of the latest refresh, or will; empty where there was none since the daemon's start.
+        fingerprint: of the whole split, so that it is the same on every machine that shares it.
+        epoch_length: pairs in an epoch of this machine.
+        num_nodes, node_rank: machines whose daemons share every epoch, and this one's number.
+        epoch, position: of the first pair that is kept.
+        filled_slots: slots that hold pairs which may be read.
+        decoded_pairs, downloaded_bytes, failed_pairs, ...: since the daemon's start.
+        heartbeat_age_s: seconds since the daemon's loop turned.
+        fetch_retries: downloads that were tried again, in all; ``retries_by_cause``: the same, apart.
+        failures_by_cause: ``failed_pairs`` apart; empty where the list of failed pairs cannot be read.
+        fork_server_deaths: processes that ended of the kind that workers are forked from.
+        places_given_up: of ranks that were away for too long.
+        store: how the bucket fares, as all rings of the daemon see it.
+        held_up: who holds the ring up at this moment, as a sentence; empty where nobody waits for another reader.
+        identity: the settings that decide ids, pixels and order, by name.
+    """
+
+    ring: str
+    state: str
+    reason: str
+    refresh: str
+    root: str
+    split: str
+    fingerprint: str
+    daemon_pid: int
+    uptime_s: float
+    heartbeat_age_s: float
+    order: str
+    seed: int
+    fit: str
+    label_mode: str
+    slots: int
+    slot_height: int
+    slot_width: int
+    memory_bytes: int
+    mirrored: bool
+    epoch_length: int
+    num_nodes: int
+    node_rank: int
+    epoch: int
+    position: int
+    floor: int
+    published: int
+    head: int
+    filled_slots: int
+    decoded_pairs: int
+    downloaded_bytes: int
+    fetch_retries: int
+    retries_by_cause: dict[str, int]
+    store: StoreStatus
+    failed_pairs: int
+    failures_by_cause: dict[str, int]
+    size_mismatches: int
+    unsure_turns: int
+    skipped_pairs: int
+    seeks: int
+    workers: int
+    worker_deaths: int
+    fork_server_deaths: int
+    lane_deaths: int
+    groups: int
+    lingering_groups: int
+    places_given_up: int
+    lanes: int
+    consumers: list[LaneStatus]
+    identity: dict[str, Value]
+    held_up: str = ""
+
+    @property
+    def hangs(self) -> str:
+        """Since when the daemon does nothing though it lives, as a phrase; empty where it does its work."""
+        if self.state == "dead" or self.heartbeat_age_s <= HEARTBEAT_LATE_S:
+            return ""
+        return f"its loop has not turned for {self.heartbeat_age_s:.0f} s"
+
+    @property
+    def headline(self) -> str:
+        """The ring's name and state, and what is wrong with it."""
+        return ", ".join(part for part in (f"{self.ring}: {self.state}", self.reason, self.hangs) if part)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def rows(self) -> dict[str, str]:
+        """The ring for people: by a word, a line."""
+        memory = f"{self.memory_bytes / 2**20:.0f} MiB" + ("" if self.mirrored else ", not mirrored")
+        slot = f"{self.slot_height}x{self.slot_width}, {self.fit}, label {self.label_mode}"
+        causes = ", ".join(f"{count} {cause}" for cause, count in self.retries_by_cause.items() if count)
+        retries = f"{self.fetch_retries} retries" + (f" ({causes})" if causes else "")
+        why = ", ".join(f"{count} {cause}" for cause, count in sorted(self.failures_by_cause.items()))
+        failed = f"{self.failed_pairs} failed" + (f" ({why})" if why else "")
+        failed = f"{failed}, {retries}, {self.size_mismatches} of unequal size"
+        if self.unsure_turns:
+            failed += f", {self.unsure_turns} labels that may not be turned as their images are"
+        readers = f"{self.lane_deaths} readers died, {self.skipped_pairs} pairs skipped"
+        if self.places_given_up:
+            readers += f", {self.places_given_up} places given up"
+        forks = f", {self.fork_server_deaths} fork servers died" if self.fork_server_deaths else ""
+        node = f"node {self.node_rank}/{self.num_nodes}, " if self.num_nodes > 1 else ""
+        rows = {
+            "source": f"{self.root} ({self.split}, {node}{self.epoch_length:,} pairs, {self.order}, seed {self.seed})",
+            "slots": f"{self.filled_slots}/{self.slots} filled, {slot}, {memory}",
+            "stream": f"epoch {self.epoch}, position {self.position}; pairs {self.floor} to {self.published} are kept",
+            "decoded": f"{self.decoded_pairs:,} pairs, {self.downloaded_bytes / 1e6:,.1f} MB; {failed}",
+            "store": self.store.sentence(self.workers),
+            "daemon": f"pid {self.daemon_pid}, up {self.uptime_s:.0f} s, {self.workers} workers "
+            f"({self.worker_deaths} died)" + forks,
+            "readers": f"{len(self.consumers)}/{self.lanes} lanes in {self.groups} groups "
+            f"({self.lingering_groups} lingering; {readers})",
+        }
+        if self.refresh:
+            rows["refresh"] = self.refresh
+        return rows
+
+    def lines(self) -> list[str]:
+        """The ring and its readers for people."""
+        lines = [self.headline]
+        lines += [f"  {name:<9} {text}" for name, text in self.rows().items()]
+        for lane in sorted(self.consumers, key=lambda lane: (lane.group, lane.rank)):
+            missed = f", {lane.on_lag}s, missed {lane.missed_pairs} pairs" if lane.on_lag != "block" else ""
+            waiting = f", waiting for {lane.waiting_s:.1f} s" if lane.waiting_s else ""
+            lines.append(
+                f"    {lane.group} rank {lane.rank}/{lane.world_size} (pid {lane.pid}): {lane.batches} batches of "
+                f"{lane.batch_size}, holds {lane.held_pairs} pairs, waited {lane.waited_s:.1f} s{waiting}{missed}"
+            )
+        if self.held_up:
+            lines.append(f"    {self.held_up}")
+        for group in sorted({lane.group for lane in self.consumers}):
+            lanes = [lane for lane in self.consumers if lane.group == group]
+            ranks, world, absence = {lane.rank for lane in lanes}, lanes[0].world_size, lanes[0].absence
+            if away := sorted(set(range(world)) - ranks):
+                why = f": {absence.sentence(group, world)}" if absence is not None else ""
+                lines.append(f"    {group} misses rank {', '.join(map(str, away))}{why}")
+        return [one_line(line) for line in lines]
+
+
+def ring_status(ring: str) -> RingStatus:
+    """Read the status of one ring.
+
+    Raises:
+        DaemonNotRunningError: there is no such ring.
+        NotTrustedError: its files cannot be believed.
+    """
+    try:
+        control = Control(read_descriptor(ring))
+    except FileNotFoundError as error:
+        raise DaemonNotRunningError(f"The ring {ring!r} has just stopped; ask again.") from error
+    try:
+        return _read(control)
+    finally:
+        control.close()
+
+
+def _read(control: Control) -> RingStatus:
+    descriptor, geometry, word = control.descriptor, control.geometry, control.word
+    identity = descriptor.identity
+    lives = control.daemon_lives()
+    now = time.monotonic_ns()
+    floor, published = word(State.FLOOR), control.published
+    base = (word(State.BASE_EPOCH), word(State.BASE_POSITION))
+    try:
+        epoch, position = descriptor.epochs.forward(base, max(0, floor - word(State.BASE_SEQ)))
+    except ValueError as error:
+        raise NotTrustedError(control.distrust(f"it says that the ring stands at epoch {base[0]}")) from error
+    height, width = geometry.image.row_shape[:2]
+    failed = _read_failures(control)
+    return RingStatus(
+        ring=descriptor.ring,
+        state=_state_name(word(State.STATE)) if lives else "dead",
+        reason=control.reason(),
+        refresh=control.refresh_outcome(),
+        root=identity.root,
+        split=descriptor.split,
+        fingerprint=descriptor.catalog(epoch).fingerprint,
+        daemon_pid=descriptor.pid,
+        uptime_s=(now - word(State.STARTED_NS)) / 1e9,
+        heartbeat_age_s=(now - max(word(State.HEARTBEAT_NS), word(State.STARTED_NS))) / 1e9,
+        order=identity.order,
+        seed=identity.seed,
+        fit=identity.fit,
+        label_mode=identity.label_mode,
+        slots=geometry.slots,
+        slot_height=height,
+        slot_width=width,
+        memory_bytes=geometry.total_bytes,
+        mirrored=geometry.mirrored,
+        epoch_length=descriptor.catalog(epoch).epoch_length,
+        num_nodes=identity.num_nodes,
+        node_rank=identity.node_rank,
+        epoch=epoch,
+        position=position,
+        floor=floor,
+        published=published,
+        head=word(State.HEAD),
+        filled_slots=max(0, published - floor),
+        decoded_pairs=word(State.DECODED_PAIRS),
+        downloaded_bytes=word(State.DOWNLOADED_BYTES),
+        fetch_retries=word(State.FETCH_RETRIES),
+        retries_by_cause={cause: word(offset) for cause, offset in _RETRIES.items()},
+        store=_read_store(control, now),
+        failed_pairs=failed.failed_draws,
+        failures_by_cause=failed.causes,
+        size_mismatches=word(State.SIZE_MISMATCHES),
+        unsure_turns=word(State.UNSURE_TURNS),
+        skipped_pairs=word(State.SKIPPED_PAIRS),
+        seeks=word(State.SEEKS),
+        workers=word(State.WORKERS),
+        worker_deaths=word(State.WORKER_DEATHS),
+        fork_server_deaths=word(State.FORK_SERVER_DEATHS),
+        lane_deaths=word(State.LANE_DEATHS),
+        groups=word(State.GROUPS),
+        lingering_groups=word(State.LINGERING_GROUPS),
+        places_given_up=word(State.PLACES_GIVEN_UP),
+        lanes=geometry.lanes,
+        consumers=[lane for number in range(geometry.lanes) if (lane := _read_lane(control, number, now)) is not None],
+        held_up=found.sentence() if (found := control.held_up()) is not None else "",
+        identity=identity.settings(),
+    )
+
+
+def _read_failures(control: Control) -> FailedPairs:
+    """Return the ring's failed pairs as `ringfeed errors` shows them; their number alone without the list."""
+    ring, generation = control.descriptor.ring, control.descriptor.generation
+    draws = control.word(State.FAILED_PAIRS)
+    with contextlib.suppress(RingfeedError, OSError):
+        listed = read_failed_pairs(ring)
+        if listed is not None and listed.generation == generation:
+            return listed
+    return replace(FailedPairs.none(ring, generation), failed_draws=draws)
+
+
+def _read_store(control: Control, now: int) -> StoreStatus:
+    word = control.word
+    since, next_try = word(State.STORE_FAILING_SINCE_NS), word(State.STORE_NEXT_TRY_NS)
+    return StoreStatus(
+        waiting_workers=word(State.STORE_WAITING_WORKERS),
+        failing_s=max(0, now - since) / 1e9 if since else 0.0,
+        next_try_s=max(0, next_try - now) / 1e9,
+        limit_per_s=word(State.STORE_LIMIT_MILLI) / 1000,
+        outages=word(State.STORE_OUTAGES),
+        requests=word(State.STORE_REQUESTS),
+        limited=word(State.STORE_LIMITED),
+        second_requests=word(State.SECOND_REQUESTS),
+        second_requests_won=word(State.SECOND_REQUESTS_WON),
+    )
+
+
+def _state_name(state: int) -> str:
+    try:
+        return RingState(state).name.lower()
+    except ValueError:
+        return f"unknown ({state})"
+
+
+def _read_lane(control: Control, number: int, now: int) -> LaneStatus | None:
+    page = control.lane(number)
+    nonce = page[Lane.NONCE]
+    if not nonce or page[Lane.ANSWER_NONCE] != nonce or not control.lane_lives(number):
+        return None
+    request = page.read_request()
+    if not isinstance(request, Request):
+        return None
+    since = page[Lane.WAITING_SINCE_NS]
+    waiting_ns = max(0, now - since) if since else 0
+    return LaneStatus(
+        lane=number,
+        pid=request.pid,
+        group=request.group,
+        rank=request.rank,
+        world_size=request.world_size,
+        batch_size=request.batch_size,
+        batches=page[Lane.BATCHES],
+        taken=page[Lane.TAKEN],
+        held_pairs=max(0, page[Lane.TAKEN] - page[Lane.RELEASED]),
+        waited_s=(page[Lane.WAITED_NS] + waiting_ns) / 1e9,
+        waiting_s=waiting_ns / 1e9,
+        on_lag=request.on_lag,
+        missed_pairs=page[Lane.MISSED_PAIRS],
+        absence=page.read_absence(now),
+    )

@@ -1,0 +1,1 @@
+"""The daemon as a trainer meets it: find it, start one, keep it."""

@@ -1,0 +1,396 @@
+"""The attachment: a consumer's hold on one generation of a ring. Mappings, the lane's lock, the two doorbells."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import weakref
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ringfeed.errors import (
+    AttachRefusedError,
+    DaemonGoneError,
+    DaemonNotRunningError,
+    NotTrustedError,
+    OtherVersionError,
+    RingFailedError,
+)
+from ringfeed.log import TELL_AFTER_S, warn
+from ringfeed.reader.data import RingData
+from ringfeed.reader.state import ResumeState
+from ringfeed.shm import access as trust
+from ringfeed.shm import layout, segment
+from ringfeed.shm.descriptor import Descriptor, read_descriptor
+from ringfeed.shm.lane import Accepted, LanePage, Refused, Request
+from ringfeed.shm.layout import (
+    DAEMON_LOCK_BYTE,
+    FIRST_LANE_LOCK_BYTE,
+    PAGE_BYTES,
+    Geometry,
+    Header,
+    Lane,
+    Leaving,
+    RingState,
+    SlotRecord,
+    State,
+)
+from ringfeed.shm.progress import Standing
+from ringfeed.shm.semaphore import Doorbell
+from ringfeed.shm.stalls import HoldUp, hold_up
+
+ANSWER_TIMEOUT_S: Final = 60.0
+"""A daemon that lives and does not answer within this is stuck; a seek or a place that is waited for takes seconds."""
+
+FREE_LANE_TIMEOUT_S: Final = 2.0
+
+
+class Control:
+    """The control segment as a consumer sees it: read-only, with the kernel's word on whether the daemon lives."""
+
+    def __init__(self, descriptor: Descriptor, lock_fd: int | None = None, *, lockable: bool = False) -> None:
+        """Map it.
+
+        Args:
+            lock_fd: an open file description of it without locks, where it has no name any more; becomes this one's.
+            lockable: this process is going to lock a lane; without it, it only needs to be able to read.
+
+        Raises:
+            FileNotFoundError: this generation is gone already.
+            NotTrustedError: the segment is not what the descriptor says.
+        """
+        self._closed = False
+        self.own_lane: int | None = None
+        self.descriptor = descriptor
+        self.geometry: Geometry = descriptor.geometry
+        if lock_fd is None:
+            lock_fd = segment.open_existing(descriptor.control, writable=lockable)
+        self.lock_fd = lock_fd
+        segment.close_in_children(self.lock_fd)
+        try:
+            if os.fstat(self.lock_fd).st_size != self.geometry.control_bytes:
+                raise NotTrustedError(self.distrust("its size differs from the descriptor's"))
+            # A mapping holds a duplicate of its descriptor: of one that never carries a lock.
+            fd = os.open(f"/proc/self/fd/{self.lock_fd}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._bytes = segment.map_bytes(fd, 0, self.geometry.control_bytes, writable=False)
+            finally:
+                os.close(fd)
+            self.words = self._bytes.cast("Q")
+            expected = {
+                Header.MAGIC: layout.MAGIC,
+                Header.LAYOUT_VERSION: layout.LAYOUT_VERSION,
+                Header.GENERATION: int(descriptor.generation, 16),
+                Header.DATA_BYTES: self.geometry.data_bytes,
+            }
+            if any(self.words[offset >> 3] != value for offset, value in expected.items()):
+                raise NotTrustedError(self.distrust("its header differs from the descriptor"))
+        except BaseException:
+            segment.close_lock(self.lock_fd)
+            raise
+        slots = self.geometry.slots
+        table = np.frombuffer(self._bytes, np.uint64, slots * SlotRecord.WORDS, offset=self.geometry.slot_table_offset)
+        self.slot_table: npt.NDArray[np.uint64] = table.reshape(slots, SlotRecord.WORDS)
+
+    def distrust(self, why: str) -> str:
+        """The sentence for a segment that cannot be believed."""
+        file = trust.describe(segment.shm_path(self.descriptor.control))
+        return f"{file} is not the control segment of ring {self.descriptor.ring!r}: {why}; restart the daemon"
+
+    def word(self, offset: int) -> int:
+        """One of the words of `Header` or `State`."""
+        return self.words[offset >> 3]
+
+    @property
+    def published(self) -> int:
+        """Pairs below this number are in the ring, or were."""
+        return self.words[State.PUBLISHED >> 3]
+
+    def daemon_lives(self) -> bool:
+        """Whether the daemon of this generation holds its lock."""
+        return segment.is_locked(self.lock_fd, DAEMON_LOCK_BYTE)
+
+    def lane_lives(self, lane: int) -> bool:
+        """Whether a consumer holds the lane's lock, of which the kernel says nothing to itself; False once closed."""
+        if self._closed:
+            return False
+        return lane == self.own_lane or segment.is_locked(self.lock_fd, FIRST_LANE_LOCK_BYTE + lane)
+
+    def lane(self, lane: int) -> LanePage:
+        """A lane's page, to be read only."""
+        offset = self.geometry.lane_offset(lane)
+        return LanePage(self._bytes[offset : offset + PAGE_BYTES])
+
+    def standings(self) -> list[Standing]:
+        """Where every attached consumer stands at this moment."""
+        now_ns, found = time.monotonic_ns(), []
+        for number in range(self.geometry.lanes):
+            page = self.lane(number)
+            nonce = page[Lane.NONCE]
+            if nonce and page[Lane.ANSWER_NONCE] == nonce and self.lane_lives(number):
+                request = page.read_request()
+                if isinstance(request, Request) and isinstance(page.read_answer(nonce), Accepted):
+                    found.append(Standing.read(page, request, self.descriptor.epochs, now_ns))
+        return found
+
+    def held_up(self) -> HoldUp | None:
+        """Who holds the ring up at this moment; None where nobody waits for another reader."""
+        floor, published = self.word(State.FLOOR), self.published
+        return hold_up(self.standings(), floor=floor, published=published, slots=self.geometry.slots)
+
+    def reason(self) -> str:
+        """Why the ring stopped, in the daemon's words; empty while it serves."""
+        length = min(self.word(State.REASON_LENGTH), layout.REASON_BYTES)
+        return bytes(self._bytes[State.REASON : State.REASON + length]).decode(errors="replace")
+
+    def refresh_outcome(self) -> str:
+        """What came of the latest refresh, in the daemon's words; empty where there was none."""
+        length = min(self.word(State.REFRESH_LENGTH), layout.REASON_BYTES)
+        return bytes(self._bytes[State.REFRESH : State.REFRESH + length]).decode(errors="replace")
+
+    def gone(self) -> DaemonGoneError | None:
+        """The error that tells why no more pairs will come; None while the daemon serves."""
+        ring, state = self.descriptor.ring, self.word(State.STATE)
+        if state == RingState.FAILED:
+            return RingFailedError(f"The ring {ring!r} was stopped by its daemon: {self.reason()}")
+        if state == RingState.STOPPING:
+            return DaemonGoneError(f"The daemon of ring {ring!r} was stopped; start it again and attach anew.")
+        if not self.daemon_lives():
+            return DaemonGoneError(
+                f"The daemon of ring {ring!r} (pid {self.descriptor.pid}) died; see its log, start it again, and "
+                f"attach anew."
+            )
+        return None
+
+    def slot_id(self, slot: int) -> str:
+        """The id of the pair whose pixels lie in ``slot``."""
+        offset = self.geometry.id_table_offset + slot * layout.ID_BYTES
+        length = min(int(self.slot_table[slot, SlotRecord.ID_LENGTH]), layout.ID_BYTES)
+        return bytes(self._bytes[offset : offset + length]).decode(errors="replace")
+
+    def close(self) -> None:
+        """Give the locks up; the mapping goes with the last view of it."""
+        self._closed = True  # the descriptor's number may soon be another file's
+        segment.close_lock(self.lock_fd)
+
+
+class Attachment:
+    """One consumer on one lane of a ring, accepted by the daemon."""
+
+    def __init__(
+        self,
+        ring: str,
+        request: Request,
+        *,
+        state: ResumeState | None = None,
+        still_wanted: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Attach.
+
+        Args:
+            state: that the request's place comes from, and that the ring must still be of once it is granted.
+            still_wanted: called again and again while the answer is waited for; raises to give up.
+
+        Raises:
+            StateMismatchError: it is not, e.g. since a refresh came in between.
+            DaemonNotRunningError, DaemonGoneError: there is no daemon, or it went meanwhile.
+            AttachRefusedError: the daemon refused, or all lanes are taken.
+            NotTrustedError: the ring's files are not a daemon's, or not for this user.
+        """
+        self.control = open_control(ring, lockable=True)
+        self.descriptor = self.control.descriptor
+        self.geometry = self.control.geometry
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.control.close)
+            try:
+                self.lane = self.control.own_lane = self._claim_lane()
+                self._open(undo)
+                accepted = self._ask(request, still_wanted)
+            except FileNotFoundError as error:
+                raise DaemonGoneError(
+                    f"The daemon of ring {ring!r} was stopped; start it again and attach anew."
+                ) from error
+            undo.pop_all()
+        # A reader that is simply forgotten must not keep its lane, nor its place in the ring.
+        self._detach = weakref.finalize(
+            self, _detach, self.control, self.lane, self.page, self.space, self.bell, os.getpid()
+        )
+        self._detach.atexit = False  # the reader decides at the interpreter's end whether its place is kept
+        self.place = accepted.place
+        self._request = request
+        self.plan = request.plan(self.descriptor.epochs)
+        try:
+            self.new_catalogs()  # since the descriptor was read, before the daemon answered
+            if not accepted.sensible(self.descriptor.epochs):
+                raise NotTrustedError(self.control.distrust(f"the answer on lane {self.lane} cannot be meant"))
+            if state is not None:
+                state.place(self.descriptor, strict=True)
+        except BaseException:
+            self.detach(Leaving.LEAVE)
+            raise
+
+    def _claim_lane(self) -> int:
+        deadline = time.monotonic() + FREE_LANE_TIMEOUT_S
+        while True:
+            for lane in range(self.geometry.lanes):
+                # A lane is free once its consumer is gone *and* the daemon has taken note.
+                page, byte = self.control.lane(lane), FIRST_LANE_LOCK_BYTE + lane
+                if page[Lane.ANSWER_NONCE] == 0 and segment.try_lock(self.control.lock_fd, byte):
+                    if page[Lane.ANSWER_NONCE] == 0:
+                        return lane
+                    # Another consumer came and went between our two steps, and the daemon has not noticed yet.
+                    segment.unlock(self.control.lock_fd, byte)
+            if time.monotonic() > deadline:
+                raise AttachRefusedError(
+                    f"All {self.geometry.lanes} lanes of ring {self.descriptor.ring!r} are taken (`ringfeed status` "
+                    f"lists who has them); raise `lanes` in the daemon's configuration and restart it."
+                )
+            time.sleep(0.01)
+
+    def _open(self, undo: contextlib.ExitStack) -> None:
+        descriptor = self.descriptor
+        ring, generation, geometry = descriptor.ring, descriptor.generation, self.geometry
+        fd = segment.open_existing(descriptor.control, writable=True)
+        try:
+            self.page = LanePage(segment.map_bytes(fd, geometry.lane_offset(self.lane), PAGE_BYTES, writable=True))
+        finally:
+            os.close(fd)
+        self.space = Doorbell.open(layout.space_name(ring, generation))
+        undo.callback(self.space.close)
+        self.bell = Doorbell.open(layout.lane_bell_name(ring, generation, self.lane))
+        undo.callback(self.bell.close)
+        self.bell.drain()
+        self.data = RingData(descriptor)
+
+    def _ask(self, request: Request, still_wanted: Callable[[], None]) -> Accepted:
+        nonce = int.from_bytes(os.urandom(8)) >> 1 | 1  # as `secrets` does, without its imports
+        self.page.write_request(request, nonce)
+        began = time.monotonic()
+        tell_at, give_up_at = began + TELL_AFTER_S, began + ANSWER_TIMEOUT_S
+        self.space.ring()
+        while (answer := self.page.read_answer(nonce)) is None:
+            self.bell.wait()
+            still_wanted()
+            if gone := self.control.gone():
+                try:
+                    raise gone
+                finally:
+                    del gone  # in a cycle with its own frame, it would keep the caller's batches until a collection
+            now = time.monotonic()
+            if now > give_up_at:
+                self._give_up_waiting(request)
+            if now > tell_at:
+                tell_at = now + ANSWER_TIMEOUT_S
+                self._tell_of_waiting(request, now - began)
+        if isinstance(answer, Refused):
+            raise AttachRefusedError(answer.reason)
+        return answer
+
+    def _tell_of_waiting(self, request: Request, waited_s: float) -> None:
+        """Say in the trainer's log why an answer takes long."""
+        silent_s = self._silent_s()
+        why = f"its loop has not turned for {silent_s:.0f} s" if silent_s > TELL_AFTER_S else self.page.read_reason()
+        warn(
+            "Rank %d/%d of group %r has asked ring %r for a place, and waits for %.0f s now: %s.",
+            *(request.rank, request.world_size, request.group, self.descriptor.ring, waited_s),
+            why or "the daemon says nothing",
+        )
+
+    def _silent_s(self) -> float:
+        """For how long the daemon's loop has not turned, in seconds."""
+        turned = max(self.control.word(State.HEARTBEAT_NS), self.control.word(State.STARTED_NS))
+        return (time.monotonic_ns() - turned) / 1e9
+
+    def _give_up_waiting(self, request: Request) -> None:
+        """Raise the error that tells why there is no answer, unless it is worth to wait on."""
+        asked = f"The daemon of ring {self.descriptor.ring!r} (pid {self.descriptor.pid})"
+        whose = f"rank {request.rank} of group {request.group!r}"
+        silent_s = self._silent_s()
+        if silent_s > ANSWER_TIMEOUT_S / 2:
+            raise DaemonGoneError(
+                f"{asked} lives but has not turned its loop for {silent_s:.0f} s; is it stopped (SIGSTOP) or swapping? "
+                f"Restart it if it does not recover."
+            )
+        if not (reason := self.page.read_reason()):
+            raise AttachRefusedError(
+                f"{asked} has not answered {whose} for {ANSWER_TIMEOUT_S:.0f} s, and does not say why; see its log, "
+                f"and restart it if it goes on."
+            )
+        if not request.wait:
+            raise AttachRefusedError(
+                f"{asked} has kept {whose} waiting for {ANSWER_TIMEOUT_S:.0f} s: {reason}. Start all ranks from the "
+                f"same state once that is over, or pass wait=True."
+            )
+
+    def new_catalogs(self) -> int:
+        """How many refreshes changed the catalog since the last look; ``descriptor`` and ``plan`` are the new ones.
+
+        Raises:
+            DaemonGoneError: the descriptor is another daemon's already, or gone.
+        """
+        known = self.descriptor.catalog_changes
+        if self.control.word(State.CATALOG_CHANGES) <= known:
+            return 0
+        try:
+            descriptor = read_descriptor(self.descriptor.ring)
+        except (DaemonNotRunningError, OtherVersionError) as error:
+            raise DaemonGoneError(str(error)) from error
+        if descriptor.generation != self.descriptor.generation:
+            raise DaemonGoneError(f"The daemon of ring {descriptor.ring!r} was restarted; attach anew.")
+        self.descriptor = descriptor
+        self.plan = self._request.plan(descriptor.epochs)
+        return descriptor.catalog_changes - known
+
+    def tell_released(self, seq: int) -> None:
+        """Say that this consumer reads nothing below ``seq`` any more."""
+        self.page[Lane.RELEASED] = seq
+        self.space.ring()
+
+    def detach(self, leaving: Leaving) -> None:
+        """Give the lane back; no thread may be waiting on it. Views of the data stay readable."""
+        if self._detach.alive:
+            self.page[Lane.LEAVING] = leaving
+            self._detach()
+
+
+def _detach(control: Control, lane: int, page: LanePage, space: Doorbell, bell: Doorbell, pid: int) -> None:
+    if os.getpid() != pid:
+        return  # a forked child's copy: the lane is its parent's
+    if page.leaving is Leaving.NO:
+        page[Lane.LEAVING] = Leaving.LEAVE
+    segment.unlock(control.lock_fd, FIRST_LANE_LOCK_BYTE + lane)
+    space.ring()
+    control.close()
+    space.close()
+    bell.close()
+
+
+def open_control(ring: str, *, lockable: bool = False) -> Control:
+    """Map the control segment of a ring whose daemon lives.
+
+    Args:
+        lockable: see `Control`.
+
+    Raises:
+        DaemonNotRunningError: no daemon, or a dead one's leavings.
+        NotTrustedError: the files cannot be believed.
+    """
+    for _ in range(3):  # a daemon that restarts replaces the descriptor between our two looks
+        descriptor = read_descriptor(ring)
+        try:
+            control = Control(descriptor, lockable=lockable)
+        except FileNotFoundError:
+            continue
+        if control.daemon_lives():
+            return control
+        control.close()
+        if read_descriptor(ring).generation == descriptor.generation:
+            break
+    raise DaemonNotRunningError(
+        f"The daemon of ring {ring!r} is dead and left its files; start it again (it clears them), "
+        f"e.g. `systemctl restart ringfeed` or `ringfeed serve {descriptor.identity.root}`."
+    )

@@ -1,0 +1,81 @@
+"""The next daemon of a ring, once one is gone: waiting for it, and insisting that it serves what the former one did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from ringfeed.errors import DaemonGoneError, DaemonNotRunningError, OtherVersionError, StateMismatchError
+from ringfeed.reader.attachment import Attachment
+from ringfeed.reader.state import ResumeState
+from ringfeed.shm.descriptor import Descriptor, read_descriptor
+from ringfeed.shm.identity import Decides, spelled
+from ringfeed.shm.lane import Request
+
+RESTART_S: Final = 120.0
+"""How long a reader waits for a new daemon when its own is gone."""
+
+_RETRY_S: Final = 0.05
+
+
+def attach_to_the_next(
+    former: Descriptor,
+    gone: Exception,
+    ask: Callable[[Descriptor], Request],
+    state: ResumeState | None,
+    *,
+    restart_s: float,
+    still_wanted: Callable[[], None],
+) -> Attachment:
+    """Attach as soon as another daemon than the former one serves the ring.
+
+    Args:
+        gone: raised where none comes in time, unless one of another layout version did.
+        ask: makes the request to the new daemon from what it says of itself.
+        state: that the request's place comes from; see `Attachment`.
+        restart_s: in time.
+        still_wanted: called again and again meanwhile; raises to give up.
+
+    Raises:
+        StateMismatchError: it serves another share of the machines, other pixels, or not what ``state`` is of.
+        OtherVersionError: it has another layout version, and none with this one came within ``restart_s``.
+        AttachRefusedError: it refused.
+    """
+    deadline = time.monotonic() + restart_s
+    while True:
+        still_wanted()
+        try:
+            descriptor = read_descriptor(former.ring)
+            if descriptor.generation != former.generation:
+                check_serves_the_same(descriptor, former)
+                return Attachment(former.ring, ask(descriptor), state=state, still_wanted=still_wanted)
+        except (DaemonNotRunningError, DaemonGoneError):
+            pass
+        except OtherVersionError as error:
+            gone = error.with_traceback(None)  # told only where no daemon of this version comes in time
+        if time.monotonic() >= deadline:
+            raise gone
+        time.sleep(_RETRY_S)
+
+
+def check_serves_the_same(descriptor: Descriptor, former: Descriptor) -> None:
+    """Raise unless a new daemon serves the same machine's share as the former one, and makes the same pixels of a pair.
+
+    Their order is compared by the resume state, see `ringfeed.reader.state`.
+
+    Raises:
+        StateMismatchError: it does not.
+    """
+    before, now = former.identity, descriptor.identity
+    if before.differences_that_decide(now, Decides.SHARE):
+        raise StateMismatchError(
+            f"The daemon of ring {former.ring!r} came back as node {now.node_rank} of {now.num_nodes}, and this reader "
+            f"was reading the share of node {before.node_rank} of {before.num_nodes}; start the trainers again from "
+            f"their checkpoint."
+        )
+    if pixels := before.differences_that_decide(now, Decides.PIXELS):
+        raise StateMismatchError(
+            f"The daemon of ring {former.ring!r} came back with other pixels ({spelled(pixels, 'before', 'now')}); "
+            f"restart it as it was, or the trainers from their checkpoint."
+        )

@@ -1,0 +1,99 @@
+"""Where a dataset's next iteration begins: as the dataset was made to, or, once, somewhere else. No I/O."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ringfeed.reader.state import following_epoch
+from ringfeed.shm.layout import MAX_UINT64
+
+Place = tuple[int, int] | Mapping[str, Any]
+"""An (epoch, position), or a resume state."""
+
+
+class Beginning:
+    """What one iteration, and the readers that it opens, begin with; the iterations after it go on by themselves.
+
+    Attributes:
+        start: what `ringfeed.attach` is given where nothing else was chosen.
+        at: a place or a state to begin at once; None where there is none.
+        strict: insist on the very order of that state.
+        epoch: the epoch that `set_epoch` chose for the next iteration, or None.
+        goes_on: the place was reached by reading, so that there was a daemon, which may be restarted just now.
+    """
+
+    def __init__(self, start: str | Place) -> None:
+        self.start = start if isinstance(start, str) else "auto"
+        self.at: Place | None = None
+        self.strict = True
+        self.epoch: int | None = None
+        self.goes_on = False
+        self._by = os.getpid()
+        if not isinstance(start, str):
+            self.load(start)
+
+    def load(self, at: Place, *, strict: bool = True) -> None:
+        """Begin at a place or a state, whatever was chosen before."""
+        self.at, self.strict, self._by = at, strict, os.getpid()
+        self.epoch, self.goes_on = None, False
+
+    def choose_epoch(self, epoch: int) -> int:
+        """Begin with an epoch; within it, if a state or a place of it is loaded. Returns the epoch as an int.
+
+        Raises:
+            ValueError: it is no epoch.
+        """
+        self.epoch = whole_epoch(epoch)
+        if self.at is not None and self._epoch_of(self.at) != self.epoch:
+            self.at, self.goes_on = None, False
+        return self.epoch
+
+    def go_on_from(self, state: Mapping[str, Any]) -> None:
+        """Let new readers begin the epoch after the one that ended, or was broken off, in a state.
+
+        They would begin there anyhow, were each of them known to have read of that epoch, and the daemon the same. As
+        what goes on, they wait for a daemon that is being restarted, and insist on its order. A state or a place that
+        is loaded already, or another epoch that is chosen, stands.
+        """
+        following = following_epoch(state)
+        if self.at is None and self.epoch in (None, following):
+            epoch = self.epoch
+            self.load({**state, "epoch": following, "position": 0})
+            self.epoch, self.goes_on = epoch, True
+
+    def forget(self) -> None:
+        """What was loaded or chosen was one iteration's, which has begun."""
+        self.at = self.epoch = None
+        self.goes_on = False
+
+    @property
+    def chosen(self) -> bool:
+        """Whether anything was loaded or chosen for the next iteration."""
+        return self.at is not None or self.epoch is not None
+
+    @property
+    def from_elsewhere(self) -> bool:
+        """Whether a place was loaded by another process than this one, e.g. by that which started this worker."""
+        return self.at is not None and self._by != os.getpid()
+
+    @staticmethod
+    def _epoch_of(at: Place) -> int:
+        return int(at["epoch"] if isinstance(at, Mapping) else at[0])
+
+
+def whole_epoch(epoch: Any) -> int:  # noqa: ANN401  # a user's
+    """Return an epoch as an int.
+
+    Raises:
+        ValueError: it is not a whole number from 0 on.
+    """
+    try:
+        whole = operator.index(epoch)
+    except TypeError:
+        whole = -1
+    if not 0 <= whole <= MAX_UINT64:
+        raise ValueError(f"set_epoch() was given {epoch!r}; an epoch is a whole number from 0 on")
+    return whole

@@ -1,0 +1,405 @@
+"""The dataset: the batches of a ring as tensors, in one process, in DDP ranks, and in a DataLoader's workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ringfeed.interactive import by_default
+from ringfeed.plan import Plan
+from ringfeed.reader.opening import open_reader
+from ringfeed.reader.reader import Reader
+from ringfeed.reader.reconnect import RESTART_S
+from ringfeed.reader.state import ResumeState
+from ringfeed.shm.descriptor import read_descriptor
+from ringfeed.shm.layout import Start
+from ringfeed.torch.accelerate import counts_by_itself
+from ringfeed.torch.beginning import Beginning, Place
+from ringfeed.torch.distributed import Ranks, check_nodes, kin, loader_pid
+from ringfeed.torch.first_place import state_before_the_start, state_of_beginning
+from ringfeed.torch.items import Items
+from ringfeed.torch.loading import collates, spawns_workers_of, tell_of_workers
+from ringfeed.torch.membership import Membership
+from ringfeed.torch.told import Told
+
+_ENDED: Final = "ended"
+"""In a state of a DataLoader's worker: whether it has yielded the last batch of its pass.
+
+torchdata's loader makes the workers of an iteration that had ended go on, finds out that it had, and starts others.
+"""
+
+
+class RingDataset(IterableDataset[Any]):
+    """The batches of a ring as tensors that lie in the ring.
+
+    Use it with ``DataLoader(dataset, batch_size=None)``, or iterate over it directly; each iteration is one epoch. It
+    attaches in the process that iterates, at its first iteration, so it may be made before a fork or sent to a spawned
+    process. In a DataLoader's worker processes it works too, each worker being a sub-rank of its rank; batches are then
+    copied between processes, which costs more than it saves unless the transform is heavy. With workers, take a
+    `RingLoader`: it knows where they stand, and tells it to the next epoch's.
+
+    Yields ``(image, label)``: image ``(B, 3, H, W)`` uint8, a channels-last view; label ``(B, 3, H, W)`` uint8 with
+    label mode rgb, else ``(B, H, W)`` uint8 or uint16. With ``fit="native"`` two lists of B such tensors, ``(3, h,
+    w)`` each. Tensors cannot be written into (see `RingTensor`); their slots are kept until the last tensor over
+    them is gone.
+    """
+
+    def __init__(
+        self,
+        ring: str = "train",
+        *,
+        batch_size: int,
+        group: str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        drop_last: bool = True,
+        start: str | tuple[int, int] | Mapping[str, Any] = "auto",
+        wait: bool = False,
+        transform: Callable[[tuple[Any, Any]], Any] | None = None,
+        batch_transform: Callable[[Any], Any] | None = None,
+        fields: Sequence[str] = ("image", "label"),
+        on_lag: str | None = None,
+        copy: bool | None = None,
+        channels_last: bool = True,
+        wait_s: float = 0.0,
+        restart_s: float = RESTART_S,
+    ) -> None:
+        """Say what to read; nothing is attached yet. Arguments not named here are those of `ringfeed.attach`.
+
+        Args:
+            batch_size: pairs in one batch of this rank.
+            group: by default a name that the ranks of one torchrun job share.
+            rank, world_size: by default those of torch.distributed, or of torchrun's environment, or 0 of 1, as they
+                are when the first iteration begins. In a torchrun job over several machines those on this machine,
+                whose daemon must serve its share of as many (``ringfeed serve --num-nodes``); the first iteration
+                insists on it.
+            transform: called with (image, label) tensors of one pair; the results are collated.
+            batch_transform: called with what would be yielded.
+            fields: what to yield, of image, label, valid, ids, epoch, positions.
+            on_lag: as for `ringfeed.attach`; in an interactive session ``"yield"`` only for a rank that is alone.
+            copy: yield plain tensors that may be written into, at one memcpy a batch. By default False, and in an
+                interactive session (IPython, Jupyter, a console) True.
+            channels_last: False yields contiguous ``(B, 3, H, W)`` images, at one transposition a batch: for what takes
+                a tensor's memory for its shape, such as ``torch.distributed.broadcast``, which scrambles a tensor that
+                is channels-last on one rank only.
+
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        super().__init__()
+        self.ring = ring
+        self.batch_size = batch_size
+        self._membership = Membership(ring, group, rank, world_size)
+        self.drop_last = drop_last
+        self.beginning = Beginning(start)
+        self.wait = wait
+        self._given_lag = on_lag
+        copy, self.on_lag = by_default(copy, on_lag)
+        self.fields = tuple(fields)
+        self.transform = transform
+        self.batch_transform = batch_transform
+        self.copy = copy or self.on_lag in ("skip", "yield")
+        self.channels_last = channels_last
+        self._items()  # checks them
+        self.wait_s = wait_s
+        self.restart_s = restart_s
+        self._reader: Reader | None = None
+        self._pid = os.getpid()
+        self._attached_there: int | None = None  # the process that sent this dataset here while it was attached
+        self._stood: dict[str, Any] | None = None  # when it was closed, or sent here
+        self._read_by_workers = False  # of a loader that is not told where they stand
+        self._pass_epoch: int | None = None  # of a worker's latest pass
+        self._loaded_ended = False
+        self.tells_places = False
+        tell_of_workers(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become what was pickled or copied."""
+        self.__dict__.update(state)
+        tell_of_workers(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the reader out, but for where it stood: the process that this is sent to attaches by itself."""
+        if spawns_workers_of(self):
+            self.hand_over()
+        stood = self._stood if self._reader is None else self._reader.state_dict()
+        return {**self.__dict__, "_reader": None, "_stood": stood, "_attached_there": self._attached_in}
+
+    def __repr__(self) -> str:
+        membership = repr(self._membership)
+        return f"RingDataset({self.ring!r}, batch_size={self.batch_size}{membership and ', '}{membership})"
+
+    @property
+    def _attached_in(self) -> int | None:
+        """The process whose reader of this dataset is attached, where this one can tell: itself, or what made it."""
+        attached = self._reader is not None and not self._reader.closed
+        return self._pid if attached else self._attached_there
+
+    def _items(self) -> Items:
+        return Items(self.fields, self.transform, self.batch_transform, self.copy, self.channels_last)
+
+    @property
+    def ranks(self) -> Ranks:
+        """Rank and world size as this process reads, or would if it began now.
+
+        Raises:
+            ValueError: the machines of the job have unequal numbers of ranks.
+        """
+        return self._membership.ranks
+
+    @property
+    def group(self) -> str:
+        """The group's name: as given, else one that follows from the ranks."""
+        return self._membership.group
+
+    def settle_ranks(self) -> Ranks:
+        """Return the ranks that the iteration which begins now reads as; see `Membership.settle`."""
+        if self._unread and self._membership.changed:
+            self.close()  # it was attached to be counted, or to be looked at
+        return self._membership.settle()
+
+    @property
+    def _unread(self) -> bool:
+        """Whether this process is attached and has read nothing."""
+        reader = self._reader
+        return reader is not None and self._pid == os.getpid() and not reader.statistics()["batches"]
+
+    def __len__(self) -> int:
+        """Batches that this rank gets in its next epoch, without DataLoader workers; `RingLoader` counts with them.
+
+        That is a whole one, save where it joins others in the middle of theirs. Before it has attached, the place where
+        it will do so is estimated; a `RingLoader` attaches, to know it.
+
+        Raises:
+            DaemonNotRunningError: no daemon serves the ring.
+        """
+        if self._reader is not None and self._pid == os.getpid():
+            return len(self._reader)
+        place = self._joins_midway_at()
+        if place is None:
+            return self.batches_of_workers(1)
+        plan = Plan(read_descriptor(self.ring).epochs, self.ranks.world_size, 0, self.batch_size, self.drop_last)
+        return plan.steps_left(*place)
+
+    def attach_to_count(self) -> None:
+        """Attach if only that tells how many batches the first epoch will have, since others are in the midst of it."""
+        if (self._reader is None or self._pid != os.getpid()) and self._joins_midway_at() is not None:
+            _ = self.reader
+
+    def _joins_midway_at(self) -> tuple[int, int] | None:
+        """The (epoch, position), about, at which it would attach now if that is in the middle of others' epoch."""
+        if self.beginning.chosen or self.beginning.start == "epoch":
+            return None
+        shape = (self.ranks.world_size, self.batch_size, self.drop_last)
+        state = state_before_the_start(self.ring, self.beginning.start, shape)
+        position = -(-state.position // read_descriptor(self.ring).identity.num_nodes)
+        return (state.epoch, position) if position else None
+
+    def batches_of_workers(self, workers: int) -> int:
+        """Batches that this rank gets in a whole epoch from so many DataLoader workers, at least 1, together.
+
+        An epoch's rounds are those of all workers, so with ``drop_last`` these may be fewer, and else more.
+
+        Raises:
+            DaemonNotRunningError: no daemon serves the ring.
+        """
+        world_size, length = self.ranks.world_size, read_descriptor(self.ring).newest.epoch_length
+        rounds, left = divmod(length, world_size * workers * self.batch_size)
+        return rounds * workers + (0 if self.drop_last else min(workers, -(-left // world_size)))
+
+    def __iter__(self) -> Iterator[Any]:
+        """One epoch.
+
+        Raises:
+            ValueError: a DataLoader would make batches of batches.
+            RingfeedError: what `ringfeed.attach` and `ringfeed.Reader` raise.
+        """
+        if collates(sys._getframe(1)):  # noqa: SLF001  # nothing else tells
+            raise ValueError(
+                "This DataLoader would make batches of the ring's batches. Pass DataLoader(dataset, batch_size=None): "
+                "RingDataset(..., batch_size=...) says how many pairs are in one."
+            )
+        worker = get_worker_info()
+        if worker is not None:
+            return self._iterate_in_worker(worker.id, worker.num_workers)
+        self.settle_ranks()
+        reader = self.reader
+        self.beginning.forget()
+        return map(self._items().of, reader)
+
+    @property
+    def reader(self) -> Reader:
+        """This process's reader; attaches if it has none yet."""
+        reader = self._open_reader()
+        if reader is None:
+            ranks = self.settle_ranks()
+            reader = self._reader = self._attach(ranks.rank, ranks.world_size, named=self._membership.named)
+            self._pid, self._stood = os.getpid(), None
+            self._choose_epoch(reader)
+        return reader
+
+    def _open_reader(self) -> Reader | None:
+        """Return this process's reader; None where it was closed, maybe by another one that had to wait for it."""
+        return None if self._reader is None or self._pid != os.getpid() or self._reader.closed else self._reader
+
+    def close(self) -> None:
+        """Detach; the next iteration attaches again, as the rank that this process is then."""
+        self._membership.unsettle()
+        if self._reader is not None and self._pid == os.getpid():
+            self._stood = self._reader.state_dict()
+            self._reader.close()
+        self._reader = None
+
+    def hand_over(self) -> None:
+        """Do not hold up the workers of a DataLoader that are being started; a `RingLoader` has seen to that."""
+        if not self.tells_places:
+            self._read_by_workers = True
+            if self._open_reader() is not None:
+                self.close()
+
+    def leave_to_workers(self) -> None:
+        """Detach, so that a loader's workers can read in this process's place: its next epoch, if it has read."""
+        if self._reader is not None and self._pid == os.getpid():
+            has_read = self._reader.statistics()["batches"] > 0
+            looked_at = self._reader.looked_at()
+            self.close()
+            if looked_at is not None and not self.beginning.chosen:
+                self.beginning.load(looked_at)
+                self.beginning.goes_on = True
+            elif has_read and not self.beginning.chosen and self._stood is not None:
+                self.beginning.go_on_from(self._stood)
+
+    # Where it stands.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the group stands, as a small plain dict for a checkpoint; the same on every rank.
+
+        It can be asked for at any time. What has not read yet is where it will begin, which on a ring that others read
+        is where they are; what was closed is where it stood; a forked child is where its parent was at the fork. What
+        takes batches ahead of your loop (a prefetcher, Accelerate's own loaders) is ahead here as well.
+
+        Raises:
+            RuntimeError: workers of a DataLoader have read; `RingLoader` knows where they stand.
+            DaemonNotRunningError: nothing was read yet, and no daemon serves the ring.
+        """
+        if self._reader is not None and not (self._reader.closed and self.beginning.chosen):
+            state = self._reader.state_dict()
+            return state if self._pass_epoch is None else {**state, _ENDED: state["epoch"] > self._pass_epoch}
+        if not self.beginning.chosen:
+            if self._stood is not None:
+                return dict(self._stood)
+            if self._read_by_workers:
+                raise RuntimeError(
+                    "Workers of a DataLoader have read from this dataset, and it does not know where they stand. Use "
+                    "ringfeed.torch.RingLoader or torchdata's StatefulDataLoader, and ask the loader for its state."
+                )
+        shape = (self.ranks.world_size, self.batch_size, self.drop_last)
+        return state_of_beginning(self.ring, self.beginning, shape)
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Go on where a state stands, with whatever number of ranks; the next iteration is the rest of that epoch.
+
+        Raises:
+            StateMismatchError: the state is no state; or, where the ring is attached already, of another one. Else
+                that is raised by the next iteration.
+            AttachRefusedError: other groups have gone beyond it.
+        """
+        loaded = ResumeState.from_dict(state).to_dict()
+        self._loaded_ended = bool(state.get(_ENDED))
+        self.beginning.load(loaded, strict=strict)
+        self._read_by_workers = False
+        if (reader := self._open_reader()) is not None:
+            reader.load_state_dict(loaded, strict=strict)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be ``epoch``, as a DistributedSampler does; not needed to count upwards.
+
+        Raises:
+            ValueError: it is not a whole number from 0 on.
+            RingfeedError: Accelerate calls it, to share out what is this rank's share already.
+        """
+        if counts_by_itself(sys._getframe(1)):  # noqa: SLF001  # nothing else tells who iterates
+            return
+        epoch = self.beginning.choose_epoch(epoch)
+        self._read_by_workers = False
+        if (reader := self._open_reader()) is not None:
+            reader.set_epoch(epoch)
+
+    def _choose_epoch(self, reader: Reader) -> None:
+        """Carry out `set_epoch` in a reader that has just attached."""
+        if (epoch := self.beginning.epoch) is not None:
+            reader.set_epoch(epoch)
+
+    def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:
+        beginning = self.beginning
+        alone = self.ranks.world_size == 1
+        start: str | Place | Start = beginning.start if beginning.at is None else beginning.at
+        if beginning.at is None and get_worker_info() is not None:
+            start = Start.FOLLOWING  # a DataLoader starts new workers for each epoch
+        reader = open_reader(
+            self.ring,
+            batch_size=self.batch_size,
+            group=self.group if named else None,
+            rank=rank,
+            world_size=world_size,
+            drop_last=self.drop_last,
+            start=start,
+            strict=beginning.strict,
+            wait=self.wait,
+            on_lag=self.on_lag if alone else self._given_lag or "block",
+            copy=self.copy,
+            wait_s=max(self.wait_s, self.restart_s) if beginning.goes_on else self.wait_s,
+            restart_s=self.restart_s,
+            kin=kin(),
+        )
+        try:
+            check_nodes(self.ranks, reader.descriptor)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def _iterate_in_worker(self, worker: int, workers: int) -> Iterator[Any]:
+        """One epoch of a sub-rank; attached at once, so that the worker's state is known before its first batch."""
+        if self._attached_in == loader_pid():
+            raise RuntimeError(
+                "This dataset was read in the main process, which is attached still and would hold up its own workers. "
+                "Call dataset.close() before the DataLoader starts its workers, or use ringfeed.torch.RingLoader, "
+                "which does so."
+            )
+        if self.beginning.from_elsewhere and not self.tells_places:
+            raise RuntimeError(
+                "This dataset was given a state or a place to start at before a DataLoader started its workers, which "
+                "would begin there in every epoch. Use ringfeed.torch.RingLoader, or load the state into torchdata's "
+                "StatefulDataLoader."
+            )
+        if self._reader is not None and self._pid == os.getpid():  # this very worker's last iteration's: it persists
+            self._reader.close(keep_place=True)
+            self.beginning.go_on_from(self._reader.state_dict())
+        # Workers count before ranks: then the batches that a loader yields, worker by worker, are the order's own.
+        ranks = self.settle_ranks()
+        world_size = ranks.world_size
+        reader = self._attach(worker * world_size + ranks.rank, world_size * workers, named=True)
+        self._choose_epoch(reader)
+        self.beginning.forget()
+        self._reader, self._pid, self._pass_epoch = reader, os.getpid(), reader.epoch
+        if self._loaded_ended:  # the workers that follow, which are given no state, take the places that are kept
+            self._loaded_ended, self._pass_epoch = False, -1
+            reader.close(keep_place=True)
+            return iter(())
+        return self._pass_in_worker(reader, range(worker * world_size, (worker + 1) * world_size))
+
+    def _pass_in_worker(self, reader: Reader, turn: range) -> Iterator[Any]:
+        items = self._items()
+        try:
+            for batch, state in reader.with_states(turn, self.ranks.world_size):
+                item = items.of(batch)
+                del batch
+                yield Told(item, state) if self.tells_places else item
+                del item
+        finally:
+            reader.close(keep_place=True)

@@ -1,0 +1,1 @@
+"""Which pairs there are: names, templates, listings and the cached catalog."""

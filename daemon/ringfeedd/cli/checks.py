@@ -1,0 +1,296 @@
+"""What `ringfeed doctor` makes of what it finds: each function judges some facts, and does no I/O."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # the types leave it out
+
+from ringfeed.cli.status import HEARTBEAT_LATE_S, RingStatus
+from ringfeed.shm.layout import SHM_DIR
+from ringfeedd.system.control_group import GroupMemory
+
+SMALL_SHM_BYTES: Final = 1 << 30
+"""A container's default is 64 MB, which holds no ring worth having."""
+
+SMALL_GROUP_BYTES: Final = 1 << 30
+
+FEW_FILES: Final = 128
+SCARCE_FILES: Final = 1024
+
+OLDEST_TORCH: Final = (2, 4)
+
+GOOGLE_STORAGE: Final = "storage.googleapis.com"
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        topic: what was looked at.
+        found: what it is like.
+        cure: what to do; empty where all is well.
+    """
+
+    topic: str
+    level: Level
+    found: str
+    cure: str = ""
+
+    def line(self) -> str:
+        """For people."""
+        return f"{self.level:<5} {self.topic:<12} {self.found}" + (f". {self.cure}" if self.cure else "")
+
+
+def no_shared_memory(why: str) -> Check:
+    """Return the finding where there is no folder for rings, or none that this user may look at."""
+    cure = "Mount a tmpfs there with mode 1777: `mount -t tmpfs -o mode=1777 tmpfs /dev/shm`"
+    return Check("memory", Level.BAD, f"{SHM_DIR} cannot be looked at: {why}", cure)
+
+
+def shared_memory(*, total: int, free: int, writable: bool, read_only: bool = False, mode: int = 0o1777) -> Check:
+    """Judge the memory that rings are made of.
+
+    Args:
+        total, free: bytes.
+        writable: for this user.
+        read_only: it is mounted so.
+        mode: of the folder.
+    """
+    found = f"{SHM_DIR} has {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    if read_only:
+        return Check(
+            "memory",
+            Level.BAD,
+            f"{SHM_DIR} is mounted read-only here: `ringfeed status` and `top` work, and no trainer can attach",
+            "Mount it read-write, in Kubernetes without `readOnly: true`",
+        )
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        return Check(
+            "memory",
+            Level.BAD,
+            f"any user may remove or replace any file in {SHM_DIR} (mode {stat.S_IMODE(mode):04o})",
+            "`chmod 1777 /dev/shm`",
+        )
+    if not writable:
+        return Check(
+            "memory",
+            Level.BAD,
+            f"{SHM_DIR} cannot be written by this user",
+            "No daemon can start here: `chmod 1777 /dev/shm`, or mount a tmpfs there",
+        )
+    if total < SMALL_SHM_BYTES:
+        return Check(
+            "memory",
+            Level.WARN,
+            found,
+            "A ring takes slots * (image + label) bytes of it: `docker run --shm-size=8g`, or `mount -o "
+            "remount,size=8g /dev/shm`",
+        )
+    if free < total // 20:
+        return Check("memory", Level.WARN, found, "See who has it: `ls -lS /dev/shm`; `ringfeed clean` helps if we do")
+    return Check("memory", Level.OK, found)
+
+
+def group_memory(memory: GroupMemory | None) -> Iterable[Check]:
+    """The memory that a control group leaves this shell, and so a daemon started from it."""
+    if memory is None:
+        return
+    level = Level.WARN if memory.left < SMALL_GROUP_BYTES else Level.OK
+    cure = f"Rings and workers count, and the kernel kills what goes beyond: raise {memory.setting}, or stop others"
+    yield Check("group", level, str(memory), "" if level is Level.OK else cure)
+
+
+def open_files(soft: int, hard: int) -> Check:
+    """RLIMIT_NOFILE of this shell, and so of a daemon started from it."""
+    found = f"{soft} open files are allowed here (ulimit -n; hard limit {hard})"
+    if soft >= SCARCE_FILES:
+        return Check("files", Level.OK, found)
+    cure = f"Start daemon and trainers with `ulimit -n {min(hard, 65536)}`, or LimitNOFILE= in the unit"
+    return Check("files", Level.BAD if soft < FEW_FILES else Level.WARN, found, cure)
+
+
+def leftovers(files: Mapping[str, int]) -> Check:
+    """Files of dead daemons, counted by ring."""
+    if not files:
+        return Check("leftovers", Level.OK, "no dead daemon's files are in /dev/shm")
+    rings = ", ".join(f"{ring} ({count} files)" for ring, count in sorted(files.items()))
+    return Check(
+        "leftovers",
+        Level.WARN,
+        f"dead daemons left files of {rings}",
+        "Start the daemon again (it takes up its trainers' places, and clears them), or `ringfeed clean`",
+    )
+
+
+def clock(*, now_unix_s: float, newest_file_unix_s: float, synchronised: bool | None) -> Check:
+    """The wall clock, on which only credentials rest.
+
+    Args:
+        newest_file_unix_s: when the newest file of this installation was written.
+        synchronised: whether the kernel is told that the clock is kept right; None where it does not say.
+    """
+    cure = "Google refuses tokens from a wrong clock: run chrony or systemd-timesyncd"
+    if now_unix_s < newest_file_unix_s - 86400:
+        return Check("clock", Level.BAD, "the clock stands before this program was installed", cure)
+    if synchronised is False:
+        return Check("clock", Level.WARN, "nothing on this machine says that it keeps the clock right", cure)
+    return Check("clock", Level.OK, "the clock is kept right" if synchronised else "the clock looks right")
+
+
+def environment(environ: Mapping[str, str], *, credentials_readable: bool) -> Iterable[Check]:
+    """Variables that change what a daemon started from this shell would do."""
+    if host := environ.get("STORAGE_EMULATOR_HOST"):
+        yield Check(
+            "environment",
+            Level.WARN,
+            f"STORAGE_EMULATOR_HOST is set to {host!r}",
+            "A daemon started here refuses gs:// roots without --emulator: unset it to read from Google",
+        )
+    yield from _proxies(environ)
+    if (path := environ.get("GOOGLE_APPLICATION_CREDENTIALS")) and not credentials_readable:
+        yield Check(
+            "environment",
+            Level.BAD,
+            f"GOOGLE_APPLICATION_CREDENTIALS names {path!r}, which this user cannot read",
+            "Mend the path or the file's mode, or unset it on a Google VM",
+        )
+
+
+def _proxies(environ: Mapping[str, str]) -> Iterable[Check]:
+    """What a daemon makes of the proxies in its environment; names in lower case win, as for urllib."""
+
+    def named(variable: str) -> str | None:
+        found = variable if variable in environ else variable.upper()
+        return found if environ.get(found) else None
+
+    name, unused, spared = named("https_proxy"), named("all_proxy"), named("no_proxy")
+    if name and not (spared and proxy_bypass_environment(GOOGLE_STORAGE, {"no": environ[spared]})):
+        yield Check(
+            "environment",
+            Level.WARN,
+            f"{name} is set: every download goes through {urlsplit(environ[name]).hostname or 'a proxy'}",
+            f"Slow? Put {GOOGLE_STORAGE} into no_proxy",
+        )
+    if unused and not name:
+        yield Check(
+            "environment",
+            Level.WARN,
+            f"{unused} is set, which a daemon does not use: downloads go out directly",
+            f"Set https_proxy if {GOOGLE_STORAGE} can only be reached through a proxy",
+        )
+
+
+def packages(*, fast: Mapping[str, str | None], torch: str | None) -> Iterable[Check]:
+    """The optional packages.
+
+    Args:
+        fast: version by package of the extra ``fast``; None where one is not installed.
+        torch: its version; None where it is not installed.
+    """
+    missing = [name for name, version in fast.items() if version is None]
+    if missing:
+        yield Check(
+            "codecs",
+            Level.WARN,
+            f"{', '.join(missing)} not installed: decoding takes more CPU, with the same pixels",
+            "pip install 'ringfeed[fast]'",
+        )
+    else:
+        yield Check("codecs", Level.OK, ", ".join(f"{name} {version}" for name, version in fast.items()) or "none")
+    if torch is None:
+        yield Check("torch", Level.OK, "not installed; the daemon and numpy readers need none")
+    elif tuple(int(part) for part in torch.split("+")[0].split(".")[:2] if part.isdigit()) < OLDEST_TORCH:
+        least = ".".join(map(str, OLDEST_TORCH))
+        yield Check("torch", Level.WARN, f"torch {torch} is not tested", f"Upgrade to torch {least} or later")
+    else:
+        yield Check("torch", Level.OK, f"torch {torch}")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that is known to be the daemon.
+
+    Attributes:
+        pid: its number in the namespace of who reads this.
+        state: what it does in one letter, as /proc has it.
+    """
+
+    pid: int
+    state: str
+
+
+def ring(status: RingStatus, process: Process | None) -> Check:
+    """One ring: the worst that can be said of it.
+
+    Args:
+        process: the daemon's; None where it cannot be seen, e.g. from another container.
+    """
+    ails = _gone(status) or _hangs(status, process) or _waits(status) or _hurt(status)
+    if ails is None:
+        readers = f"{len(status.consumers)}/{status.lanes} readers"
+        ails = (Level.OK, f"serves: {status.filled_slots}/{status.slots} slots filled, {readers}", "")
+    return Check(f"ring {status.ring}", *ails)
+
+
+_Finding: TypeAlias = tuple[Level, str, str]
+
+
+def _gone(status: RingStatus) -> _Finding | None:
+    """No more pairs will come."""
+    if status.state == "dead":
+        cure = "See its log, e.g. `journalctl -u ringfeed`, and start it again"
+        return Level.BAD, f"its daemon (pid {status.daemon_pid}) died", cure
+    if status.state == "failed":
+        cure = f"`ringfeed errors {status.ring}` lists the pairs; mend them, and restart the daemon"
+        return Level.BAD, f"was stopped: {status.reason}", cure
+    return None
+
+
+def _hangs(status: RingStatus, process: Process | None) -> _Finding | None:
+    """The daemon lives and does nothing."""
+    if not status.hangs:
+        return None
+    found = f"its daemon (pid {process.pid if process else status.daemon_pid}) lives, and {status.hangs}"
+    if process is not None and process.state in ("T", "t"):
+        return Level.BAD, f"{found}: it is stopped", f"Let it go on: `kill -CONT {process.pid}`"
+    if process is not None and process.state == "D":
+        return Level.BAD, f"{found}: it waits for a disk or for swap", "See `dmesg` and `vmstat 1`"
+    return Level.BAD, found, "See its log and the load of the machine; restart it if it stays so"
+
+
+def _waits(status: RingStatus) -> _Finding | None:
+    """Somebody cannot read, though the daemon does its work."""
+    if len(status.consumers) >= status.lanes:
+        cure = "Raise `lanes` in the daemon's configuration and restart it"
+        return Level.WARN, f"all {status.lanes} lanes are taken; nobody else can attach", cure
+    if status.held_up:
+        return Level.WARN, status.held_up, f"`ringfeed status {status.ring}` shows every reader"
+    if starving := sum(reader.waiting_s > HEARTBEAT_LATE_S for reader in status.consumers):
+        found = f"{starving} readers wait for the source: {status.filled_slots}/{status.slots} slots are filled"
+        return Level.WARN, found, "`ringfeed top` shows its rates; see the daemon's log"
+    return None
+
+
+def _hurt(status: RingStatus) -> _Finding | None:
+    """It serves, and something went wrong before."""
+    if status.worker_deaths:
+        found = f"{status.worker_deaths} of its worker processes have died since its start"
+        return Level.WARN, found, "The log says of what; too little memory is common"
+    if status.failed_pairs:
+        found = f"{status.failed_pairs} draws failed since its start, and were replaced"
+        return Level.WARN, found, f"`ringfeed errors {status.ring}` lists them"
+    return None

@@ -1,0 +1,1 @@
+"""From the bytes of two files to the pixels of one slot."""

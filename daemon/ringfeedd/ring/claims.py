@@ -1,0 +1,65 @@
+"""Claims: who may go on at a place that a group's ranks left, and who begins at a whole epoch. Pure.
+
+A place is kept for one that can claim it: a reader that lives through its daemon's restart, a job that brings a state,
+a rank that comes back while others of its group are there, the process that left it. Whoever else has the same name is
+a job that was started again: it begins at a whole epoch, all of its ranks at the same one.
+"""
+
+from __future__ import annotations
+
+from ringfeed.plan import Place
+from ringfeed.shm.lane import Request
+from ringfeed.shm.layout import Start
+from ringfeedd.ring.group import Group, Loop
+from ringfeedd.ring.ring import Ring
+
+
+def goes_on(group: Group, request: Request) -> bool:
+    """Return whether a request that brings no place goes on with a pass of which nobody is attached."""
+    owner = request.kin.owner
+    if not owner or request.start is Start.AT:
+        return False
+    if request.start is Start.FOLLOWING:
+        return any(member.kin.owner == owner for member in group.members)
+    member = group.members[request.rank]
+    return member.kin.owner == owner and not member.given_up
+
+
+def is_of(group: Group, request: Request) -> bool:
+    """Return whether a group is the one that a request names, and not one of another run of the same job."""
+    run = request.kin.run
+    runs = {member.kin.run for member in group.members if member.live} if run else set()
+    return group.name == request.group and runs <= {0, run}
+
+
+def still_there(former: Group) -> str:
+    """Return the sentence for a run that has to wait for the end of another one's ranks."""
+    member = next(member for member in former.members if member.live)
+    return (
+        f"rank {member.plan.rank} of group {former.name!r} (process {member.pid}) is of an earlier run of this job and "
+        f"still attached; this run goes on from its state once that one has ended"
+    )
+
+
+def loop_of(group: Group, request: Request, ring: Ring) -> Loop:
+    """Return the iteration over a DataLoader to which a worker belongs.
+
+    All of its workers read the same epoch, also one that comes when others are done: the one after all that the workers
+    of former iterations have read of.
+    """
+    owner, number = request.kin.owner, request.kin.loop
+    known = group.loops.get(owner)
+    if known is not None and known.number == number and request.rank not in known.came:
+        return known
+    theirs = [member for member in group.members if owner and member.kin.owner == owner]
+    # Of a rank whose process was started again while others are there, its former workers read.
+    theirs = theirs or [member for member in (group.members[request.rank],) if member.came]
+    reached = (member.place.epoch + (member.place.position > 0) for member in theirs)
+    epoch = max(reached, default=group.start.epoch)
+    kept = ring.place(ring.floor)
+    return Loop(number, max(epoch, kept.epoch + (kept.position > 0)) if ring.seq(epoch, 0) < ring.floor else epoch)
+
+
+def loop_place(loop: Loop, ring: Ring) -> Place:
+    """Return where an iteration begins."""
+    return Place(ring.seq(loop.epoch, 0), loop.epoch, 0)

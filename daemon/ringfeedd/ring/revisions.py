@@ -1,0 +1,173 @@
+"""Editions: one listing of the root after the other, as one ring serves them, and when the next one comes in. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ringfeed.shm.descriptor import ServedCatalog
+from ringfeedd.catalog.catalog import TEST, Catalog, Pair, Split
+from ringfeedd.config import Config
+from ringfeedd.errors import StartError
+from ringfeedd.nodes import Nodes, NodeShare
+from ringfeedd.order import Order, make_order
+from ringfeedd.ring.groups import Groups
+from ringfeedd.ring.ring import Job, Ring
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """What stands at each place of an epoch.
+
+    Attributes:
+        order: gives indices of the split, for this machine's epochs.
+        catalog: of the whole root.
+        split: the part of it that the ring serves, on all machines.
+    """
+
+    order: Order
+    catalog: Catalog
+    split: Split
+
+    def catalog_index(self, index: int) -> int:
+        """Of the pair with this index of the split, in the catalog."""
+        return self.split.indices.item(index)
+
+    def pair_id(self, index: int) -> str:
+        """The id of the pair with this index of the split."""
+        return self.catalog.id(self.catalog_index(index))
+
+    def pair(self, index: int) -> Pair:
+        """The pair with this index of the split, and its objects."""
+        return self.catalog.pair(self.catalog_index(index))
+
+    def pairs(self, indices: list[int]) -> list[Pair]:
+        """`pair` of each of these."""
+        return self.catalog.pairs(self.split.indices[indices].tolist())
+
+    def served(self, since_epoch: int) -> ServedCatalog:
+        """What consumers are told of it."""
+        return ServedCatalog(since_epoch, self.order.length, self.split.fingerprint)
+
+
+def make_editions(catalog: Catalog, config: Config, nodes: Nodes) -> dict[str, Edition]:
+    """The editions of one listing by the name of their split; without a test split that would have no pairs.
+
+    Raises:
+        StartError: there are too few pairs.
+    """
+    editions = {}
+    for name, split in catalog.split(config.test_ratio).items():
+        if not len(split) and name == TEST:
+            continue  # a handful of pairs may well give it none
+        if not len(split):
+            raise StartError(
+                f"the {name} split of the {len(catalog)} pairs under {config.root} is empty with test_ratio = "
+                f"{config.test_ratio:g}; lower it, or add pairs"
+            )
+        if len(split) < nodes.num_nodes:
+            raise StartError(
+                f"the {name} split of {config.root} has {len(split)} pairs, fewer than num_nodes = "
+                f"{nodes.num_nodes}: each machine must get one; serve it on fewer machines, or add pairs"
+            )
+        order = NodeShare(make_order(config.order, length=len(split), seed=config.seed), nodes)
+        editions[name] = Edition(order, catalog, split)
+    return editions
+
+
+class Editions:
+    """The editions of one ring, by the epoch with which each began, and the one that waits to begin.
+
+    Attributes:
+        newest: the one that is served from some epoch on for good.
+    """
+
+    def __init__(self, ring: Ring, edition: Edition) -> None:
+        """Start with the one whose order the ring gives."""
+        self._ring = ring
+        self._take({0: edition})
+        self._waiting: Edition | None = None
+
+    def __repr__(self) -> str:
+        waiting = ", one waits" if self._waiting else ""
+        return (
+            f"Editions({', '.join(f'{len(e.split)} pairs from epoch {n}' for n, e in self._editions.items())}{waiting})"
+        )
+
+    def _take(self, editions: dict[int, Edition]) -> None:
+        self._editions = editions
+        self.newest = editions[max(editions)]
+
+    @property
+    def catalogs(self) -> list[Catalog]:
+        """Those of the editions that are read, the earliest first."""
+        return [edition.catalog for edition in self._editions.values()]
+
+    @property
+    def changing(self) -> bool:
+        """Whether pairs of an earlier one can still be given."""
+        return len(self._editions) > 1
+
+    def of(self, seq: int) -> Edition:
+        """The one whose pair has this number."""
+        return self.newest if len(self._editions) == 1 else self._editions[self._ring.since(seq)]
+
+    def pairs(self, jobs: list[Job]) -> list[Pair]:
+        """The pair of each job."""
+        if len(self._editions) == 1:
+            return self.newest.pairs([job.index for job in jobs])
+        return [self.of(job.seq).pair(job.index) for job in jobs]
+
+    def offer(self, edition: Edition, groups: Groups) -> str:
+        """Take a new listing, which begins as soon as it can, see `due`; returns a sentence on what comes of it.
+
+        Where the ids are the same, so is the order, and it only tells of objects that were replaced.
+
+        Raises:
+            ValueError: some group would read nothing of it.
+        """
+        old, new = len(self.newest.split), len(edition.split)
+        if edition.split.fingerprint == self.newest.split.fingerprint:
+            self._take({**self._editions, max(self._editions): edition})
+            self._waiting = None
+            return f"the ids are the same {old:,} as before; objects that were replaced are read as they are now"
+        if group := groups.left_empty(edition.order.length):
+            plan = group.members[0].plan
+            raise ValueError(
+                f"not taken: an epoch would have {edition.order.length:,} pairs, fewer than one round of group "
+                f"{group.name!r}, which reads {plan.round_pairs} at a time and drops what is left"
+            )
+        self._waiting = edition
+        return f"{new:,} pairs instead of {old:,} wait until all readers have passed the last change"
+
+    def due(self, groups: Groups) -> int | None:
+        """The epoch with which the edition that waits can begin now; None while there is none, or it cannot.
+
+        It cannot while some reader may still want pairs from before the last change, or may not know of it yet: what
+        consumers are told of holds one change at a time. Nor while there is a group to which its epochs would give no
+        batch, which came after it was offered.
+        """
+        if groups.passed(max(self._editions)) and self._ring.forget_former_orders():
+            self._take({0: self.newest})
+        if self._waiting is None or len(self._editions) > 1 or groups.left_empty(self._waiting.order.length):
+            return None
+        return groups.earliest_change(self._ring, self._waiting.order.length)
+
+    def after(self, epoch: int) -> tuple[ServedCatalog, ...]:
+        """What consumers are to be told before `begin`."""
+        assert self._waiting is not None
+        following = self._waiting.served(epoch)
+        return (self.newest.served(0), following) if epoch else (following,)
+
+    def begin(self, epoch: int) -> str:
+        """Give the pairs of the edition that waits from ``epoch`` on; returns a sentence."""
+        assert self._waiting is not None
+        old, edition = self.newest, self._waiting
+        self._ring.change(epoch, edition.order)
+        self._take({0: old, epoch: edition} if epoch else {0: edition})
+        self._waiting = None
+        return f"{len(edition.split):,} pairs instead of {len(old.split):,} from epoch {epoch} on"
+
+    def settle(self) -> None:
+        """Serve the newest in all epochs; nobody may be reading."""
+        self._ring.settle()
+        self._take({0: self.newest})

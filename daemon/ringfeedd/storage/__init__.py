@@ -1,0 +1,105 @@
+"""Where the pairs come from: a GCS bucket or a local folder, behind one protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ringfeedd.errors import ConfigError, StartError
+from ringfeedd.storage.base import MAX_OBJECT_BYTES, PAGE_OBJECTS, ObjectInfo, Source, SourceError
+from ringfeedd.storage.gcs import LISTING_WAIT_S, READ_TIMEOUT_S, open_gcs
+from ringfeedd.storage.local import LocalSource
+from ringfeedd.storage.pages import MAX_OBJECTS
+from ringfeedd.storage.roots import GCS_SCHEME, absolute_root
+from ringfeedd.storage.skipped import Kind, Skipped
+from ringfeedd.storage.transport.base import DEFAULT_PLANE, PlaneName
+from ringfeedd.storage.transport.choice import plane_module
+
+__all__ = [
+    "DEFAULT_PLANE",
+    "GCS_SCHEME",
+    "LISTING_WAIT_S",
+    "MAX_OBJECTS",
+    "MAX_OBJECT_BYTES",
+    "PAGE_OBJECTS",
+    "Kind",
+    "ObjectInfo",
+    "PlaneName",
+    "Skipped",
+    "Source",
+    "SourceError",
+    "modules_for",
+    "open_source",
+]
+
+
+async def open_source(
+    root: str,
+    *,
+    emulator: str | None,
+    concurrency: int,
+    read_timeout_s: float = READ_TIMEOUT_S,
+    data_plane: PlaneName = DEFAULT_PLANE,
+    user_project: str | None = None,
+    listing_wait_s: float = LISTING_WAIT_S,
+    max_objects: int = MAX_OBJECTS,
+    answered: bool = True,
+) -> Source:
+    """The source for `root`: ``gs://bucket/prefix``, ``file:///folder`` or a path to a folder.
+
+    Sends no request but the one for a token: a bucket that does not exist shows in the first listing. To be called
+    inside the event loop that will use the source, and closed there.
+
+    Args:
+        root: what to read from. After ``gs://bucket/``, everything is the prefix as it is: nothing is unquoted.
+        emulator: the address of a GCS emulator, e.g. ``http://127.0.0.1:9023``; None for Google's own service.
+        concurrency: requests (connections, or threads) at once, at most.
+        read_timeout_s: silence of the bucket, seconds, after which a request is cut; nothing for a folder.
+        data_plane: the transport for a bucket's objects, see `ringfeedd.storage.transport.base`; ignored for a folder.
+        user_project: the project that requests to a bucket are billed to; nothing for a folder.
+        listing_wait_s: for which one page of a bucket's listing is tried again, seconds; nothing for a folder.
+        max_objects: a bucket's listing of more is refused; nothing for a folder.
+        answered: whether the store has ever answered. Until it has, a host that does not resolve or refuses is not
+            asked again.
+
+    Raises:
+        StartError: no such folder, no such kind of root, no usable credentials, no package for the data plane, or an
+            emulator set in the environment that nobody asked for.
+        ConfigError: see `absolute_root`.
+    """
+    if concurrency < 1:
+        raise StartError(f"The concurrency is {concurrency}, and nothing can be read so; set it to 1 or more.")
+    if root.startswith(GCS_SCHEME):
+        return await open_gcs(
+            root,
+            emulator=emulator,
+            concurrency=concurrency,
+            read_timeout_s=read_timeout_s,
+            data_plane=data_plane,
+            user_project=user_project,
+            listing_wait_s=listing_wait_s,
+            max_objects=max_objects,
+            answered=answered,
+        )
+    folder = absolute_root(root)
+    if "://" in folder:
+        raise ConfigError(f"{root} is no root that Ringfeed can read; give gs://BUCKET/PREFIX or a folder.")
+    return _open_folder(Path(folder), concurrency)
+
+
+def modules_for(root: str, *, emulator: str | None, data_plane: PlaneName = DEFAULT_PLANE) -> list[str]:
+    """The modules that `open_source` will import for it, and a process may import before there is a loop."""
+    if not root.startswith(GCS_SCHEME):
+        return []
+    return [plane_module(data_plane), *([] if emulator else [f"{__name__}.token"])]
+
+
+def _open_folder(folder: Path, concurrency: int) -> LocalSource:
+    try:
+        found, is_folder = folder.exists(), folder.is_dir()
+    except OSError as error:  # a path with a NUL, a name too long, a folder above it that may not be entered
+        raise StartError(f"The folder {folder} cannot be looked at: {error.strerror or error}.") from error
+    if not found:
+        raise StartError(f"There is no folder {folder}; give an existing folder or gs://BUCKET/PREFIX.")
+    if not is_folder:
+        raise StartError(f"{folder} is a file, not a folder; give the folder above the images and labels.")
+    return LocalSource(folder, concurrency=concurrency)

@@ -1,0 +1,202 @@
+"""What every source of objects offers: names, metadata, bytes; and the one way in which it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import msgspec
+
+from ringfeedd.errors import StartError, StoreDownError, encodable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ringfeedd.storage.skipped import Skipped
+
+PAGE_OBJECTS = 1000
+"""Objects in one page of a listing: the most that the GCS JSON API gives at once."""
+
+
+MAX_OBJECT_BYTES = 256 << 20
+"""Larger objects are not downloaded; also the bound for what a gzipped object may unpack to."""
+
+
+class ObjectInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One object as it was listed.
+
+    Attributes:
+        name: its name relative to the source's root, with ``/`` between folders.
+        size: bytes.
+        generation: a number that changes with the content; 0 where it is unknown.
+        crc32c: CRC-32C of the stored bytes; None where the store keeps none.
+    """
+
+    name: str
+    size: int
+    generation: int = 0
+    crc32c: int | None = None
+
+
+OBJECT_CAUSES = frozenset({"size", "crc32c"})
+"""Worth another attempt, yet they tell of one object and not of the store: it did answer."""
+
+
+OUTAGE_CAUSES = frozenset({"connect", "timeout", "reset", "truncated", "deadline"})
+"""Of failures in which nobody answered; statuses by which a store asks for patience are ``http_...``."""
+
+
+class SourceError(Exception):
+    """A listing or a read failed; the message is a sentence that names the object.
+
+    Attributes:
+        cause: a short word for counting: ``"missing"``, ``"forbidden"``, ``"unauthorized"``, ``"changed"``,
+            ``"timeout"``, ``"connect"``, ``"reset"``, ``"truncated"``, ``"redirect"``, ``"html"``, ``"http_503"``,
+            ``"io"``, ``"deadline"``, ...
+        retryable: the same request may succeed a little later.
+        retry_after_s: how long the server asked us to wait, in seconds; None where it said nothing.
+        unreachable: the host does not resolve, or refuses the connection.
+    """
+
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        cause: str,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+        unreachable: bool = False,
+    ) -> None:
+        super().__init__(encodable(sentence))
+        self.cause = cause
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+        self.unreachable = unreachable
+
+    @property
+    def of_store(self) -> bool:
+        """Whether it tells of the store, or of the way to it: while it is down, everybody fails like this."""
+        return (self.retryable or self.cause == "deadline") and self.cause not in OBJECT_CAUSES
+
+    @property
+    def final(self) -> bool:
+        """Whether no further attempt is worth while, whatever the store does."""
+        return not self.retryable and not self.of_store
+
+    @property
+    def of_outage(self) -> bool:
+        """Whether nobody answered, or the store said that it cannot now: it is worth a start's while to wait.
+
+        A wrong answer (a redirect, a login page, a token that is refused) is none: there, somebody has to mend
+        a setting, and wants to be told at once.
+        """
+        return self.of_store and (self.cause in OUTAGE_CAUSES or self.cause.startswith("http_"))
+
+    def start_error(self, sentence: str = "") -> StartError:
+        """What a start ends with that cannot do without this; `sentence` instead of this one's own."""
+        if self.of_outage:
+            return StoreDownError(sentence or str(self), retry_after_s=self.retry_after_s, unreachable=self.unreachable)
+        return StartError(sentence or str(self))
+
+
+OnEnd: TypeAlias = Callable[[bytes | SourceError], None]
+"""What is called, once, with what came of a read: its bytes, or why there are none."""
+
+
+class Reading(Protocol):
+    """A read under way."""
+
+    @property
+    def received(self) -> int | None:
+        """Bytes of the body that came so far; None where that is not known."""
+        ...
+
+    def cancel(self) -> None:
+        """End it, unless it has ended; nobody is told."""
+        ...
+
+
+class Source(Protocol):
+    """A root under which objects are listed and read; one for each event loop.
+
+    Implementations: `ringfeedd.storage.gcs.GcsSource`, `ringfeedd.storage.local.LocalSource`. A source retries listings
+    (a lost page would cost the whole start) and never reads: how often a pair is tried is the fetcher's decision.
+    """
+
+    @property
+    def root(self) -> str:
+        """What the operator called it, e.g. ``gs://bucket/prefix``; for messages."""
+        ...
+
+    def list_pages(self, prefix: str, skipped: Skipped | None = None) -> AsyncIterator[list[ObjectInfo]]:
+        """Yield every object whose name begins with `prefix`, page after page, in the store's own order.
+
+        Args:
+            skipped: decides what is left out, and counts it; by default hidden names are left out, and nothing is told.
+
+        Raises:
+            SourceError: the listing cannot be had, or broke off; what was yielded so far is not the whole.
+        """
+        ...
+
+    def begin_read(self, name: str, generation: int, max_bytes: int, on_end: OnEnd) -> Reading:
+        """Ask for the stored bytes of one object, in the generation that was listed (0: whichever is there).
+
+        The bytes are not verified here: compare size and crc32c with the listing. Where more than `max_bytes` come,
+        what is given is some bytes longer than that: a body without an end must not fill the memory. Nothing here waits
+        for a free connection: the caller counts.
+
+        Args:
+            on_end: called once with what came of it, never from in here.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and threads; reads in flight fail."""
+        ...
+
+
+class TaskReading:
+    """A read that a task does."""
+
+    def __init__(self, work: Coroutine[Any, Any, bytes], on_end: OnEnd) -> None:
+        """Begin it."""
+        self.received: int | None = None
+        self._on_end: OnEnd | None = on_end
+        self._task = asyncio.ensure_future(work)
+        self._task.add_done_callback(self._ended)
+
+    def cancel(self) -> None:
+        """See `Reading.cancel`."""
+        self._on_end = None
+        self._task.cancel()
+
+    def _ended(self, task: asyncio.Future[bytes]) -> None:
+        on_end, self._on_end = self._on_end, None
+        if task.cancelled():
+            if on_end is not None:
+                on_end(SourceError("The read was cancelled.", cause="reset", retryable=True))
+            return
+        error = task.exception()
+        if on_end is None:
+            return
+        if error is None:
+            on_end(task.result())
+        elif isinstance(error, SourceError):
+            on_end(error)
+        else:
+            on_end(SourceError(f"{type(error).__name__}: {error}", cause="internal"))
+
+
+async def read(source: Source, name: str, generation: int, max_bytes: int = MAX_OBJECT_BYTES) -> bytes:
+    """Read one object; see `Source.begin_read`. Raises: SourceError."""
+    came: asyncio.Future[bytes | SourceError] = asyncio.get_running_loop().create_future()
+    reading = source.begin_read(name, generation, max_bytes, came.set_result)
+    try:
+        result = await came
+    finally:
+        reading.cancel()
+    if isinstance(result, SourceError):
+        raise result
+    return result

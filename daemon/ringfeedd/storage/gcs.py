@@ -1,0 +1,269 @@
+"""A bucket of Google Cloud Storage, or of an emulator that speaks its JSON API."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+from ringfeedd.errors import ConfigError, StartError
+from ringfeedd.storage.base import PAGE_OBJECTS, ObjectInfo, OnEnd, Reading, SourceError, TaskReading
+from ringfeedd.storage.listing import GcsListing
+from ringfeedd.storage.pages import MAX_OBJECTS, Paging
+from ringfeedd.storage.retry import SYSTEM_CLOCK, Backoff, with_retries
+from ringfeedd.storage.skipped import Skipped
+from ringfeedd.storage.transport.base import DEFAULT_PLANE, Plane, PlaneName, get
+from ringfeedd.storage.transport.choice import open_plane
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from ringfeedd.storage.token import Bearer
+
+T = TypeVar("T")
+
+GOOGLE_API = "https://www.googleapis.com"
+LISTED_FIELDS = "items(name,size,generation,crc32c),nextPageToken"
+LISTING_BACKOFF = Backoff(max_attempts=5, base_s=0.25, max_s=8.0)
+
+LISTING_WAIT_S = 60.0
+"""For which one page of a listing is tried again, unless somebody waits for less."""
+
+READ_TIMEOUT_S = 20.0
+"""Silence after which a request is cut; a body that drips is cut by the deadline of its pair."""
+
+_BUCKET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
+
+
+class GcsSource:
+    """Objects below ``gs://bucket/prefix``; see `Source`.
+
+    Lists with gcloud-aio-storage, see `GcsListing`. Reads by requests of our own through the same `Plane`:
+    `Storage.download` cannot name a generation, follows redirects, and unpacks gzip, after which size and crc32c no
+    longer fit.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        api_root: str = GOOGLE_API,
+        bearer: Bearer | None,
+        concurrency: int,
+        backoff: Backoff = LISTING_BACKOFF,
+        read_timeout_s: float = READ_TIMEOUT_S,
+        data_plane: PlaneName = DEFAULT_PLANE,
+        user_project: str | None = None,
+        listing_wait_s: float = LISTING_WAIT_S,
+        max_objects: int = MAX_OBJECTS,
+        answered: bool = True,
+    ) -> None:
+        """Open the session; inside the event loop that will use it.
+
+        Args:
+            bucket: the bucket's name.
+            prefix: ``""``, or a prefix that ends in ``/``; names are relative to it.
+            api_root: scheme and host without a trailing slash.
+            bearer: who gives the token; None sends none (an emulator).
+            concurrency: connections that are kept open.
+            backoff: how pages of the listing are retried.
+            read_timeout_s: silence, seconds, after which a request is cut.
+            user_project: the project that listings and reads are billed to; None: the bucket's own.
+            data_plane: what requests are made with.
+            listing_wait_s: for which one page is tried again, seconds.
+            max_objects: a listing of more is refused.
+            answered: see `open_source`.
+
+        Raises:
+            StartError: the data plane's package is not installed.
+        """
+        self._bucket, self._prefix, self._api_root = bucket, prefix, api_root
+        self._bearer, self._backoff = bearer, backoff
+        self._root = f"gs://{bucket}/{prefix}".rstrip("/")
+        self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
+        self._plane = open_plane(data_plane, api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
+        self._billed = {} if user_project is None else {"userProject": user_project}
+        self._billed_query = f"&{urlencode(self._billed)}" if self._billed else ""
+        self._listing = GcsListing(self._plane, api_root=api_root, bucket=bucket, root=self._root)
+        self._listing_wait_s, self._max_objects = listing_wait_s, max_objects
+        self._answered = answered
+
+    def __repr__(self) -> str:
+        return f"GcsSource({self.root!r}, {self._api_root})"
+
+    @property
+    def root(self) -> str:
+        """``gs://bucket/prefix``."""
+        return self._root
+
+    async def list_pages(self, prefix: str, skipped: Skipped | None = None) -> AsyncIterator[list[ObjectInfo]]:
+        """Every object whose name begins with `prefix`, in the order of the names' UTF-8; see `Source.list_pages`."""
+        params = {
+            "prefix": self._prefix + prefix,
+            "fields": LISTED_FIELDS,
+            "maxResults": str(PAGE_OBJECTS),
+            **self._billed,
+        }
+        paging, rule = Paging(self.root, self._max_objects), skipped or Skipped([prefix])
+        while True:
+            page = await with_retries(
+                lambda: self._authorised(lambda header: self._listing.page(params, header)),
+                self._backoff,
+                hopeless=lambda error: error.unreachable and not self._answered,
+                deadline=SYSTEM_CLOCK.monotonic() + self._listing_wait_s,
+            )
+            self._answered = True
+            if objects := [info for info in page.objects(self._prefix) if rule.takes(info.name)]:
+                yield objects
+            token = paging.next_token(page)
+            if token is None:
+                return
+            params["pageToken"] = token
+
+    def begin_read(self, name: str, generation: int, max_bytes: int, on_end: OnEnd) -> Reading:
+        """Ask for the stored bytes, still gzipped where they are stored so; see `Source.begin_read`."""
+        url, what = self._url(name, generation), f"{self._root}/{name} cannot be read"
+        if self._bearer is None:
+            return self._plane.begin(url, None, max_bytes, what, on_end)
+        return _AuthorisedRead(self._plane, self._bearer, (url, max_bytes, what), on_end)
+
+    def _url(self, name: str, generation: int) -> str:
+        pinned = f"&generation={generation}" if generation else ""
+        return f"{self._objects_url}/{quote(self._prefix + name, safe='')}?alt=media{pinned}{self._billed_query}"
+
+    async def close(self) -> None:
+        """Close the connections and the token's session."""
+        await self._plane.close()
+        if self._bearer is not None:
+            await self._bearer.close()
+
+    async def _authorised(self, request: Callable[[str | None], Awaitable[T]]) -> T:
+        """`request`, with credentials; once more with a fresh token when the server refuses the one we hold."""
+        if self._bearer is None:
+            return await request(None)
+        header = await self._bearer.header()
+        try:
+            return await request(header)
+        except SourceError as error:
+            if error.cause != "unauthorized":
+                raise
+        header = await self._bearer.header_after_refusal(header)
+        return await request(header)
+
+
+class _AuthorisedRead:
+    """A read with credentials; once more with a fresh token if the server refuses the one that is held."""
+
+    def __init__(self, plane: Plane, bearer: Bearer, request: tuple[str, int, str], on_end: OnEnd) -> None:
+        self._plane, self._bearer, self._request, self._on_end = plane, bearer, request, on_end
+        self._header = bearer.header_now()
+        self._reading: Reading
+        if self._header is None:
+            self._reading = TaskReading(self._read(bearer.header()), on_end)
+        else:
+            url, max_bytes, what = request
+            self._reading = plane.begin(url, self._header, max_bytes, what, self._came)
+
+    @property
+    def received(self) -> int | None:
+        """See `Reading.received`."""
+        return self._reading.received
+
+    def cancel(self) -> None:
+        """See `Reading.cancel`."""
+        self._reading.cancel()
+
+    def _came(self, came: bytes | SourceError) -> None:
+        if isinstance(came, SourceError) and came.cause == "unauthorized":
+            assert self._header is not None
+            self._reading = TaskReading(self._read(self._bearer.header_after_refusal(self._header)), self._on_end)
+        else:
+            self._on_end(came)
+
+    async def _read(self, header: Awaitable[str]) -> bytes:
+        url, max_bytes, what = self._request
+        return await get(self._plane, url, await header, max_bytes, what)
+
+
+async def open_gcs(
+    root: str,
+    *,
+    emulator: str | None,
+    concurrency: int,
+    read_timeout_s: float,
+    data_plane: PlaneName,
+    user_project: str | None = None,
+    listing_wait_s: float = LISTING_WAIT_S,
+    max_objects: int = MAX_OBJECTS,
+    answered: bool = True,
+) -> GcsSource:
+    """The source for ``gs://bucket/prefix``; credentials are fetched, nothing else is asked.
+
+    Raises:
+        ConfigError: no such bucket name.
+        StartError: no credentials, no package for the data plane, or ``STORAGE_EMULATOR_HOST`` set
+            without `emulator`.
+    """
+    bucket, _, prefix = root.removeprefix("gs://").partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        sentence = f"{bucket!r} in {root} is no bucket's name; write gs://BUCKET/PREFIX, the bucket in lower case."
+        raise ConfigError(sentence)
+    prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
+    if emulator is not None:
+        api_root = emulator_address(emulator)
+        return GcsSource(
+            bucket,
+            prefix,
+            api_root=api_root,
+            bearer=None,
+            concurrency=concurrency,
+            read_timeout_s=read_timeout_s,
+            data_plane=data_plane,
+            user_project=user_project,
+            listing_wait_s=listing_wait_s,
+            max_objects=max_objects,
+            answered=answered,
+        )
+    if host := os.environ.get("STORAGE_EMULATOR_HOST"):
+        # The library would obey it, and send every request there without credentials or TLS checks.
+        sentence = (
+            f"STORAGE_EMULATOR_HOST is set to {host}, but no emulator was asked for; "
+            f"pass --emulator {host} to read from it, or unset the variable to read from Google."
+        )
+        raise StartError(sentence)
+    from ringfeedd.storage.token import open_bearer  # noqa: PLC0415  # as for listings: an emulator needs none
+
+    bearer = await open_bearer()
+    try:
+        return GcsSource(
+            bucket,
+            prefix,
+            bearer=bearer,
+            concurrency=concurrency,
+            read_timeout_s=read_timeout_s,
+            data_plane=data_plane,
+            user_project=user_project,
+            listing_wait_s=listing_wait_s,
+            max_objects=max_objects,
+            answered=answered,
+        )
+    except StartError:
+        await bearer.close()
+        raise
+
+
+def emulator_address(emulator: str) -> str:
+    """``host:port`` or an URL, as people write it, to scheme and host: a trailing slash would give 404."""
+    address = emulator.strip()
+    if "://" not in address:
+        address = f"http://{address}"
+    try:
+        parts = urlsplit(address)
+        usable = address.isascii() and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise StartError(f"{emulator!r} is no emulator's address; write http://HOST:PORT.")
+    return address.rstrip("/").removesuffix("/storage/v1").rstrip("/")

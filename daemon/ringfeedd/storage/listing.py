@@ -1,0 +1,117 @@
+"""A bucket's listing, page by page, by gcloud-aio-storage, which knows the API's addresses.
+
+Its requests go through a `Plane`: with a session of its own it reads whatever a server sends into memory, and follows
+redirects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from ringfeedd.storage.base import SourceError
+from ringfeedd.storage.pages import Page
+from ringfeedd.storage.payload import unpacked
+from ringfeedd.storage.transport.base import get
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gcloud.aio.storage import Storage
+
+    from ringfeedd.storage.transport.base import Plane
+
+MAX_PAGE_BYTES: Final = 16 << 20
+"""Of one page, packed as well as unpacked: 1000 names of 1024 bytes, every byte escaped, take some 6 MiB."""
+
+PAGE_TIMEOUT_S: Final = 300.0
+"""For one page, which has no other deadline."""
+
+
+class GcsListing:
+    """The pages of one bucket's listing."""
+
+    def __init__(self, plane: Plane, *, api_root: str, bucket: str, root: str) -> None:
+        """Prepare.
+
+        Args:
+            plane: sends the requests.
+            api_root: scheme and host without a trailing slash.
+            bucket: the bucket's name.
+            root: what the operator calls it; for messages.
+        """
+        self._api_root, self._bucket, self._root = api_root, bucket, root
+        self._what = f"{root} cannot be listed: {api_root}"
+        self._session = _PlaneSession(plane, self._what)
+        self._storage: Storage | None = None
+
+    async def page(self, params: dict[str, str], authorization: str | None) -> Page:
+        """Return one page, as the API gives it. Raises: SourceError."""
+        headers = {} if authorization is None else {"Authorization": authorization}
+        try:
+            async with asyncio.timeout(PAGE_TIMEOUT_S):
+                body: Any = await self._open_storage().list_objects(self._bucket, params=params, headers=headers)
+        except TimeoutError as error:
+            sentence = f"{self._what}: a page has not come within {PAGE_TIMEOUT_S:.0f} s."
+            raise SourceError(sentence, cause="timeout", retryable=True) from error
+        except SourceError as error:
+            raise self._refused(error) from error
+        return self._parsed(body, self._what)
+
+    def _open_storage(self) -> Storage:
+        if self._storage is None:
+            from gcloud.aio.storage import Storage  # noqa: PLC0415  # workers, which never list, do without it
+
+            # "dev" stands for: send no credentials of your own, so the token is never asked. We add ours, see `Bearer`.
+            session: Any = self._session
+            self._storage = Storage(session=session, token=session, api_root=self._api_root, api_is_dev=True)
+        return self._storage
+
+    def _parsed(self, body: bytes, what: str) -> Page:
+        content = unpacked(body, MAX_PAGE_BYTES)
+        if content is not None and len(content) > MAX_PAGE_BYTES:
+            sentence = f"{what} gives a page of more than {MAX_PAGE_BYTES >> 20} MiB; is it a GCS server?"
+            raise SourceError(sentence, cause="too_large")
+        try:
+            return msgspec.json.decode(content or b"", type=Page, strict=False)  # the API writes numbers as strings
+        except msgspec.ValidationError as error:
+            sentence = f"{what} answers with JSON that is no listing ({error}); is it a GCS server?"
+            raise SourceError(sentence, cause="not_json", retryable=True) from error
+        except (ValueError, RecursionError) as error:  # JSON may also hold halves of surrogate pairs
+            sentence = f"{what} answers with something else than JSON; is it a GCS server or a proxy?"
+            raise SourceError(sentence, cause="not_json", retryable=True) from error
+
+    def _refused(self, error: SourceError) -> SourceError:
+        """The same error, with what to do about it where that is known."""
+        if error.cause == "missing":
+            where = f"There is no bucket {self._bucket} at {self._api_root}"
+            return SourceError(f"{where}: check the name.", cause="missing")
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class _PlaneSession:
+    """What gcloud-aio-storage uses of an aiohttp session, with the requests sent through a plane."""
+
+    plane: Plane
+    what: str
+
+    async def get(self, url: str, *, headers: Mapping[str, str], params: Mapping[str, str], **_: object) -> _Answer:
+        address = f"{url}?{urlencode(params)}"
+        return _Answer(await get(self.plane, address, headers.get("Authorization"), MAX_PAGE_BYTES, self.what))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What it uses of an aiohttp response. A plane raises whatever is no 200."""
+
+    body: bytes
+    status: int = 200
+
+    async def json(self, **_: object) -> bytes:
+        """Return the body as it came; `GcsListing` parses it within bounds."""
+        return self.body

@@ -1,0 +1,1 @@
+"""How the bytes of one object come over HTTP: libcurl or aiohttp, behind one protocol."""

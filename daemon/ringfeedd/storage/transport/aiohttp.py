@@ -1,0 +1,97 @@
+"""The data plane by aiohttp, which gcloud-aio-storage uses as well."""
+
+from __future__ import annotations
+
+import aiohttp
+from yarl import URL
+
+from ringfeedd.storage.base import OnEnd, Reading, TaskReading
+from ringfeedd.storage.payload import text_of
+from ringfeedd.storage.transport.aiohttp_errors import error_from_transport
+from ringfeedd.storage.transport.base import CONNECT_TIMEOUT_S, MAX_ERROR_BYTES
+from ringfeedd.storage.transport.http_errors import error_from_status
+from ringfeedd.storage.transport.proxy import proxy_for
+
+DNS_TTL_S = 60
+
+
+class AiohttpPlane:
+    """GET by a session of its own; see `Plane`."""
+
+    def __init__(self, api_root: str, *, read_timeout_s: float) -> None:
+        """Inside the event loop that will use it; see `GcsSource` for the arguments."""
+        # no total: that is the caller's decision
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s
+        )
+        self._session = _open_session(api_root, timeout)
+
+    def begin(self, url: str, authorization: str | None, max_bytes: int, what: str, on_end: OnEnd) -> Reading:
+        """See `Plane.begin`."""
+        progress = _Progress()
+        reading = TaskReading(self._get(url, authorization, max_bytes, what, progress), on_end)
+        progress.reading = reading
+        return reading
+
+    async def _get(self, url: str, authorization: str | None, max_bytes: int, what: str, progress: _Progress) -> bytes:
+        headers = {"Accept-Encoding": "gzip"}  # else the server unpacks gzip, and nothing fits the listing any more
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        address = URL(url, encoded=True)
+        try:
+            async with self._session.get(address, headers=headers, allow_redirects=False) as response:
+                if response.status == 200:
+                    return await _body(response, max_bytes, progress)
+                text = text_of(await _body(response, MAX_ERROR_BYTES, progress))
+                raise error_from_status(response.status, response.headers, text, what)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise error_from_transport(error, what) from error
+
+    async def close(self) -> None:
+        """See `Plane.close`."""
+        await self._session.close()
+
+
+def _open_session(api_root: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
+    """A session of a source.
+
+    Not with trust_env: aiohttp would look through netrc and the environment in two threads for every request. The proxy
+    is looked up once.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=DNS_TTL_S),
+        timeout=timeout,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        proxy=proxy_for(api_root),
+    )
+
+
+class _Progress:
+    """Tells a reading what came of its body."""
+
+    def __init__(self) -> None:
+        self.reading: TaskReading | None = None
+
+    def came(self, received: int) -> None:
+        """Take note of so many bytes of a body."""
+        if self.reading is not None:
+            self.reading.received = received
+
+
+async def _body(response: aiohttp.ClientResponse, max_bytes: int, progress: _Progress) -> bytes:
+    """The whole body, or a little more than `max_bytes` of it."""
+    progress.came(0)
+    first = await response.content.readany()
+    if len(first) == response.content_length:  # nearly always
+        await response.read()
+        return first
+    body = bytearray(first)
+    while len(body) <= max_bytes:
+        progress.came(len(body))
+        piece = await response.content.readany()
+        if not piece:
+            return bytes(body)
+        body += piece
+    response.close()  # what is still to come would have to be read before the connection could be used again
+    return bytes(body[: max_bytes + 1])

@@ -1,0 +1,48 @@
+"""From what aiohttp's transport can do wrong to one `SourceError`."""
+
+from __future__ import annotations
+
+import socket
+
+import aiohttp
+
+from ringfeedd.storage.base import SourceError
+from ringfeedd.storage.transport.http_errors import RETRYABLE
+
+
+def error_from_transport(error: Exception, what: str) -> SourceError:
+    """The error for a request that got no whole response; all of these are worth another attempt."""
+    cause, reason = _transport_cause(error)
+    detail = str(error).strip().partition("\n")[0][:200]
+    sentence = f"{what}: {reason}{f' ({detail})' if detail else ''}."
+    return SourceError(sentence, cause=cause, retryable=True, unreachable=is_unreachable(error))
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Return whether a request failed because its host does not resolve, or refuses the connection."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return isinstance(error.os_error, socket.gaierror | ConnectionRefusedError)
+    return isinstance(error, socket.gaierror | ConnectionRefusedError)
+
+
+def outage_cause(error: Exception) -> str | None:
+    """The word for a request of a library's that was not answered, or put off; None for any other end of it."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"http_{error.status}" if error.status in RETRYABLE else None
+    if isinstance(error, aiohttp.ClientConnectionError | TimeoutError | ConnectionError):
+        return _transport_cause(error)[0]
+    return None
+
+
+def _transport_cause(error: Exception) -> tuple[str, str]:
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "truncated", "the body broke off"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "connect", "no connection came about in time"
+    if isinstance(error, TimeoutError):
+        return "timeout", "the server fell silent"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "connect", "it cannot be reached"
+    if isinstance(error, aiohttp.ClientConnectionError | ConnectionError):
+        return "reset", "the connection was lost"
+    return "http", f"the answer cannot be understood, {type(error).__name__}"

@@ -1,0 +1,57 @@
+"""The data plane: how the bytes of one object come over HTTP, apart from whose they are and what they must be."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Literal, Protocol, TypeAlias
+
+from ringfeedd.storage.base import OnEnd, Reading, SourceError
+
+PlaneName: TypeAlias = Literal["auto", "gcloud", "curl"]
+"""``"gcloud"``: aiohttp, as gcloud-aio-storage uses it. ``"curl"``: libcurl; the extra ``fast`` brings it. ``"auto"``:
+libcurl where it is installed."""
+
+DEFAULT_PLANE: Final[PlaneName] = "auto"
+CONNECT_TIMEOUT_S: Final = 10.0
+MAX_ERROR_BYTES: Final = 1 << 16
+"""Of the body of an answer that is no 200; libcurl does not tell the status before the end, and reads what was asked
+for."""
+
+
+class Plane(Protocol):
+    """Sends GET requests; one for each event loop.
+
+    Implementations: `ringfeedd.storage.transport.aiohttp.AiohttpPlane`,
+    `ringfeedd.storage.transport.curl.CurlPlane`. None of them follows a redirect, keeps a cookie, unpacks a body or tries again what the server answered; each verifies TLS,
+    and cancelling a request ends its transfer. None waits for a free connection: the caller counts.
+    """
+
+    def begin(self, url: str, authorization: str | None, max_bytes: int, what: str, on_end: OnEnd) -> Reading:
+        """Ask for the body of a 200.
+
+        Args:
+            url: complete and percent-encoded: it is sent as it stands.
+            authorization: the value of that header; None for none.
+            max_bytes: what is longer comes longer than this, and not whole.
+            what: begins the sentence of an error, e.g. ``gs://b/x cannot be read``.
+            on_end: called once, never from in here, with the body, or with the `SourceError` for another status or an
+                answer that is not whole.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connections; requests in flight fail."""
+        ...
+
+
+async def get(plane: Plane, url: str, authorization: str | None, max_bytes: int, what: str) -> bytes:
+    """Return the body of a 200; see `Plane.begin`. Raises: SourceError."""
+    came: asyncio.Future[bytes | SourceError] = asyncio.get_running_loop().create_future()
+    reading = plane.begin(url, authorization, max_bytes, what, came.set_result)
+    try:
+        result = await came
+    finally:
+        reading.cancel()
+    if isinstance(result, SourceError):
+        raise result
+    return result

@@ -1,0 +1,40 @@
+"""The choice of a data plane by its name."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from ringfeedd.errors import StartError
+from ringfeedd.storage.transport.base import Plane, PlaneName
+
+
+def open_plane(name: PlaneName, api_root: str, *, concurrency: int, read_timeout_s: float) -> Plane:
+    """The plane of that name, inside the event loop that will use it; see `GcsSource` for the arguments.
+
+    Raises:
+        StartError: its package is not installed.
+    """
+    if name == "gcloud":
+        return _aiohttp_plane(api_root, read_timeout_s)
+    try:
+        from ringfeedd.storage.transport.curl import CurlPlane  # noqa: PLC0415  # an extra: without it all else works
+    except ImportError as error:
+        if name == "auto":
+            return _aiohttp_plane(api_root, read_timeout_s)
+        raise StartError(
+            f"The data plane is curl, which needs the package pycurl, and that cannot be imported ({error}); "
+            "pip install 'ringfeed[fast]', or leave it at auto."
+        ) from error
+    return CurlPlane(api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
+
+
+def plane_module(name: PlaneName) -> str:
+    """The module that `open_plane` imports for it."""
+    there = name != "gcloud" and importlib.util.find_spec("pycurl") is not None
+    return f"{__package__}.{'curl' if there else 'aiohttp'}"
+
+
+def _aiohttp_plane(api_root: str, read_timeout_s: float) -> Plane:
+    from ringfeedd.storage.transport.aiohttp import AiohttpPlane  # noqa: PLC0415  # a third of a second, for who uses it
+
+    return AiohttpPlane(api_root, read_timeout_s=read_timeout_s)

@@ -1,0 +1,138 @@
+"""What goes on beside the rings: the root is listed again when that is wanted, and listings are kept for later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+
+from ringfeedd.catalog.catalog import Catalog
+from ringfeedd.config import Config
+from ringfeedd.errors import DaemonError
+from ringfeedd.nodes import Nodes
+from ringfeedd.ring.revisions import make_editions
+from ringfeedd.supervisor.listing import list_root
+from ringfeedd.supervisor.service import RingService
+from ringfeedd.system.limits import exhausted
+
+_LOG: Final = logging.getLogger("ringfeedd")
+
+KEEP_INTERVAL_S: Final = 300.0
+"""How often it is said in the cache which listings are served."""
+
+
+class Refresher:
+    """One for the daemon; on its event loop only.
+
+    Attributes:
+        wanted: somebody asks for another listing; `begin` begins it.
+    """
+
+    def __init__(self, config: Config, nodes: Nodes, services: Sequence[RingService], wake: Callable[[], None]) -> None:
+        """Prepare.
+
+        Args:
+            services: the rings of the present generation, whichever they are at the time.
+            wake: called when there is something new for them.
+        """
+        self.wanted = False
+        self._config, self._nodes, self._services, self._wake = config, nodes, services, wake
+        self._listing: asyncio.Task[None] | None = None
+        self._beside: set[asyncio.Task[None]] = set()
+        self._kept: frozenset[str] = frozenset()
+        self._kept_at = 0.0
+        self._cache_turn = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Refresher({'wanted' if self.wanted else 'not wanted'}, {len(self._beside)} under way)"
+
+    def begin(self, *, ready: bool) -> None:
+        """List the root again if that is wanted, once what is under way is over.
+
+        Args:
+            ready: the first pairs are there, from which a listing would take cores that they wait for.
+        """
+        if ready and self.wanted and (self._listing is None or self._listing.done()):
+            self.wanted = False
+            self._listing = self._do(self._refresh())
+
+    def save(self, catalog: Catalog) -> asyncio.Task[None]:
+        """Keep a listing for the next start, beside what goes on."""
+        return self._do(self._write(self._config.cache().save, catalog))
+
+    def keep(self, now: float) -> None:
+        """Say in the cache which listings are served, as soon as these change, and every `KEEP_INTERVAL_S`.
+
+        Args:
+            now: seconds, monotonic.
+        """
+        catalogs = {catalog.fingerprint: catalog for service in self._services for catalog in service.catalogs}
+        served = frozenset(catalogs)
+        if served == self._kept and now - self._kept_at < KEEP_INTERVAL_S:
+            return
+        self._kept, self._kept_at = served, now
+        ring = next(iter(self._config.ring_names.values()))
+        self._do(self._write(self._config.cache().keep, ring, list(catalogs.values())))
+
+    async def _write(self, work: Callable[..., None], *arguments: object) -> None:
+        try:
+            await asyncio.to_thread(self._in_turn, work, *arguments)
+        except RuntimeError as error:
+            if (limit := exhausted(error)) is None:
+                raise
+            _LOG.warning("the listing is not kept for the next start: %s", limit)
+
+    def _in_turn(self, work: Callable[..., None], *arguments: object) -> None:
+        """One after the other: both may want to write the same listing."""
+        with self._cache_turn:
+            work(*arguments)
+
+    def begin_again(self) -> None:
+        """This generation of the rings ends: a listing that is under way is for the next one to begin anew."""
+        if self._listing is not None and not self._listing.done():
+            self.wanted = True
+
+    async def end(self) -> None:
+        """Break a listing off, and wait until what is being kept of one is kept."""
+        if self._listing is not None:
+            self._listing.cancel()
+        if self._beside:
+            await asyncio.wait(self._beside)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
+
+    async def _refresh(self) -> None:
+        """List the root again, and hand each ring its new listing."""
+        if self._nodes.num_nodes > 1:
+            for service in self._services:
+                service.refuse_refresh(
+                    f"not done: {self._nodes.num_nodes} machines share every epoch, and each would change its share "
+                    f"with an epoch of its own; stop the job and restart all daemons"
+                )
+            return
+        _LOG.info("refresh: listing %s again", self._config.root)
+        try:
+            catalog = await list_root(self._config)
+            for sentence in catalog.incomplete.sentences():
+                _LOG.info("refresh: %s", sentence)
+            editions = make_editions(catalog, self._config, self._nodes)
+            # Before anybody is promised what is new. Whoever cancels this waits for the saving itself.
+            await asyncio.shield(self.save(catalog))
+        except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
+            reason = str(error) if isinstance(error, DaemonError) else f"{type(error).__name__}: {error}"
+            for service in self._services:
+                service.refuse_refresh(f"failed, and what was listed before is served on: {reason}")
+            return
+        for service in self._services:
+            split = service.memory.descriptor.split
+            if split in editions:
+                service.refresh(editions[split])
+            else:
+                service.refuse_refresh("not taken: the listing gives this ring none of the pairs")
+        self._wake()

@@ -1,0 +1,446 @@
+"""One ring in service: carries out what `Ring` and `Groups` decide, in shared memory and on the pool of workers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ringfeed.shm.failures import FailedPairs
+from ringfeed.shm.lane import Request
+from ringfeed.shm.layout import RingState, State
+from ringfeed.shm.progress import Standing
+from ringfeed.shm.stalls import hold_up
+from ringfeedd.catalog.catalog import Catalog
+from ringfeedd.fetch.health import StoreHealth
+from ringfeedd.recovery.fdstore import drop, hand_over
+from ringfeedd.recovery.predecessor import Former
+from ringfeedd.ring.failures import LASTING_CAUSES, Failure, Failures
+from ringfeedd.ring.fairness import NOTHING, Need
+from ringfeedd.ring.groups import Groups
+from ringfeedd.ring.revisions import Edition, Editions
+from ringfeedd.ring.ring import Ring
+from ringfeedd.shm.memory import RingMemory
+from ringfeedd.supervisor.errorfile import ErrorsFile
+from ringfeedd.supervisor.lanes import Reception
+from ringfeedd.supervisor.stalls import HoldUpWatch
+from ringfeedd.supervisor.status import retry_words
+from ringfeedd.system.systemd import Notifier
+from ringfeedd.worker.pool import Pool
+from ringfeedd.worker.protocol import Decoded, Dropped, Failed, PairJob, Result
+
+_LOG: Final = logging.getLogger("ringfeedd.ring")
+
+
+@dataclass
+class _Counters:
+    """Since the start."""
+
+    decoded: int = 0
+    downloaded_bytes: int = 0
+    size_mismatches: int = 0
+    unsure_turns: int = 0
+
+
+class RingService:
+    """Serves one split. `step` does what can be done now, and never waits; `give` hands pairs to workers.
+
+    Attributes:
+        retries: cause -> downloads that were tried again.
+        counters: what the workers have done.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        ring: Ring,
+        groups: Groups,
+        memory: RingMemory,
+        edition: Edition,
+        failures: Failures,
+        notifier: Notifier | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        consumers_clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            number: the ring's number among the daemon's rings, as workers know it.
+            notifier: keeps, over a restart, where consumers stand that live through it.
+            clock: seconds, monotonic.
+            consumers_clock: CLOCK_MONOTONIC in nanoseconds, which consumers' words are compared with.
+        """
+        self.number = number
+        self.name = ring.name
+        self.ring = ring
+        self.groups = groups
+        self.memory = memory
+        self.failures = failures
+        self.retries: Counter[str] = Counter()
+        self.failed: str | None = None
+        self._hold_ups = HoldUpWatch()
+        self._errors_file = ErrorsFile(memory.descriptor, memory.access)
+        self._editions = Editions(ring, edition)
+        self._clock = clock
+        self._consumers_clock = consumers_clock
+        self._notifier = notifier or Notifier()
+        self.counters = _Counters()
+        self.formers: list[Former] = []
+        self._reception = Reception(ring, groups, memory)
+        self._outcome = self._told = ""
+        self._listed = self._called_off = False
+        self._places_given_up = 0
+
+    def __repr__(self) -> str:
+        return f"RingService({self.ring!r}, {self.groups!r})"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the first slots are published."""
+        return self.ring.published > 0
+
+    @property
+    def catalogs(self) -> list[Catalog]:
+        """What is served now, to those who are furthest behind first."""
+        return self._editions.catalogs
+
+    def expect(self, formers: list[Former]) -> None:
+        """Begin where former daemons' consumers stood, and keep their places for them."""
+        for former in formers:
+            if former.serves_the_same(self.memory.descriptor):
+                self.formers.append(former)
+            else:
+                _LOG.warning(
+                    "ring %s: %d readers of a former daemon read another catalog, seed or order, and will be told so",
+                    *(self.name, len(former.places)),
+                )
+                self._let_go(former)
+        places = [place for former in self.formers for place in former.places]
+        if not places:
+            return
+        epoch, position = min(place.at for place in places)
+        self.ring.seek(epoch, position)
+        self.groups.inherit(places, self.ring, self._clock())
+        _LOG.info(
+            "ring %s: goes on for %d readers of a former daemon at epoch %d, position %d",
+            *(self.name, len(places), epoch, position),
+        )
+
+    def _forget_formers(self) -> None:
+        """Remove what is left of former daemons whose consumers have all come, or gone."""
+        for former in [former for former in self.formers if not former.lives]:
+            self._let_go(former)
+            self.formers.remove(former)
+
+    def _let_go(self, former: Former) -> None:
+        former.forget()
+        drop(former.descriptor, self._notifier)
+
+    # Another listing.
+
+    def refresh(self, edition: Edition) -> None:
+        """Take a new listing of the root; its pairs come in with the first epoch that nobody has begun."""
+        try:
+            self._outcome = self._editions.offer(edition, self.groups)
+        except ValueError as error:
+            self.refuse_refresh(str(error))
+        else:
+            self._listed = True
+
+    def begin_later(self, epoch: int, edition: Edition) -> None:
+        """Let ``edition`` begin with ``epoch``, as a former daemon had promised; before anybody can find the ring."""
+        self._editions.offer(edition, self.groups)
+        self.memory.descriptor = replace(self.memory.descriptor, catalogs=self._editions.after(epoch))
+        self._editions.begin(epoch)
+
+    def refuse_refresh(self, reason: str) -> None:
+        """Say that a refresh came to nothing."""
+        _LOG.error("ring %s: refresh: %s", self.name, reason)
+        self.memory.end_refresh(reason, taken=False)
+
+    def _change_edition(self, pool: Pool) -> None:
+        editions = self._editions
+        try:
+            if (epoch := editions.due(self.groups)) is not None:
+                self.memory.announce_catalogs(editions.after(epoch))
+                self._outcome = editions.begin(epoch)
+                self.groups.change(self.ring)
+            if not self.groups and len(self.memory.descriptor.catalogs) > 1:
+                self.memory.announce_catalogs((editions.newest.served(0),))
+                self._outcome += "; nobody reads, so from the beginning"
+                editions.settle()
+                self._cancel_stale(pool)
+        except OSError as error:  # nothing has changed yet, and the next turn tries again
+            self._outcome = f"the descriptor in /dev/shm could not be written: {error.strerror}; tried again"
+        if not self._listed and self._outcome == self._told:
+            return
+        _LOG.info("ring %s: refresh: %s", self.name, self._outcome)
+        self._told = self._outcome
+        if self._listed:
+            self._listed = False
+            self.memory.end_refresh(self._outcome, taken=True)
+        else:
+            self.memory.tell_refresh(self._outcome)
+
+    # What the workers say.
+
+    def result(self, result: Result) -> None:
+        """Take note of what a worker has done with one pair."""
+        if self.failed is not None:
+            return
+        match result:
+            case Decoded():
+                self._finish(result)
+            case Failed(seq=seq):
+                self._replace(seq, result)
+            case Dropped(seq=seq):
+                self.ring.forget(seq)
+                self.ring.lost(seq)
+
+    def _finish(self, result: Decoded) -> None:
+        seq = result.seq
+        job = self.ring.finish(seq)
+        if job is None:
+            return
+        counters = self.counters
+        counters.decoded += 1
+        counters.downloaded_bytes += result.downloaded
+        if result.retries:
+            self.retries.update(result.retries)
+        self.failures.succeed()
+        edition = self._editions.of(seq)
+        index = edition.catalog_index(job.index)
+        pair_id = edition.catalog.encoded_id(index)
+        if result.size_mismatch:
+            self._note_mismatch(pair_id, result)
+        if result.turn_unsure:
+            self._note_unsure_turn(pair_id)
+        self.memory.write_record(seq, index=index, valid=job.attempt == 0, sizes=result.sizes, pair_id=pair_id)
+
+    def _note_mismatch(self, pair_id: bytes, result: Decoded) -> None:
+        self.counters.size_mismatches += 1
+        if self.counters.size_mismatches == 1:
+            height, width, label_height, label_width = result.sizes
+            _LOG.warning(
+                "ring %s: the image of %r is %dx%d and its label %dx%d; both are fitted to the slot. Further ones are "
+                "counted in `ringfeed status`.",
+                *(self.name, pair_id.decode(), height, width, label_height, label_width),
+            )
+
+    def _note_unsure_turn(self, pair_id: bytes) -> None:
+        self.counters.unsure_turns += 1
+        if self.counters.unsure_turns == 1:
+            _LOG.warning(
+                "ring %s: the EXIF orientation of %r turns the image, and nothing says whether the label was drawn on "
+                "the turned one; it is taken to be. Further ones are counted in `ringfeed status`.",
+                *(self.name, pair_id.decode()),
+            )
+
+    def lost(self, seq: int, *, quarantine: bool) -> None:
+        """The worker that had this pair is dead."""
+        if self.failed is not None:
+            return
+        if quarantine:
+            reason = "it was being decoded each time a worker process died"
+            self._replace(seq, Failed(self.number, seq, reason, "crash", 1))
+        else:
+            self.ring.lost(seq)
+
+    def _replace(self, seq: int, failed: Failed) -> None:
+        job = self.ring.job(seq)
+        if job is None:
+            self.ring.forget(seq)
+            return
+        self.retries.update(failed.retries)
+        pair_id = self._editions.of(seq).pair_id(job.index)
+        if pair_id not in self.failures:  # once, not every epoch
+            _LOG.warning("ring %s: the pair %r could not be had: %s", self.name, pair_id, failed.reason)
+        stop = self.failures.fail(Failure(pair_id, failed.reason, failed.cause, failed.attempts))
+        try:
+            self.ring.replace(seq, lasting=failed.cause in LASTING_CAUSES)
+        except RuntimeError as error:
+            stop = stop or f"{error}; the latest was {pair_id!r}: {failed.reason}"
+        if stop:
+            self.fail(stop)
+
+    def _count_passed_over(self) -> None:
+        for job in self.ring.passed_over:
+            if stop := self.failures.fail_again(self._editions.of(job.seq).pair_id(job.index)):
+                self.fail(stop)
+        self.ring.passed_over.clear()
+
+    def fail(self, reason: str) -> None:
+        """Stop the ring for good; consumers get the reason."""
+        if self.failed is None:
+            self.failed = reason
+            _LOG.error("ring %s stops: %s", self.name, reason)
+            self._errors_file.write(self.failures, stopped=reason)
+            self.memory.fail(reason)
+            self.memory.ring_all()
+
+    # One turn.
+
+    def step(self, pool: Pool) -> None:
+        """Read what consumers say, decide, and carry it out."""
+        if self.failed is not None:
+            if not self._called_off:
+                self._called_off = True
+                pool.cancel(self.number, self.ring.head)
+            return
+        now = self._clock()
+        if self._reception.hear(now):
+            self._forget_formers()
+        for sentence in self.groups.expire(now, self.ring):
+            self._places_given_up += 1
+            _LOG.warning("ring %s: %s", self.name, sentence)
+        self._change_edition(pool)
+        now_ns = self._consumers_clock()
+        self._reception.answer(now, now_ns, lambda epoch, position: self._go_elsewhere(pool, epoch, position))
+        floor = self.groups.floor()
+        if floor is not None:
+            jumped = floor > self.ring.published
+            if self.ring.release(floor):
+                # before any worker may write there: a reader that skips looks at this word to see what it lost
+                self.memory.set(State.FLOOR, self.ring.floor)
+            if jumped:
+                self._cancel_stale(pool)
+        elif not self.groups and not self.ring.at_the_beginning:
+            self._seek(pool, 0, 0)  # warm for the next job, and in the same order for it
+        self._publish(pool)
+        self._reception.tell_absences(now, now_ns)
+        self.ring.see_front(self.groups.front())
+
+    def _go_elsewhere(self, pool: Pool, epoch: int, position: int) -> bool:
+        """Go to the place of a consumer that waits for its answer, where nobody else reads; False: not yet.
+
+        It may lie before a change that is over, from when there is nothing left: then consumers are told so first, and
+        one that insists on a state of that time finds that it cannot have it.
+        """
+        if len(self.memory.descriptor.catalogs) > 1 and not self._editions.changing:
+            try:
+                self.memory.announce_catalogs((self._editions.newest.served(0),))
+            except OSError as error:
+                _LOG.error("ring %s: the descriptor in /dev/shm could not be written: %s", self.name, error.strerror)
+                return False
+        self._seek(pool, epoch, position)
+        return True
+
+    def _seek(self, pool: Pool, epoch: int, position: int) -> None:
+        self.ring.seek(epoch, position)
+        self._cancel_stale(pool)
+
+    def _cancel_stale(self, pool: Pool) -> None:
+        pool.cancel(self.number, self.ring.published)
+        pool.set_waited_for(self.number, self.ring.published)
+
+    def need(self) -> Need:
+        """What the ring could use of the workers' time now."""
+        return NOTHING if self.failed is not None else self.ring.need(read=self.groups.read)
+
+    def give(self, pool: Pool, most: int) -> None:
+        """Hand up to ``most`` pairs to the workers."""
+        if self.failed is not None:
+            return
+        pool.set_limit(self.number, self.ring.limit)
+        jobs = self.ring.jobs(most)
+        if self.ring.passed_over:
+            self._count_passed_over()
+        if jobs and self.failed is None:
+            pairs = self._editions.pairs(jobs)
+            pool.give(self.number, [PairJob(job.seq, pair) for job, pair in zip(jobs, pairs, strict=True)])
+
+    def _publish(self, pool: Pool) -> None:
+        ring, memory = self.ring, self.memory
+        if ring.publish():
+            memory.set(State.PUBLISHED, ring.published)
+            pool.set_waited_for(self.number, ring.published)
+        for lane, count in self.groups.offers(ring.published):
+            memory.ring_lane(lane, count)
+
+    def report(self, *, workers: int, worker_deaths: int, store: StoreHealth, fork_server_deaths: int = 0) -> None:
+        """Write the words, and the list, that only people and metrics read."""
+        if self.failed is None:
+            self._errors_file.write_if_due(self.failures, self._clock())
+        ring, counters = self.ring, self.counters
+        words = {
+            State.PUBLISHED: ring.published,  # as it is already, unless somebody else wrote there
+            State.FLOOR: ring.floor,
+            State.HEAD: ring.head,
+            State.BASE_SEQ: ring.base.seq,
+            State.BASE_EPOCH: ring.base.epoch,
+            State.BASE_POSITION: ring.base.position,
+            State.HEARTBEAT_NS: time.monotonic_ns(),
+            State.DECODED_PAIRS: counters.decoded,
+            State.DOWNLOADED_BYTES: counters.downloaded_bytes,
+            State.FETCH_RETRIES: self.retries.total(),
+            State.FAILED_PAIRS: self._errors_file.listing.failed_draws,
+            State.SIZE_MISMATCHES: counters.size_mismatches,
+            State.UNSURE_TURNS: counters.unsure_turns,
+            State.SEEKS: ring.seeks,
+            State.WORKER_DEATHS: worker_deaths,
+            State.LANE_DEATHS: self._reception.lane_deaths,
+            State.SKIPPED_PAIRS: self.groups.skipped_pairs,
+            State.GROUPS: len(self.groups),
+            State.LINGERING_GROUPS: self.groups.lingering,
+            State.WORKERS: workers,
+            State.PLACES_GIVEN_UP: self._places_given_up,
+            State.FORK_SERVER_DEATHS: fork_server_deaths,
+            State.STORE_WAITING_WORKERS: store.waiting_workers,
+            State.STORE_FAILING_SINCE_NS: int(1e9 * (store.failing_since or 0)),
+            State.STORE_NEXT_TRY_NS: int(1e9 * (store.next_try_at or 0)),
+            State.STORE_OUTAGES: store.outages,
+            State.STORE_REQUESTS: store.requests,
+            State.SECOND_REQUESTS: store.second_requests,
+            State.SECOND_REQUESTS_WON: store.second_requests_won,
+            State.STORE_LIMITED: store.limited,
+            State.STORE_LIMIT_MILLI: round(1000 * store.limit_per_s),
+            **retry_words(self.retries),
+        }
+        for offset, value in words.items():
+            self.memory.set(offset, value)
+
+        self._look_for_hold_ups()
+
+    def _look_for_hold_ups(self) -> None:
+        """Name in the log whoever makes others wait for long."""
+        now_ns = self._consumers_clock()
+        pages = [self.memory.lanes[lane] for lane in self.groups.lanes()]
+        asked = [(page, request) for page in pages if isinstance(request := page.read_request(), Request)]
+        standings = [Standing.read(page, request, self.ring.epochs, now_ns) for page, request in asked]
+        ring = self.ring
+        found = hold_up(standings, floor=ring.floor, published=ring.published, slots=ring.slots)
+        if sentence := self._hold_ups.look(found, now_ns / 1e9):
+            _LOG.warning("ring %s: %s", self.name, sentence)
+
+    def failed_pairs(self) -> FailedPairs:
+        """The pairs that failed to load, and why the ring was stopped if it was, as the list in /dev/shm has them."""
+        return self._errors_file.listing
+
+    def totals(self) -> str:
+        """What was done in all, for a last line."""
+        done = self.counters
+        mebibytes = f"{done.downloaded_bytes / 2**20:,.0f} MiB downloaded"
+        return ", ".join((f"{self.name}: {done.decoded:,} pairs", mebibytes, f"{self.failures.total:,} failed"))
+
+    def begin(self) -> None:
+        """Let consumers find the ring."""
+        self.memory.set(State.STATE, RingState.SERVING)
+        self.memory.announce()
+
+    def end(self) -> None:
+        """Tell every consumer that no more will come, and remove every name."""
+        if self.failed is None:
+            self.memory.set(State.STATE, RingState.STOPPING)
+            self._errors_file.remove()
+            if any(self.memory.lane_lives(lane) for lane in self.groups.lanes()):
+                hand_over(self.memory.descriptor, self._notifier)
+            for former in self.formers:
+                hand_over(former.descriptor, self._notifier)  # those that still have names
+        self.memory.ring_all()
+        self.memory.unlink()
+        for former in self.formers:
+            former.forget()

@@ -1,0 +1,465 @@
+"""The supervisor: the process that starts everything, keeps it going, takes it down, and alone writes the words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+from ringfeed.reader.attachment import Control
+from ringfeed.shm.descriptor import Descriptor
+from ringfeedd.catalog.catalog import TEST, Catalog
+from ringfeedd.catalog.listing import Progress
+from ringfeedd.config import Config
+from ringfeedd.decode.spec import DecodeSpec
+from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, CrashError, StartError
+from ringfeedd.recovery.catalogs import Start
+from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
+from ringfeedd.recovery.fdstore import take_over
+from ringfeedd.recovery.other_versions import forget_other_versions, keep_other_versions
+from ringfeedd.recovery.predecessor import Former, read_formers
+from ringfeedd.recovery.renewal import LOOK_INTERVAL_S, removed_files, still_attached
+from ringfeedd.ring.failures import Failures
+from ringfeedd.ring.fairness import divide
+from ringfeedd.ring.groups import Groups
+from ringfeedd.ring.ring import Ring
+from ringfeedd.shm.lock import SingletonLock
+from ringfeedd.shm.memory import RingMemory
+from ringfeedd.supervisor.linger import Need
+from ringfeedd.supervisor.refresh import Refresher
+from ringfeedd.supervisor.service import RingService
+from ringfeedd.supervisor.signals import obey, wake_by
+from ringfeedd.supervisor.sizing import Room, Shares, geometries, shares, total
+from ringfeedd.supervisor.startup import Survey
+from ringfeedd.supervisor.store_wait import StoreWait
+from ringfeedd.system.clock import TurnClock
+from ringfeedd.system.files import connections, page_connections, raise_limit
+from ringfeedd.system.limits import exhausted
+from ringfeedd.system.systemd import Notifier
+from ringfeedd.web.access import Listen
+from ringfeedd.worker.link import WorkerSettings
+from ringfeedd.worker.pool import Pool
+from ringfeedd.worker.process import Spawner
+from ringfeedd.worker.protocol import Result, RingSpec
+
+_LOG: Final = logging.getLogger("ringfeedd")
+
+JOBS_PER_TURN: Final = 256
+"""Pairs handed to the workers between two looks at consumers and results."""
+
+NOBODY_LEFT: Final = "no longer needed"
+"""Why a daemon ends that a training job has started."""
+
+SHARE_WAIT_S: Final = 10.0
+"""A daemon is ready so long after its first ring is, though another ring has no slots: trainers are fed."""
+
+TICK_S: Final = 0.25
+"""The loop turns at least this often, for liveness and expiry; doorbells and results turn it at once."""
+
+
+class Supervisor:
+    """Serves one root. `run` is startup, main loop and shutdown."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        say: Callable[[str], None] = lambda _sentence: None,
+        on_progress: Callable[[Progress], None] = lambda _progress: None,
+        on_listed: Callable[[], None] = lambda: None,
+        notifier: Notifier | None = None,
+        spawner: Spawner | None = None,
+    ) -> None:
+        """Prepare; nothing happens before `run`.
+
+        Args:
+            say: told what a person at the terminal should know, a sentence at a time.
+            on_progress, on_listed: told how far the listing has come, and that it is over.
+            spawner: starts the workers; by default each on its own.
+
+        Raises:
+            ConfigError: the settings do not say which of several machines this is.
+        """
+        self.services: list[RingService] = []
+        self._config = config
+        self._nodes = config.nodes()
+        self._say = say
+        self._on_progress = on_progress
+        self._on_listed = on_listed
+        self._notifier = notifier or Notifier()
+        self._spawner = spawner or Spawner()
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._why_stopped = ""
+        self._began = time.monotonic()
+        self._totals = ""
+        self._undo = contextlib.AsyncExitStack()
+        self._formers: dict[str, list[Former]] = {}
+        self._still_attached: list[Control] = []
+        self._known: list[Catalog] = []
+        self._locks: list[SingletonLock] = []
+        self._clock = TurnClock()
+        self._first_ready = math.inf
+        self._announced = False
+        self._looked = 0.0
+        self._connections = config.most_downloads
+        self._need: Need | None = None
+        self._page_connections = 0
+        self._refresher = Refresher(config, self._nodes, self.services, self._wake.set)
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, or until its terminal is closed; returns the exit code.
+
+        SIGHUP lists the root again.
+
+        Raises:
+            DaemonError: it could not start.
+        """
+        with obey(stop=self.stop, refresh=self._list_again):
+            while True:
+                try:
+                    async with self._undo:
+                        code = await self._serve()
+                except (MemoryError, RuntimeError, OSError) as error:
+                    if (limit := exhausted(error)) is None:
+                        raise
+                    kind = CrashError if self._announced else StartError
+                    raise kind(
+                        f"the daemon {'cannot go on' if self._announced else 'cannot start'}: {limit}"
+                    ) from error
+                if code is not None:
+                    why = self._why_stopped if code == EXIT_CLEAN else "every ring failed"
+                    _LOG.info("stopped: %s, after %.0f s%s", why, time.monotonic() - self._began, self._totals)
+                    return code
+
+    def starter_gone(self) -> None:
+        """End once nobody needs the rings any more; at once where there are none yet. On the event loop."""
+        self._need = Need()
+        if self.services:
+            self._wake.set()
+        else:
+            self.stop(NOBODY_LEFT)
+
+    def stop(self, why: str) -> None:
+        """Have `run` come to its end; to be called on its event loop."""
+        self._why_stopped = self._why_stopped or why
+        self._stop.set()
+        self._wake.set()
+
+    def _list_again(self) -> None:
+        self._refresher.wanted = True
+        self._wake.set()
+
+    async def _serve(self) -> int | None:
+        """One generation of the rings, from their making to their end; None: another one is to follow."""
+        starting = asyncio.create_task(self._startup())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait((starting,))
+            return EXIT_CLEAN
+        stopping.cancel()
+        pool = starting.result()
+        code = await self._main_loop(pool)
+        if code is not None:
+            self._notifier.stopping()
+            self._totals = "; ".join(
+                ["", *(service.totals() for service in self.services), f"{pool.deaths} worker deaths"]
+            )
+        return code
+
+    # Startup.
+
+    async def _startup(self) -> Pool:
+        config = self._config
+        self._store_wait = StoreWait(
+            config.store_wait,
+            say=self._say,
+            tell=self._notifier.extend_timeout,
+            has_answered=lambda: config.store_wait_s is not None or bool(self._known or config.cache()),
+        )
+        names = config.ring_names
+        if not config.test_ratio:
+            names = {"train": names["train"]}
+        files = raise_limit()
+        self._page_connections = page_connections(files) if Listen.parse(config.http) else 0
+        self._connections = connections(
+            config.most_downloads,
+            files=files,
+            workers=config.worker_count,
+            rings=len(names),
+            page=self._page_connections,
+        )
+        access = config.access()
+        self.services.clear()
+        self._locks.clear()
+        handed_over = [*self._still_attached, *take_over(self._notifier)]
+        for name in names.values():
+            lock = SingletonLock(name, access)
+            self._undo.callback(lock.release)
+            self._locks.append(lock)
+            formers = self._formers[name] = read_formers(name, handed_over)
+            for former in formers:
+                former.keep()
+            others = keep_other_versions(name)
+            self._undo.callback(forget_other_versions, name, others)
+            if cleared := clear_leavings(name, others.union(former.descriptor.generation for former in formers)):
+                _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
+            if foreign := foreign_files(name):
+                _LOG.warning("ring %s: %s", name, foreign)
+        await self._open_page()
+        survey = Survey(
+            config,
+            self._nodes,
+            self._store_wait,
+            self._notifier,
+            say=self._say,
+            on_progress=self._on_progress,
+            on_listed=self._on_listed,
+        )
+        formers_of = {split: self._formers[name] for split, name in names.items()}
+        found = await survey.find(formers_of, self._known, connections=min(config.downloads, self._connections))
+        start, spec = found.start, found.spec
+        if found.listed:
+            self._refresher.save(start.catalog)
+        elif not self._known:
+            self._refresher.wanted = self._nodes.num_nodes == 1
+        editions = start.editions
+        if config.test_ratio and TEST not in editions:
+            self._say(
+                f"ring {names[TEST]}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs"
+            )
+        shape = shares(
+            workers=config.worker_count,
+            concurrency=config.downloads,
+            most_concurrency=config.most_downloads,
+            rings=len(editions),
+            mean_pair_bytes=start.catalog.mean_pair_bytes,
+        )
+        self._open_rings(start, spec, shape)
+        pool = self._open_pool(spec, shape)
+        self._undo.push_async_callback(self._refresher.end)
+        for service in self.services:
+            service.begin()
+        return pool
+
+    async def _open_page(self) -> None:
+        """Serve the status page, from before the listing: a probe may ask how far it is."""
+        listen, token_file = Listen.parse(self._config.http), self._config.http_token_file
+        if listen is None:
+            return
+        from ringfeedd.web.server import HttpServer, read_token  # noqa: PLC0415  # a third of a second of imports
+
+        token = read_token(token_file) if token_file else None
+        server = HttpServer(lambda: self.services, listen, token, most_connections=self._page_connections)
+        address = await server.start()
+        self._undo.push_async_callback(server.stop)
+        self._say(f"status page: {address}")
+
+    def _open_rings(self, start: Start, spec: DecodeSpec, shape: Shares) -> None:
+        config, editions = self._config, start.editions
+        names = [config.ring_names[split] for split in editions]
+        laid_out = geometries(config, spec, names, Room.look())
+        identity = config.identity(size=f"{spec.height}x{spec.width}")
+        for number, (edition, name, geometry) in enumerate(zip(editions.values(), names, laid_out, strict=True)):
+            order, split = edition.order, edition.split
+            descriptor = Descriptor(
+                ring=name,
+                generation="",
+                pid=os.getpid(),
+                geometry=geometry,
+                identity=identity,
+                split=split.name,
+                catalogs=(edition.served(0),),
+            )
+            memory = RingMemory(descriptor, config.access())
+            self._undo.callback(memory.give_back)
+            service = RingService(
+                number,
+                ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, order=order),
+                groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
+                memory=memory,
+                edition=edition,
+                failures=Failures(config.max_failed, on_error=config.on_error),
+                notifier=self._notifier,
+                clock=self._clock,
+            )
+            if later := start.later.get(split.name):
+                service.begin_later(*later)
+            service.expect(self._formers[name])
+            self.services.append(service)
+            self._undo.callback(service.end)
+            self._undo.enter_context(wake_by(memory.space, self._wake))
+            self._say(
+                f"ring {name}: "
+                + (f"{self._nodes}, {order.length:,} of " if self._nodes.num_nodes > 1 else "")
+                + f"{len(split):,} pairs, {geometry.slots} slots of {spec.height}x{spec.width}, "
+                f"{geometry.total_bytes / 2**20:.0f} MiB"
+                + (
+                    ""
+                    if geometry.mirrored
+                    else "; batches that wrap round its end are copied (the slots are no whole pages)"
+                )
+            )
+        _LOG.info("%d bytes of shared memory are reserved", total(laid_out))
+
+    def _open_pool(self, spec: DecodeSpec, shape: Shares) -> Pool:
+        config = self._config
+        rings = [
+            RingSpec(
+                name=service.name,
+                data_fd=service.memory.data_fd,
+                slots=service.memory.geometry.slots,
+                image_offset=service.memory.geometry.image.offset,
+                label_offset=service.memory.geometry.label.offset,
+                decode=spec,
+            )
+            for service in self.services
+        ]
+        each = tuple(min(own, self._connections) for own in shape.concurrency)
+        if each[0] < shape.concurrency[0]:
+            self._say(
+                f"{each[0]} instead of {shape.concurrency[0]} downloads at a time in each worker: a process may have "
+                f"few files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
+            )
+        policy = config.fetch_policy()
+        if shape.workers < config.worker_count:
+            self._say(
+                f"{shape.workers} instead of {config.worker_count} workers, for concurrency = {config.concurrency}"
+            )
+        most = tuple(min(own, self._connections) for own in shape.most_concurrency)
+        settings = WorkerSettings(config.root, config.emulator, each, most, policy, rings)
+        pool = Pool(
+            shape.workers,
+            settings,
+            on_results=self._results,
+            on_lost=self._lost,
+            most_pairs=shape.most_pairs,
+            spawner=self._spawner,
+            on_room=self._wake.set,
+        )
+        self._undo.push_async_callback(pool.stop)
+        pool.start()
+        return pool
+
+    # Main loop.
+
+    async def _main_loop(self, pool: Pool) -> int | None:
+        announced = False
+        self._first_ready = math.inf
+        reported = watched = -math.inf
+        while not self._stop.is_set() and not self._is_unneeded():
+            self._wake.clear()
+            self._refresher.begin(ready=announced)
+            for service in self.services:
+                service.step(pool)
+            self._hand_out(pool)
+            pool.check()
+            if failed := self._all_failed(ready=announced):
+                return failed
+            now = self._clock()
+            if now - reported >= TICK_S:
+                reported = now
+                pool.look(now, self._config.worker_timeout_s)
+                store = pool.store.statistics()
+                self._refresher.keep(now)
+                self._store_wait.first_pairs(store, there=announced)
+                for service in self.services:
+                    service.report(
+                        workers=pool.statistics().workers,
+                        worker_deaths=pool.deaths,
+                        store=store,
+                        fork_server_deaths=self._spawner.server_deaths,
+                    )
+            if self._files_were_removed(now):
+                return None
+            if not announced and self._is_ready(now):
+                announced = True
+                self._announce()
+            interval = self._notifier.watchdog_interval_s
+            if interval is not None and now - watched >= min(interval, TICK_S):
+                watched = now
+                self._notifier.watchdog()
+            await self._something_to_do()
+        return EXIT_CLEAN
+
+    def _hand_out(self, pool: Pool) -> None:
+        """Give the workers' free places to the rings."""
+        places = min(JOBS_PER_TURN, pool.room)
+        shares = divide(places, [service.need() for service in self.services])
+        for service, share in zip(self.services, shares, strict=True):
+            service.give(pool, share)
+        if sum(shares) == JOBS_PER_TURN:
+            self._wake.set()  # there may be more
+
+    def _is_unneeded(self) -> bool:
+        """Whether the process that started this daemon is gone, and nobody else needs it."""
+        if self._need is None or not self._need.ended([one.memory for one in self.services], self._clock()):
+            return False
+        self._why_stopped = self._why_stopped or NOBODY_LEFT
+        return True
+
+    async def _something_to_do(self) -> None:
+        """Wait until somebody wakes the loop, for a tick at most."""
+        tick = asyncio.get_running_loop().call_later(TICK_S, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            tick.cancel()
+
+    def _files_were_removed(self, now: float) -> bool:
+        """Whether the rings need a new generation; then it knows what to serve and whom to expect."""
+        if now - self._looked < LOOK_INTERVAL_S:
+            return False
+        self._looked = now
+        removed = removed_files([service.memory for service in self.services], self._locks)
+        if removed is None:
+            return False
+        _LOG.error("%s", removed)
+        self._still_attached = [control for service in self.services for control in still_attached(service)]
+        self._known = list(dict.fromkeys(catalog for service in self.services for catalog in service.catalogs))
+        self._refresher.begin_again()
+        return True
+
+    def _all_failed(self, *, ready: bool) -> int | None:
+        reasons = [f"ring {service.name}: {service.failed}" for service in self.services if service.failed]
+        if len(reasons) < len(self.services):
+            return None
+        if not ready:
+            raise StartError("; ".join(reasons))
+        return EXIT_CRASH
+
+    def _is_ready(self, now: float) -> bool:
+        """Whether each ring has its first slots, or has had `SHARE_WAIT_S` for them since the first ring had."""
+        served = [service for service in self.services if not service.failed]
+        if any(service.ready for service in served):
+            self._first_ready = min(self._first_ready, now)
+        return all(service.ready for service in served) or now - self._first_ready >= SHARE_WAIT_S
+
+    def _announce(self) -> None:
+        self._announced = True
+        served = [service for service in self.services if not service.failed]
+        rings = ", ".join(service.name for service in served)
+        self._say(f"ready: attach to {rings}")
+        for service in served:
+            if not service.ready:
+                self._say(
+                    f"ring {service.name}: no pair is published yet, because the readers of other rings take all that "
+                    f"the workers can do; it gets its share when somebody reads it"
+                )
+        self._notifier.ready(f"serving {rings} from {self._config.root}")
+
+    def _results(self, results: list[Result]) -> None:
+        for result in results:
+            self.services[result.ring].result(result)
+        self._wake.set()
+
+    def _lost(self, ring: int, seq: int, quarantine: bool) -> None:
+        self.services[ring].lost(seq, quarantine=quarantine)
+        self._wake.set()

@@ -1,0 +1,1 @@
+"""Thin layers over the operating system: processes, signals, limits, systemd, clocks."""

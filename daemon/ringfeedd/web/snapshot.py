@@ -1,0 +1,59 @@
+"""What the status page, its JSON, its metrics and its health check show of a ring: one look, taken for each answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ringfeed.cli.status import RingStatus, ring_status
+from ringfeed.errors import RingfeedError
+from ringfeed.shm.failures import FailedPairs
+
+
+class Watched(Protocol):
+    """A ring in service."""
+
+    name: str
+
+    def failed_pairs(self) -> FailedPairs:
+        """The pairs that could not be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class RingView:
+    """One ring at one moment.
+
+    Attributes:
+        status: as `ringfeed status` reads it; None where its files cannot be read.
+        problem: why they cannot; empty otherwise.
+    """
+
+    name: str
+    status: RingStatus | None
+    problem: str
+    failed: FailedPairs
+
+    @property
+    def ailment(self) -> str:
+        """What ails the ring, without anything of its data; empty where nothing does."""
+        if self.status is None:
+            return f"ring {self.name} cannot be read"
+        if self.status.state in ("failed", "dead"):
+            return f"ring {self.name} is {self.status.state}"
+        return f"ring {self.name}: {self.status.hangs}" if self.status.hangs else ""
+
+
+def look(ring: Watched) -> RingView:
+    """Look at a ring as any other process would, by its words in shared memory."""
+    try:
+        return RingView(ring.name, ring_status(ring.name), "", ring.failed_pairs())
+    except (RingfeedError, OSError) as error:
+        return RingView(ring.name, None, str(error), ring.failed_pairs())
+
+
+def ailments(views: Sequence[RingView]) -> list[str]:
+    """What ails the daemon, a sentence for each; none where it serves well."""
+    if not views:
+        return ["the daemon is starting"]
+    return [view.ailment for view in views if view.ailment]

@@ -1,0 +1,168 @@
+"""The pool's end of one worker: its process and connection, the pairs it has, and how long it has been silent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import mmap
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Final
+
+from ringfeedd.catalog.catalog import Pair
+from ringfeedd.fetch.policy import FetchPolicy
+from ringfeedd.storage import ObjectInfo
+from ringfeedd.system.children import STOPPED, WorkerProcess, process_state
+from ringfeedd.worker import protocol as messages
+from ringfeedd.worker.heartbeat import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, vital_bytes
+from ringfeedd.worker.process import Spawner
+from ringfeedd.worker.protocol import Hello, RingSpec, ToWorker
+
+_LOG: Final = logging.getLogger("ringfeedd.pool")
+
+SILENCE_S: Final = 10.0
+"""A worker that has not turned its loop for so long is named in the log."""
+
+START_TIMEOUT_S: Final = 60.0
+"""A worker that has not begun has its imports before it, which take long on a busy machine."""
+
+END_TIMEOUT_S: Final = 1.0
+"""A worker that has closed its connection, or is to end, has so long for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What every worker is told at its start; see `messages.Hello`."""
+
+    root: str
+    emulator: str | None
+    concurrency: tuple[int, ...]
+    most_concurrency: tuple[int, ...]
+    policy: FetchPolicy
+    rings: list[RingSpec]
+
+
+@dataclass
+class WorkerLink:
+    """One worker, from its start to its end.
+
+    Attributes:
+        number: its place in the pool, which the next one takes over.
+        vitals: its words, which can be read when it is dead, too; see `vitals`.
+        pairs: what it was given and has not answered, by (ring, seq).
+        finished: pairs that it has answered.
+    """
+
+    number: int
+    process: WorkerProcess
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    vitals: memoryview
+    pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
+    finished: int = 0
+    _heartbeat: tuple[int, float] | None = None
+    _named: bool = False
+
+    @classmethod
+    async def open(
+        cls, number: int, module: str, settings: WorkerSettings, spawner: Spawner, witness: ObjectInfo | None
+    ) -> WorkerLink:
+        """Start a worker, and say what it needs to know.
+
+        Raises:
+            OSError: it cannot be started now.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs, os.fdopen(os.memfd_create(f"ringfeed-worker-{number}"), "rb", buffering=0) as memory:
+                vitals_fd, size = memory.fileno(), vital_bytes(len(settings.rings))
+                os.ftruncate(vitals_fd, size)
+                vitals = memoryview(mmap.mmap(vitals_fd, size)).cast("Q")
+                fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in settings.rings)]
+                process = await spawner.spawn(module, fds)
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            raise
+        link = cls(number, process, reader, writer, vitals)
+        link.send(
+            Hello(
+                root=settings.root,
+                emulator=settings.emulator,
+                concurrency=settings.concurrency[number],
+                most_concurrency=settings.most_concurrency[number],
+                vitals_fd=vitals_fd,
+                policy=settings.policy,
+                rings=settings.rings,
+                witness=witness,
+            )
+        )
+        return link
+
+    def send(self, message: ToWorker) -> None:
+        """Send a message; nothing happens where the worker has ended."""
+        self.writer.write(messages.frame(message))
+
+    def kill(self) -> None:
+        """End the process, if it has not ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
+    async def end(self) -> int:
+        """See to it that a process which has closed its side ends; return how it did."""
+        try:
+            async with asyncio.timeout(END_TIMEOUT_S):
+                return await self.process.wait()
+        except TimeoutError:
+            self.process.kill()
+            return await self.process.wait()
+
+    @property
+    def decoding(self) -> tuple[int, int] | None:
+        """The pair, as (ring, seq), that was being decoded when the process was last alive."""
+        word = self.vitals[SUSPECT_WORD]
+        return (word >> SUSPECT_RING_SHIFT, (word & (1 << SUSPECT_RING_SHIFT) - 1) - 1) if word else None
+
+    @property
+    def begun(self) -> bool:
+        """Whether its loop has turned."""
+        return bool(self.vitals[HEARTBEAT_WORD])
+
+    def look(self, now: float, timeout_s: float) -> None:
+        """Name it in the log when it is silent, and kill it when it hangs.
+
+        One that a signal or a debugger has stopped is killed after `SILENCE_S` already: its pairs can be given to
+        others only when it cannot write into their slots any more.
+
+        Args:
+            now: seconds, monotonic.
+            timeout_s: how long one that is not stopped may be silent, e.g. in a codec.
+        """
+        silent_s, begun = self._silent_s(now), self.begun
+        limit_s = timeout_s if begun else max(timeout_s, START_TIMEOUT_S)
+        if silent_s <= min(SILENCE_S, limit_s):
+            return
+        stopped = process_state(self.process.pid) in STOPPED
+        suspect = self.decoding
+        what = "has not turned its loop" if suspect is None else f"has been decoding pair {suspect[1]}"
+        if stopped or silent_s > limit_s:
+            why = "has been stopped by a signal or a debugger" if stopped else what
+            _LOG.warning("worker %d (pid %d) %s for %.0f s; it is killed", self.number, self.process.pid, why, silent_s)
+            self._heartbeat = None
+            self.kill()
+        elif begun and not self._named:
+            self._named = True
+            _LOG.warning(
+                "worker %d (pid %d) %s for %.0f s; the ring waits for its pairs. It is killed after %.0f s",
+                *(self.number, self.process.pid, what, silent_s, limit_s),
+            )
+
+    def _silent_s(self, now: float) -> float:
+        """Seconds since its loop was last seen to turn."""
+        beat = self.vitals[HEARTBEAT_WORD]
+        if self._heartbeat is None or self._heartbeat[0] != beat:
+            self._heartbeat = (beat, now)
+            self._named = False
+        return now - self._heartbeat[1]

@@ -1,0 +1,295 @@
+"""The pool: worker processes, which of them has which pair, and what happens when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from heapq import heapify, heapreplace
+from typing import Final
+
+from ringfeedd.catalog.catalog import Pair
+from ringfeedd.errors import CrashError, StartError
+from ringfeedd.fetch.health import StoreMonitor
+from ringfeedd.storage import ObjectInfo
+from ringfeedd.supervisor.sizing import SPARE_PAIRS
+from ringfeedd.system.children import describe
+from ringfeedd.system.limits import exhausted
+from ringfeedd.worker import protocol as messages
+from ringfeedd.worker.heartbeat import VITAL_WORDS
+from ringfeedd.worker.link import END_TIMEOUT_S, WorkerLink, WorkerSettings
+from ringfeedd.worker.process import FORKABLE, Spawner
+from ringfeedd.worker.protocol import Cancel, Decoded, Jobs, Limit, PairJob, Result, Stop
+
+_LOG: Final = logging.getLogger("ringfeedd.pool")
+
+LEAST_GIVEN: Final = SPARE_PAIRS // 2
+"""Pairs for one worker at a time, unless there are no more: it has the other spare ones to go on with."""
+
+KILLS_BEFORE_QUARANTINE: Final = 2
+RESTART_DELAY_S: Final = 1.0
+"""Between the deaths of a worker that has finished no pair and its next start: a broken install must not spin."""
+LONGEST_RESTART_DELAY_S: Final = 5.0
+"""The delay doubles up to here while a worker cannot be started."""
+START_PATIENCE_S: Final = 5.0
+"""So long a pool tries to start its first worker before it gives up."""
+STILLBORN_WORKERS: Final = 4
+"""So many workers end before they begin, and none begins, before a pool gives up."""
+
+WORKER_MODULE = FORKABLE
+"""What a worker process runs; the benchmark puts one that does nothing in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """Workers alive, workers that died since the start, pairs handed out."""
+
+    workers: int
+    deaths: int
+    pairs: int
+
+
+class Pool:
+    """Keeps ``size`` workers running and gives each pair to the one that has the fewest.
+
+    Attributes:
+        store: what the workers, together, make of the store.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        settings: WorkerSettings,
+        *,
+        on_results: Callable[[list[Result]], None],
+        on_lost: Callable[[int, int, bool], None],
+        most_pairs: int,
+        spawner: Spawner | None = None,
+        on_room: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare a pool; `start` starts it.
+
+        Args:
+            on_results: called with what workers have done.
+            on_lost: called with (ring, seq, quarantine) for each pair that a dead worker had; with ``quarantine`` the
+                pair has killed workers before and is not decoded again, also not when it is given in a later epoch.
+            most_pairs: pairs that one worker may have at a time.
+            spawner: starts the processes; by default each on its own.
+            on_room: called when a new worker can be given pairs.
+        """
+        self.size = size
+        self._spawner = spawner or Spawner()
+        self.deaths = 0
+        self.store = StoreMonitor()
+        self._witness: ObjectInfo | None = None
+        self._settings = settings
+        self._on_results = on_results
+        self._on_lost = on_lost
+        self._on_room = on_room
+        self._most_pairs = most_pairs
+        self._workers: dict[int, WorkerLink] = {}
+        self._limits: dict[int, int] = {}
+        self._waited_for: dict[int, int] = {}
+        self._kills: Counter[Pair] = Counter()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+        self._has_begun = False
+        self._stillborn = 0
+        self._refused: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Pool({len(self._workers)}/{self.size} workers, {self.statistics().pairs} pairs, {self.deaths} deaths)"
+
+    def statistics(self) -> PoolStatistics:
+        """The numbers that status, metrics and tests read."""
+        return PoolStatistics(len(self._workers), self.deaths, sum(len(w.pairs) for w in self._workers.values()))
+
+    def start(self) -> None:
+        """Start all workers."""
+        self._keepers = [asyncio.create_task(self._keep(number)) for number in range(self.size)]
+
+    def check(self) -> None:
+        """Look at whether workers can be started at all.
+
+        Raises:
+            StartError: not one of them could be, for `START_PATIENCE_S`.
+            CrashError: something ended the pool's own tasks, which nothing should.
+        """
+        self._has_begun |= any(worker.begun for worker in self._workers.values())
+        if self._refused is not None and not self._has_begun:
+            raise StartError(self._refused)
+        ended = (task for task in self._keepers if task.done() and not task.cancelled())
+        if error := next((error for task in ended if (error := task.exception())), None):
+            raise CrashError(f"the pool of workers failed: {type(error).__name__}: {error}") from error
+
+    def look(self, now: float, timeout_s: float) -> None:
+        """Look after the fork server and the workers; one that is killed is replaced as any that dies.
+
+        Args:
+            now: seconds, monotonic.
+            timeout_s: see `WorkerLink.look`.
+        """
+        self._spawner.look(now)
+        for worker in self._workers.values():
+            worker.look(now, timeout_s)
+
+    # Work.
+
+    @property
+    def room(self) -> int:
+        """Pairs that can be handed out now; none as long as that would be a frame for each pair that comes back."""
+        spare = [max(0, self._most_pairs - len(worker.pairs)) for worker in self._workers.values()]
+        return sum(spare) if max(spare, default=0) >= min(self._most_pairs, LEAST_GIVEN) else 0
+
+    def give(self, ring: int, jobs: Iterable[PairJob]) -> None:
+        """Hand out pairs, no more than there is room for; each to the worker that has the fewest."""
+        shares: dict[int, list[PairJob]] = {number: [] for number in self._workers}
+        loads = [(len(worker.pairs), number) for number, worker in self._workers.items()]
+        heapify(loads)
+        for job in jobs:
+            if self._kills and self._kills[job.pair] >= KILLS_BEFORE_QUARANTINE:
+                self._on_lost(ring, job.seq, True)
+                continue
+            load, number = loads[0]
+            heapreplace(loads, (load + 1, number))
+            shares[number].append(job)
+        for number, share in shares.items():
+            if share:
+                worker = self._workers[number]
+                worker.pairs.update(((ring, job.seq), job.pair) for job in share)
+                worker.send(Jobs(ring, share))
+
+    def set_limit(self, ring: int, limit: int) -> None:
+        """Let pairs of ``ring`` below ``limit`` be decoded."""
+        if self._limits.get(ring) != limit:
+            self._limits[ring] = limit
+            for worker in self._workers.values():
+                worker.send(Limit(ring, limit))
+
+    def set_waited_for(self, ring: int, seq: int) -> None:
+        """Let workers know which pair of ``ring`` has to come before any later one can be published."""
+        self._waited_for[ring] = seq
+        for worker in self._workers.values():
+            worker.vitals[VITAL_WORDS + ring] = seq
+
+    def cancel(self, ring: int, below: int) -> None:
+        """Drop the pairs of ``ring`` below ``below``; each is answered all the same."""
+        for worker in self._workers.values():
+            worker.send(Cancel(ring, below))
+
+    # Processes.
+
+    async def _keep(self, number: int) -> None:
+        while not self._stopping.is_set():
+            worker = await self._spawn_at_last(number)
+            if worker is None:
+                return
+            began = time.monotonic()
+            try:
+                await self._listen(worker)
+            finally:
+                del self._workers[number]
+                worker.writer.close()
+                self.store.forget(number)
+            code = await worker.end()
+            if self._stopping.is_set():
+                return
+            self.deaths += 1
+            self._note_end(worker, code)
+            _LOG.warning(
+                "worker %d (pid %d) died with %s after %.1f s; its %d pairs go to others",
+                *(number, worker.process.pid, describe(code), time.monotonic() - began, len(worker.pairs)),
+            )
+            decoding = worker.decoding
+            if decoding in worker.pairs:
+                self._kills[worker.pairs[decoding]] += 1
+            for (ring, seq), pair in worker.pairs.items():
+                self._on_lost(ring, seq, self._kills[pair] >= KILLS_BEFORE_QUARANTINE)
+            if not worker.finished:
+                await self._pause(RESTART_DELAY_S)
+
+    def _note_end(self, worker: WorkerLink, code: int) -> None:
+        self._has_begun |= worker.begun
+        self._stillborn = 0 if worker.begun else self._stillborn + 1
+        if self._stillborn >= STILLBORN_WORKERS:
+            self._refused = (
+                f"{self._stillborn} workers ended before they began, the last one with {describe(code)}; look at their "
+                f"own words above, and at `ulimit -u` and `ulimit -v`"
+            )
+
+    async def _spawn_at_last(self, number: int) -> WorkerLink | None:
+        """Start a worker, after as many tries as it takes, as what prevents it mostly passes; None at the end."""
+        began, delay_s, told = time.monotonic(), RESTART_DELAY_S / 2, False
+        while not self._stopping.is_set():
+            try:
+                worker = await self._spawn(number)
+            except OSError as error:
+                why = exhausted(error) or error.strerror or str(error)
+                if time.monotonic() - began >= START_PATIENCE_S and not self._workers:
+                    self._refused = f"no worker could be started: {why}"
+                if not told:
+                    _LOG.warning("worker %d could not be started, and is tried again: %s", number, why)
+                told = True
+                await self._pause(delay_s)
+                delay_s = min(2 * delay_s, LONGEST_RESTART_DELAY_S)
+            else:
+                if told:
+                    _LOG.info("worker %d was started after %.0f s", number, time.monotonic() - began)
+                return worker
+        return None
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    async def _spawn(self, number: int) -> WorkerLink:
+        """Start a worker. Raises: OSError: it cannot be started now."""
+        worker = await WorkerLink.open(number, WORKER_MODULE, self._settings, self._spawner, self._witness)
+        for ring, limit in self._limits.items():
+            worker.send(Limit(ring, limit))
+        for ring, seq in self._waited_for.items():
+            worker.vitals[VITAL_WORDS + ring] = seq
+        self._workers[number] = worker
+        self._on_room()
+        return worker
+
+    async def _listen(self, worker: WorkerLink) -> None:
+        while (message := await messages.read_results(worker.reader)) is not None:
+            pairs = worker.pairs
+            there: Pair | None = None
+            for result in message.results:
+                pair = pairs.pop((result.ring, result.seq), None)
+                if pair is None:
+                    continue
+                if self._kills:
+                    self._kills.pop(pair, None)
+                if type(result) is Decoded:
+                    there = pair
+            if there is not None:
+                self._witness = there.label  # the smaller of the two, mostly
+            worker.finished += len(message.results)
+            if message.store is not None:
+                now = time.monotonic()
+                self.store.report(worker.number, message.store, now)
+                if news := self.store.news(now):
+                    _LOG.warning("%s: %s", self._settings.root, news)
+            self._on_results(message.results)
+
+    async def stop(self) -> None:
+        """End all workers within some `END_TIMEOUT_S`."""
+        self._stopping.set()
+        for worker in list(self._workers.values()):
+            with contextlib.suppress(ConnectionError):
+                worker.send(Stop())
+        if self._keepers:
+            _, late = await asyncio.wait(self._keepers, timeout=END_TIMEOUT_S)
+            for worker in list(self._workers.values()):
+                worker.kill()
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*self._keepers, return_exceptions=True)

@@ -1,0 +1,371 @@
+"""The worker: a process that downloads pairs and decodes them straight into their slots, all in one thread.
+
+The pool has it forked by the fork server, or starts ``python -m ringfeedd.worker.worker FD``. It owns
+nothing that others wait for, and may die at any time.
+
+Downloads go on in the kernel and in libcurl while a pair is decoded, and their events are looked at between two
+decodes. So a core is never without work while there is any, nobody waits for the interpreter's lock, and a pair that
+kills the process is the one that was being decoded (see ``docs/adr/0006``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import mmap
+import os
+import socket
+import sys
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ringfeed.shm import segment
+from ringfeed.shm.layout import page_ceil
+from ringfeedd.decode.image import quiet_codecs
+from ringfeedd.decode.memory import limit_own_memory, worker_bytes
+from ringfeedd.decode.pair import decode_pair
+from ringfeedd.errors import BadPairError, encodable
+from ringfeedd.fetch.client import StoreClient
+from ringfeedd.fetch.download import PairDownload
+from ringfeedd.fetch.policy import Fetched
+from ringfeedd.fetch.starvation import StarvationTimer
+from ringfeedd.storage import Source, open_source
+from ringfeedd.system.prctl import ignore, name_process
+from ringfeedd.worker import protocol as messages
+from ringfeedd.worker.heartbeat import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, VITAL_WORDS, vital_bytes
+from ringfeedd.worker.launcher import ORDERS
+from ringfeedd.worker.protocol import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, RingSpec
+from ringfeedd.worker.turns import PairTurns
+
+NAME: Final = "ringfeed-worker"
+"""What ``ps`` and ``top`` call it, however it was started."""
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+
+HEARTBEAT_S: Final = 0.5
+
+HURRY_PAIRS: Final = 32
+"""The pair that a ring waits for, and those that it will wait for next."""
+
+HURRY_S: Final = 0.1
+"""Between two looks at the pairs that the rings wait for."""
+
+RESULTS_WAIT_S: Final = 0.01
+"""What ends within it goes to the supervisor in one frame: waking both sides for each pair costs more than that pair's
+words, and a ring does not miss 10 ms."""
+
+BUSY_RESULTS_WAIT_S: Final = 0.03
+"""The same while more pairs wait to be decoded: then nobody waits for these, or everybody does for many more."""
+
+DECODE_TURN_S: Final = 0.004
+"""Decodes go on for so long, and to the end of the one under way, before the loop looks at the network again."""
+
+
+def keep_freed_memory() -> None:
+    """Have malloc keep big buffers for the next pair: each return trip to the kernel costs a fault for every page."""
+    with contextlib.suppress(AttributeError, OSError):  # another libc: slower, not wrong
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+class SlotRows:
+    """One ring's rows, writable, and how far they may be written.
+
+    Attributes:
+        limit: pairs below it may be decoded.
+        beyond: those that lie there already and may not, by seq.
+    """
+
+    def __init__(self, spec: RingSpec) -> None:
+        self.spec = spec
+        self.limit = 0
+        self.beyond: dict[int, _Pair] = {}
+        decode = spec.decode
+        self._image = self._map(spec.image_offset, decode.image_row_shape, "uint8")
+        self._label = self._map(spec.label_offset, decode.label_row_shape, str(decode.label_dtype))
+
+    def _map(self, offset: int, row_shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+        shape = (self.spec.slots, *row_shape)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        view = segment.map_region(self.spec.data_fd, offset, page_ceil(size), writable=True, twice=False)
+        return np.ndarray(shape, dtype, buffer=view)
+
+    def rows(self, seq: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Image and label row of the slot of ``seq``."""
+        slot = seq % self.spec.slots
+        return self._image[slot], self._label[slot]
+
+    def raise_limit(self, limit: int) -> list[_Pair]:
+        """Let pairs below ``limit`` be decoded; gives back those that waited for it, in order."""
+        self.limit = limit
+        return [self.beyond.pop(seq) for seq in sorted(seq for seq in self.beyond if seq < limit)]
+
+
+class _Pair:
+    """One pair on its way through the worker.
+
+    Attributes:
+        download: under way; None while there is none.
+        fetched: its bytes; None before.
+        dropped: it was cancelled and answered: whoever comes upon it passes it by.
+    """
+
+    __slots__ = ("download", "dropped", "fetched", "pair", "ring", "seq")
+
+    def __init__(self, ring: int, job: PairJob) -> None:
+        self.ring, self.seq, self.pair = ring, job.seq, job.pair
+        self.download: PairDownload | None = None
+        self.fetched: Fetched | None = None
+        self.dropped = False
+
+
+class Worker:
+    """Carries out the supervisor's orders until it is told to stop or the supervisor is gone."""
+
+    def __init__(self, hello: Hello, source: Source, writer: asyncio.StreamWriter) -> None:
+        self._hello = hello
+        self._loop = asyncio.get_running_loop()
+        self._client = StoreClient(
+            source,
+            hello.policy,
+            first=hello.concurrency,
+            most=hello.most_concurrency,
+            witness=hello.witness,
+            feed=self._download_next,
+        )
+        self._reported = self._client.report()
+        self._writer = writer
+        self._rings = [SlotRows(spec) for spec in hello.rings]
+        self._vitals = memoryview(mmap.mmap(hello.vitals_fd, vital_bytes(len(hello.rings)))).cast("Q")
+        self._pairs: dict[tuple[int, int], _Pair] = {}
+        self._to_download: PairTurns[_Pair] = PairTurns()
+        self._starvation = StarvationTimer(self._loop.time())
+        self._came = 0
+        self._to_decode: PairTurns[_Pair] = PairTurns()
+        self._decoding = self._flushing = False
+        self._flush_by = 0.0
+        self._memory = worker_bytes([spec.decode for spec in hello.rings])
+        self._results: list[Result] = []
+
+    async def run(self, reader: asyncio.StreamReader) -> None:
+        """Work until told to stop."""
+        limit_own_memory(self._memory)  # all rings are mapped, and nothing is fetched yet
+        self._beat()
+        self._hurry()
+        while (order := await messages.read_order(reader)) is not None:
+            match order:
+                case Jobs(ring, jobs):
+                    pairs = [_Pair(ring, job) for job in jobs]
+                    self._pairs.update(((ring, pair.seq), pair) for pair in pairs)
+                    self._to_download.extend(pairs)
+                    self._client.pump()
+                case Limit(ring, limit):
+                    for pair in self._rings[ring].raise_limit(limit):
+                        self._decode_soon(pair)
+                case Cancel(ring, below):
+                    for pair in [one for one in self._pairs.values() if one.ring == ring and one.seq < below]:
+                        self._drop(pair)
+                    self._client.pump()
+                case _:
+                    return
+
+    def _beat(self) -> None:
+        self._vitals[HEARTBEAT_WORD] += 1
+        if self._client.report() != self._reported:
+            self._flush_soon()
+        self._look_at_window()
+        self._loop.call_later(HEARTBEAT_S, self._beat)
+
+    def _look_at_window(self) -> None:
+        now = self._loop.time()
+        passed_s, starved = self._starvation.look(now)
+        if passed_s:
+            self._client.window.look(now, pairs=self._came / passed_s, starved=starved)
+        self._came = 0
+        self._client.pump()
+
+    def _hurry(self) -> None:
+        """Send second requests for the pairs that the rings wait for, if they are late."""
+        for ring in range(len(self._rings)):
+            first = self._vitals[VITAL_WORDS + ring]
+            for seq in range(first, first + HURRY_PAIRS):
+                pair = self._pairs.get((ring, seq))
+                if pair is not None and pair.download is not None:
+                    self._client.hurry(pair.download, soon=seq > first)
+        self._loop.call_later(HURRY_S, self._hurry)
+
+    # Downloads.
+
+    def _download_next(self) -> bool:
+        """Begin one more, if there is one."""
+        while self._to_download:
+            pair = self._to_download.popleft()
+            if not pair.dropped:
+                pair.download = self._client.fetch(pair.pair, partial(self._downloaded, pair))
+                return True
+        return False
+
+    def _downloaded(self, pair: _Pair, came: Fetched | BadPairError) -> None:
+        pair.download = None
+        if isinstance(came, BadPairError):
+            del self._pairs[pair.ring, pair.seq]
+            self._results.append(self._failed(pair.ring, pair.seq, came))
+            self._flush_soon()
+            return
+        self._came += 1
+        pair.fetched = came
+        rows = self._rings[pair.ring]
+        if pair.seq < rows.limit:
+            self._decode_soon(pair)
+        else:
+            rows.beyond[pair.seq] = pair
+
+    def _drop(self, pair: _Pair) -> None:
+        """Answer for a pair that nobody wants any more; its slot is not written."""
+        pair.dropped = True
+        del self._pairs[pair.ring, pair.seq]
+        self._rings[pair.ring].beyond.pop(pair.seq, None)
+        if pair.download is not None:
+            pair.download.cancel()
+            pair.download = None
+        self._results.append(Dropped(pair.ring, pair.seq))
+        self._flush_soon()
+
+    def _failed(self, ring: int, seq: int, error: BaseException) -> Failed:
+        if isinstance(error, BadPairError):
+            return Failed(ring, seq, str(error), error.cause, error.attempts, error.retries)
+        if isinstance(error, MemoryError):
+            return Failed(ring, seq, self._no_memory, "memory", 1)
+        return Failed(ring, seq, encodable(f"{type(error).__name__}: {error}"), "internal", 1)
+
+    @property
+    def _no_memory(self) -> str:
+        return (
+            f"there was no memory for it: a worker may use {self._memory >> 20} MiB beside the rings, which is more "
+            f"than max_pixels needs; look at the object, and at how much memory the machine has left"
+        )
+
+    # Decoding.
+
+    def _decode_soon(self, pair: _Pair) -> None:
+        self._to_decode.append(pair)
+        if not self._decoding:
+            self._decoding = True
+            self._starvation.end(self._loop.time())
+            self._loop.call_soon(self._decode_some)
+
+    def _decode_some(self) -> None:
+        """What the network has brought meanwhile, and the supervisor, come in between."""
+        end = self._loop.time() + DECODE_TURN_S
+        try:
+            while self._to_decode:
+                self._decode(self._to_decode.popleft())
+                if self._loop.time() >= end:
+                    break
+        finally:
+            if self._to_decode:
+                self._loop.call_soon(self._decode_some)
+            else:
+                self._decoding = False
+                if self._waits_for_store():
+                    self._starvation.begin(self._loop.time())
+
+    def _waits_for_store(self) -> bool:
+        """Whether pairs are missing that there is room for, and no more may be asked for."""
+        if not self._to_download:
+            return False
+        following = self._to_download[0]
+        return following.seq < self._rings[following.ring].limit
+
+    def _decode(self, pair: _Pair) -> None:
+        if pair.dropped:
+            return
+        assert pair.fetched is not None
+        del self._pairs[pair.ring, pair.seq]
+        try:
+            result: Result = self._decode_into_slot(pair.ring, pair.seq, pair.fetched)
+        except Exception as error:  # noqa: BLE001  # a defect of ours must cost one pair, not the worker
+            result = self._failed(pair.ring, pair.seq, error)
+        self._results.append(result)
+        self._flush_soon()
+
+    def _decode_into_slot(self, ring: int, seq: int, fetched: Fetched) -> Decoded:
+        self._vitals[SUSPECT_WORD] = ring << SUSPECT_RING_SHIFT | seq + 1
+        rows = self._rings[ring]
+        image, label = rows.rows(seq)
+        try:
+            decoded = decode_pair(fetched.image, fetched.label, rows.spec.decode, image, label)
+        finally:
+            self._vitals[SUSPECT_WORD] = 0
+        return Decoded(
+            ring,
+            seq,
+            (decoded.image_height, decoded.image_width, decoded.label_height, decoded.label_width),
+            decoded.size_mismatch,
+            len(fetched.image) + len(fetched.label),
+            fetched.retries,
+            decoded.turn_unsure,
+        )
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._flush_by = self._loop.time() + BUSY_RESULTS_WAIT_S
+            self._loop.call_later(RESULTS_WAIT_S, self._flush)
+
+    def _flush(self) -> None:
+        if self._decoding and self._loop.time() < self._flush_by:
+            self._loop.call_later(RESULTS_WAIT_S, self._flush)
+            return
+        self._flushing = False
+        report = self._client.report()
+        if self._results or report != self._reported:
+            self._reported = report
+            self._writer.write(messages.frame_of_results(self._results, report))
+            self._results = []
+
+
+async def _main(connection: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    hello = await messages.read_order(reader)
+    if not isinstance(hello, Hello):
+        return  # the supervisor went before it had said anything
+    name_process(NAME)
+    source = await open_source(
+        hello.root,
+        emulator=hello.emulator,
+        concurrency=hello.most_concurrency,
+        read_timeout_s=hello.policy.read_timeout_s,
+        data_plane=hello.policy.data_plane,
+        user_project=hello.policy.user_project,
+    )
+    await Worker(hello, source, writer).run(reader)
+
+
+def main(fd: int) -> None:
+    """Run the worker on an inherited socket, and leave without waiting for anything."""
+    ignore(ORDERS)
+    keep_freed_memory()
+    quiet_codecs()
+    asyncio.run(_main_then_exit(socket.socket(fileno=fd)))
+
+
+async def _main_then_exit(connection: socket.socket) -> None:
+    code = 1
+    try:
+        await _main(connection)
+        code = 0
+    except BaseException as error:  # noqa: BLE001  # the last sentence of a dying process
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"ringfeed worker {os.getpid()}: {type(error).__name__}: {error}\n")
+    os._exit(code)  # a thread that reads from a disk which hangs must not keep the process
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
