@@ -1,7 +1,8 @@
 """The fork server: a process that has imported all that a worker needs, and forks one whenever the supervisor asks.
 
-``python -m ringfeedd.worker.forkserver FD`` is started by `ringfeedd.worker.launcher`, before the supervisor's
-own imports. It owns nothing, has one thread, never an event loop, and may die at any time: workers are then started in another way.
+``python -m ringfeedd.worker.forkserver FD`` is started by `ringfeedd.worker.launcher`, before the supervisor's own
+imports. It owns nothing, has one thread, never an event loop, and may die at any time: workers are then started in
+another way.
 
 A worker becomes the supervisor's own child: it is forked by a process in between that ends at once, and the kernel
 gives such an orphan to the nearest ancestor that asked for orphans (PR_SET_CHILD_SUBREAPER).

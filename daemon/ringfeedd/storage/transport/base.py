@@ -22,8 +22,9 @@ class Plane(Protocol):
     """Sends GET requests; one for each event loop.
 
     Implementations: `ringfeedd.storage.transport.aiohttp.AiohttpPlane`,
-    `ringfeedd.storage.transport.curl.CurlPlane`. None of them follows a redirect, keeps a cookie, unpacks a body or tries again what the server answered; each verifies TLS,
-    and cancelling a request ends its transfer. None waits for a free connection: the caller counts.
+    `ringfeedd.storage.transport.curl.CurlPlane`. None of them follows a redirect, keeps a cookie, unpacks a body or
+    tries again what the server answered; each verifies TLS, and cancelling a request ends its transfer. None waits
+    for a free connection: the caller counts.
     """
 
     def begin(self, url: str, authorization: str | None, max_bytes: int, what: str, on_end: OnEnd) -> Reading:
