@@ -1,6 +1,6 @@
 """The bytes of a ring: every offset, word and unit that the daemon and its consumers share.
 
-`shm_layout.md` is the contract in prose; ``tests/test_layout.py`` compares the two. All words are unsigned, 64 bits
+`shm_layout.md` is the contract in prose; ``tests/shm/test_layout.py`` compares the two. All words are unsigned, 64 bits
 wide, little-endian and aligned to 8 bytes. Every word has one writer, named in the class that holds its offset.
 """
 

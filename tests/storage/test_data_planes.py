@@ -1,0 +1,300 @@
+"""What both data planes promise beyond the faults of `test_sources_gcs.py`, against servers of a few lines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+import sys
+from email.utils import formatdate
+from time import time
+
+import pytest
+from data_planes import DATA_PLANES, NO_PYCURL, localhost_tls
+
+from ringfeedd.errors import StartError
+from ringfeedd.storage import SourceError, open_source
+from ringfeedd.storage.base import read
+from ringfeedd.storage.gcs import GcsSource
+from ringfeedd.storage.transport import proxy
+from ringfeedd.storage.transport.choice import open_plane
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndata"
+
+
+@pytest.fixture(params=DATA_PLANES)
+def plane(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Server:
+    """Answers every request with `answer`; None: never. Keeps what was asked, and counts connections."""
+
+    def __init__(self, answer: bytes | None = OK, tls: ssl.SSLContext | None = None) -> None:
+        self.answer, self.tls = answer, tls
+        self.connections = 0
+        self.heads: list[str] = []
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
+        host = "https://localhost" if self.tls else "http://127.0.0.1"
+        self.url = f"{host}:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+
+    async def _serve(self, reader, writer):
+        self.connections += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                self.heads.append(head.decode())
+                if self.answer is not None:
+                    writer.write(self.answer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+
+def run(story, plane, answer=OK, *, prefix="p/", **options):
+    """`story(server, source)` with a source on ``gs://b/p``."""
+
+    async def main():
+        async with Server(answer) as server:
+            options_of_it = {"concurrency": 4, "read_timeout_s": 5.0, "data_plane": plane} | options
+            source = GcsSource("b", prefix, api_root=server.url, bearer=None, **options_of_it)
+            try:
+                return await story(server, source)
+            finally:
+                await source.close()
+
+    return asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_connections_are_kept_for_the_next_requests(plane):
+    async def story(server, source):
+        for _ in range(15):
+            await asyncio.gather(*(read(source, "x", 7) for _ in range(4)))
+        assert len(server.heads) == 60
+        assert server.connections <= 4
+
+    run(story, plane)
+
+
+def test_a_request_names_the_generation_asks_for_the_stored_bytes_and_for_nothing_else(plane):
+    async def story(server, source):
+        await read(source, "a b/\N{LATIN SMALL LETTER U WITH DIAERESIS}", 7)
+        first, *headers = server.heads[0].rstrip().split("\r\n")
+        assert first == "GET /storage/v1/b/b/o/p%2Fa%20b%2F%C3%BC?alt=media&generation=7 HTTP/1.1"
+        names = {header.partition(":")[0].lower() for header in headers}
+        assert "Accept-Encoding: gzip" in headers
+        assert not names & {"cookie", "authorization", "range", "expect"}
+
+    run(story, plane)
+
+
+@pytest.mark.parametrize("name", [".", "..", "..."])
+def test_a_name_of_dots_is_a_name_and_no_folder(plane, name):
+    async def story(server, source):
+        await read(source, name, 0)
+        assert server.heads[0].startswith(f"GET /storage/v1/b/b/o/{name}?alt=media ")
+
+    run(story, plane, prefix="")
+
+
+def test_cookies_that_a_server_sets_are_not_sent_back(plane):
+    async def story(server, source):
+        for _ in range(2):
+            await read(source, "x", 0)
+        assert "cookie" not in "".join(server.heads).lower()
+
+    run(story, plane, OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b; Path=/\r\n\r\n"))
+
+
+def test_what_the_server_says_of_an_error_is_told_though_it_is_longer_than_the_object(plane):
+    body = json.dumps({"error": {"message": "no, " * 50 + "thanks"}}).encode()
+
+    async def story(_server, source):
+        with pytest.raises(SourceError, match="thanks") as caught:
+            await read(source, "x", 0, 3)
+        assert caught.value.cause == "forbidden"
+
+    run(story, plane, b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
+def test_a_retry_after_may_be_a_date(plane):
+    async def story(_server, source):
+        with pytest.raises(SourceError) as caught:
+            await read(source, "x", 0)
+        assert 40 < caught.value.retry_after_s <= 50
+
+    when = formatdate(time() + 50, usegmt=True).encode()
+    run(story, plane, b"HTTP/1.1 503 No\r\nRetry-After: %s\r\nContent-Length: 0\r\n\r\n" % when)
+
+
+@pytest.mark.parametrize("size", [1000, 300_000, 3_000_000])
+def test_a_body_of_the_announced_size_comes_whole_whatever_the_pieces(plane, size):
+    body = bytes(range(250)) * (size // 250)
+
+    async def story(_server, source):
+        assert await read(source, "x", 0, size) == body
+        assert await read(source, "x", 0) == body
+        cut = await read(source, "x", 0, 500)
+        assert 500 < len(cut) <= 500 + (1 << 17)
+        assert body.startswith(cut)
+        assert await read(source, "x", 0, size) == body
+
+    run(story, plane, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, body))
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"])
+def test_what_is_no_http_is_worth_another_attempt(plane, answer):
+    async def story(_server, source):
+        with pytest.raises(SourceError, match="gs://b/p/x cannot be read") as caught:
+            await read(source, "x", 0)
+        assert caught.value.retryable
+
+    run(story, plane, answer, read_timeout_s=1.0)
+
+
+def test_closing_a_source_fails_what_is_in_flight(plane):
+    async def story(server, source):
+        reads = [asyncio.create_task(read(source, "x", 0)) for _ in range(4)]
+        while len(server.heads) < 4:  # noqa: ASYNC110 - the server keeps counts, and no event for each
+            await asyncio.sleep(0)
+        await source.close()
+        for result in await asyncio.gather(*reads, return_exceptions=True):
+            assert isinstance(result, SourceError)
+
+    run(story, plane, None)
+
+
+def test_the_proxy_that_the_environment_names_is_used_unless_no_proxy_spares_the_host(plane, monkeypatch):
+    async def story(server, _):
+        monkeypatch.setenv("http_proxy", server.url)
+        for spared in (False, True):
+            monkeypatch.setenv("no_proxy", "nowhere.invalid" if spared else "other.invalid")
+            source = GcsSource(
+                "b", "p/", api_root="http://nowhere.invalid", bearer=None, concurrency=1, data_plane=plane
+            )
+            if spared:
+                with pytest.raises(SourceError) as caught:
+                    await read(source, "x", 0)
+                assert caught.value.cause == "connect"
+            else:
+                assert await read(source, "x", 0) == b"data"
+            await source.close()
+        assert [head.split()[1] for head in server.heads] == ["http://nowhere.invalid/storage/v1/b/b/o/p%2Fx?alt=media"]
+
+    run(story, plane)
+
+
+def test_the_proxy_is_looked_up_by_scheme_and_host(monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "localhost,.internal")
+    assert proxy.proxy_for("https://www.googleapis.com") == "http://proxy:3128"
+    assert proxy.proxy_for("http://www.googleapis.com") is None
+    assert proxy.proxy_for("https://gcs.internal:8443") is None
+
+
+SECURE_READ = """
+import asyncio, sys
+from ringfeedd.storage.base import read
+from ringfeedd.storage.gcs import GcsSource
+
+async def main(url, plane):
+    source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=1, data_plane=plane)
+    try:
+        print((await read(source, "x", 0)).decode())
+    finally:
+        await source.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_the_certificates_that_the_environment_names_are_trusted(plane, tmp_path):
+    tls = localhost_tls(tmp_path)
+
+    async def main():
+        async with Server(tls=tls) as server:
+            for host, expected in (("localhost", 0), ("127.0.0.1", 1)):  # the name is looked at, too
+                child = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-c", SECURE_READ, server.url.replace("localhost", host), plane),
+                    env=os.environ | {"SSL_CERT_FILE": str(tmp_path / "cert")},  # read once in a process
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                )
+                out, err = await child.communicate()
+                assert child.returncode == expected, err.decode()
+                assert out == (b"data\n" if expected == 0 else b"")
+            assert len(server.heads) == 1
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+@NO_PYCURL
+def test_a_tls_handshake_that_never_ends_is_no_connection(monkeypatch):
+    monkeypatch.setattr("ringfeedd.storage.transport.curl_transfer.CONNECT_TIMEOUT_S", 0.3)
+
+    async def story(server, _):
+        url = server.url.replace("http:", "https:")
+        source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=1, data_plane="curl")
+        with pytest.raises(SourceError) as caught:
+            await read(source, "x", 0)
+        assert (caught.value.cause, caught.value.retryable) == ("connect", True)
+        await source.close()
+
+    run(story, "curl", None)
+
+
+@NO_PYCURL
+def test_a_loop_that_was_held_up_for_longer_than_the_time_out_cuts_nobody(monkeypatch):
+    async def story(_server, source):
+        first = asyncio.create_task(read(source, "x", 0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        now = loop.time
+        monkeypatch.setattr(loop, "time", lambda: now() + 9)  # as after 9 s in which this process stood still
+        assert await first == b"data"
+
+    run(story, "curl")
+
+
+@pytest.fixture
+def _no_pycurl(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("ringfeedd.storage.transport.curl")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pycurl", None)
+
+
+@pytest.mark.usefixtures("_no_pycurl")
+def test_a_plane_whose_package_is_missing_is_one_sentence_with_the_way_to_it():
+    async def main():
+        with pytest.raises(StartError, match=r"pip install 'ringfeed\[fast\]'"):
+            await open_source("gs://b-1/p", emulator="http://127.0.0.1:1", concurrency=1, data_plane="curl")
+
+    asyncio.run(main())
+
+
+async def auto_plane():
+    plane = open_plane("auto", "http://127.0.0.1:1", concurrency=1, read_timeout_s=1.0)
+    await plane.close()
+    return type(plane).__name__
+
+
+@NO_PYCURL
+def test_libcurl_is_taken_where_it_is_installed():
+    assert asyncio.run(auto_plane()) == "CurlPlane"
+
+
+@pytest.mark.usefixtures("_no_pycurl")
+def test_aiohttp_is_taken_where_libcurl_is_not_installed():
+    assert asyncio.run(auto_plane()) == "AiohttpPlane"
