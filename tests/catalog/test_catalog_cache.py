@@ -12,11 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from growing import epoch_of, names, pictures
-from house import SHM, Daemon, wait_until, write_folder
+from house import Daemon, wait_until, write_folder
 
 import ringfeed
 from ringfeed.cli.status import ring_status
-from ringfeed.shm.descriptor import read_descriptor
 from ringfeedd.catalog.cache import KEPT, KEPT_S, CatalogCache, default_folder
 from ringfeedd.catalog.cache_use import IN_USE_S
 from ringfeedd.catalog.listing import build_catalog
@@ -309,28 +308,6 @@ def test_a_reader_that_is_busy_while_two_daemons_die_goes_on_though_the_second_h
         while (epoch := busy.epoch) <= begins:
             expected = names(folder) if epoch >= begins else old
             assert [sorted(ids) for ids in epoch_of(busy, quick)] == [expected, expected]
-
-
-def test_files_removed_between_a_refresh_and_its_epoch_need_no_cache_for_both_catalogs_to_be_served_on(tmp_path, ring):
-    folder = write_folder(tmp_path / "set", PAIRS)
-    old = names(folder)
-    with (
-        serve(folder, ring, "off") as daemon,
-        ringfeed.attach(f"{ring}-train", batch_size=4, group="g", drop_last=False) as reader,
-    ):
-        batches = iter(reader)
-        seen = list(next(batches).ids)
-        grow(folder, tmp_path)
-        begins = refreshed_from(ring)
-        assert begins > 0
-        generation = read_descriptor(f"{ring}-train").generation
-        (SHM / f"ringfeed.{ring}-train").unlink()
-        daemon.output.wait_for("ERROR ringfeedd: somebody removed")
-        seen += [pair_id for batch in batches for pair_id in batch.ids]
-        assert sorted(seen) == old
-        while (epoch := reader.epoch) <= begins:
-            assert sorted(epoch_of(reader)) == (names(folder) if epoch >= begins else old)
-        assert reader.descriptor.generation != generation
 
 
 def test_a_start_with_the_latest_listing_needs_no_new_one_and_makes_it_beside(tmp_path, ring):

@@ -19,9 +19,8 @@ from ringfeed.reader import attachment
 from ringfeed.shm import segment
 from ringfeed.shm.layout import Header, plan_geometry
 from ringfeedd.cli.clean import clean
-from ringfeedd.errors import StartError
+from ringfeedd.errors import EXIT_CRASH, StartError
 from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
-from ringfeedd.recovery.renewal import removed_files
 from ringfeedd.shm.lock import SingletonLock
 from ringfeedd.shm.memory import Access, RingMemory, reserved_bytes
 
@@ -63,9 +62,9 @@ SOME = [
 
 
 @pytest.mark.parametrize("pattern", ["*", *SOME])
-def test_files_removed_under_a_live_ring_are_made_anew_and_trainers_go_on_at_their_next_pair(folder, ring, pattern):
+def test_trainers_continue_after_files_of_a_live_ring_were_removed(folder, ring, pattern):
+    """The daemon ends with a sentence; the next one, as a service manager starts it, serves every next pair."""
     with serve(folder, ring) as daemon:
-        before = ring_status(f"{ring}-train").daemon_pid
         trainers = [trainer(BUSY, f"{ring}-train", group) for group in "AB"]
         outputs = [Output(process) for process in trainers]
         for output in outputs:
@@ -75,35 +74,34 @@ def test_files_removed_under_a_live_ring_are_made_anew_and_trainers_go_on_at_the
             process.stdin.flush()
         for output in outputs:
             output.wait_for("busy")
-        former = set(traces(ring))
         for path in SHM.glob(pattern):
             if ring in path.name:
                 path.unlink()
-        daemon.output.wait_for("ready")
-        assert not (former & set(traces(ring))) - {f"ringfeed.{ring}-train", f"ringfeed.{ring}-train.lock"}
+        daemon.output.wait_for("ringfeed: another process removed")
+        assert daemon.process.wait(10) == EXIT_CRASH
+        assert not set(traces(ring)) - {f"ringfeed.{ring}-train.lock"}
+    with serve(folder, ring):
         trainers[0].stdin.close()
         wait_until(lambda: [lane.group for lane in ring_status(f"{ring}-train").consumers] == ["A"])
         trainers[1].stdin.close()  # its long step ends when the other is back already, and waits for it
         for output, process in zip(outputs, trainers, strict=True):
             output.wait_for("exactly")
             assert process.wait(10) == 0
-        assert ring_status(f"{ring}-train").daemon_pid == before
-    assert "somebody removed" in "".join(daemon.output.lines)
     assert traces(ring) == []
 
 
 def test_each_file_of_a_ring_is_missed_when_it_is_removed_or_replaced():
     with served_ring(lanes=2) as served:
-        assert removed_files([served.memory], []) is None
+        assert served.memory.removed() == []
         for name in traces(served.name):
             path = SHM / name
             path.rename(f"{path}.away")
-            assert name in removed_files([served.memory], [])
+            assert served.memory.removed() == [name]
             if "sem." not in name:
                 path.write_bytes(b"another one")
-                assert name in removed_files([served.memory], [])
+                assert served.memory.removed() == [name]
             Path(f"{path}.away").rename(path)
-        assert removed_files([served.memory], []) is None
+        assert served.memory.removed() == []
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.EACCES])
@@ -114,7 +112,8 @@ def test_a_file_that_cannot_be_looked_at_counts_as_there(code, monkeypatch):
     with served_ring(lanes=2) as served:
         lock = SingletonLock(served.name, Access())
         monkeypatch.setattr(Path, "lstat", lstat)
-        assert removed_files([served.memory], [lock]) is None
+        assert served.memory.removed() == []
+        assert lock.held
         monkeypatch.undo()
         lock.release()
 
@@ -124,7 +123,6 @@ def test_a_lock_whose_file_was_removed_is_not_held_and_does_not_take_its_success
     assert first.held
     (SHM / f"ringfeed.{ring}.lock").unlink()
     assert not first.held
-    assert "ringfeed." in removed_files([], [first])
     second = SingletonLock(ring, Access())
     first.release()
     assert second.held
@@ -371,20 +369,6 @@ with Daemon(sys.argv[1], "--size", "24x32", "--slots", "32", "--workers", "1", r
 print("well")
 """
 
-FULL_AT_ITS_RENEWAL = """
-import os, sys, ringfeed
-from house import Daemon, SHM, wipe
-daemon = Daemon(sys.argv[1], "--size", "24x32", "--slots", "32", "--workers", "1", ring="r").start()
-daemon.output.wait_for("ready")
-wipe("r-train")
-with (SHM / "filler").open("wb") as file:
-    os.posix_fallocate(file.fileno(), 0, os.statvfs("/dev/shm").f_bavail * 4096)
-daemon.output.wait_for("ringfeed: the ring r-train")
-assert daemon.process.wait(10) == 3
-assert [path.name for path in SHM.iterdir()] == ["filler"]
-print("well")
-"""
-
 
 @pytest.mark.slow
 def test_a_shm_that_is_too_small_by_any_amount_is_one_sentence_before_anything_is_served(folder):
@@ -399,11 +383,6 @@ def test_a_shm_that_is_too_small_by_any_amount_is_one_sentence_before_anything_i
 
 def test_a_shm_that_fills_up_after_the_start_stops_neither_readers_nor_a_clean_stop(folder):
     assert with_its_own_shm("size=2m", FILLED_LATER, folder).endswith("well\n")
-
-
-@pytest.mark.slow
-def test_a_shm_that_is_full_when_removed_files_are_to_be_made_anew_is_one_sentence(folder):
-    assert with_its_own_shm("size=2m", FULL_AT_ITS_RENEWAL, folder).endswith("well\n")
 
 
 @pytest.mark.slow

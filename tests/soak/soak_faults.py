@@ -57,10 +57,13 @@ class Served:
         return self.daemon.stop()
 
     def rob(self) -> None:
-        """Remove every file of the ring from /dev/shm, and wait until the daemon has made it anew."""
+        """Remove every file of the ring from /dev/shm: the daemon ends with a sentence, and the next one is started."""
         for name in traces(self.ring):
             with contextlib.suppress(FileNotFoundError):
                 (SHM / name).unlink()
+        self.daemon.output.wait_for("ringfeed: another process removed", READY_S)
+        self.daemon.process.wait(READY_S)
+        self.start()
         self.wait_ready()
 
     def workers(self) -> list[int]:

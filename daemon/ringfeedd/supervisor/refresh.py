@@ -89,11 +89,6 @@ class Refresher:
         with self._cache_turn:
             work(*arguments)
 
-    def begin_again(self) -> None:
-        """This generation of the rings ends: a listing that is under way is for the next one to begin anew."""
-        if self._listing is not None and not self._listing.done():
-            self.wanted = True
-
     async def end(self) -> None:
         """Break a listing off, and wait until what is being kept of one is kept."""
         if self._listing is not None:

@@ -58,19 +58,18 @@ class Survey:
         self._config, self._nodes, self._store_wait, self._notifier = config, nodes, store_wait, notifier
         self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
 
-    async def find(self, formers: dict[str, list[Former]], known: list[Catalog], *, connections: int) -> Found:
+    async def find(self, formers: dict[str, list[Former]], *, connections: int) -> Found:
         """Find out what to serve, and settle how its pairs are decoded.
 
         Args:
             formers: of each split, the former daemons whose consumers may come.
-            known: catalogs that this process has served in an earlier generation.
             connections: of the source.
 
         Raises:
             StartError: there is nothing to serve, or the store did not answer for too long.
         """
         config = self._config
-        start = self._known_start({split: of_split for split, of_split in formers.items() if of_split}, known)
+        start = self._known_start({split: of_split for split, of_split in formers.items() if of_split})
         listed = start is None
         source = await self._store_wait.has(
             lambda: open_source(
@@ -95,19 +94,16 @@ class Survey:
             await source.close()
         return Found(start, self._spec(*size), listed)
 
-    def _known_start(self, formers: dict[str, list[Former]], known: list[Catalog]) -> Start | None:
-        """A start without a listing: with what living trainers were promised, or as configured; None where none is.
-
-        What this process has served comes before what is cached.
-        """
+    def _known_start(self, formers: dict[str, list[Former]]) -> Start | None:
+        """Return a start without a listing: the catalogs of living trainers, or as configured; None where none is."""
         config, start = self._config, None
         if formers:
-            start = find_promised(formers, chain(known, config.cache()), config, self._nodes)
-        if start is None and (known or (config.catalog == "cached" and not formers)):
+            start = find_promised(formers, config.cache(), config, self._nodes)
+        elif config.catalog == "cached":
             with contextlib.suppress(StartError, StopIteration):
-                latest = next(chain(known, config.cache()))
+                latest = next(iter(config.cache()))
                 start = Start(latest, make_editions(latest, config, self._nodes))
-        if start is not None and not known:
+        if start is not None:
             self._say(f"begins with the {len(start.catalog):,} pairs of an earlier listing of {config.root}")
         return start
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ringfeed.reader.attachment import Control
 from ringfeed.shm.descriptor import Descriptor
-from ringfeedd.catalog.catalog import TEST, Catalog
+from ringfeed.shm.layout import SHM_DIR
+from ringfeedd.catalog.catalog import TEST
 from ringfeedd.catalog.listing import Progress
 from ringfeedd.config import Config
 from ringfeedd.decode.spec import DecodeSpec
@@ -23,7 +23,6 @@ from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
 from ringfeedd.recovery.fdstore import take_over
 from ringfeedd.recovery.other_versions import forget_other_versions, keep_other_versions
 from ringfeedd.recovery.predecessor import Former, read_formers
-from ringfeedd.recovery.renewal import LOOK_INTERVAL_S, removed_files, still_attached
 from ringfeedd.ring.failures import Failures
 from ringfeedd.ring.fairness import divide
 from ringfeedd.ring.groups import Groups
@@ -57,6 +56,9 @@ NOBODY_LEFT: Final = "no longer needed"
 
 SHARE_WAIT_S: Final = 10.0
 """A daemon is ready so long after its first ring is, though another ring has no slots: trainers are fed."""
+
+LOOK_INTERVAL_S: Final = 1.0
+"""How often the daemon checks that its files are still in /dev/shm."""
 
 TICK_S: Final = 0.25
 """The loop turns at least this often, for liveness and expiry; doorbells and results turn it at once."""
@@ -100,8 +102,6 @@ class Supervisor:
         self._totals = ""
         self._undo = contextlib.AsyncExitStack()
         self._formers: dict[str, list[Former]] = {}
-        self._still_attached: list[Control] = []
-        self._known: list[Catalog] = []
         self._locks: list[SingletonLock] = []
         self._clock = TurnClock()
         self._first_ready = math.inf
@@ -121,21 +121,17 @@ class Supervisor:
             DaemonError: it could not start.
         """
         with obey(stop=self.stop, refresh=self._list_again):
-            while True:
-                try:
-                    async with self._undo:
-                        code = await self._serve()
-                except (MemoryError, RuntimeError, OSError) as error:
-                    if (limit := exhausted(error)) is None:
-                        raise
-                    kind = CrashError if self._announced else StartError
-                    raise kind(
-                        f"the daemon {'cannot go on' if self._announced else 'cannot start'}: {limit}"
-                    ) from error
-                if code is not None:
-                    why = self._why_stopped if code == EXIT_CLEAN else "every ring failed"
-                    _LOG.info("stopped: %s, after %.0f s%s", why, time.monotonic() - self._began, self._totals)
-                    return code
+            try:
+                async with self._undo:
+                    code = await self._serve()
+            except (MemoryError, RuntimeError, OSError) as error:
+                if (limit := exhausted(error)) is None:
+                    raise
+                kind = CrashError if self._announced else StartError
+                raise kind(f"the daemon {'cannot go on' if self._announced else 'cannot start'}: {limit}") from error
+            why = self._why_stopped if code == EXIT_CLEAN else "every ring failed"
+            _LOG.info("stopped: %s, after %.0f s%s", why, time.monotonic() - self._began, self._totals)
+            return code
 
     def starter_gone(self) -> None:
         """End once nobody needs the rings any more; at once where there are none yet. On the event loop."""
@@ -155,8 +151,8 @@ class Supervisor:
         self._refresher.wanted = True
         self._wake.set()
 
-    async def _serve(self) -> int | None:
-        """One generation of the rings, from their making to their end; None: another one is to follow."""
+    async def _serve(self) -> int:
+        """Start up, serve, shut down; return the exit code."""
         starting = asyncio.create_task(self._startup())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -167,11 +163,8 @@ class Supervisor:
         stopping.cancel()
         pool = starting.result()
         code = await self._main_loop(pool)
-        if code is not None:
-            self._notifier.stopping()
-            self._totals = "; ".join(
-                ["", *(service.totals() for service in self.services), f"{pool.deaths} worker deaths"]
-            )
+        self._notifier.stopping()
+        self._totals = "; ".join(["", *(service.totals() for service in self.services), f"{pool.deaths} worker deaths"])
         return code
 
     # Startup.
@@ -182,7 +175,7 @@ class Supervisor:
             config.store_wait,
             say=self._say,
             tell=self._notifier.extend_timeout,
-            has_answered=lambda: config.store_wait_s is not None or bool(self._known or config.cache()),
+            has_answered=lambda: config.store_wait_s is not None or bool(config.cache()),
         )
         names = config.ring_names
         if not config.test_ratio:
@@ -197,9 +190,7 @@ class Supervisor:
             page=self._page_connections,
         )
         access = config.access()
-        self.services.clear()
-        self._locks.clear()
-        handed_over = [*self._still_attached, *take_over(self._notifier)]
+        handed_over = take_over(self._notifier)
         for name in names.values():
             lock = SingletonLock(name, access)
             self._undo.callback(lock.release)
@@ -224,11 +215,11 @@ class Supervisor:
             on_listed=self._on_listed,
         )
         formers_of = {split: self._formers[name] for split, name in names.items()}
-        found = await survey.find(formers_of, self._known, connections=min(config.downloads, self._connections))
+        found = await survey.find(formers_of, connections=min(config.downloads, self._connections))
         start, spec = found.start, found.spec
         if found.listed:
             self._refresher.save(start.catalog)
-        elif not self._known:
+        else:
             self._refresher.wanted = self._nodes.num_nodes == 1
         editions = start.editions
         if config.test_ratio and TEST not in editions:
@@ -350,7 +341,7 @@ class Supervisor:
 
     # Main loop.
 
-    async def _main_loop(self, pool: Pool) -> int | None:
+    async def _main_loop(self, pool: Pool) -> int:
         announced = False
         self._first_ready = math.inf
         reported = watched = -math.inf
@@ -377,8 +368,7 @@ class Supervisor:
                         store=store,
                         fork_server_deaths=self._spawner.server_deaths,
                     )
-            if self._files_were_removed(now):
-                return None
+            self._check_files(now)
             if not announced and self._is_ready(now):
                 announced = True
                 self._announce()
@@ -413,19 +403,22 @@ class Supervisor:
         finally:
             tick.cancel()
 
-    def _files_were_removed(self, now: float) -> bool:
-        """Whether the rings need a new generation; then it knows what to serve and whom to expect."""
+    def _check_files(self, now: float) -> None:
+        """Raise CrashError if files of this daemon were removed: no trainer could attach any more.
+
+        The service manager starts the next daemon, and attached trainers continue there.
+        """
         if now - self._looked < LOOK_INTERVAL_S:
-            return False
+            return
         self._looked = now
-        removed = removed_files([service.memory for service in self.services], self._locks)
-        if removed is None:
-            return False
-        _LOG.error("%s", removed)
-        self._still_attached = [control for service in self.services for control in still_attached(service)]
-        self._known = list(dict.fromkeys(catalog for service in self.services for catalog in service.catalogs))
-        self._refresher.begin_again()
-        return True
+        gone = [name for service in self.services for name in service.memory.removed()]
+        gone += [lock.name for lock in self._locks if not lock.held]
+        if gone:
+            which = gone[0] if len(gone) == 1 else f"{gone[0]} and {len(gone) - 1} more"
+            raise CrashError(
+                f"another process removed {which} of this daemon's files from {SHM_DIR}; start the daemon again "
+                f"(systemd does), and attached trainers continue at their next pair"
+            )
 
     def _all_failed(self, *, ready: bool) -> int | None:
         reasons = [f"ring {service.name}: {service.failed}" for service in self.services if service.failed]
