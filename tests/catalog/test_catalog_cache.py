@@ -21,8 +21,7 @@ from ringfeedd.catalog.cache_use import IN_USE_S
 from ringfeedd.catalog.listing import build_catalog
 from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.config import Config
-from ringfeedd.recovery.catalogs import find_promised
-from ringfeedd.ring.revisions import make_editions
+from ringfeedd.recovery.catalogs import find_promised, make_editions
 from ringfeedd.storage.local import LocalSource
 
 PAIRS, MORE = 20, 12

@@ -1,4 +1,4 @@
-"""What was promised: the cached listings by which the places of living trainers still mean what they meant."""
+"""The catalogs that a daemon begins with: a new listing, or those that living trainers read from."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ringfeedd.catalog.catalog import Catalog
+from ringfeedd.catalog.catalog import TEST, Catalog
 from ringfeedd.config import Config
 from ringfeedd.errors import StartError
-from ringfeedd.nodes import Nodes
+from ringfeedd.nodes import Nodes, NodeShare
+from ringfeedd.order import make_order
 from ringfeedd.recovery.predecessor import Former
-from ringfeedd.ring.revisions import Edition, make_editions
+from ringfeedd.ring.revisions import Edition
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,31 @@ class Start:
     catalog: Catalog
     editions: dict[str, Edition]
     later: dict[str, tuple[int, Edition]] = field(default_factory=dict)
+
+
+def make_editions(catalog: Catalog, config: Config, nodes: Nodes) -> dict[str, Edition]:
+    """The editions of one listing by the name of their split; without a test split that would have no pairs.
+
+    Raises:
+        StartError: there are too few pairs.
+    """
+    editions = {}
+    for name, split in catalog.split(config.test_ratio).items():
+        if not len(split) and name == TEST:
+            continue  # a handful of pairs may well give it none
+        if not len(split):
+            raise StartError(
+                f"the {name} split of the {len(catalog)} pairs under {config.root} is empty with test_ratio = "
+                f"{config.test_ratio:g}; lower it, or add pairs"
+            )
+        if len(split) < nodes.num_nodes:
+            raise StartError(
+                f"the {name} split of {config.root} has {len(split)} pairs, fewer than num_nodes = "
+                f"{nodes.num_nodes}: each machine must get one; serve it on fewer machines, or add pairs"
+            )
+        order = NodeShare(make_order(config.order, length=len(split), seed=config.seed), nodes)
+        editions[name] = Edition(order, catalog, split)
+    return editions
 
 
 def find_promised(

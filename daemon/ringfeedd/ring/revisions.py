@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ringfeed.shm.descriptor import ServedCatalog
-from ringfeedd.catalog.catalog import TEST, Catalog, Pair, Split
-from ringfeedd.config import Config
-from ringfeedd.errors import StartError
-from ringfeedd.nodes import Nodes, NodeShare
-from ringfeedd.order import Order, make_order
+from ringfeedd.catalog.catalog import Catalog, Pair, Split
+from ringfeedd.order import Order
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.ring import Job, Ring
 
@@ -47,31 +44,6 @@ class Edition:
     def served(self, since_epoch: int) -> ServedCatalog:
         """What consumers are told of it."""
         return ServedCatalog(since_epoch, self.order.length, self.split.fingerprint)
-
-
-def make_editions(catalog: Catalog, config: Config, nodes: Nodes) -> dict[str, Edition]:
-    """The editions of one listing by the name of their split; without a test split that would have no pairs.
-
-    Raises:
-        StartError: there are too few pairs.
-    """
-    editions = {}
-    for name, split in catalog.split(config.test_ratio).items():
-        if not len(split) and name == TEST:
-            continue  # a handful of pairs may well give it none
-        if not len(split):
-            raise StartError(
-                f"the {name} split of the {len(catalog)} pairs under {config.root} is empty with test_ratio = "
-                f"{config.test_ratio:g}; lower it, or add pairs"
-            )
-        if len(split) < nodes.num_nodes:
-            raise StartError(
-                f"the {name} split of {config.root} has {len(split)} pairs, fewer than num_nodes = "
-                f"{nodes.num_nodes}: each machine must get one; serve it on fewer machines, or add pairs"
-            )
-        order = NodeShare(make_order(config.order, length=len(split), seed=config.seed), nodes)
-        editions[name] = Edition(order, catalog, split)
-    return editions
 
 
 class Editions:

@@ -12,7 +12,7 @@ from ringfeedd.catalog.catalog import Catalog
 from ringfeedd.config import Config
 from ringfeedd.errors import DaemonError
 from ringfeedd.nodes import Nodes
-from ringfeedd.ring.revisions import make_editions
+from ringfeedd.recovery.catalogs import make_editions
 from ringfeedd.supervisor.listing import list_root
 from ringfeedd.supervisor.service import RingService
 from ringfeedd.system.limits import exhausted

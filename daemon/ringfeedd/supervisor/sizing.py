@@ -12,6 +12,7 @@ from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.errors import StartError
 from ringfeedd.shm.memory import free_bytes, not_enough_memory, reserved_bytes
 from ringfeedd.system.control_group import GroupMemory, memory_of_group
+from ringfeedd.worker.pool import SPARE_PAIRS
 
 MOST_AUTO_SLOTS: Final = 512
 LEAST_AUTO_SLOTS: Final = 16
@@ -24,9 +25,6 @@ WINDOW_BYTES: Final = 64 << 20
 SUPERVISOR_BYTES: Final = 128 << 20
 WORKER_BYTES: Final = 96 << 20
 """Estimates of what a daemon's processes need, without the rings and the pictures that they decode."""
-
-SPARE_PAIRS: Final = 16
-"""In each worker, so that it has something to do while more of them are on their way."""
 
 
 @dataclass(frozen=True, slots=True)

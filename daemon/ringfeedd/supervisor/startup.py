@@ -15,9 +15,8 @@ from ringfeedd.config import Config
 from ringfeedd.decode.spec import DecodeSpec, Fit
 from ringfeedd.errors import StartError
 from ringfeedd.nodes import Nodes
-from ringfeedd.recovery.catalogs import Start, find_promised
+from ringfeedd.recovery.catalogs import Start, find_promised, make_editions
 from ringfeedd.recovery.predecessor import Former
-from ringfeedd.ring.revisions import make_editions
 from ringfeedd.storage import LISTING_WAIT_S, Source, open_source
 from ringfeedd.supervisor.sizing import Room, has_room
 from ringfeedd.supervisor.store_wait import SILENCE_S, StoreWait

@@ -16,7 +16,6 @@ from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import CrashError, StartError
 from ringfeedd.fetch.health import StoreMonitor
 from ringfeedd.storage import ObjectInfo
-from ringfeedd.supervisor.sizing import SPARE_PAIRS
 from ringfeedd.system.children import describe
 from ringfeedd.system.limits import exhausted
 from ringfeedd.worker import protocol as messages
@@ -26,6 +25,9 @@ from ringfeedd.worker.process import FORKABLE, Spawner
 from ringfeedd.worker.protocol import Cancel, Decoded, Jobs, Limit, PairJob, Result, Stop
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
+
+SPARE_PAIRS: Final = 16
+"""In each worker, so that it has something to do while more of them are on their way."""
 
 LEAST_GIVEN: Final = SPARE_PAIRS // 2
 """Pairs for one worker at a time, unless there are no more: it has the other spare ones to go on with."""
