@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
 import gc
+import itertools
 import os
+import sys
 import threading
+from collections.abc import Iterator
+from types import CodeType, FrameType
 
 import numpy as np
 import pytest
@@ -161,6 +167,91 @@ def test_a_fork_that_drops_its_copies_of_the_arrays_tells_nothing():
     assert os.read(reading, 100) == b"told 4\n"
     os.close(reading)
     os.close(writing)
+
+
+@contextlib.contextmanager
+def interrupt(code: CodeType, at: int) -> Iterator[list[int]]:
+    """Raise in a function as Ctrl-C may, the ``at``-th time; yields what is left of that number.
+
+    Python looks for signals after a call, where a loop begins again, and before a function's first line.
+    """
+    left, before, former = [at], [""], sys.gettrace()
+
+    def trace(frame: FrameType, event: str, _: object) -> object:
+        if frame.f_code is not code:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            looks = before[0] in ("RESUME", "CALL", "JUMP_BACKWARD")
+            before[0] = dis.opname[code.co_code[frame.f_lasti]]
+            left[0] -= looks
+            if looks and not left[0]:
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield left
+    finally:
+        sys.settrace(former)
+
+
+def test_interrupt_of_an_end_stops_no_later_one():
+    for at in itertools.count(1):
+        told = Told()
+        first, second = told.take(), told.take()
+        with interrupt(Leases.settle.__code__, at) as left:
+            first.release()
+        second.release()
+        assert told.seqs[-1] == told.leases.oldest == 2 * PAIRS, f"interrupted at {at}"
+        if left[0] > 0:
+            break
+    assert at > 5
+
+
+def test_interrupted_end_is_told_at_the_next_occasion():
+    for at in itertools.count(1):
+        told = Told()
+        lease = told.take()
+        with interrupt(Leases.settle.__code__, at) as left:
+            lease.release()
+        told.leases.settle()
+        assert told.seqs[-1] == PAIRS, f"interrupted at {at}"
+        if left[0] > 0:
+            break
+
+
+def test_close_waits_for_a_thread_that_is_telling():
+    telling, go_on, seqs = threading.Event(), threading.Event(), []
+
+    def tell(seq: int) -> None:
+        telling.set()
+        assert go_on.wait(10)
+        seqs.append(seq)
+
+    leases = Leases(tell, seq=0)
+    lease = leases.take(0, 4)
+    thread = threading.Thread(target=lease.release)
+    thread.start()
+    assert telling.wait(10)
+    assert not leases.close(blocking=False)
+    closing = threading.Thread(target=leases.close)
+    closing.start()
+    assert seqs == []
+    go_on.set()
+    closing.join(10)
+    assert seqs == [4]
+    thread.join(10)
+    leases.take(4, 8).release()
+    assert seqs == [4]
+
+
+def test_close_within_telling_does_not_wait_for_itself():
+    leases = Leases(lambda _: closed.append(leases.close()), seq=0)
+    closed: list[bool] = []
+    leases.take(0, 4).release()
+    assert closed == [True]
 
 
 def test_repr_tells_how_many_are_held_from_where(told):

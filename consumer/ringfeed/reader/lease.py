@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -77,6 +78,13 @@ class Lease:
 _HELD: Final[set[Lease]] = set()
 """The leases of living arrays: nothing else need keep them, not even a reader."""
 
+_TURN_S: Final = 0.0005
+"""Between two looks at whether a thread has finished telling."""
+
+
+def _tell_nothing(_seq: int) -> None:
+    """Stand in for what is told of a closed reader's leases."""
+
 
 class Leases:
     """All leases of one reader, in the order in which they were taken.
@@ -102,7 +110,8 @@ class Leases:
         self._next_seq = seq
         self._kept: int | None = None
         self.oldest = seq
-        self._lock = threading.Lock()
+        self._turn = [None]  # to tell: empty while a thread has it
+        self._teller: int | None = None
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -135,34 +144,45 @@ class Leases:
         self.settle()
 
     def close(self, *, blocking: bool = True) -> bool:
-        """Tell nothing any more; whoever is telling at this moment finishes first.
+        """Tell nothing any more; a thread that is telling at this moment finishes first.
 
         Args:
-            blocking: wait for that. Else return False where somebody is telling, and go on telling.
+            blocking: wait for that. Else return False while a thread is telling, and continue to tell.
         """
-        if not self._lock.acquire(blocking=blocking):
-            return False
-        self._released = lambda _seq: None
-        self._lock.release()
+        released, self._released = self._released, _tell_nothing
+        while not self._turn and self._teller != threading.get_ident():  # else this is a handler in the midst of it
+            if not blocking:
+                self._released = released
+                return False
+            time.sleep(_TURN_S)
         return True
 
     def settle(self) -> None:
-        """Tell how far everything is released."""
+        """Tell how far everything is released.
+
+        A signal's handler may raise wherever Python calls or loops. Therefore the turn is taken by a statement after
+        which no signal is handled before the `try` that returns it: a turn that was lost would end all telling.
+        """
         if os.getpid() != self._pid:
             return  # a forked child's copies of the arrays are not the parent's lease
-        while self._lock.acquire(blocking=False):
+        while True:
             try:
+                del self._turn[0]
+            except IndexError:
+                return  # the thread that has it looks again afterwards
+            try:
+                self._teller = threading.get_ident()
                 while self._open and self._open[0].ended:
                     self._open.popleft()
                 seq, kept = self._open[0].seq if self._open else self._next_seq, self._kept
                 if kept is not None and kept < seq:
                     seq = kept
                 if seq != self.oldest:
-                    self.oldest = seq
                     self._released(seq)
+                    self.oldest = seq  # only now: what was interrupted is told again
             finally:
-                self._lock.release()
-            if not self._unsettled():  # nor has been since, by who did not get the lock
+                self._turn.append(None)
+            if not self._unsettled():  # nor has been since, by a thread that did not get the turn
                 return
 
     def _unsettled(self) -> bool:

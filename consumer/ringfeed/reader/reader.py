@@ -312,6 +312,7 @@ class Reader:
         if control.published >= block.end:
             bell.take()  # one token a batch: on arm64 only a successful wait orders the reads that follow it
             return None
+        self._leases.settle()  # an interrupt may have come between the end of a lease and telling it
         wait = Wait(began := time.monotonic_ns())
         self._page[Lane.WAITING_SINCE_NS] = began
         try:
