@@ -1,11 +1,15 @@
-"""What holds for all tests: names of rings, nothing kept in the user's cache, and Ctrl-C as at a terminal."""
+"""What holds for all tests: names of rings, nothing left in /dev/shm or the user's cache, and Ctrl-C as at a terminal."""
 
 import os
 import signal
+import time
 import uuid
 
 import pytest
-from house import wipe
+from house import SHM, wipe
+
+LEAVE_S = 10.0
+"""For daemons that end by themselves once no process needs them."""
 
 # A shell has its background jobs ignore Ctrl-C, and so would every trainer that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -24,3 +28,21 @@ def ring():
 def _own_cache(tmp_path_factory):
     """Daemons that are started with their defaults keep their listings with the tests' other files."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _leaves_nothing_in_shared_memory(request):
+    """Fail the last test of a file that leaves a ring's names behind, apart from other processes' of the test run."""
+    before = rings_files(request)
+    yield
+    deadline = time.monotonic() + LEAVE_S
+    while (left := sorted(rings_files(request) - before)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left, f"{request.node.name} leaves {', '.join(left)} in {SHM}"
+
+
+def rings_files(request):
+    """The names in /dev/shm that belong to rings of this process's tests, as far as that can be told."""
+    names = {path.name for path in SHM.iterdir() if "ringfeed." in path.name}
+    alone = not hasattr(request.config, "workerinput")
+    return names if alone else {name for name in names if f".test-{os.getpid()}-" in name}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from house import wipe
 
 from ringfeed.shm.descriptor import Descriptor, ServedCatalog
 from ringfeed.shm.identity import SETTINGS, Identity
@@ -233,6 +234,7 @@ def served_ring(
         service.end()
         os.close(memory._lock_fd)
         os.close(memory.data_fd)
+        wipe(descriptor.ring)  # a ring that has failed leaves its list of failed pairs
 
 
 @contextlib.contextmanager
