@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import weakref
 from typing import Any
 
@@ -28,9 +29,9 @@ class FieldRows:
         """
         self._fd = fd
         self._slots = geometry.slots
-        self._mirrored = geometry.mirrored
         self._row_shape, self._row_bytes, self._dtype = field.row_shape, field.row_bytes, np.dtype(field.dtype)
         self._offset, length = field.offset, geometry.slots * field.row_bytes
+        self._mirrored = geometry.mirrored and pages.can_repeat(self._offset, length)
         self._length = length if self._mirrored else page_ceil(length)
         self._mappings: list[_Mapping] = []
         self.renew()
@@ -55,7 +56,7 @@ class FieldRows:
         """The rows of ``count`` slots from ``first`` on, as one C-contiguous array ``(count, *row_shape)``.
 
         Read-only, and over the mapping itself unless ``copy``; copied as well where they wrap round the end of a ring
-        that is not mirrored.
+        that is not mirrored, or not by whole pages of this machine.
         """
         # Not a slice of one array over all rows: views of a slice keep that array alive, and not the slice.
         if self._mirrored or first + count <= self._slots:
@@ -128,7 +129,8 @@ class _Mapping:
 
     def blank_the_rest(self) -> None:
         alive = self._pages()  # not unmapped meanwhile
-        begin, end = self.address, self.address + self.size
+        begin = self.address - self.address % mmap.PAGESIZE  # a file is mapped by whole pages
+        end = self.address + self.size
         for address, nbytes in [*sorted(self.kept), (end, 0)]:
             if begin < address:
                 pages.blank(begin, address - begin)

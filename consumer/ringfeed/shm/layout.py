@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+import mmap
 from dataclasses import dataclass
 from typing import Final
 
@@ -289,13 +290,14 @@ def plan_geometry(
 ) -> Geometry:
     """Lay out a ring of at least ``slots`` slots.
 
-    The slots are rounded up so that each field's region is a whole number of pages, which lets a consumer map the
-    region twice, back to back; where that would cost too much memory the ring is left unmirrored, and a batch that
-    wraps round its end is copied.
+    The slots are rounded up so that each field's region is a whole number of this machine's pages, which lets a
+    consumer map the region twice, back to back; where that would cost too much memory the ring is left unmirrored, and
+    a batch that wraps round its end is copied.
     """
     image = Field("image", 0, image_row, "uint8")
     label = Field("label", 0, label_row, label_dtype)
-    multiple = math.lcm(*(PAGE_BYTES // math.gcd(PAGE_BYTES, field.row_bytes) for field in (image, label)))
+    page = max(PAGE_BYTES, mmap.PAGESIZE)
+    multiple = math.lcm(*(page // math.gcd(page, field.row_bytes) for field in (image, label)))
     rounded = -(-slots // multiple) * multiple
     mirrored = rounded <= slots * MAX_MIRROR_GROWTH
     if mirrored:

@@ -40,6 +40,9 @@ _FAILED: Final = ctypes.c_void_p(-1).value
 _NOTHING: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
 _READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
 
+OFFSET_UNIT: Final = mmap.ALLOCATIONGRANULARITY
+"""Bytes; a file is mapped from a multiple of it: 4, 16 or 64 KiB, the size of the machine's pages."""
+
 _PAGE_MAP: Final = "/proc/self/pagemap"
 _PRESENT_OR_SWAPPED: Final = 0xC0
 """Bits 63 and 62 of a page's word, in its highest byte; see the kernel's admin-guide/mm/pagemap.rst."""
@@ -68,28 +71,41 @@ def copies_on_write() -> bool:
         return False
 
 
+def split_offset(offset: int) -> tuple[int, int]:
+    """Return the nearest offset below from which a file can be mapped, and how many bytes later ``offset`` is."""
+    return offset - offset % OFFSET_UNIT, offset % OFFSET_UNIT
+
+
+def can_repeat(offset: int, length: int) -> bool:
+    """Return whether part of a file can be mapped back to back with itself: it has to be whole pages."""
+    return offset % OFFSET_UNIT == length % OFFSET_UNIT == 0
+
+
 def map_file(fd: int, offset: int, length: int, *, protection: int, flags: int, times: int) -> memoryview:
     """Map part of a file ``times`` times back to back; unmapped when the last array over it is gone.
 
     Never unmapped at the interpreter's exit: arrays may outlive this module.
 
     Args:
+        offset, length: bytes; see `can_repeat` for more than once.
         flags: ``MAP_SHARED`` or ``MAP_PRIVATE``, and what goes with it.
 
     Raises:
         OSError: the kernel refused, e.g. the address space is limited.
     """
-    address = _mmap(None, times * length, 0, _NOTHING, -1, 0)
+    begin, before = split_offset(offset)
+    size = before + times * length
+    address = _mmap(None, size, 0, _NOTHING, -1, 0)
     try:
         for copy in range(times):
-            _mmap(address + copy * length, length, protection, flags | _MAP_FIXED, fd, offset)
+            _mmap(address + copy * length, before + length, protection, flags | _MAP_FIXED, fd, begin)
     except OSError:
-        _LIBC.munmap(address, times * length)
+        _LIBC.munmap(address, size)
         raise
-    pages = (ctypes.c_ubyte * (times * length)).from_address(address)
-    unmap = weakref.finalize(pages, _LIBC.munmap, address, times * length)
+    pages = (ctypes.c_ubyte * size).from_address(address)
+    unmap = weakref.finalize(pages, _LIBC.munmap, address, size)
     unmap.atexit = False
-    return memoryview(pages).cast("B")
+    return memoryview(pages).cast("B")[before:]
 
 
 def not_mapped(length: int, code: int) -> NoAddressSpaceError:

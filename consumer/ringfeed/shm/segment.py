@@ -217,8 +217,9 @@ def map_bytes(fd: int, offset: int, length: int, *, writable: bool) -> memoryvie
         OSError: the file is too short; `NoAddressSpaceError` where this process may map no more.
     """
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    begin, before = pages.split_offset(offset)
     try:
-        return memoryview(mmap.mmap(fd, length, mmap.MAP_SHARED, access, offset=offset))
+        return memoryview(mmap.mmap(fd, before + length, mmap.MAP_SHARED, access, offset=begin))[before:]
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
@@ -232,7 +233,7 @@ def map_region(fd: int, offset: int, length: int, *, writable: bool, twice: bool
     unmapped when the last array over it is gone; never before, never at the interpreter's exit.
 
     Args:
-        offset, length: bytes; multiples of the page size where ``twice``.
+        offset, length: bytes; see `pages.can_repeat` for ``twice``.
 
     Raises:
         NoAddressSpaceError: the kernel refused, e.g. the address space is limited.
