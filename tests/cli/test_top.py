@@ -11,10 +11,12 @@ import select
 from contextlib import contextmanager
 
 import pytest
-from ring_fixtures import served_ring
+from ring_fixtures import served_ring, turning
 
-from ringfeed.cli.status import LaneStatus, ring_status
+from ringfeed.cli.status import LaneStatus, by_pass, ring_status
 from ringfeed.cli.top import Look, frame, look, watch
+from ringfeed.reader.opening import open_reader
+from ringfeed.shm.origin import Kin
 
 READER = LaneStatus(
     lane=0,
@@ -108,3 +110,33 @@ def terminal():
     with os.fdopen(follower, "w") as out:
         yield out, read
     os.close(leader)
+
+
+def test_two_runs_of_a_job_are_two_passes():
+    """The former run's rank 0 has yet to end, while both ranks of the new one are attached."""
+    usual = {"drop_last": True, "start": "auto", "strict": True, "wait": False, "on_lag": "block", "copy": False}
+    usual |= {"batch_size": 2, "group": "job", "world_size": 2, "wait_s": 0.0, "restart_s": 0.0}
+    with served_ring(lanes=4) as served, turning(served):
+        kept = [
+            open_reader(served.name, rank=rank, kin=Kin(run=run), **usual) for run, rank in ((7, 0), (9, 0), (9, 1))
+        ]
+        now = ring_status(served.name)
+        assert [(name, [lane.rank for lane in lanes]) for name, lanes in by_pass(now.consumers)] == [
+            ("job", [0, 1]),
+            ("job (earlier run)", [0]),
+        ]
+        said = "\n".join(now.lines())
+        assert "job (earlier run) misses rank 1: rank 1/2 of group 'job' has never attached" in said
+        assert "job misses" not in said
+        assert "job (earlier run) 0/2" in "\n".join(frame(None, at(1.0, now, consumers=now.consumers)))
+        for reader in kept:
+            reader.close()
+
+
+@pytest.mark.parametrize(
+    ("runs", "passes"),
+    [((0, 0), [2]), ((5, 5), [2]), ((5, 0), [2]), ((5, 6), [1, 1]), ((5, 6, 0), [1, 1, 1]), ((), [])],
+)
+def test_lanes_of_unknown_runs_join_the_only_run(runs, passes):
+    lanes = [dataclasses.replace(READER, rank=rank, run=run) for rank, run in enumerate(runs)]
+    assert [len(members) for _, members in by_pass(lanes)] == passes

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import Any, Final
 
 from ringfeed.errors import DaemonNotRunningError, NotTrustedError, RingfeedError
@@ -42,6 +45,8 @@ class LaneStatus:
         on_lag: ``"block"``, ``"skip"`` or ``"yield"``.
         missed_pairs: that were overwritten before it could read them; only where it skips or yields.
         absence: who of its group is away; None where all ranks are there.
+        run: the start of the job that it belongs to, as a number; 0 where it is not known.
+        attached_s: seconds since the daemon answered it.
     """
 
     lane: int
@@ -58,6 +63,27 @@ class LaneStatus:
     on_lag: str
     missed_pairs: int
     absence: Absence | None = None
+    run: int = 0
+    attached_s: float = 0.0
+
+
+def by_pass(lanes: Iterable[LaneStatus]) -> list[tuple[str, list[LaneStatus]]]:
+    """Return the lanes of each pass over the ring, by rank, with a name for it, by name.
+
+    Two runs of one job may be attached under one group's name: the former one's ranks have yet to end.
+    """
+    found = []
+    for group, named in groupby(sorted(lanes, key=lambda lane: lane.group), key=lambda lane: lane.group):
+        members = list(named)
+        runs = {lane.run for lane in members if lane.run}
+        only = runs.pop() if len(runs) == 1 else 0  # a lane that does not say its run joins the others
+        passes = defaultdict(list)
+        for lane in members:
+            passes[lane.run or only].append(lane)
+        by_age = sorted(passes.values(), key=lambda ranks: min(lane.attached_s for lane in ranks))
+        names = (group, *(f"{group} (earlier run)" for _ in by_age[1:]))
+        found += [(name, sorted(ranks, key=lambda lane: lane.rank)) for name, ranks in zip(names, by_age, strict=True)]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,20 +257,20 @@ class RingStatus:
         """The ring and its readers for people."""
         lines = [self.headline]
         lines += [f"  {name:<9} {text}" for name, text in self.rows().items()]
-        for lane in sorted(self.consumers, key=lambda lane: (lane.group, lane.rank)):
+        passes = by_pass(self.consumers)
+        for group, lane in ((group, lane) for group, lanes in passes for lane in lanes):
             missed = f", {lane.on_lag}s, missed {lane.missed_pairs} pairs" if lane.on_lag != "block" else ""
             waiting = f", waiting for {lane.waiting_s:.1f} s" if lane.waiting_s else ""
             lines.append(
-                f"    {lane.group} rank {lane.rank}/{lane.world_size} (pid {lane.pid}): {lane.batches} batches of "
+                f"    {group} rank {lane.rank}/{lane.world_size} (pid {lane.pid}): {lane.batches} batches of "
                 f"{lane.batch_size}, holds {lane.held_pairs} pairs, waited {lane.waited_s:.1f} s{waiting}{missed}"
             )
         if self.held_up:
             lines.append(f"    {self.held_up}")
-        for group in sorted({lane.group for lane in self.consumers}):
-            lanes = [lane for lane in self.consumers if lane.group == group]
+        for group, lanes in passes:
             ranks, world, absence = {lane.rank for lane in lanes}, lanes[0].world_size, lanes[0].absence
             if away := sorted(set(range(world)) - ranks):
-                why = f": {absence.sentence(group, world)}" if absence is not None else ""
+                why = f": {absence.sentence(lanes[0].group, world)}" if absence is not None else ""
                 lines.append(f"    {group} misses rank {', '.join(map(str, away))}{why}")
         return [one_line(line) for line in lines]
 
@@ -392,4 +418,6 @@ def _read_lane(control: Control, number: int, now: int) -> LaneStatus | None:
         on_lag=request.on_lag,
         missed_pairs=page[Lane.MISSED_PAIRS],
         absence=page.read_absence(now),
+        run=request.kin.run,
+        attached_s=max(0, now - page[Lane.ANSWERED_NS]) / 1e9,
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, TextIO
 
-from ringfeed.cli.status import LaneStatus, RingStatus, ring_status
+from ringfeed.cli.status import LaneStatus, RingStatus, by_pass, ring_status
 from ringfeed.errors import RingfeedError
 from ringfeed.shm.descriptor import ring_names
 from ringfeed.text import one_line
@@ -83,14 +83,14 @@ def _ring(former: RingStatus | None, status: RingStatus, seconds: float) -> Iter
     yield f"  source  {', '.join(rates)}; {status.failed_pairs} failed; {status.workers} workers"
     if status.held_up:
         yield f"  {status.held_up}"
-    consumers = sorted(status.consumers, key=lambda lane: (lane.group, lane.rank))
-    if consumers:
+    if status.consumers:
         yield f"  {'reader':<32} {'pid':>8} {'batches/s':>10} {'pairs/s':>9} {'holds':>7} {'waits':>6}"
-    for lane in consumers:
-        yield _reader(former, lane, seconds)
+    for group, lanes in by_pass(status.consumers):
+        for lane in lanes:
+            yield _reader(former, group, lane, seconds)
 
 
-def _reader(former: RingStatus | None, lane: LaneStatus, seconds: float) -> str:
+def _reader(former: RingStatus | None, group: str, lane: LaneStatus, seconds: float) -> str:
     """One reader's line. ``waits`` is the part of the time that it spent waiting for batches."""
     known = (each for each in (former.consumers if former else ()) if (each.lane, each.pid) == (lane.lane, lane.pid))
     before = next(known, None)
@@ -100,7 +100,7 @@ def _reader(former: RingStatus | None, lane: LaneStatus, seconds: float) -> str:
         per_second = (lane.batches - before.batches) / seconds
         batches, pairs = f"{per_second:,.1f}", f"{per_second * lane.batch_size:,.0f}"
         waits = f"{min(1.0, max(0.0, lane.waited_s - before.waited_s) / seconds):.0%}"
-    who = f"{lane.group} {lane.rank}/{lane.world_size}"
+    who = f"{group} {lane.rank}/{lane.world_size}"
     return f"  {who:<32} {lane.pid:>8} {batches:>10} {pairs:>9} {lane.held_pairs:>7} {waits:>6}"
 
 

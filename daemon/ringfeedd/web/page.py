@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from ringfeed.cli.status import RingStatus
+from ringfeed.cli.status import RingStatus, by_pass
 from ringfeed.shm.failures import FailedPairs
 from ringfeed.text import one_line
 from ringfeedd.web.snapshot import RingView
@@ -100,10 +100,9 @@ def _ring(view: RingView) -> list[ET.Element]:
 
 
 def _readers(status: RingStatus) -> ET.Element:
-    readers = sorted(status.consumers, key=lambda lane: (lane.group, lane.rank))
     rows = [
         (
-            lane.group,
+            group,
             f"{lane.rank}/{lane.world_size}",
             str(lane.pid),
             f"{lane.batches} of {lane.batch_size}",
@@ -111,7 +110,8 @@ def _readers(status: RingStatus) -> ET.Element:
             f"{lane.waited_s:.1f} s" + (f", now for {lane.waiting_s:.1f} s" if lane.waiting_s else ""),
             f"{lane.missed_pairs} pairs" if lane.on_lag != "block" else "",
         )
-        for lane in readers
+        for group, lanes in by_pass(status.consumers)
+        for lane in lanes
     ]
     return _table("Readers", ("group", "rank", "pid", "batches", "holds", "waited", "missed"), rows)
 
