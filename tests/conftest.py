@@ -1,4 +1,4 @@
-"""What holds for all tests: names of rings, nothing left in /dev/shm or the user's cache, and Ctrl-C as at a terminal."""
+"""What holds for all tests: names of rings, nothing left in shared memory or caches, and Ctrl-C as at a terminal."""
 
 import os
 import signal

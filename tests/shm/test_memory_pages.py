@@ -110,8 +110,7 @@ def test_a_ring_is_read_on_larger_pages(offset_unit, slots):
     ):
         held = []
         for _ in range(3):
-            for batch in reader:
-                held.append((batch.image, batch.label, 1000 + batch.positions))
+            held += [(batch.image, batch.label, 1000 + batch.positions) for batch in reader]
         assert len(held) == 21
         assert reader.statistics()["moved_batches"] > 0
     for image, label, indices in held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -13,14 +14,15 @@ import numpy as np
 import pytest
 from house import Daemon, finish, traces, trainer, wait_until, write_folder
 from PIL import Image
-from ring_fixtures import served_ring
+from ring_fixtures import served_ring, turning
 
 import ringfeed
 from ringfeed.daemon import keep
+from ringfeed.daemon import started as started_daemon
 from ringfeed.daemon.shared import PREFIX, _Wanted
 from ringfeed.shm import segment
 from ringfeed.shm.layout import KEEP_LOCK_BYTE
-from ringfeed.torch import get_async_dataloaders
+from ringfeed.torch import RingDataset, get_async_dataloaders
 from ringfeedd.supervisor.linger import LINGER_S, Need
 
 PAIRS = 12
@@ -51,14 +53,15 @@ from ringfeed.torch import get_async_dataloaders
 def ask(**settings):
     loaders = get_async_dataloaders(sys.argv[1], 2, test_ratio=0.0, **{**COMMON, **settings})
     for image, label in loaders["train"]:
-        print(loaders["train"].dataset.ring, tuple(image.shape), tuple(label.shape), label.max().item())
+        rings.append(loaders["train"].dataset.ring)
+        print(rings[-1], tuple(image.shape), tuple(label.shape), label.max().item())
         return loaders
+rings = []
 first = ask()
 ask(labels="depth/{id}.png", label_mode="index")
 ask(max_failed=0.5, slots=20)
-gone = set(os.listdir("/dev/shm"))
 ask(seed=1, size="48x64")
-print("ended", len({name for name in gone - set(os.listdir("/dev/shm")) if name.endswith(".ctl")}))
+print("ended", *sorted({ring for ring in rings if not os.path.exists(f"/dev/shm/ringfeed.{ring}")}))
 """
 
 
@@ -70,8 +73,56 @@ def test_other_settings_than_a_started_daemons_are_served_by_another(folder):
     assert again == first, "what decides neither ids nor pixels nor order needs no other daemon"
     assert larger[1].startswith("(2, 3, 48, 64) ")
     assert len({first[0], depth[0], larger[0]}) == 3
-    assert said[-1] == "ended 1", "a daemon whose loaders are gone makes room for the next one"
+    assert said[-1] == f"ended {depth[0]}", "one whose loaders are gone makes room"
     wait_until(lambda: not any(traces(ring) for ring in (first[0], depth[0], larger[0])))
+
+
+class StartedProcess:
+    """As a `Popen`, of a daemon that this process has started."""
+
+    ended = False
+
+    def terminate(self) -> None:
+        self.ended = True
+
+    def wait(self, _: float) -> int:
+        return 0
+
+
+def started(monkeypatch, name):
+    """Have this process have started the daemon of a ring."""
+    process = StartedProcess()
+    running = started_daemon._Running(process, os.pipe()[1], os.getpid(), name)
+    monkeypatch.setattr(started_daemon, "_RUNNING", [running])
+    return process
+
+
+def test_a_daemon_makes_no_room_while_a_dataset_may_read(monkeypatch):
+    """Also before another thread's loaders are made, and for copies of a dataset."""
+    with served_ring() as served:
+        process, rings = started(monkeypatch, served.name), {"train": served.memory.descriptor}
+        dataset = RingDataset(served.name, batch_size=2)
+        dataset.daemon_use = use = started_daemon.Use()
+        assert started_daemon.take(served.name, rings, use)
+        del use
+        duplicate = copy.deepcopy(dataset)
+        del dataset
+        started_daemon.end_unused()
+        assert not process.ended
+        del duplicate
+        started_daemon.end_unused()
+        assert process.ended
+        assert not started_daemon.take(served.name, rings, started_daemon.Use()), "it is about to end"
+
+
+def test_a_daemon_makes_no_room_while_it_is_read(monkeypatch):
+    with served_ring() as served, turning(served):
+        process, rings = started(monkeypatch, served.name), {"train": served.memory.descriptor}
+        assert started_daemon.take(served.name, rings, started_daemon.Use())
+        with ringfeed.attach(served.name, batch_size=2):
+            started_daemon.end_unused()
+            assert not process.ended
+    assert not process.ended
 
 
 @pytest.mark.parametrize(

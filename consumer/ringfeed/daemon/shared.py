@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ringfeed.daemon import started as started_daemon
-from ringfeed.daemon.keep import keep
+from ringfeed.daemon.started import Use
 from ringfeed.errors import DaemonNotRunningError, RingfeedError
 from ringfeed.reader.attachment import open_control
 from ringfeed.shm import layout, segment
@@ -41,7 +41,7 @@ _SOURCE: Final = ("root", "emulator")
 """What is served: always compared."""
 
 
-def serve(root: str, given: Mapping[str, object], usual: Mapping[str, object]) -> dict[str, Descriptor]:
+def serve(root: str, given: Mapping[str, object], usual: Mapping[str, object], use: Use) -> dict[str, Descriptor]:
     """The rings of a daemon that serves a root with the given settings, by split; started where there is none.
 
     Args:
@@ -49,6 +49,7 @@ def serve(root: str, given: Mapping[str, object], usual: Mapping[str, object]) -
         given: settings by the names of the daemon's configuration; an operator's daemon must serve with all of them
             that decide ids, pixels or order.
         usual: further settings, of a daemon that is started.
+        use: lives for as long as what reads the rings here.
 
     Raises:
         RingfeedError: a setting cannot be one, a daemon serves the root with others, or none could be started.
@@ -57,12 +58,11 @@ def serve(root: str, given: Mapping[str, object], usual: Mapping[str, object]) -
     deadline = time.monotonic() + OTHERS_START_S
     while True:
         rings = wanted.find()
-        if rings is not None and keep(rings.values()):
-            started_daemon.serves(wanted.ring, rings)
+        if rings is not None and started_daemon.take(wanted.ring, rings, use):
             return rings
         if rings is None and not _is_taken(wanted.ring):
             started_daemon.end_unused()
-            if (rings := started_daemon.start(wanted.root, wanted.ring, wanted.flags, wanted.find)) is not None:
+            if (rings := started_daemon.start(wanted.root, wanted.ring, wanted.flags, wanted.find, use)) is not None:
                 return rings
         elif rings is None:
             _refuse_failed(f"{wanted.ring}-{SPLITS[0]}")

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -26,8 +27,21 @@ STOP_TIMEOUT_S: Final = 10.0
 _LOOK_S: Final = 0.05
 
 
+class Use:
+    """What keeps a daemon that this process has started from making room for another one: an object of its reader's.
+
+    A copy is the same use, as it reads the same daemon.
+    """
+
+    def __copy__(self) -> Use:
+        return self
+
+    def __deepcopy__(self, _: object) -> Use:
+        return self
+
+
 def start(
-    root: str, ring: str, flags: Iterable[str], find: Callable[[], dict[str, Descriptor] | None]
+    root: str, ring: str, flags: Iterable[str], find: Callable[[], dict[str, Descriptor] | None], use: Use
 ) -> dict[str, Descriptor] | None:
     """Start a daemon that ends once no process needs it, and wait for its first pairs.
 
@@ -35,6 +49,7 @@ def start(
         ring: what its rings' names begin with.
         flags: further ones of `ringfeed serve`.
         find: looks for its rings.
+        use: of its rings by this process.
 
     Returns:
         Its rings, by split, kept for this process; None where the name was taken.
@@ -56,8 +71,7 @@ def start(
     while True:
         ended = daemon.poll() is not None
         said = os.pread(log.fileno(), 1 << 20, 0).decode(errors="replace")
-        if re.search(r"^ready", said, re.MULTILINE) and (rings := find()) is not None and keep(rings.values()):
-            running.rings = tuple(rings.values())
+        if re.search(r"^ready", said, re.MULTILINE) and (rings := find()) is not None and take(ring, rings, use):
             return rings
         if ended:
             _RUNNING.remove(running)
@@ -82,7 +96,8 @@ class _Running:
         alive: the end of its input; it learns from the other end that this process is gone.
         ring: what its rings' names begin with.
         rings: once they are served.
-        users: what reads them here.
+        uses: what reads them here.
+        needed: by another process, when this one gave it up; None before.
     """
 
     daemon: subprocess.Popen[bytes]
@@ -90,13 +105,19 @@ class _Running:
     pid: int
     ring: str
     rings: tuple[Descriptor, ...] = ()
-    users: weakref.WeakSet[object] = field(default_factory=weakref.WeakSet)
+    uses: weakref.WeakSet[Use] = field(default_factory=weakref.WeakSet)
+    needed: bool | None = None
+
+    def give_up(self) -> None:
+        """Need it no longer. Where no other process does, none can come to, this one's other threads included."""
+        if self.needed is None:
+            self.needed = bool(self.rings) and not give_up(self.rings)
 
     def end(self) -> None:
         """Stop it, unless another process needs it; then it ends by itself once none does."""
-        unneeded = not self.rings or give_up(self.rings)
+        self.give_up()
         segment.close_lock(self.alive)
-        if not unneeded:
+        if self.needed:
             return
         self.daemon.terminate()
         try:
@@ -108,25 +129,42 @@ class _Running:
 _RUNNING: Final[list[_Running]] = []
 
 
-def serves(ring: str, rings: Mapping[str, Descriptor]) -> None:
-    """Take note of what a daemon that this process started serves, if one of that name is."""
-    for running in _RUNNING:
-        if running.ring == ring:
-            running.rings = tuple(rings.values())
+_CHOOSING = threading.Lock()
+"""Held while a daemon is taken into use, or found to be unused: threads may ask for loaders at the same time."""
 
 
-def use(ring: Descriptor, user: object) -> None:
-    """Take note that an object reads a ring: a daemon that this process started is not ended while one lives."""
-    for running in _RUNNING:
-        if ring in running.rings:
-            running.users.add(user)
+def take(ring: str, rings: Mapping[str, Descriptor], use: Use) -> bool:
+    """Keep the daemon of these rings for this process; False where it is gone, or about to stop.
+
+    A daemon that this process has started is not ended by `end_unused` while ``use`` lives.
+    """
+    with _CHOOSING:
+        if not keep(rings.values()):
+            return False
+        for running in _RUNNING:
+            if running.ring == ring:
+                running.rings = tuple(rings.values())
+                running.uses.add(use)
+        return True
 
 
 def end_unused() -> None:
     """End the daemons whose loaders are gone: a notebook that keeps asking for other settings has two at most."""
-    for running in [one for one in _RUNNING if one.pid == os.getpid() and one.rings and not one.users]:
-        _RUNNING.remove(running)
+    with _CHOOSING:
+        unused = [one for one in _RUNNING if one.pid == os.getpid() and one.rings and not one.uses]
+        for running in unused:
+            _RUNNING.remove(running)
+            running.give_up()
+    for running in unused:
         running.end()
+
+
+def _renew_lock() -> None:
+    global _CHOOSING  # noqa: PLW0603  # the thread that held it at the fork is not in the child
+    _CHOOSING = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 @atexit.register

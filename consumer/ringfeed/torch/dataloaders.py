@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ringfeed.daemon import shared as shared_daemon
-from ringfeed.daemon import started as started_daemon
+from ringfeed.daemon.started import Use
 from ringfeed.reader.fields import Pixels
 from ringfeed.torch.dataset import RingDataset
 from ringfeed.torch.loader import RingLoader
@@ -60,21 +60,18 @@ def get_async_dataloaders(
             or no daemon could be started. The sentence says which.
     """
     given = {"test_ratio": test_ratio, "emulator": emulator, **serve}
-    rings = shared_daemon.serve(os.fsdecode(gcs_data_root), given, {"fit": "native", "store_wait_s": 0})
-    loaders = {
-        split: RingLoader(
-            RingDataset(
-                descriptor.ring,
-                batch_size=batch_size,
-                drop_last=drop_last,
-                transform=_PairTransform(transform, descriptor.identity.label_mode),
-            ),
-            num_workers=num_workers,
+    use = Use()
+    rings = shared_daemon.serve(os.fsdecode(gcs_data_root), given, {"fit": "native", "store_wait_s": 0}, use)
+    loaders = {}
+    for split, descriptor in rings.items():
+        dataset = RingDataset(
+            descriptor.ring,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            transform=_PairTransform(transform, descriptor.identity.label_mode),
         )
-        for split, descriptor in rings.items()
-    }
-    for split, loader in loaders.items():
-        started_daemon.use(rings[split], loader.dataset)
+        dataset.daemon_use = use
+        loaders[split] = RingLoader(dataset, num_workers=num_workers)
     return loaders
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ringfeed.daemon.started import Use
 from ringfeed.interactive import by_default
 from ringfeed.plan import Plan
 from ringfeed.reader.opening import open_reader
@@ -115,6 +116,7 @@ class RingDataset(IterableDataset[Any]):
         self._pass_epoch: int | None = None  # of a worker's latest pass
         self._loaded_ended = False
         self.tells_places = False
+        self.daemon_use: Use | None = None  # lives as long as this dataset and its copies
         tell_of_workers(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
