@@ -299,7 +299,7 @@ def test_a_daemon_that_is_about_to_stop_cannot_be_kept():
 
 def test_a_fork_keeps_nothing(folder):
     code = (
-        "import os, sys\nfrom ringfeed import keep\nfrom ringfeed.torch import get_async_dataloaders\n"
+        "import os, sys\nfrom ringfeed.daemon import keep\nfrom ringfeed.torch import get_async_dataloaders\n"
         f"loaders = get_async_dataloaders(sys.argv[1], 2, test_ratio=0.0, **{COMMON!r})\n"
         "if not os.fork():\n"
         "    print(loaders['train'].dataset.ring, len(keep._KEPT), flush=True)\n    sys.stdin.readline()\n"
