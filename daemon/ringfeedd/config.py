@@ -273,11 +273,12 @@ def _parse_size(size: str) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
+def load_config(path: Path | None, flags: dict[str, Any], *, defaults: Mapping[str, Any] | None = None) -> Config:
     """Read the settings from a TOML file, if there is one, and then from flags.
 
     Args:
         flags: the values that were given on the command line, by the names of `Config`.
+        defaults: what holds where neither says otherwise.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown, or a value cannot be meant.
@@ -295,7 +296,7 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> Config:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}") from error
         _convert({"root": "-"} | settings, {}, str(path))  # alone, so that its faults and those of flags are told apart
-    settings |= flags
+    settings = {**(defaults or {}), **settings, **flags}
     if isinstance(seed := flags.get("seed"), int) and seed > MAX_UINT64:
         raise ConfigError(f"--seed {seed}: must be at most {MAX_UINT64}")
     if "root" not in settings:

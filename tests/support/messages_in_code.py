@@ -13,7 +13,18 @@ PACKAGES = ("consumer/ringfeed", "daemon/ringfeedd")
 TOOLS = ("daemon/ringfeedd/demo", "daemon/ringfeedd/fakegcs")
 """Tools of their own: what they print is read by who runs them, not by who is woken."""
 
-SHOWN = {"commands.py", "main.py", "checks.py", "metrics.py", "page.py", "status.py", "top.py", "doctor.py"}
+SHOWN = {
+    "command.py",
+    "files.py",
+    "commands.py",
+    "main.py",
+    "checks.py",
+    "metrics.py",
+    "page.py",
+    "status.py",
+    "top.py",
+    "doctor.py",
+}
 """Files whose texts are tables, help and findings that bring their cure along; only their errors count."""
 
 BENCH = "daemon/ringfeedd/bench"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
+from house import Daemon, write_folder
 
-from ringfeedd.system.systemd import Notifier
+from ringfeedd.system.systemd import Notifier, Watchdog
 
 
 @pytest.fixture
@@ -95,12 +99,29 @@ def test_a_watchdog_ping_never_waits_for_a_manager_that_does_not_read(manager):
     assert not notifier.ready()  # waits SEND_TIMEOUT_S, and gives up
 
 
+def test_a_turning_loop_pings_at_half_the_interval(manager):
+    watchdog = Watchdog(notifier_for(manager, WATCHDOG_USEC="30000000"))
+    manager.setblocking(False)
+    pinged = []
+    for quarter in range(4 * 60):  # the loop turns four times a second
+        watchdog.feed(100.0 + quarter / 4)
+        with contextlib.suppress(BlockingIOError):
+            assert manager.recv(4096) == b"WATCHDOG=1"
+            pinged.append(quarter / 4)
+    assert pinged == [0.0, 15.0, 30.0, 45.0]
+    Watchdog(notifier_for(manager)).feed(1000.0)
+    with pytest.raises(BlockingIOError):
+        manager.recv(4096)
+
+
 def test_the_watchdog_is_fed_at_half_its_interval_and_only_by_the_process_it_watches(manager):
     assert notifier_for(manager).watchdog_interval_s is None
     assert notifier_for(manager, WATCHDOG_USEC="30000000").watchdog_interval_s == 15.0
     own = str(os.getpid())
     assert notifier_for(manager, WATCHDOG_USEC="30000000", WATCHDOG_PID=own).watchdog_interval_s == 15.0
-    assert notifier_for(manager, WATCHDOG_USEC="30000000", WATCHDOG_PID="1").watchdog_interval_s is None
+    assert (
+        notifier_for(manager, WATCHDOG_USEC="30000000", WATCHDOG_PID=str(os.getpid() + 1)).watchdog_interval_s is None
+    )
     for nonsense in ("0", "-5", "soon", "²"):
         assert notifier_for(manager, WATCHDOG_USEC=nonsense).watchdog_interval_s is None
 
@@ -117,3 +138,33 @@ def test_children_do_not_inherit_the_socket(manager):
     child = subprocess.run([sys.executable, "-c", story], env=environ, capture_output=True, text=True, check=True)
     assert child.stdout == "True 0.5 []\n"
     assert manager.recv(4096) == b"READY=1"
+
+
+def test_a_daemon_tells_each_phase_at_its_pace(manager, ring, tmp_path, monkeypatch):
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.getsockname())
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    folder = write_folder(tmp_path / "set", 8)
+    pings = []
+
+    def until(beginning):
+        while True:
+            message = manager.recv(4096).decode()
+            if message == "WATCHDOG=1":
+                pings.append(time.monotonic())
+            if message.startswith(beginning):
+                return message
+
+    manager.settimeout(20)
+    options = ("--slots", "8", "--size", "24x32", "--workers", "1", "--test-ratio", "0")
+    with Daemon(str(folder), *options, ring=ring) as daemon:
+        assert "serving" in until("READY=1")
+        since = time.monotonic()
+        while len(pings) < 6:
+            until("WATCHDOG=1")
+        assert len(pings) <= 2 * (time.monotonic() - since) + 2  # two a second: half of the interval
+        daemon.process.send_signal(signal.SIGHUP)
+        began = int(until("RELOADING=1\n").partition("MONOTONIC_USEC=")[2].splitlines()[0])
+        assert 0 <= time.monotonic() - began / 1e6 < 20
+        until("READY=1")
+        daemon.process.terminate()
+        until("STOPPING=1")

@@ -1,8 +1,9 @@
-"""The systemd installer: what it plans, what it stages below a prefix, and what systemd thinks of the unit."""
+"""`ringfeed install-service`: what it plans, what it stages below a prefix, and what systemd thinks of the units."""
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -11,21 +12,27 @@ import sys
 import tempfile
 import tomllib
 from dataclasses import replace
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
 
 from ringfeedd import errors
+from ringfeedd.cli.install import command, files, plan, trust
+from ringfeedd.cli.install.host import Host
+from ringfeedd.cli.install.steps import InstallError, Step
+from ringfeedd.cli.main import main
 from ringfeedd.config import load_config
 
 SCRIPT = Path(__file__).parents[2] / "scripts/install-systemd"
-LOADER = SourceFileLoader("install_systemd", str(SCRIPT))
-installer = importlib.util.module_from_spec(importlib.util.spec_from_loader(LOADER.name, LOADER))
-sys.modules[LOADER.name] = installer  # dataclasses look their module up
-sys.dont_write_bytecode, keep = True, sys.dont_write_bytecode
-LOADER.exec_module(installer)
-sys.dont_write_bytecode = keep
+TEMPLATES = Path(files.__file__).parent / "templates"
+BARE = Host(is_root=True, has_systemd=True, has_user=False, user_is_ours=False, groups=frozenset(), systemd=252)
+
+CONFIG, UNIT, TEMPLATE, SYSUSERS = STAGED = (
+    "etc/ringfeed/ringfeed.toml",
+    "etc/systemd/system/ringfeed.service",
+    "etc/systemd/system/ringfeed@.service",
+    "etc/sysusers.d/ringfeed.conf",
+)
 
 
 @pytest.fixture
@@ -41,21 +48,25 @@ def executable(tmp_path):
 @pytest.fixture
 def bare_host(monkeypatch, tmp_path):
     """A host that has systemd and root, and nothing of ours; its files would lie below a folder of the test."""
-    for name in ("UNIT", "CONFIG"):
-        monkeypatch.setattr(installer, name, tmp_path / "host" / getattr(installer, name).relative_to("/"))
-    return installer.Host(
-        is_root=True, has_systemd=True, has_user=False, user_is_ours=False, groups=frozenset(), prefix=None
-    )
+    for name in ("UNITS", "CONFIGS", "SYSUSERS"):
+        monkeypatch.setattr(files, name, tmp_path / "host" / getattr(files, name).relative_to("/"))
+    return BARE
 
 
-def run(*arguments, **environ):
-    return subprocess.run(
-        [sys.executable, SCRIPT, *arguments],
-        env={**os.environ, "DESTDIR": "", **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run(*arguments):
+    """Run the command in this process."""
+    said, complained = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+        try:
+            code = main(["install-service", *map(str, arguments)])
+        except SystemExit as end:
+            code = end.code
+    return subprocess.CompletedProcess(arguments, code, said.getvalue(), complained.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def no_destdir(monkeypatch):
+    monkeypatch.delenv("DESTDIR", raising=False)
 
 
 def files_below(folder):
@@ -66,27 +77,83 @@ def unit_settings(text):
     return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
 
 
-def test_an_install_below_a_prefix_writes_the_unit_and_an_example_config(tmp_path, executable):
+def test_an_install_below_a_prefix_stages_every_file(tmp_path, executable):
     done = run("--prefix", tmp_path / "root", "--exec", executable)
     assert done.returncode == 0, done.stderr
-    files = files_below(tmp_path / "root")
-    assert sorted(files) == ["etc/ringfeed/ringfeed.toml", "etc/systemd/system/ringfeed.service"]
-    settings = unit_settings(files["etc/systemd/system/ringfeed.service"])
-    assert settings["ExecStart"] == f"{executable} serve --config /etc/ringfeed/ringfeed.toml"
-    assert "@" not in re.sub(r"^#.*$", "", files["etc/systemd/system/ringfeed.service"], flags=re.MULTILINE)
+    found = files_below(tmp_path / "root")
+    assert sorted(found) == sorted(STAGED)
+    assert unit_settings(found[UNIT])["ExecStart"] == f"{executable} serve --config /etc/ringfeed/ringfeed.toml"
+    assert unit_settings(found[TEMPLATE])["ExecStart"] == f"{executable} serve --config /etc/ringfeed/%i.toml"
+    for unit in (UNIT, TEMPLATE):
+        assert not re.search(r"@[A-Z_]+@", found[unit])
+    assert 'u ringfeed - "Ringfeed prefetch daemon" /nonexistent /usr/sbin/nologin' in found[SYSUSERS]
     for path in (tmp_path / "root").rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644)
 
 
-def test_the_modes_do_not_depend_on_the_umask_of_the_shell(tmp_path, executable):
-    arguments = [sys.executable, SCRIPT, "--prefix", tmp_path / "root", "--exec", executable]
-    subprocess.run(arguments, check=True, capture_output=True, umask=0o077)
+def test_the_script_of_a_checkout_calls_the_command(tmp_path):
+    ringfeed = tmp_path / "ringfeed"
+    ringfeed.write_text('#!/bin/sh\necho "$@"\n')
+    ringfeed.chmod(0o755)
+    for exec_option in (["--exec", ringfeed], [f"--exec={ringfeed}"]):
+        called = subprocess.check_output([sys.executable, SCRIPT, "--dry-run", *exec_option], text=True)
+        assert called.split() == ["install-service", "--dry-run", *map(str, exec_option)]
+
+
+def test_several_configs_serve_rings_of_their_own(tmp_path, executable):
+    root = tmp_path / "root"
+    assert run("--prefix", root, "--exec", executable, "--config", "opx", "eval").returncode == 0
+    found = files_below(root)
+    assert {"etc/ringfeed/opx.toml", "etc/ringfeed/eval.toml"} < set(found)
+    assert CONFIG not in found
+    assert tomllib.loads(found["etc/ringfeed/opx.toml"])["ring"] == "opx"
+    steps = plan.plan_install(BARE, executable, "ringfeed", ["ringfeed", "opx"], start=True)
+    assert steps[-1].command == ("systemctl", "enable", "--now", "ringfeed.service", "ringfeed@opx.service")
+
+
+def test_one_of_several_configs_can_be_removed(bare_host, tmp_path):
+    for unit in (files.UNIT, files.TEMPLATE):
+        (files.UNITS / unit).parent.mkdir(parents=True, exist_ok=True)
+        (files.UNITS / unit).write_text(files.MARKS[0])
+    files.CONFIGS.mkdir(parents=True)
+    (files.CONFIGS / "opx.toml").write_text("")
+    stopped = Step(("systemctl", "disable", "--now", "ringfeed@opx.service"))
+    assert plan.plan_uninstall(bare_host, ["opx"], purge=False) == [stopped]
+    assert plan.plan_uninstall(bare_host, ["opx"], purge=True) == [stopped, Step(path=files.CONFIGS / "opx.toml")]
+
+
+def test_the_modes_do_not_depend_on_the_umask(tmp_path, executable):
+    before = os.umask(0o077)
+    try:
+        run("--prefix", tmp_path / "root", "--exec", executable)
+    finally:
+        os.umask(before)
     assert (tmp_path / "root/etc/ringfeed").stat().st_mode & 0o777 == 0o755
-    assert (tmp_path / "root/etc/ringfeed/ringfeed.toml").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "root" / CONFIG).stat().st_mode & 0o777 == 0o644
 
 
-def test_the_unit_keeps_the_ring_where_consumers_find_it(tmp_path, executable):
-    settings = unit_settings(installer.unit_text(executable, "ringfeed"))
+@pytest.mark.parametrize(("systemd", "kind"), [(0, "notify"), (252, "notify"), (253, "notify-reload")])
+def test_a_reload_is_awaited_where_systemd_can(executable, systemd, kind):
+    settings = unit_settings(files.unit_text(executable, "ringfeed", replace(BARE, systemd=systemd), instances=False))
+    assert settings["Type"] == kind
+    assert ("ExecReload" in settings) == (kind == "notify")  # notify-reload sends SIGHUP by itself
+
+
+def test_the_unit_names_the_installed_documents(tmp_path, executable):
+    def documentation():
+        return unit_settings(files.unit_text(executable, "ringfeed", BARE, instances=False)).get("Documentation")
+
+    assert documentation() is None
+    folder = tmp_path / "share/doc/ringfeed"
+    folder.mkdir(parents=True)
+    for name in ("operations.md", "troubleshooting.md"):
+        (folder / name).write_text("")
+    assert documentation() == f"{folder.as_uri()}/operations.md {folder.as_uri()}/troubleshooting.md"
+
+
+@pytest.mark.parametrize("instances", [False, True])
+def test_the_unit_keeps_the_ring_where_consumers_find_it(executable, instances):
+    settings = unit_settings(files.unit_text(executable, "ringfeed", BARE, instances=instances))
     expected = {
         "Type": "notify",
         "User": "ringfeed",
@@ -100,16 +167,21 @@ def test_the_unit_keeps_the_ring_where_consumers_find_it(tmp_path, executable):
     }
     assert {name: settings.get(name) for name in expected} == expected
     # each of these would give the service a /dev/shm or an IPC namespace of its own, or a user that changes
-    assert not {"DynamicUser", "PrivateIPC", "TemporaryFileSystem", "RootDirectory", "InaccessiblePaths"} & set(
-        settings
-    )
+    assert not {
+        "DynamicUser",
+        "PrivateIPC",
+        "TemporaryFileSystem",
+        "RootDirectory",
+        "InaccessiblePaths",
+        "PrivateUsers",
+    } & set(settings)
     assert int(settings["WatchdogSec"]) > 0
     assert int(settings["TimeoutStopSec"]) > 5  # the daemon itself promises 5 s
 
 
 def test_the_exit_codes_that_are_not_retried_are_the_daemons_own():
     codes = {errors.EXIT_USAGE, errors.EXIT_ALREADY_RUNNING, errors.EXIT_BAD_CONFIG}
-    settings = unit_settings((SCRIPT.parent / "ringfeed.service").read_text())
+    settings = unit_settings((TEMPLATES / "ringfeed.service").read_text())
     assert {int(code) for code in settings["RestartPreventExitStatus"].split()} == codes
 
 
@@ -122,10 +194,29 @@ def test_systemd_itself_finds_nothing_to_complain_about(tmp_path, folder, group)
     executable.write_text("#!/bin/sh\n")
     executable.chmod(0o755)
     assert run("--prefix", tmp_path / "root", "--exec", executable, "--group", group).returncode == 0
-    unit = tmp_path / "root/etc/systemd/system/ringfeed.service"
-    checked = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-    complaints = [line for line in checked.stderr.splitlines() if "ringfeed" in line]
-    assert (checked.returncode, complaints) == (0, []), checked.stderr
+    # verify loads no template by its file, and an instance by a link
+    instance = tmp_path / "root" / TEMPLATE.replace("@", "@opx")
+    instance.symlink_to("ringfeed@.service")
+    for unit in (tmp_path / "root" / UNIT, instance):
+        checked = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+        complaints = [line for line in checked.stderr.splitlines() if "ringfeed" in line]
+        assert (checked.returncode, complaints) == (0, []), checked.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("group", ["ringfeed", "root"])
+def test_the_sandbox_leaves_little_exposed(tmp_path, executable, group):
+    assert run("--prefix", tmp_path / "root", "--exec", executable, "--group", group).returncode == 0
+    shown = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", tmp_path / "root" / UNIT],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unrecognized option" in shown.stderr:
+        pytest.skip("this systemd-analyze knows running units only")
+    exposure = re.search(r"Overall exposure level for ringfeed.service: ([0-9.]+)", shown.stdout)
+    assert float(exposure[1]) <= 2.0, shown.stdout
 
 
 def test_a_second_install_changes_nothing(tmp_path, executable):
@@ -139,7 +230,7 @@ def test_a_second_install_changes_nothing(tmp_path, executable):
 
 def test_an_install_never_overwrites_the_config_but_updates_the_unit(tmp_path, executable):
     run("--prefix", tmp_path / "root", "--exec", executable)
-    config = tmp_path / "root/etc/ringfeed/ringfeed.toml"
+    config = tmp_path / "root" / CONFIG
     config.write_text('root = "gs://mine"\n')
     moved = executable.rename(executable.with_name("ringfeed-2"))
     run("--prefix", tmp_path / "root", "--exec", moved)
@@ -152,7 +243,7 @@ def test_an_uninstall_removes_what_was_installed_and_purge_the_config(tmp_path, 
     run("--prefix", root, "--exec", executable)
     (root / "etc/systemd/system/other.service").write_text("[Service]\n")
     assert run("--prefix", root, "--uninstall").returncode == 0
-    assert sorted(files_below(root)) == ["etc/ringfeed/ringfeed.toml", "etc/systemd/system/other.service"]
+    assert sorted(files_below(root)) == [CONFIG, "etc/systemd/system/other.service", SYSUSERS]
     (root / "etc/ringfeed/key.json").write_text("{}")
     assert run("--prefix", root, "--uninstall", "--purge").returncode == 0
     assert sorted(files_below(root)) == ["etc/ringfeed/key.json", "etc/systemd/system/other.service"]  # not ours
@@ -169,7 +260,7 @@ def test_a_unit_of_somebody_else_is_neither_changed_nor_removed(tmp_path, execut
     exec_option = [] if action else ["--exec", executable]
     refused = run("--prefix", tmp_path / "root", *exec_option, *action)
     assert refused.returncode == 3
-    assert "was not written by this script" in refused.stderr
+    assert "was not written by `ringfeed install-service`" in refused.stderr
     assert unit.read_text() == "[Service]\nExecStart=/bin/true\n"
 
 
@@ -177,65 +268,72 @@ def test_a_dry_run_prints_every_file_and_command_and_touches_nothing(tmp_path, e
     shown = run("--dry-run", "--prefix", tmp_path / "root", "--exec", executable)
     assert shown.returncode == 0
     assert not (tmp_path / "root").exists()
-    for path in ("etc/ringfeed/ringfeed.toml", "etc/systemd/system/ringfeed.service"):
+    for path in STAGED:
         assert f"write   {tmp_path}/root/{path}" in shown.stdout
     assert "  | Type=notify" in shown.stdout
 
 
+def test_a_unit_of_the_script_of_older_releases_is_replaced(tmp_path, executable):
+    unit = tmp_path / "root" / UNIT
+    unit.parent.mkdir(parents=True)
+    unit.write_text("# Installed by scripts/install-systemd, which also removes it.\n")
+    assert run("--prefix", tmp_path / "root", "--exec", executable).returncode == 0
+    assert "install-service" in unit.read_text()
+
+
 def test_on_a_bare_host_the_user_comes_first_and_the_start_last(bare_host, executable):
-    steps = installer.plan_install(bare_host, executable, "ringfeed", start=True)
-    shown = [str(step).split()[1] if step.command else Path(step.path).name for step in steps]
-    assert shown == ["useradd", "ringfeed.toml", "ringfeed.service", "systemctl", "systemctl"]
-    assert steps[-1].command == ("systemctl", "enable", "--now", "ringfeed.service")
-    assert "--system" in steps[0].command
+    steps = plan.plan_install(bare_host, executable, "ringfeed", ["ringfeed"], start=True)
+    shown = [Path(step.command[0]).name if step.command else step.path.name for step in steps]
+    assert shown[:2] == ["ringfeed.conf", "systemd-sysusers"]
+    assert shown[2:5] == ["ringfeed.toml", "ringfeed.service", "ringfeed@.service"]
+    assert [step.command for step in steps[5:]] == [
+        ("systemctl", "daemon-reload"),
+        ("systemctl", "enable", "--now", "ringfeed.service"),
+    ]
 
 
 def test_a_user_that_exists_is_not_made_again(bare_host, executable):
-    steps = installer.plan_install(replace(bare_host, has_user=True), executable, "ringfeed", start=False)
+    steps = plan.plan_install(replace(bare_host, has_user=True), executable, "ringfeed", ["ringfeed"], start=False)
     assert [step.command for step in steps if step.command] == [("systemctl", "daemon-reload")]
-
-
-def test_an_existing_group_is_used_for_the_new_user(bare_host, executable):
-    steps = installer.plan_install(
-        replace(bare_host, groups=frozenset({"ringfeed"})), executable, "ringfeed", start=False
-    )
-    assert "--user-group" not in steps[0].command
-    assert steps[0].command[2:4] == ("--gid", "ringfeed")
 
 
 def test_another_group_is_given_to_the_service_and_to_the_config(bare_host, executable):
     host = replace(bare_host, groups=frozenset({"trainers"}))
-    steps = installer.plan_install(host, executable, "trainers", start=False)
+    steps = plan.plan_install(host, executable, "trainers", ["ringfeed"], start=False)
     texts = {step.path.name: step.content for step in steps if step.path}
     assert tomllib.loads(texts["ringfeed.toml"])["group"] == "trainers"
     assert unit_settings(texts["ringfeed.service"])["SupplementaryGroups"] == "trainers"
-    with pytest.raises(installer.RefusedError, match="there is no group trainers"):
-        installer.plan_install(bare_host, executable, "trainers", start=False)
+    with pytest.raises(InstallError, match="there is no group trainers"):
+        plan.plan_install(bare_host, executable, "trainers", ["ringfeed"], start=False)
 
 
-def test_an_uninstall_stops_the_service_before_its_unit_goes_and_spares_a_user_that_is_not_ours(bare_host):
-    installer.UNIT.parent.mkdir(parents=True)
-    installer.UNIT.write_text(installer.MARK)
-    steps = installer.plan_uninstall(replace(bare_host, has_user=True, user_is_ours=False), purge=True)
-    assert [str(step) for step in steps] == [
-        "run     systemctl disable --now ringfeed.service",
-        f"remove  {installer.UNIT}",
+def test_an_uninstall_stops_every_service_before_its_unit_goes(bare_host):
+    for unit in (files.UNIT, files.TEMPLATE):
+        (files.UNITS / unit).parent.mkdir(parents=True, exist_ok=True)
+        (files.UNITS / unit).write_text(files.MARKS[1])
+    host = replace(bare_host, has_user=True, user_is_ours=False, instances=("opx",))
+    assert [str(step) for step in plan.plan_uninstall(host, [], purge=True)] == [
+        "run     systemctl disable --now ringfeed.service ringfeed@opx.service",
+        "run     systemctl stop 'ringfeed@*.service'",
+        f"remove  {files.UNITS / files.UNIT}",
+        f"remove  {files.UNITS / files.TEMPLATE}",
         "run     systemctl daemon-reload",
     ]
-    purged = installer.plan_uninstall(replace(bare_host, has_user=True, user_is_ours=True), purge=True)
+    purged = plan.plan_uninstall(replace(host, user_is_ours=True), [], purge=True)
     assert purged[-1].command == ("userdel", "ringfeed")
 
 
 @pytest.mark.parametrize(
     ("facts", "sentence"), [({"is_root": False}, "needs root"), ({"has_systemd": False}, "not booted with systemd")]
 )
-def test_it_refuses_in_one_sentence_what_cannot_work(bare_host, executable, monkeypatch, capsys, facts, sentence):
-    monkeypatch.setattr(installer, "read_host", lambda prefix: replace(bare_host, **facts))
-    assert installer.main(["--exec", str(executable)]) == 3
-    message = capsys.readouterr().err
+def test_it_refuses_in_one_sentence_what_cannot_work(bare_host, executable, monkeypatch, facts, sentence):
+    monkeypatch.setattr(command, "read_host", lambda prefix, units: replace(bare_host, **facts))
+    refused = run("--exec", executable)
+    assert refused.returncode == 3
+    message = refused.stderr
     assert sentence in message
     assert message.count("\n") == 1
-    assert not installer.UNIT.exists()
+    assert not files.UNITS.exists()
 
 
 def test_an_executable_that_the_services_user_cannot_reach_is_refused():
@@ -245,9 +343,9 @@ def test_an_executable_that_the_services_user_cannot_reach_is_refused():
         executable.parent.mkdir(mode=0o755)
         executable.write_text("#!/bin/sh\n")
         executable.chmod(0o755)
-        assert installer.closed_to_others(executable) is None
+        assert trust.closed_to_others(executable) is None
         executable.parent.chmod(0o700)
-        assert installer.closed_to_others(executable) == f"{executable.parent} is closed to other users (mode 0700)"
+        assert trust.closed_to_others(executable) == f"{executable.parent} is closed to other users (mode 0700)"
 
 
 def test_a_closed_interpreter_is_as_bad_as_a_closed_command(tmp_path, executable):
@@ -255,7 +353,7 @@ def test_a_closed_interpreter_is_as_bad_as_a_closed_command(tmp_path, executable
     interpreter.parent.mkdir(mode=0o700)
     interpreter.write_text("")
     executable.write_text(f"#!{interpreter}\n")
-    assert installer.closed_to_others(executable) is not None
+    assert trust.closed_to_others(executable) is not None
 
 
 ANYBODY = None
@@ -283,10 +381,10 @@ def given_away(path):
         "bin/ringfeed",
         "bin/python",
         "lib/python3.11/site-packages",
-        "lib/python3.11/site-packages/ringfeedd/cli/main.py",
+        "lib/python3.11/site-packages/ringfeedd/main.py",
     ],
 )
-def test_an_executable_that_others_may_change_is_refused(bare_host, tmp_path, monkeypatch, capsys, part, open_up):
+def test_an_executable_that_others_may_change_is_refused(bare_host, tmp_path, monkeypatch, part, open_up):
     environment = tmp_path / "venv"
     package = environment / "lib/python3.11/site-packages/ringfeedd"
     for folder in (environment / "bin", package):
@@ -298,16 +396,17 @@ def test_an_executable_that_others_may_change_is_refused(bare_host, tmp_path, mo
     (package / "main.py").write_text("")
     link = tmp_path / "ringfeed"
     link.symlink_to(environment / "bin/ringfeed")
-    monkeypatch.setattr(installer, "read_host", lambda prefix: bare_host)
-    monkeypatch.setattr(installer, "closed_to_others", lambda executable: None)
-    monkeypatch.setattr(installer, "carry_out", lambda step: None)
-    assert installer.main(["--exec", str(environment / "bin/ringfeed")]) == 0
+    monkeypatch.setattr(command, "read_host", lambda prefix, units: bare_host)
+    monkeypatch.setattr(command, "closed_to_others", lambda executable: None)
+    monkeypatch.setattr(command, "carry_out", lambda step: None)
+    assert run("--exec", environment / "bin/ringfeed").returncode == 0
     open_up(environment / part)
-    for command in (environment / "bin/ringfeed", link):
-        if command is link and part.startswith("lib"):
+    for executable in (environment / "bin/ringfeed", link):
+        if executable is link and part.startswith("lib"):
             continue
-        assert installer.main(["--exec", str(command)]) == 3
-        said = capsys.readouterr().err
+        refused = run("--exec", executable)
+        assert refused.returncode == 3
+        said = refused.stderr
         assert f"{environment / part} (mode" in said
         assert said.count("\n") == 1
 
@@ -318,11 +417,11 @@ def test_a_link_through_a_folder_that_others_may_write_is_refused(tmp_path, exec
     (between / "bin").symlink_to(executable.parent)
     link = tmp_path / "ringfeed"
     link.symlink_to("between/bin/ringfeed")
-    assert installer.open_to_changes(link, ANYBODY) is None
+    assert trust.open_to_changes(link, ANYBODY) is None
     between.chmod(0o777)
-    assert f"any user may write {between} " in installer.open_to_changes(link, ANYBODY)
+    assert f"any user may write {between} " in trust.open_to_changes(link, ANYBODY)
     between.chmod(0o1777)  # as /tmp: the link cannot be replaced by others
-    assert installer.open_to_changes(link, ANYBODY) is None
+    assert trust.open_to_changes(link, ANYBODY) is None
 
 
 def test_a_draft_that_somebody_linked_elsewhere_is_not_followed(tmp_path, executable):
@@ -338,7 +437,7 @@ def test_a_draft_that_somebody_linked_elsewhere_is_not_followed(tmp_path, execut
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--purge"], ["--uninstall", "--now"], ["--group", "no such!"], ["--nonsense"]],
+    [["--purge"], ["--uninstall", "--now"], ["--group", "no such!"], ["--nonsense"], ["--config"], ["--config", "a/b"]],
 )
 def test_a_command_line_without_meaning_is_a_usage_error(arguments):
     assert run(*arguments).returncode == 2
@@ -355,7 +454,7 @@ def test_an_executable_that_a_unit_cannot_name_is_refused(tmp_path, name):
 
 
 def test_the_example_config_loads_and_tells_the_real_defaults(tmp_path):
-    text = (SCRIPT.parent / "ringfeed.toml").read_text()
+    text = (TEMPLATES / "ringfeed.toml").read_text()
     plain, complete = tmp_path / "plain.toml", tmp_path / "complete.toml"
     plain.write_text(text)
     complete.write_text(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))

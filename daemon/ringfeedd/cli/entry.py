@@ -9,6 +9,7 @@ import sys
 
 from ringfeedd.errors import EXIT_COULD_NOT_START
 from ringfeedd.system.console import STDERR, open_missing, write_lines_only
+from ringfeedd.system.credentials import use_key
 from ringfeedd.system.limits import exhausted, little_address_space
 from ringfeedd.system.proxies import spare_local_hosts
 from ringfeedd.worker.launcher import ONE_THREAD, ORDERS, ForkServer
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
             if argv is None:
                 write_lines_only()
             spare_local_hosts(os.environ)  # which it inherits
+            use_key(os.environ)
             os.environ.update(ONE_THREAD)
             if (limit := little_address_space()) is not None:  # libraries would end the process with words of their own
                 print(f"ringfeed: {limit}", file=STDERR)

@@ -24,6 +24,7 @@ from ringfeed.text import one_line
 from ringfeedd.bench.arguments import add_bench
 from ringfeedd.catalog.listing import Progress
 from ringfeedd.cli.clean import clean, rings_with_files
+from ringfeedd.cli.install.command import add_install_service
 from ringfeedd.config import Config, load_config
 from ringfeedd.decode.spec import Fit, LabelMode
 from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_CRASH, DaemonError
@@ -34,6 +35,7 @@ from ringfeedd.ring.failures import OnError
 from ringfeedd.storage import PlaneName, modules_for
 from ringfeedd.supervisor.supervisor import Supervisor
 from ringfeedd.system.console import STDERR, STDOUT
+from ringfeedd.system.credentials import HTTP_TOKEN, credential
 from ringfeedd.system.proxies import spare_local_hosts
 from ringfeedd.system.systemd import Notifier
 from ringfeedd.worker.launcher import ForkServer
@@ -106,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_clean(commands)
     add_bench(commands)
     _add_demo(commands)
+    add_install_service(commands)
     return parser
 
 
@@ -268,13 +271,19 @@ def _number_or_auto(text: str) -> int | str:
 
 def _serve(arguments: argparse.Namespace) -> int:
     flags: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name not in _NO_SETTINGS}
-    config = load_config(getattr(arguments, "config", None), flags)
+    config = load_config(getattr(arguments, "config", None), flags, defaults=_defaults())
     log_to_stderr()
     spare_local_hosts(os.environ)
     spawner = Spawner(arguments.server)
     spawner.need(modules_for(config.root, emulator=config.emulator, data_plane=config.data_plane))
     notifier = Notifier.from_environ()
     return asyncio.run(_supervise(config, notifier, spawner, stop_on_eof=hasattr(arguments, "stop_on_eof")))
+
+
+def _defaults() -> dict[str, Any]:
+    """Return the settings that hold unless others are given: what systemd loaded for this service."""
+    token = credential(HTTP_TOKEN, os.environ)
+    return {"http_token_file": str(token)} if token else {}
 
 
 async def _supervise(config: Config, notifier: Notifier, spawner: Spawner, *, stop_on_eof: bool) -> int:

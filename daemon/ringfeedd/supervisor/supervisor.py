@@ -39,7 +39,7 @@ from ringfeedd.supervisor.store_wait import StoreWait
 from ringfeedd.system.clock import TurnClock
 from ringfeedd.system.files import connections, page_connections, raise_limit
 from ringfeedd.system.limits import exhausted
-from ringfeedd.system.systemd import Notifier
+from ringfeedd.system.systemd import Notifier, Watchdog
 from ringfeedd.web.access import Listen
 from ringfeedd.worker.link import WorkerSettings
 from ringfeedd.worker.pool import Pool
@@ -94,6 +94,7 @@ class Supervisor:
         self._on_progress = on_progress
         self._on_listed = on_listed
         self._notifier = notifier or Notifier()
+        self._watchdog = Watchdog(self._notifier)
         self._spawner = spawner or Spawner()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
@@ -148,14 +149,20 @@ class Supervisor:
         self._wake.set()
 
     def _list_again(self) -> None:
+        if self._announced:
+            self._notifier.reloading()
         self._refresher.wanted = True
         self._wake.set()
+        if self._announced:
+            self._notifier.ready()  # the listing goes on while the daemon serves
 
     async def _serve(self) -> int:
         """Start up, serve, shut down; return the exit code."""
         starting = asyncio.create_task(self._startup())
         stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        while not (starting.done() or stopping.done()):  # a later generation starts under the watchdog's eyes
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED, timeout=TICK_S)
+            self._watchdog.feed(time.monotonic())
         if not starting.done():
             starting.cancel()
             await asyncio.wait((starting,))
@@ -344,7 +351,7 @@ class Supervisor:
     async def _main_loop(self, pool: Pool) -> int:
         announced = False
         self._first_ready = math.inf
-        reported = watched = -math.inf
+        reported = -math.inf
         while not self._stop.is_set() and not self._is_unneeded():
             self._wake.clear()
             self._refresher.begin(ready=announced)
@@ -372,10 +379,7 @@ class Supervisor:
             if not announced and self._is_ready(now):
                 announced = True
                 self._announce()
-            interval = self._notifier.watchdog_interval_s
-            if interval is not None and now - watched >= min(interval, TICK_S):
-                watched = now
-                self._notifier.watchdog()
+            self._watchdog.feed(time.monotonic())
             await self._something_to_do()
         return EXIT_CLEAN
 

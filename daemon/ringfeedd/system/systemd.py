@@ -130,6 +130,26 @@ class Notifier:
         return True
 
 
+class Watchdog:
+    """Tells systemd at its pace that a loop still turns: at half of the interval after which it kills the service."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        """Ping at the first `feed`."""
+        self._notifier = notifier
+        self._fed = -math.inf
+
+    def feed(self, now: float) -> None:
+        """Ping if it is time; to be called at every turn of the loop.
+
+        Args:
+            now: monotonic seconds, which also pass while the process is stopped.
+        """
+        interval_s = self._notifier.watchdog_interval_s
+        if interval_s is not None and now - self._fed >= interval_s:
+            self._fed = now
+            self._notifier.watchdog()
+
+
 def _status_line(text: str) -> tuple[str, ...]:
     """``STATUS=text`` on one line, since a line feed in it would begin another variable; nothing for an empty text."""
     return (f"STATUS={' '.join(text.split())}",) if text.strip() else ()
