@@ -25,7 +25,7 @@ from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.identity import SETTINGS, Decides, Identity
 from ringfeedd.config import Config
 from ringfeedd.decode.spec import DecodeSpec
-from ringfeedd.supervisor.startup import Survey
+from ringfeedd.supervisor.discovery import Discovery
 
 OTHER = {
     "root": "gs://bucket/other",
@@ -130,13 +130,13 @@ def test_a_predecessors_places_are_kept_only_by_one_that_serves_the_same():
 
 def test_a_daemon_that_chooses_the_size_keeps_its_living_readers_size():
     config = Config(root="gs://bucket/prefix", size="auto", label_mode="gray16", max_pixels=1000, order="sequential")
-    survey = Survey(config, config.nodes(), None, None, say=None, on_progress=None, on_listed=None)
+    discovery = Discovery(config, config.nodes(), None, None, say=None, on_progress=None, on_listed=None)
     descriptor = replace(make_descriptor("train", small_geometry()), identity=config.identity(size=f"{HEIGHT}x{WIDTH}"))
     former = SimpleNamespace(descriptor=descriptor)
-    assert survey._promised_size({"train": [], "test": [former]}) == (HEIGHT, WIDTH)
+    assert discovery._promised_size({"train": [], "test": [former]}) == (HEIGHT, WIDTH)
     former.descriptor = replace(descriptor, identity=replace(descriptor.identity, fit="crop"))
-    assert survey._promised_size({"train": [former]}) is None, "they are told so, and may as well have another size"
-    assert survey._promised_size({"train": []}) is None
+    assert discovery._promised_size({"train": [former]}) is None, "they are told so, and may as well have another size"
+    assert discovery._promised_size({"train": []}) is None
 
 
 def test_a_descriptor_without_its_identity_is_not_believed():

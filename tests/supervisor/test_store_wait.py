@@ -355,7 +355,7 @@ def test_an_address_that_refuses_or_does_not_resolve_ends_the_start(store, ring,
         assert re.match(
             r"ringfeed: gs://b/set cannot be listed: .*it cannot be reached.*\. It has never answered", said
         )
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
 
 
 def test_a_daemon_does_not_wait_for_a_bucket_that_is_not_there_or_may_not_be_read(store, ring):

@@ -1,4 +1,4 @@
-"""What goes on beside the rings: the root is listed again when that is wanted, and listings are kept for later."""
+"""Refresh: list the root again while it is served, in a thread of its own, and save listings for the next start."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from ringfeedd.catalog.catalog import Catalog
+from ringfeedd.catalog.listing import Progress, build_catalog
 from ringfeedd.config import Config
 from ringfeedd.errors import DaemonError
 from ringfeedd.nodes import Nodes
 from ringfeedd.recovery.catalogs import make_editions
-from ringfeedd.supervisor.listing import list_root
+from ringfeedd.storage import open_source
 from ringfeedd.supervisor.service import RingService
 from ringfeedd.system.limits import exhausted
 
@@ -21,6 +22,8 @@ _LOG: Final = logging.getLogger("ringfeedd")
 
 KEEP_INTERVAL_S: Final = 300.0
 """How often it is said in the cache which listings are served."""
+
+_STOPPED: Final = "the daemon stopped"
 
 
 class Refresher:
@@ -30,11 +33,13 @@ class Refresher:
         wanted: somebody asks for another listing; `begin` begins it.
     """
 
-    def __init__(self, config: Config, nodes: Nodes, services: Sequence[RingService], wake: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, nodes: Nodes, services: Callable[[], Sequence[RingService]], wake: Callable[[], None]
+    ) -> None:
         """Prepare.
 
         Args:
-            services: the rings of the present generation, whichever they are at the time.
+            services: returns the rings that are served.
             wake: called when there is something new for them.
         """
         self.wanted = False
@@ -68,7 +73,7 @@ class Refresher:
         Args:
             now: seconds, monotonic.
         """
-        catalogs = {catalog.fingerprint: catalog for service in self._services for catalog in service.catalogs}
+        catalogs = {catalog.fingerprint: catalog for service in self._services() for catalog in service.catalogs}
         served = frozenset(catalogs)
         if served == self._kept and now - self._kept_at < KEEP_INTERVAL_S:
             return
@@ -105,7 +110,7 @@ class Refresher:
     async def _refresh(self) -> None:
         """List the root again, and hand each ring its new listing."""
         if self._nodes.num_nodes > 1:
-            for service in self._services:
+            for service in self._services():
                 service.refuse_refresh(
                     f"not done: {self._nodes.num_nodes} machines share every epoch, and each would change its share "
                     f"with an epoch of its own; stop the job and restart all daemons"
@@ -121,13 +126,69 @@ class Refresher:
             await asyncio.shield(self.save(catalog))
         except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
             reason = str(error) if isinstance(error, DaemonError) else f"{type(error).__name__}: {error}"
-            for service in self._services:
+            for service in self._services():
                 service.refuse_refresh(f"failed, and what was listed before is served on: {reason}")
             return
-        for service in self._services:
+        for service in self._services():
             split = service.memory.descriptor.split
             if split in editions:
                 service.refresh(editions[split])
             else:
                 service.refuse_refresh("not taken: the listing gives this ring none of the pairs")
         self._wake()
+
+
+async def list_root(config: Config) -> Catalog:
+    """List the root once more.
+
+    A listing of a million pairs sorts for a second, in which the rings would stand still: it gets a thread and a loop
+    of its own. Cancelling this ends it at its next page, without waiting for it.
+
+    Raises:
+        StartError: the listing failed, or there is no pair.
+    """
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+    listed: asyncio.Future[Catalog] = loop.create_future()
+
+    def tell(catalog: Catalog | None, error: Exception | None) -> None:
+        if listed.done():
+            return
+        if catalog is not None:
+            listed.set_result(catalog)
+        else:
+            listed.set_exception(error or DaemonError(_STOPPED))
+
+    def work() -> None:
+        catalog, error = None, None
+        try:
+            catalog = asyncio.run(_list(config, stop))
+        except Exception as failure:  # noqa: BLE001  # whatever it is, the old catalog is served on
+            error = failure
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, catalog, error)
+
+    threading.Thread(target=work, name="refresh", daemon=True).start()
+    try:
+        return await listed
+    finally:
+        stop.set()
+
+
+async def _list(config: Config, stop: threading.Event) -> Catalog:
+    def go_on(_: Progress) -> None:
+        if stop.is_set():
+            raise DaemonError(_STOPPED)
+
+    source = await open_source(
+        config.root,
+        emulator=config.emulator,
+        concurrency=config.downloads,
+        read_timeout_s=config.read_timeout_s,
+        user_project=config.user_project,
+        data_plane=config.data_plane,
+        max_objects=config.max_objects,
+    )
+    try:
+        return await build_catalog(source, config.templates, go_on)
+    finally:
+        await source.close()

@@ -1,165 +1,263 @@
-"""Before a ring can be made: what there is to serve, and how its pairs are decoded."""
+"""Start-up: everything that is made before the first pair is dispatched, from the rings' locks to the workers."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from itertools import chain
 from typing import Final
 
-from ringfeedd.catalog.catalog import Catalog
-from ringfeedd.catalog.listing import Progress, build_catalog
+from ringfeed.shm.descriptor import Descriptor
+from ringfeedd.catalog.catalog import TEST
+from ringfeedd.catalog.listing import Progress
 from ringfeedd.config import Config
-from ringfeedd.decode.spec import DecodeSpec, Fit
-from ringfeedd.errors import StartError
+from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.nodes import Nodes
-from ringfeedd.recovery.catalogs import Start, find_promised, make_editions
-from ringfeedd.recovery.predecessor import Former
-from ringfeedd.storage import LISTING_WAIT_S, Source, open_source
-from ringfeedd.supervisor.sizing import Room, has_room
-from ringfeedd.supervisor.store_wait import SILENCE_S, StoreWait
+from ringfeedd.recovery.catalogs import Start
+from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
+from ringfeedd.recovery.fdstore import take_over
+from ringfeedd.recovery.other_versions import forget_other_versions, keep_other_versions
+from ringfeedd.recovery.predecessor import Former, read_formers
+from ringfeedd.ring.failures import Failures
+from ringfeedd.ring.groups import Groups
+from ringfeedd.ring.ring import Ring
+from ringfeedd.shm.lock import SingletonLock
+from ringfeedd.shm.memory import RingMemory
+from ringfeedd.supervisor.discovery import Discovery
+from ringfeedd.supervisor.refresh import Refresher
+from ringfeedd.supervisor.service import RingService
+from ringfeedd.supervisor.signals import wake_by
+from ringfeedd.supervisor.sizing import Room, Shares, geometries, shares, total
+from ringfeedd.supervisor.store_wait import StoreWait
+from ringfeedd.system.clock import TurnClock
+from ringfeedd.system.files import connections, page_connections, raise_limit
 from ringfeedd.system.systemd import Notifier
+from ringfeedd.web.access import Listen
+from ringfeedd.worker.link import WorkerSettings
+from ringfeedd.worker.pool import Pool
+from ringfeedd.worker.process import Spawner
+from ringfeedd.worker.protocol import Result, RingSpec
 
-START_NOTICE_S: Final = 30.0
-"""What the service manager is asked for, again and again, while the listing goes on."""
+_LOG: Final = logging.getLogger("ringfeedd")
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a survey came to.
+class Startup:
+    """Locks, predecessors, page, catalog, rings and workers, made in this order.
 
     Attributes:
-        listed: the root was listed for it; else it begins with what an earlier listing had found.
+        services: a service for each ring, once the rings are made.
+        locks: the locks of the rings' names.
+        store_wait: how long the start waits for a store that does not answer.
     """
-
-    start: Start
-    spec: DecodeSpec
-    listed: bool
-
-
-class Survey:
-    """Asks the store what there is, unless living trainers, or the cache, say what to begin with."""
 
     def __init__(
         self,
         config: Config,
         nodes: Nodes,
-        store_wait: StoreWait,
-        notifier: Notifier,
+        undo: contextlib.AsyncExitStack,
         *,
+        notifier: Notifier,
+        spawner: Spawner,
+        clock: TurnClock,
+        wake: asyncio.Event,
+        on_results: Callable[[list[Result]], None],
+        on_lost: Callable[[int, int, bool], None],
         say: Callable[[str], None],
         on_progress: Callable[[Progress], None],
         on_listed: Callable[[], None],
     ) -> None:
-        """Prepare; see `Supervisor` for those who are told."""
-        self._config, self._nodes, self._store_wait, self._notifier = config, nodes, store_wait, notifier
-        self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
-
-    async def find(self, formers: dict[str, list[Former]], *, connections: int) -> Found:
-        """Find out what to serve, and settle how its pairs are decoded.
+        """Prepare; nothing happens before `run`.
 
         Args:
-            formers: of each split, the former daemons whose consumers may come.
-            connections: of the source.
+            undo: takes down what is made, in the opposite order.
+            clock: of the services.
+            wake: set when the main loop has something to do.
+            on_results, on_lost: the pool's, see `Pool`.
+            say, on_progress, on_listed: see `Supervisor`.
+        """
+        self.services: list[RingService] = []
+        self.locks: list[SingletonLock] = []
+        self.store_wait = StoreWait(
+            config.store_wait,
+            say=say,
+            tell=notifier.extend_timeout,
+            has_answered=lambda: config.store_wait_s is not None or bool(config.cache()),
+        )
+        self._config, self._nodes, self._undo = config, nodes, undo
+        self._notifier, self._spawner, self._clock, self._wake = notifier, spawner, clock, wake
+        self._on_results, self._on_lost = on_results, on_lost
+        self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
+        self._formers: dict[str, list[Former]] = {}
+        self._connections = config.most_downloads
+        self._page_connections = 0
+
+    async def run(self, refresher: Refresher) -> Pool:
+        """Make everything; return the pool of worker processes that runs then.
 
         Raises:
-            StartError: there is nothing to serve, or the store did not answer for too long.
+            DaemonError: something is missing: the store, pairs, memory, a free ring name.
         """
         config = self._config
-        start = self._known_start({split: of_split for split, of_split in formers.items() if of_split})
-        listed = start is None
-        source = await self._store_wait.has(
-            lambda: open_source(
-                config.root,
-                emulator=config.emulator,
-                concurrency=connections,
-                read_timeout_s=config.read_timeout_s,
-                data_plane=config.data_plane,
-                user_project=config.user_project,
-                listing_wait_s=min(LISTING_WAIT_S, max(config.store_wait, SILENCE_S)),
-                max_objects=config.max_objects,
-                answered=self._store_wait.has_answered,
-            ),
-            is_answer=False,
+        names = config.ring_names
+        if not config.test_ratio:
+            names = {"train": names["train"]}
+        files = raise_limit()
+        self._page_connections = page_connections(files) if Listen.parse(config.http) else 0
+        self._connections = connections(
+            config.most_downloads,
+            files=files,
+            workers=config.worker_count,
+            rings=len(names),
+            page=self._page_connections,
         )
-        try:
-            if start is None:
-                start = await self._listed_start(source)
-            self._on_listed()
-            size = config.pixels or self._promised_size(formers) or await self._common_size(source, start.catalog)
-        finally:
-            await source.close()
-        return Found(start, self._spec(*size), listed)
-
-    def _known_start(self, formers: dict[str, list[Former]]) -> Start | None:
-        """Return a start without a listing: the catalogs of living trainers, or as configured; None where none is."""
-        config, start = self._config, None
-        if formers:
-            start = find_promised(formers, config.cache(), config, self._nodes)
-        elif config.catalog == "cached":
-            with contextlib.suppress(StartError, StopIteration):
-                latest = next(iter(config.cache()))
-                start = Start(latest, make_editions(latest, config, self._nodes))
-        if start is not None:
-            self._say(f"begins with the {len(start.catalog):,} pairs of an earlier listing of {config.root}")
-        return start
-
-    async def _listed_start(self, source: Source) -> Start:
-        config = self._config
-        self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
-        catalog = await self._store_wait.has(lambda: build_catalog(source, config.templates, self._listed_more))
-        self._say(f"found {len(catalog):,} pairs under {config.root}")
-        for sentence in catalog.incomplete.sentences():
-            self._say(f"  {sentence}")
-        return Start(catalog, make_editions(catalog, config, self._nodes))
-
-    def _listed_more(self, progress: Progress) -> None:
-        self._store_wait.answered()
-        self._on_progress(progress)
-        self._notifier.extend_timeout(
-            START_NOTICE_S, f"listing: {progress.images:,} images, {progress.labels:,} labels"
+        access = config.access()
+        handed_over = take_over(self._notifier)
+        for name in names.values():
+            lock = SingletonLock(name, access)
+            self._undo.callback(lock.release)
+            self.locks.append(lock)
+            formers = self._formers[name] = read_formers(name, handed_over)
+            for former in formers:
+                former.keep()
+            others = keep_other_versions(name)
+            self._undo.callback(forget_other_versions, name, others)
+            if cleared := clear_leavings(name, others.union(former.descriptor.generation for former in formers)):
+                _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
+            if foreign := foreign_files(name):
+                _LOG.warning("ring %s: %s", name, foreign)
+        await self._open_page()
+        discovery = Discovery(
+            config,
+            self._nodes,
+            self.store_wait,
+            self._notifier,
+            say=self._say,
+            on_progress=self._on_progress,
+            on_listed=self._on_listed,
         )
-
-    async def _common_size(self, source: Source, catalog: Catalog) -> tuple[int, int]:
-        """Height and width of a slot, pixels, by a look at some images."""
-        from ringfeedd.supervisor.probe import choose_size, probe_sizes  # noqa: PLC0415  # decoders, where no size is given
-
-        config, room = self._config, Room.look()
-        rings = list(config.ring_names.values())[: 2 if config.test_ratio else 1]
-        look = partial(probe_sizes, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation)
-        looked = await self._store_wait.has(lambda: look(source, catalog))
-        size = choose_size(looked, config.fit, lambda size: has_room(config, self._spec(*size), rings, room))
-        sizes = looked.sizes
-        spread = f"{'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
-        self._say(f"looked at {len(sizes)} images of {spread}: slots of {size[0]}x{size[1]}, fit {config.fit}")
-        too_large = sum(height * width > size[0] * size[1] for height, width in sizes)
-        if config.fit is Fit.NATIVE and too_large:
+        formers_of = {split: self._formers[name] for split, name in names.items()}
+        found = await discovery.discover(formers_of, connections=min(config.downloads, self._connections))
+        start, spec = found.start, found.spec
+        if found.listed:
+            refresher.save(start.catalog)
+        else:
+            refresher.wanted = self._nodes.num_nodes == 1
+        editions = start.editions
+        if config.test_ratio and TEST not in editions:
             self._say(
-                f"{too_large} of them are larger than such a slot, and there is no memory for larger slots: such "
-                f"pairs are replaced by others; give more memory, set size=, or choose another fit"
+                f"ring {names[TEST]}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs"
             )
-        return size
-
-    def _promised_size(self, formers: dict[str, list[Former]]) -> tuple[int, int] | None:
-        """Height and width of the slots that living trainers read, which a look could find otherwise by now."""
-        for former in chain.from_iterable(formers.values()):
-            height, width, _ = former.descriptor.geometry.image.row_shape
-            if former.descriptor.identity == self._config.identity(size=f"{height}x{width}"):
-                return height, width
-        return None
-
-    def _spec(self, height: int, width: int) -> DecodeSpec:
-        """How pairs are decoded into slots of that size."""
-        config = self._config
-        return DecodeSpec(
-            height,
-            width,
-            fit=config.fit,
-            label_mode=config.label_mode,
-            exif_orientation=config.exif_orientation,
-            max_pixels=config.max_pixels,
-            image_pad=config.image_pad,
-            label_pad=config.label_pad,
+        shape = shares(
+            workers=config.worker_count,
+            concurrency=config.downloads,
+            most_concurrency=config.most_downloads,
+            rings=len(editions),
+            mean_pair_bytes=start.catalog.mean_pair_bytes,
         )
+        self._open_rings(start, spec, shape)
+        pool = self._open_pool(spec, shape)
+        self._undo.push_async_callback(refresher.end)
+        for service in self.services:
+            service.begin()
+        return pool
+
+    async def _open_page(self) -> None:
+        """Serve the status page, from before the listing: a probe may ask how far it is."""
+        listen, token_file = Listen.parse(self._config.http), self._config.http_token_file
+        if listen is None:
+            return
+        from ringfeedd.web.server import HttpServer, read_token  # noqa: PLC0415  # a third of a second of imports
+
+        token = read_token(token_file) if token_file else None
+        server = HttpServer(lambda: self.services, listen, token, most_connections=self._page_connections)
+        address = await server.start()
+        self._undo.push_async_callback(server.stop)
+        self._say(f"status page: {address}")
+
+    def _open_rings(self, start: Start, spec: DecodeSpec, shape: Shares) -> None:
+        config, editions = self._config, start.editions
+        names = [config.ring_names[split] for split in editions]
+        laid_out = geometries(config, spec, names, Room.look())
+        identity = config.identity(size=f"{spec.height}x{spec.width}")
+        for number, (edition, name, geometry) in enumerate(zip(editions.values(), names, laid_out, strict=True)):
+            order, split = edition.order, edition.split
+            descriptor = Descriptor(
+                ring=name,
+                generation="",
+                pid=os.getpid(),
+                geometry=geometry,
+                identity=identity,
+                split=split.name,
+                catalogs=(edition.served(0),),
+            )
+            memory = RingMemory(descriptor, config.access())
+            self._undo.callback(memory.give_back)
+            service = RingService(
+                number,
+                ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, order=order),
+                groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
+                memory=memory,
+                edition=edition,
+                failures=Failures(config.max_failed, on_error=config.on_error),
+                notifier=self._notifier,
+                clock=self._clock,
+            )
+            if later := start.later.get(split.name):
+                service.begin_later(*later)
+            service.expect(self._formers[name])
+            self.services.append(service)
+            self._undo.callback(service.end)
+            self._undo.enter_context(wake_by(memory.space, self._wake))
+            self._say(
+                f"ring {name}: "
+                + (f"{self._nodes}, {order.length:,} of " if self._nodes.num_nodes > 1 else "")
+                + f"{len(split):,} pairs, {geometry.slots} slots of {spec.height}x{spec.width}, "
+                f"{geometry.total_bytes / 2**20:.0f} MiB"
+                + (
+                    ""
+                    if geometry.mirrored
+                    else "; batches that wrap round its end are copied (the slots are no whole pages)"
+                )
+            )
+        _LOG.info("%d bytes of shared memory are reserved", total(laid_out))
+
+    def _open_pool(self, spec: DecodeSpec, shape: Shares) -> Pool:
+        config = self._config
+        rings = [
+            RingSpec(
+                name=service.name,
+                data_fd=service.memory.data_fd,
+                slots=service.memory.geometry.slots,
+                image_offset=service.memory.geometry.image.offset,
+                label_offset=service.memory.geometry.label.offset,
+                decode=spec,
+            )
+            for service in self.services
+        ]
+        each = tuple(min(own, self._connections) for own in shape.concurrency)
+        if each[0] < shape.concurrency[0]:
+            self._say(
+                f"{each[0]} instead of {shape.concurrency[0]} downloads at a time in each worker: a process may have "
+                f"few files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
+            )
+        policy = config.fetch_policy()
+        if shape.workers < config.worker_count:
+            self._say(
+                f"{shape.workers} instead of {config.worker_count} workers, for concurrency = {config.concurrency}"
+            )
+        most = tuple(min(own, self._connections) for own in shape.most_concurrency)
+        settings = WorkerSettings(config.root, config.emulator, each, most, policy, rings)
+        pool = Pool(
+            shape.workers,
+            settings,
+            on_results=self._on_results,
+            on_lost=self._on_lost,
+            most_pairs=shape.most_pairs,
+            spawner=self._spawner,
+            on_room=self._wake.set,
+        )
+        self._undo.push_async_callback(pool.stop)
+        pool.start()
+        return pool

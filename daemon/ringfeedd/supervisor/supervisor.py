@@ -6,45 +6,26 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from typing import Final
 
-from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.layout import SHM_DIR
-from ringfeedd.catalog.catalog import TEST
 from ringfeedd.catalog.listing import Progress
 from ringfeedd.config import Config
-from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, CrashError, StartError
-from ringfeedd.recovery.catalogs import Start
-from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
-from ringfeedd.recovery.fdstore import take_over
-from ringfeedd.recovery.other_versions import forget_other_versions, keep_other_versions
-from ringfeedd.recovery.predecessor import Former, read_formers
-from ringfeedd.ring.failures import Failures
 from ringfeedd.ring.fairness import divide
-from ringfeedd.ring.groups import Groups
-from ringfeedd.ring.ring import Ring
-from ringfeedd.shm.lock import SingletonLock
-from ringfeedd.shm.memory import RingMemory
 from ringfeedd.supervisor.linger import Need
 from ringfeedd.supervisor.refresh import Refresher
 from ringfeedd.supervisor.service import RingService
-from ringfeedd.supervisor.signals import obey, wake_by
-from ringfeedd.supervisor.sizing import Room, Shares, geometries, shares, total
-from ringfeedd.supervisor.startup import Survey
-from ringfeedd.supervisor.store_wait import StoreWait
+from ringfeedd.supervisor.signals import obey
+from ringfeedd.supervisor.startup import Startup
 from ringfeedd.system.clock import TurnClock
-from ringfeedd.system.files import connections, page_connections, raise_limit
 from ringfeedd.system.limits import exhausted
 from ringfeedd.system.systemd import Notifier, Watchdog
-from ringfeedd.web.access import Listen
-from ringfeedd.worker.link import WorkerSettings
 from ringfeedd.worker.pool import Pool
 from ringfeedd.worker.process import Spawner
-from ringfeedd.worker.protocol import Result, RingSpec
+from ringfeedd.worker.protocol import Result
 
 _LOG: Final = logging.getLogger("ringfeedd")
 
@@ -87,12 +68,9 @@ class Supervisor:
         Raises:
             ConfigError: the settings do not say which of several machines this is.
         """
-        self.services: list[RingService] = []
         self._config = config
         self._nodes = config.nodes()
         self._say = say
-        self._on_progress = on_progress
-        self._on_listed = on_listed
         self._notifier = notifier or Notifier()
         self._watchdog = Watchdog(self._notifier)
         self._spawner = spawner or Spawner()
@@ -102,16 +80,31 @@ class Supervisor:
         self._began = time.monotonic()
         self._totals = ""
         self._undo = contextlib.AsyncExitStack()
-        self._formers: dict[str, list[Former]] = {}
-        self._locks: list[SingletonLock] = []
         self._clock = TurnClock()
         self._first_ready = math.inf
         self._announced = False
         self._looked = 0.0
-        self._connections = config.most_downloads
         self._need: Need | None = None
-        self._page_connections = 0
-        self._refresher = Refresher(config, self._nodes, self.services, self._wake.set)
+        self._start = Startup(
+            config,
+            self._nodes,
+            self._undo,
+            notifier=self._notifier,
+            spawner=self._spawner,
+            clock=self._clock,
+            wake=self._wake,
+            on_results=self._results,
+            on_lost=self._lost,
+            say=say,
+            on_progress=on_progress,
+            on_listed=on_listed,
+        )
+        self._refresher = Refresher(config, self._nodes, lambda: self.services, self._wake.set)
+
+    @property
+    def services(self) -> list[RingService]:
+        """A service for each ring, once the rings are made."""
+        return self._start.services
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until its terminal is closed; returns the exit code.
@@ -158,11 +151,9 @@ class Supervisor:
 
     async def _serve(self) -> int:
         """Start up, serve, shut down; return the exit code."""
-        starting = asyncio.create_task(self._startup())
+        starting = asyncio.create_task(self._start.run(self._refresher))
         stopping = asyncio.create_task(self._stop.wait())
-        while not (starting.done() or stopping.done()):  # a later generation starts under the watchdog's eyes
-            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED, timeout=TICK_S)
-            self._watchdog.feed(time.monotonic())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
             await asyncio.wait((starting,))
@@ -173,178 +164,6 @@ class Supervisor:
         self._notifier.stopping()
         self._totals = "; ".join(["", *(service.totals() for service in self.services), f"{pool.deaths} worker deaths"])
         return code
-
-    # Startup.
-
-    async def _startup(self) -> Pool:
-        config = self._config
-        self._store_wait = StoreWait(
-            config.store_wait,
-            say=self._say,
-            tell=self._notifier.extend_timeout,
-            has_answered=lambda: config.store_wait_s is not None or bool(config.cache()),
-        )
-        names = config.ring_names
-        if not config.test_ratio:
-            names = {"train": names["train"]}
-        files = raise_limit()
-        self._page_connections = page_connections(files) if Listen.parse(config.http) else 0
-        self._connections = connections(
-            config.most_downloads,
-            files=files,
-            workers=config.worker_count,
-            rings=len(names),
-            page=self._page_connections,
-        )
-        access = config.access()
-        handed_over = take_over(self._notifier)
-        for name in names.values():
-            lock = SingletonLock(name, access)
-            self._undo.callback(lock.release)
-            self._locks.append(lock)
-            formers = self._formers[name] = read_formers(name, handed_over)
-            for former in formers:
-                former.keep()
-            others = keep_other_versions(name)
-            self._undo.callback(forget_other_versions, name, others)
-            if cleared := clear_leavings(name, others.union(former.descriptor.generation for former in formers)):
-                _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
-            if foreign := foreign_files(name):
-                _LOG.warning("ring %s: %s", name, foreign)
-        await self._open_page()
-        survey = Survey(
-            config,
-            self._nodes,
-            self._store_wait,
-            self._notifier,
-            say=self._say,
-            on_progress=self._on_progress,
-            on_listed=self._on_listed,
-        )
-        formers_of = {split: self._formers[name] for split, name in names.items()}
-        found = await survey.find(formers_of, connections=min(config.downloads, self._connections))
-        start, spec = found.start, found.spec
-        if found.listed:
-            self._refresher.save(start.catalog)
-        else:
-            self._refresher.wanted = self._nodes.num_nodes == 1
-        editions = start.editions
-        if config.test_ratio and TEST not in editions:
-            self._say(
-                f"ring {names[TEST]}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs"
-            )
-        shape = shares(
-            workers=config.worker_count,
-            concurrency=config.downloads,
-            most_concurrency=config.most_downloads,
-            rings=len(editions),
-            mean_pair_bytes=start.catalog.mean_pair_bytes,
-        )
-        self._open_rings(start, spec, shape)
-        pool = self._open_pool(spec, shape)
-        self._undo.push_async_callback(self._refresher.end)
-        for service in self.services:
-            service.begin()
-        return pool
-
-    async def _open_page(self) -> None:
-        """Serve the status page, from before the listing: a probe may ask how far it is."""
-        listen, token_file = Listen.parse(self._config.http), self._config.http_token_file
-        if listen is None:
-            return
-        from ringfeedd.web.server import HttpServer, read_token  # noqa: PLC0415  # a third of a second of imports
-
-        token = read_token(token_file) if token_file else None
-        server = HttpServer(lambda: self.services, listen, token, most_connections=self._page_connections)
-        address = await server.start()
-        self._undo.push_async_callback(server.stop)
-        self._say(f"status page: {address}")
-
-    def _open_rings(self, start: Start, spec: DecodeSpec, shape: Shares) -> None:
-        config, editions = self._config, start.editions
-        names = [config.ring_names[split] for split in editions]
-        laid_out = geometries(config, spec, names, Room.look())
-        identity = config.identity(size=f"{spec.height}x{spec.width}")
-        for number, (edition, name, geometry) in enumerate(zip(editions.values(), names, laid_out, strict=True)):
-            order, split = edition.order, edition.split
-            descriptor = Descriptor(
-                ring=name,
-                generation="",
-                pid=os.getpid(),
-                geometry=geometry,
-                identity=identity,
-                split=split.name,
-                catalogs=(edition.served(0),),
-            )
-            memory = RingMemory(descriptor, config.access())
-            self._undo.callback(memory.give_back)
-            service = RingService(
-                number,
-                ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, order=order),
-                groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
-                memory=memory,
-                edition=edition,
-                failures=Failures(config.max_failed, on_error=config.on_error),
-                notifier=self._notifier,
-                clock=self._clock,
-            )
-            if later := start.later.get(split.name):
-                service.begin_later(*later)
-            service.expect(self._formers[name])
-            self.services.append(service)
-            self._undo.callback(service.end)
-            self._undo.enter_context(wake_by(memory.space, self._wake))
-            self._say(
-                f"ring {name}: "
-                + (f"{self._nodes}, {order.length:,} of " if self._nodes.num_nodes > 1 else "")
-                + f"{len(split):,} pairs, {geometry.slots} slots of {spec.height}x{spec.width}, "
-                f"{geometry.total_bytes / 2**20:.0f} MiB"
-                + (
-                    ""
-                    if geometry.mirrored
-                    else "; batches that wrap round its end are copied (the slots are no whole pages)"
-                )
-            )
-        _LOG.info("%d bytes of shared memory are reserved", total(laid_out))
-
-    def _open_pool(self, spec: DecodeSpec, shape: Shares) -> Pool:
-        config = self._config
-        rings = [
-            RingSpec(
-                name=service.name,
-                data_fd=service.memory.data_fd,
-                slots=service.memory.geometry.slots,
-                image_offset=service.memory.geometry.image.offset,
-                label_offset=service.memory.geometry.label.offset,
-                decode=spec,
-            )
-            for service in self.services
-        ]
-        each = tuple(min(own, self._connections) for own in shape.concurrency)
-        if each[0] < shape.concurrency[0]:
-            self._say(
-                f"{each[0]} instead of {shape.concurrency[0]} downloads at a time in each worker: a process may have "
-                f"few files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
-            )
-        policy = config.fetch_policy()
-        if shape.workers < config.worker_count:
-            self._say(
-                f"{shape.workers} instead of {config.worker_count} workers, for concurrency = {config.concurrency}"
-            )
-        most = tuple(min(own, self._connections) for own in shape.most_concurrency)
-        settings = WorkerSettings(config.root, config.emulator, each, most, policy, rings)
-        pool = Pool(
-            shape.workers,
-            settings,
-            on_results=self._results,
-            on_lost=self._lost,
-            most_pairs=shape.most_pairs,
-            spawner=self._spawner,
-            on_room=self._wake.set,
-        )
-        self._undo.push_async_callback(pool.stop)
-        pool.start()
-        return pool
 
     # Main loop.
 
@@ -367,7 +186,7 @@ class Supervisor:
                 pool.look(now, self._config.worker_timeout_s)
                 store = pool.store.statistics()
                 self._refresher.keep(now)
-                self._store_wait.first_pairs(store, there=announced)
+                self._start.store_wait.first_pairs(store, there=announced)
                 for service in self.services:
                     service.report(
                         workers=pool.statistics().workers,
@@ -416,7 +235,7 @@ class Supervisor:
             return
         self._looked = now
         gone = [name for service in self.services for name in service.memory.removed()]
-        gone += [lock.name for lock in self._locks if not lock.held]
+        gone += [lock.name for lock in self._start.locks if not lock.held]
         if gone:
             which = gone[0] if len(gone) == 1 else f"{gone[0]} and {len(gone) - 1} more"
             raise CrashError(

@@ -1,0 +1,165 @@
+"""Discovery: which pairs there are to serve, and how they are decoded, before a ring can be made."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Final
+
+from ringfeedd.catalog.catalog import Catalog
+from ringfeedd.catalog.listing import Progress, build_catalog
+from ringfeedd.config import Config
+from ringfeedd.decode.spec import DecodeSpec, Fit
+from ringfeedd.errors import StartError
+from ringfeedd.nodes import Nodes
+from ringfeedd.recovery.catalogs import Start, find_promised, make_editions
+from ringfeedd.recovery.predecessor import Former
+from ringfeedd.storage import LISTING_WAIT_S, Source, open_source
+from ringfeedd.supervisor.sizing import Room, has_room
+from ringfeedd.supervisor.store_wait import SILENCE_S, StoreWait
+from ringfeedd.system.systemd import Notifier
+
+START_NOTICE_S: Final = 30.0
+"""What the service manager is asked for, again and again, while the listing goes on."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was discovered.
+
+    Attributes:
+        listed: the root was listed for it; else it begins with what an earlier listing had found.
+    """
+
+    start: Start
+    spec: DecodeSpec
+    listed: bool
+
+
+class Discovery:
+    """Asks the store what there is, unless living trainers, or the cache, say what to begin with."""
+
+    def __init__(
+        self,
+        config: Config,
+        nodes: Nodes,
+        store_wait: StoreWait,
+        notifier: Notifier,
+        *,
+        say: Callable[[str], None],
+        on_progress: Callable[[Progress], None],
+        on_listed: Callable[[], None],
+    ) -> None:
+        """Prepare; `Supervisor` documents the callbacks."""
+        self._config, self._nodes, self._store_wait, self._notifier = config, nodes, store_wait, notifier
+        self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
+
+    async def discover(self, formers: dict[str, list[Former]], *, connections: int) -> Found:
+        """Find out what to serve, and settle how its pairs are decoded.
+
+        Args:
+            formers: of each split, the former daemons whose consumers may come.
+            connections: of the source.
+
+        Raises:
+            StartError: there is nothing to serve, or the store did not answer for too long.
+        """
+        config = self._config
+        start = self._known_start({split: of_split for split, of_split in formers.items() if of_split})
+        listed = start is None
+        source = await self._store_wait.has(
+            lambda: open_source(
+                config.root,
+                emulator=config.emulator,
+                concurrency=connections,
+                read_timeout_s=config.read_timeout_s,
+                data_plane=config.data_plane,
+                user_project=config.user_project,
+                listing_wait_s=min(LISTING_WAIT_S, max(config.store_wait, SILENCE_S)),
+                max_objects=config.max_objects,
+                answered=self._store_wait.has_answered,
+            ),
+            is_answer=False,
+        )
+        try:
+            if start is None:
+                start = await self._listed_start(source)
+            self._on_listed()
+            size = config.pixels or self._promised_size(formers) or await self._common_size(source, start.catalog)
+        finally:
+            await source.close()
+        return Found(start, self._spec(*size), listed)
+
+    def _known_start(self, formers: dict[str, list[Former]]) -> Start | None:
+        """Return a start without a listing: the catalogs of living trainers, or as configured; None where none is."""
+        config, start = self._config, None
+        if formers:
+            start = find_promised(formers, config.cache(), config, self._nodes)
+        elif config.catalog == "cached":
+            with contextlib.suppress(StartError, StopIteration):
+                latest = next(iter(config.cache()))
+                start = Start(latest, make_editions(latest, config, self._nodes))
+        if start is not None:
+            self._say(f"begins with the {len(start.catalog):,} pairs of an earlier listing of {config.root}")
+        return start
+
+    async def _listed_start(self, source: Source) -> Start:
+        config = self._config
+        self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
+        catalog = await self._store_wait.has(lambda: build_catalog(source, config.templates, self._listed_more))
+        self._say(f"found {len(catalog):,} pairs under {config.root}")
+        for sentence in catalog.incomplete.sentences():
+            self._say(f"  {sentence}")
+        return Start(catalog, make_editions(catalog, config, self._nodes))
+
+    def _listed_more(self, progress: Progress) -> None:
+        self._store_wait.answered()
+        self._on_progress(progress)
+        self._notifier.extend_timeout(
+            START_NOTICE_S, f"listing: {progress.images:,} images, {progress.labels:,} labels"
+        )
+
+    async def _common_size(self, source: Source, catalog: Catalog) -> tuple[int, int]:
+        """Height and width of a slot, pixels, by a look at some images."""
+        from ringfeedd.supervisor.probe import choose_size, probe_sizes  # noqa: PLC0415  # decoders, where no size is given
+
+        config, room = self._config, Room.look()
+        rings = list(config.ring_names.values())[: 2 if config.test_ratio else 1]
+        look = partial(probe_sizes, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation)
+        looked = await self._store_wait.has(lambda: look(source, catalog))
+        size = choose_size(looked, config.fit, lambda size: has_room(config, self._spec(*size), rings, room))
+        sizes = looked.sizes
+        spread = f"{'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
+        self._say(f"looked at {len(sizes)} images of {spread}: slots of {size[0]}x{size[1]}, fit {config.fit}")
+        too_large = sum(height * width > size[0] * size[1] for height, width in sizes)
+        if config.fit is Fit.NATIVE and too_large:
+            self._say(
+                f"{too_large} of them are larger than such a slot, and there is no memory for larger slots: such "
+                f"pairs are replaced by others; give more memory, set size=, or choose another fit"
+            )
+        return size
+
+    def _promised_size(self, formers: dict[str, list[Former]]) -> tuple[int, int] | None:
+        """Height and width of the slots that living trainers read, which a look could find otherwise by now."""
+        for former in chain.from_iterable(formers.values()):
+            height, width, _ = former.descriptor.geometry.image.row_shape
+            if former.descriptor.identity == self._config.identity(size=f"{height}x{width}"):
+                return height, width
+        return None
+
+    def _spec(self, height: int, width: int) -> DecodeSpec:
+        """How pairs are decoded into slots of that size."""
+        config = self._config
+        return DecodeSpec(
+            height,
+            width,
+            fit=config.fit,
+            label_mode=config.label_mode,
+            exif_orientation=config.exif_orientation,
+            max_pixels=config.max_pixels,
+            image_pad=config.image_pad,
+            label_pad=config.label_pad,
+        )
