@@ -20,7 +20,6 @@ FINGERPRINT_BYTES = 16
 
 _CHUNK_BYTES = 1 << 20
 _CHUNK_ROWS = 1 << 16
-_WORD = 8
 _DENSE = 2
 
 
@@ -104,44 +103,8 @@ class IdTable:
         return digest.hexdigest()
 
     def order(self) -> Rows:
-        """The rows sorted by their bytes; equal ids keep their places among each other.
-
-        A radix sort from the front, eight bytes a round, of the rows that are still equal to a neighbour: Python's own
-        sort would need an object for each id.
-        """
-        order = np.arange(len(self), dtype=np.int64)
-        places = order.copy()  # in `order`: whatever is not settled yet, ties side by side
-        ties = np.zeros(len(self), np.int64)
-        depth = 0
-        while len(places) > 1 and len(self._blob):  # without a byte in it, all ids are empty and equal
-            rows = order[places]
-            words, rest = self._words(rows, depth)
-            permutation = np.lexsort((rest, words, ties))
-            order[places] = rows[permutation]
-            words, rest, ties = words[permutation], rest[permutation], ties[permutation]
-            # a row that ends within this word is settled: where it equals its neighbour, they are the same id
-            equal = (words[1:] == words[:-1]) & (ties[1:] == ties[:-1]) & (rest[1:] == _WORD) & (rest[:-1] == _WORD)
-            tied = np.concatenate((equal, [False])) | np.concatenate(([False], equal))
-            ties = np.cumsum(np.concatenate(([True], ~equal)))[tied]
-            places = places[tied]
-            depth += _WORD
-        return order
-
-    def _words(self, rows: Rows, depth: int) -> tuple[Hashes, npt.NDArray[np.uint8]]:
-        """Eight bytes of each row from `depth` on as one number, zeros behind its end; and how many there were."""
-        words = np.empty(len(rows), np.uint64)
-        rest = np.empty(len(rows), np.uint8)
-        column = np.arange(_WORD)
-        for at in range(0, len(rows), _CHUNK_ROWS):
-            chunk = rows[at : at + _CHUNK_ROWS]
-            start = self._offsets[chunk] + depth
-            there = np.clip(self._offsets[chunk + 1] - start, 0, _WORD)
-            index = np.minimum(start[:, None] + column, len(self._blob) - 1)
-            letters = self._blob[index]
-            letters[column >= there[:, None]] = 0
-            words[at : at + len(chunk)] = letters.view(">u8")[:, 0]
-            rest[at : at + len(chunk)] = there
-        return words, rest
+        """The rows sorted by their bytes; equal ids keep their places among each other."""
+        return np.fromiter(sorted(range(len(self)), key=self.encoded), np.int64, len(self))
 
     def _pieces(self, rows: Rows) -> Iterator[Bytes]:
         """The bytes of these rows, one after the other, in pieces small enough to be built by index."""

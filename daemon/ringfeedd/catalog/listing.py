@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import zlib
 from array import array
 from dataclasses import dataclass
 from functools import partial
@@ -32,8 +31,6 @@ NAMED = 20
 
 MAX_SPELLINGS = 256
 """Of extensions (.jpg, .JPG, .Jpg, ...): their index is one byte."""
-
-_PAGE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +100,7 @@ async def _refuse_empty(
 class _Side:
     """The images, or the labels, as they come in from the listing.
 
-    The ids are kept compressed, a few hundred to the page: one listing's neighbours differ in a digit or two, and only
-    the images' ids will be needed as a whole. The labels' serve to name those without an image.
+    Only the images' ids become the catalog's. The labels' serve to name those without an image.
     """
 
     def __init__(self, template: KeyTemplate) -> None:
@@ -113,9 +109,7 @@ class _Side:
         self._ranks: list[int] = []
         self._hash, self._size, self._generation = array("Q"), array("Q"), array("Q")
         self._crc32c, self._has_crc32c, self._suffix = array("I"), bytearray(), bytearray()
-        self._length = array("H")
-        self._page, self._pages = bytearray(), list[bytes]()
-        self._page_rows = [0]
+        self._length, self._ids = array("H"), bytearray()
         self._last = b""
         self.in_order = True
         self.unusable, self.unusable_names = 0, list[str]()
@@ -144,9 +138,7 @@ class _Side:
         self._has_crc32c.append(info.crc32c is not None)
         self._suffix.append(suffix)
         self._length.append(len(pair_id))
-        self._page += pair_id
-        if len(self._page) >= _PAGE_BYTES:
-            self._end_page()
+        self._ids += pair_id
         return None
 
     def distinct(self) -> tuple[Rows, Rows]:
@@ -184,37 +176,19 @@ class _Side:
         self._has_crc32c, self._suffix = bytearray(), bytearray()
 
     def ids(self) -> IdTable:
-        """All ids, in the order in which they were listed; they are kept here no longer."""
-        self._end_page()
-        blob = bytearray()
-        for page in self._pages:
-            blob += zlib.decompress(page)
-        lengths = np.frombuffer(self._length, np.uint16)
-        self.let_go_ids()
-        return IdTable.packed(blob, lengths)
+        """All ids, in the order in which they were listed."""
+        return IdTable.packed(self._ids, np.frombuffer(self._length, np.uint16))
 
     def let_go_ids(self) -> None:
-        """Drop the ids."""
-        self._page, self._pages, self._page_rows, self._length = bytearray(), [], [0], array("H")
+        """Drop the ids, which are not needed or were taken."""
+        self._length, self._ids = array("H"), bytearray()
 
     def names(self, rows: Rows) -> Iterator[tuple[bytes, str]]:
         """The ids in UTF-8 and the names of these rows."""
-        self._end_page()
-        lengths, suffixes = np.frombuffer(self._length, np.uint16), tuple(self.suffixes)
-        rows = np.sort(rows)
-        for page, (start, end) in enumerate(zip(self._page_rows, self._page_rows[1:], strict=False)):
-            wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
-            if len(wanted):
-                table = IdTable.packed(zlib.decompress(self._pages[page]), lengths[start:end])
-                for row in wanted.tolist():
-                    pair_id = table.encoded(row - start)
-                    yield pair_id, self.template.name(pair_id.decode(), suffixes[self._suffix[row]])
-
-    def _end_page(self) -> None:
-        if self._page_rows[-1] < len(self._length):
-            self._pages.append(zlib.compress(self._page, level=1))
-            self._page_rows.append(len(self._length))
-            self._page = bytearray()
+        ids, suffixes = self.ids(), tuple(self.suffixes)
+        for row in rows.tolist():
+            pair_id = ids.encoded(row)
+            yield pair_id, self.template.name(pair_id.decode(), suffixes[self._suffix[row]])
 
     def _preference(self) -> npt.NDArray[np.uint16]:
         """For each spelling of an extension its place among all: the template's order, then lower case, then bytes."""
@@ -264,6 +238,7 @@ def _join(images: _Side, labels: _Side, skipped: Skipped) -> Catalog:
     hashes, image_columns = images.hashes[image_rows], images.columns().take(image_rows)
     images.let_go_metadata()
     ids = images.ids()
+    images.let_go_ids()
     if len(image_rows) < len(ids):
         ids = ids.take(image_rows)
     if not images.in_order:
