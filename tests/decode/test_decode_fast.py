@@ -13,7 +13,6 @@ from PIL import Image
 from ringfeedd.decode import codecs as fast_codecs
 from ringfeedd.decode import pair as decode
 from ringfeedd.decode.image import Picture, open_picture
-from ringfeedd.decode.optional import optional
 from ringfeedd.decode.pair import decode_pair
 from ringfeedd.decode.spec import DecodeSpec, Fit
 from ringfeedd.errors import BadPairError
@@ -151,7 +150,3 @@ def test_a_codec_that_differs_from_this_machines_pillow_is_never_used() -> None:
     other.decode_jpeg = lambda *args, **options: simplejpeg.decode_jpeg(*args, fastupsample=True, **options)
     assert not fast_codecs._equals_pillow(other)
     assert fast_codecs._equals_pillow(simplejpeg)
-
-
-def test_a_codec_that_is_not_installed_is_none() -> None:
-    assert optional("a_codec_that_nobody_has") is None

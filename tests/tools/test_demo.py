@@ -107,7 +107,7 @@ def test_only_the_rings_own_names_count_as_left_behind(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_whole_demo_ends_well_and_leaves_nothing(tmp_path):
-    command = [sys.executable, "-m", "ringfeedd.demo", "--pairs", "30", "--epochs", "2", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "ringfeedd", "demo", "--pairs", "30", "--epochs", "2", "--out", str(tmp_path)]
     environ = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=110)
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,8 @@ even which pairs fail (but for the streams that docs/decoding.md names). A new o
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 from collections.abc import Callable
 from functools import cache
@@ -18,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ringfeedd.decode.image import Picture
-from ringfeedd.decode.optional import optional
 from ringfeedd.decode.png import label_from_unfiltered_png
 
 Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
@@ -28,7 +29,11 @@ FastDecoder: TypeAlias = Callable[[Picture, Pixels], bool]
 """Writes a picture as it is stored, neither turned nor scaled, into the pixels; False where it cannot do so exactly."""
 
 
-simplejpeg: ModuleType | None = optional("simplejpeg")
+simplejpeg: ModuleType | None = None
+"""Of the extra ``fast``."""
+
+with contextlib.suppress(ImportError):
+    simplejpeg = importlib.import_module("simplejpeg")
 
 _EXACT_SUBSAMPLINGS: Final = {"444", "422", "420", "Gray"}
 """The ones whose upsampling is the same in all libjpeg-turbo releases in use, and which cameras and tools write."""

@@ -7,6 +7,8 @@ that Pillow would refuse, and no other values come of it.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import zlib
 from types import ModuleType
 from typing import Final
@@ -16,10 +18,12 @@ from numpy.typing import NDArray
 
 from ringfeedd.decode.image import Picture
 from ringfeedd.decode.metadata import is_carried
-from ringfeedd.decode.optional import optional
 
-deflate: ModuleType | None = optional("deflate")
-"""libdeflate, five times as fast as zlib."""
+deflate: ModuleType | None = None
+"""libdeflate, of the extra ``fast``: five times as fast as zlib."""
+
+with contextlib.suppress(ImportError):
+    deflate = importlib.import_module("deflate")
 
 _BITS: Final = {"P": 8, "P;4": 4, "P;2": 2, "P;1": 1, "L": 8, "L;4": 4, "L;2": 2, "1": 1}
 """Bits of a value, by what Pillow calls the way in which a PNG's values are packed."""
