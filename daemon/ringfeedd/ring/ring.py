@@ -13,7 +13,7 @@ epoch is fetched only as far ahead as somebody has read already.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -112,6 +112,16 @@ class Ring:
 
     def _since(self, epoch: int) -> int:
         return max(first for first in self._orders if first <= epoch)
+
+    @property
+    def in_flight(self) -> Collection[int]:
+        """Numbers of the pairs that were handed out and are not decoded yet."""
+        return self._in_flight.keys()
+
+    @property
+    def ready(self) -> Collection[int]:
+        """Numbers of the pairs that are decoded and not published, since an earlier one is missing."""
+        return self._ready
 
     @property
     def limit(self) -> int:

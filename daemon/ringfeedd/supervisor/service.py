@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.failures import FailedPairs
 from ringfeed.shm.lane import Request
 from ringfeed.shm.layout import RingState, State
@@ -97,6 +98,11 @@ class RingService:
 
     def __repr__(self) -> str:
         return f"RingService({self.ring!r}, {self.groups!r})"
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """What consumers find of the ring."""
+        return self.memory.descriptor
 
     @property
     def ready(self) -> bool:

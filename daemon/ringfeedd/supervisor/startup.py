@@ -168,9 +168,10 @@ class Startup:
         listen, token_file = Listen.parse(self._config.http), self._config.http_token_file
         if listen is None:
             return
-        from ringfeedd.web.server import HttpServer, read_token  # noqa: PLC0415  # a third of a second of imports
+        from ringfeedd.web.server import HttpServer  # noqa: PLC0415  # a third of a second of imports
+        from ringfeedd.web.token import TokenFile  # noqa: PLC0415  # the same
 
-        token = read_token(token_file) if token_file else None
+        token = TokenFile(token_file) if token_file else None
         server = HttpServer(lambda: self.services, listen, token, most_connections=self._page_connections)
         address = await server.start()
         self._undo.push_async_callback(server.stop)

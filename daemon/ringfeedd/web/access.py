@@ -11,6 +11,8 @@ from typing import Final
 
 OFF: Final = "off"
 METHODS: Final = ("GET", "HEAD")
+FORM: Final = ("POST",)
+"""The method of the two forms, with which a browser logs in and out."""
 
 _LISTEN: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 _HOST_HEADER: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
@@ -74,26 +76,53 @@ class Guard:
     token: str | None
     machine: str
 
-    def refuse(self, method: str, host: str | None, authorization: str | None, *, public: bool) -> Refusal | None:
+    @property
+    def shows_data(self) -> bool:
+        """Whether pixels may be shown: to this machine's users, or to those who bring the token."""
+        return self.listen.loopback or self.token is not None
+
+    def refuse(
+        self,
+        method: str,
+        host: str | None,
+        authorization: str | None,
+        *,
+        public: bool,
+        session: bool = False,
+        origin: str | None = None,
+        form: bool = False,
+    ) -> Refusal | None:
         """Why a request gets no answer; None where it does.
 
         Args:
-            host, authorization: the headers; None where there is none.
+            host, authorization, origin: the headers; None where there is none.
             public: the answer tells nothing of the data, so it needs no token.
+            session: the request brings the cookie of a browser that has logged in.
+            form: this is where a form is sent to.
         """
-        if method not in METHODS:
+        if method not in METHODS and not (form and self.token is not None and method in FORM):
             return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "This page can only be read: GET or HEAD.")
         if host is None or not self._is_ours(host):
             return Refusal(
                 HTTPStatus.FORBIDDEN,
                 "The Host of this request is not this machine's: ask by its address, or by localhost.",
             )
-        if self.token is not None and not public and not _same(authorization, f"Bearer {self.token}"):
+        if method in FORM and origin is not None and origin.rpartition("://")[2] != host:
+            return Refusal(HTTPStatus.FORBIDDEN, "This form was sent by a page of another site.")
+        if (
+            self.token is not None
+            and not (public or session or (form and method in FORM))
+            and not _same(authorization, f"Bearer {self.token}")
+        ):
             return Refusal(
                 HTTPStatus.UNAUTHORIZED,
                 "Send `Authorization: Bearer TOKEN`, the token in the daemon's http_token_file.",
             )
         return None
+
+    def opens(self, token: str) -> bool:
+        """Whether this is the token."""
+        return self.token is not None and _same(token, self.token)
 
     def _is_ours(self, header: str) -> bool:
         """Whether a browser that was lured to a stranger's name, which now points here, cannot have sent this Host."""

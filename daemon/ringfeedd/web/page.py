@@ -1,134 +1,221 @@
-"""The status page: plain HTML that reads well without scripts. Built as a tree, so that no text can become markup."""
+"""The status page: HTML that reads well without scripts, and is brought up to date by one where they run."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
-from xml.etree import ElementTree as ET
 
-from ringfeed.cli.status import RingStatus, by_pass
-from ringfeed.shm.failures import FailedPairs
-from ringfeed.text import one_line
+import ringfeed
+from ringfeedd.web.gallery import Shelf
+from ringfeedd.web.history import History, Rates
+from ringfeedd.web.markup import Node, html, raw, tag
+from ringfeedd.web.plots import plots_card
+from ringfeedd.web.sections import (
+    details_card,
+    failed_card,
+    pictures_card,
+    readers_card,
+    ring_card,
+    tone,
+    verdict,
+)
 from ringfeedd.web.snapshot import RingView
+from ringfeedd.web.words import count, span
 
 REFRESH_S: Final = 2
-MOST_SHOWN: Final = 50
-"""Failed pairs on the page, of those that ``errors.json`` lists."""
+"""How often a browser without scripts loads the page again."""
 
-STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733 }
-h1 { font-size: 1.4rem } h2 { font-size: 1.15rem; margin-top: 2rem } h3 { font-size: 1rem; margin-bottom: .3rem }
-table { border-collapse: collapse; width: 100% } caption { text-align: left; font-weight: 600; padding: .6rem 0 .2rem }
-td, th { text-align: left; vertical-align: top; padding: .15rem .8rem .15rem 0; border-bottom: 1px solid #dde3ea }
-th { font-weight: 500; color: #5a6b7d } td { overflow-wrap: anywhere } meter { width: 12rem }
-.bad { color: #b3261e; font-weight: 600 } .well { color: #1b7f4b; font-weight: 600 } footer { color: #5a6b7d }
-@media (prefers-color-scheme: dark) { body { background: #12181f; color: #d7dee6 } td, th { border-color: #2b3743 } }
-"""
+STYLE: Final = Path(__file__).with_name("page.css").read_text("utf-8")
+SCRIPT: Final = Path(__file__).with_name("page.js").read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
 
 POLICY: Final = (
-    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; style-src 'sha256-"
-    + base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    + "'"
+    "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; img-src 'self'; "
+    f"connect-src 'self'; script-src {_hash(SCRIPT)}; style-src {_hash(STYLE)}"
 )
-"""The page's Content-Security-Policy: nothing is loaded, nothing runs, and this one style applies."""
+"""The page's Content-Security-Policy: only this machine is asked, this one script runs, and this one style applies."""
+
+BUILD: Final = hashlib.sha256((STYLE + SCRIPT).encode()).hexdigest()[:12]
+"""Tells a page that was opened before an upgrade that its script is another one."""
+
+ICON: Final = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="5.5" fill="none" '
+    'stroke="#8f9bab" stroke-width="3.4"/><path d="M8 2.5a5.5 5.5 0 1 1-5.2 3.7" fill="none" stroke="#12a06a" '
+    'stroke-width="3.4"/></svg>'
+)
 
 
-def _tag(kind: str, /, *children: ET.Element | str, **attributes: str) -> ET.Element:
-    """An element; texts among its children are made one line that prints, and are escaped when the tree is written."""
-    element = ET.Element(kind, {key.rstrip("_"): value for key, value in attributes.items()})
-    last: ET.Element | None = None
-    for child in children:
-        if isinstance(child, ET.Element):
-            element.append(child)
-            last = child
-        elif last is None:
-            element.text = (element.text or "") + one_line(child)
-        else:
-            last.tail = (last.tail or "") + one_line(child)
-    return element
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the page shows of a ring besides its view.
+
+    Attributes:
+        rates: of now; None where there are none yet.
+        pictures: of the newest pairs; None where none may be shown.
+    """
+
+    history: History = field(default_factory=History)
+    rates: Rates | None = None
+    pictures: Shelf | None = None
 
 
-def status_page(views: Sequence[RingView], machine: str) -> str:
-    """The whole page."""
-    style = ET.Element("style")
-    style.text = STYLE
-    head = _tag(
-        "head",
-        _tag("meta", charset="utf-8"),
-        _tag("meta", name="viewport", content="width=device-width"),
-        ET.Element("meta", {"http-equiv": "refresh", "content": str(REFRESH_S)}),
-        _tag("title", f"Ringfeed on {machine}"),
-        style,
-    )
-    links = [_tag("a", name, href=name) for name in ("status.json", "errors.json", "metrics", "healthz")]
-    footer = _tag("footer", *(part for link in links for part in (link, "  ")))
-    body = _tag("body", _tag("h1", f"Ringfeed on {machine}"))
-    if not views:
-        body.append(_tag("p", "The daemon is starting: it lists the pairs, and no ring is served yet."))
-    for view in views:
-        body.extend(_ring(view))
-    body.append(footer)
-    page = _tag("html", head, body, lang="en")
-    return "<!doctype html>\n" + ET.tostring(page, encoding="unicode", method="html")
+_NOTHING: Final = Shown()
 
 
-def _ring(view: RingView) -> list[ET.Element]:
-    status = view.status
-    if status is None:
-        return [_tag("h2", view.name), _tag("p", view.problem, class_="bad")]
-    state = _tag("span", status.state, class_="bad" if view.ailment else "well")
-    parts = [_tag("h2", f"{view.name}: ", state)]
-    store = (
-        f"the store {status.store.sentence(status.workers)}"
-        if status.store.unreachable or status.store.limit_per_s
-        else ""
-    )
-    troubles = (status.reason, status.hangs, store, status.held_up)
-    parts += [_tag("p", sentence, class_="bad") for sentence in troubles if sentence]
-    meter = _tag("meter", value=str(status.filled_slots), max=str(status.slots))
-    slots = _tag("tr", _tag("th", "filled", scope="row"), _tag("td", meter, f" {status.filled_slots}/{status.slots}"))
-    rows = [_tag("tr", _tag("th", name, scope="row"), _tag("td", text)) for name, text in status.rows().items()]
-    parts.append(_tag("table", slots, *rows))
-    if status.consumers:
-        parts.append(_readers(status))
-    if view.failed.pairs:
-        parts.append(_failed(view.failed))
-    return parts
+def status_page(
+    views: Sequence[RingView],
+    machine: str,
+    shown: Mapping[str, Shown] | None = None,
+    *,
+    ring: str = "",
+    logged_in: bool = False,
+) -> str:
+    """The whole page.
+
+    Args:
+        shown: of each ring, what a view does not say.
+        ring: the one that is shown; the first where there is none of this name.
+        logged_in: the browser can log out.
+    """
+    parts = page_parts(views, machine, shown, ring=ring, logged_in=logged_in)
+    again = tag("noscript", tag("meta", http_equiv="refresh", content=str(REFRESH_S)))
+    return _document(f"Ringfeed on {machine}", *parts, raw("script", SCRIPT), head=again)
 
 
-def _readers(status: RingStatus) -> ET.Element:
-    rows = [
-        (
-            group,
-            f"{lane.rank}/{lane.world_size}",
-            str(lane.pid),
-            f"{lane.batches} of {lane.batch_size}",
-            f"{lane.held_pairs} pairs",
-            f"{lane.waited_s:.1f} s" + (f", now for {lane.waiting_s:.1f} s" if lane.waiting_s else ""),
-            f"{lane.missed_pairs} pairs" if lane.on_lag != "block" else "",
+def live_parts(
+    views: Sequence[RingView],
+    machine: str,
+    shown: Mapping[str, Shown],
+    *,
+    ring: str,
+    logged_in: bool,
+    points: int,
+) -> str:
+    """The parts of the page that change, for its script.
+
+    Args:
+        points: of the history that the page has; its plots are left out where there are no more.
+    """
+    return html(*page_parts(views, machine, shown, ring=ring, logged_in=logged_in, points=points))
+
+
+def page_parts(
+    views: Sequence[RingView],
+    machine: str,
+    shown: Mapping[str, Shown] | None = None,
+    *,
+    ring: str = "",
+    logged_in: bool = False,
+    points: int = -1,
+) -> list[Node]:
+    """The header and the main part."""
+    shown = shown or {}
+    view = next((each for each in views if each.name == ring), views[0] if views else None)
+    tabs = [
+        tag(
+            "a",
+            tag("i", class_=f"dot {tone(each, shown.get(each.name, _NOTHING).rates)}"),
+            each.name,
+            href=f"?ring={each.name}",
+            **({"aria_current": "page"} if each is view else {}),
         )
-        for group, lanes in by_pass(status.consumers)
-        for lane in lanes
+        for each in views
     ]
-    return _table("Readers", ("group", "rank", "pid", "batches", "holds", "waited", "missed"), rows)
+    status = view.status if view else None
+    facts = [f"v{ringfeed.__version__}"]
+    if status is not None:
+        facts = [status.root, f"up {span(status.uptime_s)}", count(status.workers, "worker"), *facts]
+    logout = tag("form", tag("button", "Log out"), method="post", action="logout") if logged_in else None
+    header = tag(
+        "header",
+        tag("h1", "Ringfeed", tag("small", machine)),
+        tag("nav", *tabs, class_="tabs") if tabs else None,
+        tag("p", " · ".join(facts), class_="facts", title=facts[0]),
+        logout,
+    )
+    notice = tag("p", id="notice", role="status")
+    links = [tag("a", name, href=name) for name in ("status.json", "errors.json", "metrics", "healthz")]
+    footer = tag("footer", *(part for link in links for part in (link, "  ")))
+    if view is None:
+        starting = "The daemon is starting: it lists the pairs, and no ring is served yet."
+        body: list[Node] = [tag("section", tag("strong", starting), class_="card verdict warn")]
+    else:
+        body = _ring(view, shown.get(view.name, _NOTHING), points)
+    number = shown[view.name].history.number if view and view.name in shown else 0
+    main = tag("main", *body, footer, data_build=BUILD, data_points=str(number))
+    return [header, notice, main]
 
 
-def _failed(failed: FailedPairs) -> ET.Element:
-    rows = [
-        (_local(pair.last_unix_s), pair.pair_id, pair.cause, pair.reason, str(pair.attempts), str(pair.times))
-        for pair in reversed(failed.pairs[-MOST_SHOWN:])
+def _ring(view: RingView, shown: Shown, points: int) -> list[Node]:
+    status, first = view.status, verdict(view, shown.rates)
+    failed = failed_card(view.failed)
+    if status is None:
+        return [each for each in (first, failed) if each is not None]
+    parts = [
+        first,
+        ring_card(view, status, shown.rates),
+        plots_card(status, shown.history, shown.rates, same=points == shown.history.number),
+        pictures_card(view.name, shown.pictures),
+        readers_card(status, shown.rates),
+        failed,
+        details_card(status),
     ]
-    caption = f"Failed pairs: {failed.failed_draws} draws, the latest {len(rows)} pairs"
-    return _table(caption, ("last", "pair", "cause", "reason", "attempts", "times"), rows)
+    return [each for each in parts if each is not None]
 
 
-def _table(caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> ET.Element:
-    head = _tag("tr", *(_tag("th", name, scope="col") for name in names))
-    return _tag("table", _tag("caption", caption), head, *(_tag("tr", *(_tag("td", c) for c in row)) for row in rows))
+def login_page(machine: str, *, wrong: bool) -> str:
+    """The form for the token.
+
+    Args:
+        wrong: another one was sent.
+    """
+    hidden = {"type": "text", "name": "user", "value": "ringfeed", "autocomplete": "username", "hidden": ""}
+    form = tag(
+        "form",
+        tag("h1", "Ringfeed", tag("small", machine)),
+        tag("label", "Token", for_="token"),
+        tag("input", **hidden),
+        tag(
+            "input",
+            id="token",
+            name="token",
+            type="password",
+            autocomplete="current-password",
+            required="",
+            autofocus="",
+        ),
+        tag("p", "This is not the token.", class_="bad", role="alert") if wrong else None,
+        tag("button", "Log in"),
+        tag("p", "The token is in the daemon's http_token_file."),
+        class_="card login",
+        method="post",
+        action="login",
+    )
+    return _document(f"Ringfeed on {machine}", tag("main", form))
 
 
-def _local(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def _document(title: str, *body: Node, head: Node | None = None) -> str:
+    page = tag(
+        "html",
+        tag(
+            "head",
+            tag("meta", charset="utf-8"),
+            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            tag("meta", name="color-scheme", content="light dark"),
+            tag("title", title),
+            tag("link", rel="icon", href="icon.svg"),
+            raw("style", STYLE),
+            head,
+        ),
+        tag("body", *body),
+        lang="en",
+    )
+    return "<!doctype html>\n" + html(page)

@@ -5,38 +5,42 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import socket
-import stat
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from http import HTTPStatus
 from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from ringfeedd.errors import ConfigError, StartError
+from ringfeedd.errors import StartError
 from ringfeedd.web.access import Guard, Listen
 from ringfeedd.web.connections import Connections, bind
 from ringfeedd.web.metrics import CONTENT_TYPE, metrics_text
-from ringfeedd.web.page import POLICY, status_page
-from ringfeedd.web.snapshot import RingView, Watched, ailments, look
+from ringfeedd.web.page import ICON, POLICY, login_page
+from ringfeedd.web.session import LASTS_S, Sessions
+from ringfeedd.web.snapshot import Watched, ailments
+from ringfeedd.web.watch import Watch
 
-LEAST_TOKEN_CHARACTERS: Final = 16
-MOST_TOKEN_BYTES: Final = 4096
 SHUTDOWN_S: Final = 0.5
 """How long a stop waits for answers that are under way."""
 
-LOOK_EVERY_S: Final = 0.1
-
-PUBLIC: Final = frozenset({"/healthz"})
+PUBLIC: Final = frozenset({"/healthz", "/icon.svg"})
 """Answers without anything of the data, which a probe gets without a token."""
+
+FORMS: Final = frozenset({"/login", "/logout"})
+"""Where a browser sends the forms with which it logs in and out."""
+
+MOST_FORM_BYTES: Final = 1 << 14
+
+_SESSION: Final = "session"
+_GUARD: Final = "guard"
+"""What the check leaves in a request for its handler: the value of a good session's cookie, and the guard."""
 
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # to others none; a form of ours is known by its Origin
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
     "Connection": "close",  # one connection carries one request
@@ -58,29 +62,37 @@ class HttpServer:
     """Serves the rings' state until `stop`."""
 
     def __init__(
-        self, rings: Callable[[], Sequence[Watched]], listen: Listen, token: str | None, *, most_connections: int = 32
+        self,
+        rings: Callable[[], Sequence[Watched]],
+        listen: Listen,
+        token: Callable[[], str] | None,
+        *,
+        most_connections: int = 32,
     ) -> None:
         """Prepare.
 
         Args:
             rings: those in service at the moment of a request.
-            token: what a request has to bring as a bearer; None for none.
+            token: says what a request has to bring now; None for nothing.
             most_connections: that are open at a time.
         """
-        self._rings = rings
-        self._listen = listen
+        self._listen, self._token = listen, token
         self._machine = socket.gethostname()
-        self._guard = Guard(listen, token, self._machine)
-        application = web.Application(middlewares=[self._check])
+        self._sessions = Sessions()
+        self._watch = Watch(rings, self._machine, pictures=self._guard().shows_data)
+        application = web.Application(middlewares=[self._check], client_max_size=MOST_FORM_BYTES)
         application.on_response_prepare.append(_protect)
         self._most_connections = most_connections
-        self._looked_at = -LOOK_EVERY_S
-        self._views_then: list[RingView] = []
         application.router.add_get("/", self._page)
+        application.router.add_get("/live", self._live)
+        application.router.add_get("/pictures/{ring}/{file}", self._picture)
+        application.router.add_get("/icon.svg", self._icon)
         application.router.add_get("/status.json", self._status)
         application.router.add_get("/errors.json", self._errors)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/healthz", self._health)
+        application.router.add_post("/login", self._login)
+        application.router.add_post("/logout", self._logout)
         self._runner = web.AppRunner(application, access_log=None, logger=_REQUESTS, shutdown_timeout=SHUTDOWN_S)
 
     async def start(self) -> str:
@@ -108,6 +120,7 @@ class HttpServer:
             ) from error
         port = sockets[0].getsockname()[1]
         self._connections.listen(sockets)
+        self._watch.start()
         return self._listen.url(port)
 
     async def stop(self) -> None:
@@ -115,40 +128,98 @@ class HttpServer:
         await self._connections.close()
         await self._runner.cleanup()
         self._connections.abort()
+        await self._watch.stop()
 
-    def _views(self) -> list[RingView]:
-        """The rings as they were a moment ago at most: many requests cost the daemon no more looks than a few."""
-        now = time.monotonic()
-        if now - self._looked_at >= LOOK_EVERY_S:
-            self._looked_at, self._views_then = now, [look(ring) for ring in self._rings()]
-        return self._views_then
+    def _guard(self) -> Guard:
+        return Guard(self._listen, self._token() if self._token else None, self._machine)
 
     @web.middleware
     async def _check(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         self._connections.answering(request.protocol)
-        headers = request.headers
-        refusal = self._guard.refuse(
-            request.method, headers.get("Host"), headers.get("Authorization"), public=request.path in PUBLIC
+        headers, guard = request.headers, self._guard()
+        session = self._session(request, guard.token)
+        refusal = guard.refuse(
+            request.method,
+            headers.get("Host"),
+            headers.get("Authorization"),
+            public=request.path in PUBLIC,
+            session=bool(session),
+            origin=headers.get("Origin"),
+            form=request.path in FORMS,
         )
         if refusal is None:
+            request[_SESSION], request[_GUARD] = session, guard
             return await handler(request)
+        if refusal.status is HTTPStatus.UNAUTHORIZED and "text/html" in headers.get("Accept", ""):
+            page = login_page(self._machine, wrong=False)
+            return web.Response(status=refusal.status, text=page, content_type="text/html")
         extra = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "GET, HEAD"}}.get(refusal.status, {})
         return web.Response(status=refusal.status, text=f"{refusal.sentence}\n", headers=extra)
 
-    async def _page(self, _: web.Request) -> web.Response:
-        return web.Response(text=status_page(self._views(), self._machine), content_type="text/html")
+    # Logging in and out.
+
+    def _session(self, request: web.Request, token: str | None) -> str:
+        """The value of a session's cookie that is good; empty where there is none."""
+        value = request.cookies.get(self._sessions.cookie(token), "") if token is not None else ""
+        return value if token is not None and value and self._sessions.good(token, value) else ""
+
+    async def _login(self, request: web.Request) -> web.Response:
+        guard, sent = request[_GUARD], (await request.post()).get("token", "")
+        if not isinstance(sent, str) or guard.token is None or not guard.opens(sent.strip()):
+            page = login_page(self._machine, wrong=True)
+            return web.Response(status=HTTPStatus.UNAUTHORIZED, text=page, content_type="text/html")
+        answer = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "./"})
+        answer.set_cookie(
+            self._sessions.cookie(guard.token),
+            self._sessions.begin(guard.token),
+            max_age=LASTS_S,
+            httponly=True,
+            samesite="Strict",
+        )
+        return answer
+
+    async def _logout(self, request: web.Request) -> web.Response:
+        guard, session = request[_GUARD], request[_SESSION]
+        answer = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "./"})
+        if guard.token is not None and session:
+            self._sessions.end(guard.token, session)
+            answer.del_cookie(self._sessions.cookie(guard.token), httponly=True, samesite="Strict")
+        return answer
+
+    # What there is to read.
+
+    async def _page(self, request: web.Request) -> web.Response:
+        text = await self._watch.page(request.query.get("ring", ""), logged_in=bool(request[_SESSION]))
+        return web.Response(text=text, content_type="text/html")
+
+    async def _live(self, request: web.Request) -> web.Response:
+        ring, points = request.query.get("ring", ""), request.query.get("points", "")
+        text = await self._watch.live(ring, logged_in=bool(request[_SESSION]), points=points)
+        return web.Response(text=text, content_type="text/html")
+
+    async def _picture(self, request: web.Request) -> web.Response:
+        key = request.match_info["file"].removesuffix(".jpg")
+        plain = key.endswith("-plain")
+        data = self._watch.gallery.file(request.match_info["ring"], key.removesuffix("-plain"), plain=plain)
+        if data is None or not request[_GUARD].shows_data:
+            raise web.HTTPNotFound(text="This picture is not kept any more.\n")
+        return web.Response(body=data, content_type="image/jpeg")
+
+    async def _icon(self, _: web.Request) -> web.Response:
+        return web.Response(text=ICON, content_type="image/svg+xml")
 
     async def _status(self, _: web.Request) -> web.Response:
-        return _json({view.name: view.status.as_json() if view.status else None for view in self._views()})
+        views = self._watch.views()
+        return _json({view.name: view.status.as_json() if view.status else None for view in views})
 
     async def _errors(self, _: web.Request) -> web.Response:
-        return _json({view.name: view.failed.as_json() for view in self._views()})
+        return _json({view.name: view.failed.as_json() for view in self._watch.views()})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=metrics_text(self._views()), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=metrics_text(self._watch.views()), headers={"Content-Type": CONTENT_TYPE})
 
     async def _health(self, _: web.Request) -> web.Response:
-        found = ailments(self._views())
+        found = ailments(self._watch.views())
         return web.Response(status=503 if found else 200, text="".join(f"{each}\n" for each in found or ["ok"]))
 
 
@@ -160,29 +231,3 @@ async def _protect(_: web.Request, response: web.StreamResponse) -> None:
 
 def _json(facts: dict[str, Any]) -> web.Response:
     return web.json_response(facts, dumps=lambda value: json.dumps(value, indent=1))
-
-
-def read_token(path: str) -> str:
-    """The token that requests have to bring.
-
-    Raises:
-        ConfigError: the file cannot be read, others can read it, or what is in it is no token.
-    """
-    file = Path(path)
-    try:
-        with file.open("rb") as opened:
-            facts, text = os.fstat(opened.fileno()), opened.read(MOST_TOKEN_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"http_token_file: could not read {file}: {error.strerror}") from error
-    if facts.st_mode & stat.S_IRWXO or facts.st_uid not in (os.geteuid(), 0):
-        raise ConfigError(
-            f"http_token_file: {file} is not kept secret (mode {stat.S_IMODE(facts.st_mode):04o}, owner "
-            f"{facts.st_uid}); it must be this user's or root's, and closed to others: `chmod o= {file}`"
-        )
-    token = text.decode("ascii", errors="replace").strip()
-    if not LEAST_TOKEN_CHARACTERS <= len(token) < MOST_TOKEN_BYTES or not token.isascii() or not token.isprintable():
-        raise ConfigError(
-            f"http_token_file: {file} must hold one line of at least {LEAST_TOKEN_CHARACTERS} printable ASCII "
-            f"characters; make one with `openssl rand -hex 32`"
-        )
-    return token

@@ -8,13 +8,26 @@ from typing import Protocol
 
 from ringfeed.cli.status import RingStatus, ring_status
 from ringfeed.errors import RingfeedError
+from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.failures import FailedPairs
+from ringfeedd.ring.ring import Ring
+from ringfeedd.web.slots import SlotView, look_at_slots
 
 
 class Watched(Protocol):
     """A ring in service."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The ring's name."""
+
+    @property
+    def ring(self) -> Ring:
+        """Its stream."""
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """Where it lies in shared memory."""
 
     def failed_pairs(self) -> FailedPairs:
         """The pairs that could not be had."""
@@ -27,12 +40,14 @@ class RingView:
     Attributes:
         status: as `ringfeed status` reads it; None where its files cannot be read.
         problem: why they cannot; empty otherwise.
+        slots: what lies in the slots; None where they cannot be read.
     """
 
     name: str
     status: RingStatus | None
     problem: str
     failed: FailedPairs
+    slots: SlotView | None = None
 
     @property
     def ailment(self) -> str:
@@ -47,7 +62,9 @@ class RingView:
 def look(ring: Watched) -> RingView:
     """Look at a ring as any other process would, by its words in shared memory."""
     try:
-        return RingView(ring.name, ring_status(ring.name), "", ring.failed_pairs())
+        status = ring_status(ring.name)
+        slots = look_at_slots(ring.ring, status.consumers)
+        return RingView(ring.name, status, "", ring.failed_pairs(), slots)
     except (RingfeedError, OSError) as error:
         return RingView(ring.name, None, str(error), ring.failed_pairs())
 
