@@ -217,7 +217,6 @@ def failed_card(failed: FailedPairs, now: float | None = None) -> Node | None:
         draws = failed.causes.get(cause, len(pairs))
         last = tag("time", _ago(now - pairs[0].last_unix_s), title=_local(pairs[0].last_unix_s))
         rows.append((cause, f"{draws:,}", tag("span", tag("b", pairs[0].pair_id), more), pairs[0].reason, last))
-    kinds = {"cause": "name", "pairs": "long", "reason of the latest": "long"}
     latest = failed.pairs[: -MOST_SHOWN - 1 : -1]
     listed = [
         (pair.pair_id, _local(pair.last_unix_s), pair.cause, str(pair.attempts), str(pair.times), pair.reason)

@@ -33,10 +33,6 @@ FORMS: Final = frozenset({"/login", "/logout"})
 
 MOST_FORM_BYTES: Final = 1 << 14
 
-_SESSION: Final = "session"
-_GUARD: Final = "guard"
-"""What the check leaves in a request for its handler: the value of a good session's cookie, and the guard."""
-
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -137,18 +133,16 @@ class HttpServer:
     async def _check(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         self._connections.answering(request.protocol)
         headers, guard = request.headers, self._guard()
-        session = self._session(request, guard.token)
         refusal = guard.refuse(
             request.method,
             headers.get("Host"),
             headers.get("Authorization"),
             public=request.path in PUBLIC,
-            session=bool(session),
+            session=bool(self._session(request)),
             origin=headers.get("Origin"),
             form=request.path in FORMS,
         )
         if refusal is None:
-            request[_SESSION], request[_GUARD] = session, guard
             return await handler(request)
         if refusal.status is HTTPStatus.UNAUTHORIZED and "text/html" in headers.get("Accept", ""):
             page = login_page(self._machine, wrong=False)
@@ -158,20 +152,24 @@ class HttpServer:
 
     # Logging in and out.
 
-    def _session(self, request: web.Request, token: str | None) -> str:
-        """The value of a session's cookie that is good; empty where there is none."""
-        value = request.cookies.get(self._sessions.cookie(token), "") if token is not None else ""
-        return value if token is not None and value and self._sessions.good(token, value) else ""
+    def _session(self, request: web.Request) -> str:
+        """The value of a cookie whose session is good; empty where there is none."""
+        if self._token is None:
+            return ""
+        token = self._token()
+        value = request.cookies.get(self._sessions.cookie(token), "")
+        return value if self._sessions.good(token, value) else ""
 
     async def _login(self, request: web.Request) -> web.Response:
-        guard, sent = request[_GUARD], (await request.post()).get("token", "")
-        if not isinstance(sent, str) or guard.token is None or not guard.opens(sent.strip()):
+        sent = (await request.post()).get("token", "")
+        token = self._token() if self._token else ""
+        if not isinstance(sent, str) or not self._guard().opens(sent.strip()):
             page = login_page(self._machine, wrong=True)
             return web.Response(status=HTTPStatus.UNAUTHORIZED, text=page, content_type="text/html")
         answer = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "./"})
         answer.set_cookie(
-            self._sessions.cookie(guard.token),
-            self._sessions.begin(guard.token),
+            self._sessions.cookie(token),
+            self._sessions.begin(token),
             max_age=LASTS_S,
             httponly=True,
             samesite="Strict",
@@ -179,29 +177,29 @@ class HttpServer:
         return answer
 
     async def _logout(self, request: web.Request) -> web.Response:
-        guard, session = request[_GUARD], request[_SESSION]
         answer = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "./"})
-        if guard.token is not None and session:
-            self._sessions.end(guard.token, session)
-            answer.del_cookie(self._sessions.cookie(guard.token), httponly=True, samesite="Strict")
+        if self._token is not None and (session := self._session(request)):
+            token = self._token()
+            self._sessions.end(token, session)
+            answer.del_cookie(self._sessions.cookie(token), httponly=True, samesite="Strict")
         return answer
 
     # What there is to read.
 
     async def _page(self, request: web.Request) -> web.Response:
-        text = await self._watch.page(request.query.get("ring", ""), logged_in=bool(request[_SESSION]))
+        text = await self._watch.page(request.query.get("ring", ""), logged_in=bool(self._session(request)))
         return web.Response(text=text, content_type="text/html")
 
     async def _live(self, request: web.Request) -> web.Response:
         ring, points = request.query.get("ring", ""), request.query.get("points", "")
-        text = await self._watch.live(ring, logged_in=bool(request[_SESSION]), points=points)
+        text = await self._watch.live(ring, logged_in=bool(self._session(request)), points=points)
         return web.Response(text=text, content_type="text/html")
 
     async def _picture(self, request: web.Request) -> web.Response:
         key = request.match_info["file"].removesuffix(".jpg")
         plain = key.endswith("-plain")
         data = self._watch.gallery.file(request.match_info["ring"], key.removesuffix("-plain"), plain=plain)
-        if data is None or not request[_GUARD].shows_data:
+        if data is None:
             raise web.HTTPNotFound(text="This picture is not kept any more.\n")
         return web.Response(body=data, content_type="image/jpeg")
 
