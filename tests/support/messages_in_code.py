@@ -20,7 +20,7 @@ SHOWN = {
     "main.py",
     "checks.py",
     "metrics.py",
-    "page.py",
+    "document.py",
     "status.py",
     "top.py",
     "doctor.py",

@@ -10,7 +10,7 @@ import pytest
 from ring_fixtures import served_ring
 
 from ringfeed.cli.status import LaneStatus, ring_status
-from ringfeedd.web.history import MOST_READERS, POINT_S, POINTS, History, Recorder, rates
+from ringfeedd.web.page.history import MOST_READERS, POINT_S, POINTS, History, Recorder, rates
 
 LANE = LaneStatus(0, 1, "job", 0, 1, 4, 0, 0, 0, 0.0, 0.0, "block", 0)
 

@@ -37,7 +37,7 @@ from ringfeedd.ring.failures import Failure
 from ringfeedd.web import connections as http_connections
 from ringfeedd.web import metrics
 from ringfeedd.web.access import Guard, Listen
-from ringfeedd.web.page import POLICY, status_page
+from ringfeedd.web.page.document import POLICY, status_page
 from ringfeedd.web.server import HttpServer
 from ringfeedd.web.snapshot import RingView, ailments, look
 from ringfeedd.web.token import read_token

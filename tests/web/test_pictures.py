@@ -14,11 +14,11 @@ from ring_fixtures import HEIGHT, WIDTH, served_ring, turning
 
 import ringfeed
 from ringfeed.plan import Place
-from ringfeedd.web import gallery as galleries
-from ringfeedd.web import pairs
-from ringfeedd.web.gallery import EVERY_S, KEPT, Gallery, pictures
-from ringfeedd.web.pairs import copy_pairs, newest_places
-from ringfeedd.web.thumbnail import IGNORED, SIDE, palette, thumbnails
+from ringfeedd.web.page import gallery as galleries
+from ringfeedd.web.page import pairs
+from ringfeedd.web.page.gallery import EVERY_S, KEPT, Gallery, pictures
+from ringfeedd.web.page.pairs import copy_pairs, newest_places
+from ringfeedd.web.page.thumbnail import IGNORED, SIDE, palette, thumbnails
 
 
 def opened(jpeg: bytes) -> np.ndarray:

@@ -11,7 +11,7 @@ from ring_fixtures import served_ring, turning
 
 import ringfeed
 from ringfeed.cli.status import LaneStatus
-from ringfeedd.web.slots import STATES, look_at_slots
+from ringfeedd.web.page.slots import STATES, look_at_slots
 from ringfeedd.web.snapshot import look
 
 LANE = LaneStatus(0, 1, "job", 0, 1, 4, 0, 0, 0, 0.0, 0.0, "block", 0)

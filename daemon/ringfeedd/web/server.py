@@ -17,7 +17,7 @@ from ringfeedd.errors import StartError
 from ringfeedd.web.access import Guard, Listen
 from ringfeedd.web.connections import Connections, bind
 from ringfeedd.web.metrics import CONTENT_TYPE, metrics_text
-from ringfeedd.web.page import ICON, POLICY, login_page
+from ringfeedd.web.page.document import ICON, POLICY, login_page
 from ringfeedd.web.session import LASTS_S, Sessions
 from ringfeedd.web.snapshot import Watched, ailments
 from ringfeedd.web.watch import Watch

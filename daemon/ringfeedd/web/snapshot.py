@@ -11,7 +11,7 @@ from ringfeed.errors import RingfeedError
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.failures import FailedPairs
 from ringfeedd.ring.ring import Ring
-from ringfeedd.web.slots import SlotView, look_at_slots
+from ringfeedd.web.page.slots import SlotView, look_at_slots
 
 
 class Watched(Protocol):

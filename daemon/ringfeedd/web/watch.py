@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ringfeedd.web.gallery import Gallery
-from ringfeedd.web.history import POINT_S, Recorder
-from ringfeedd.web.page import Shown, live_parts, status_page
+from ringfeedd.web.page.document import Shown, live_parts, status_page
+from ringfeedd.web.page.gallery import Gallery
+from ringfeedd.web.page.history import POINT_S, Recorder
 from ringfeedd.web.snapshot import RingView, Watched, look
 
 LOOK_EVERY_S: Final = 0.1

@@ -9,14 +9,14 @@ from typing import Final
 
 from ringfeed.cli.status import LaneStatus, RingStatus
 from ringfeed.shm.failures import FailedPair, FailedPairs
-from ringfeedd.web.cards import card, group_colours, table
-from ringfeedd.web.charts import ring_drawing
-from ringfeedd.web.gallery import Shelf
-from ringfeedd.web.history import Rates, reader_of
-from ringfeedd.web.markup import Node, tag
-from ringfeedd.web.slots import STATES
+from ringfeedd.web.page.cards import card, group_colours, table
+from ringfeedd.web.page.charts import ring_drawing
+from ringfeedd.web.page.gallery import Shelf
+from ringfeedd.web.page.history import Rates, reader_of
+from ringfeedd.web.page.markup import Node, tag
+from ringfeedd.web.page.slots import STATES
+from ringfeedd.web.page.words import NONE, count, number, percent
 from ringfeedd.web.snapshot import RingView
-from ringfeedd.web.words import NONE, count, number, percent
 
 MOST_SHOWN: Final = 50
 """Failed pairs on the page, of those that ``errors.json`` lists."""

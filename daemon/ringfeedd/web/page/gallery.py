@@ -19,8 +19,8 @@ from typing import Final, Protocol
 
 from ringfeed.plan import Place
 from ringfeed.shm.descriptor import Descriptor
-from ringfeedd.web.pairs import Placed, copy_pairs, newest_places
-from ringfeedd.web.thumbnail import thumbnails
+from ringfeedd.web.page.pairs import Placed, copy_pairs, newest_places
+from ringfeedd.web.page.thumbnail import thumbnails
 
 _LOG: Final = logging.getLogger("ringfeedd.web")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 import ringfeed
-from ringfeedd.web.gallery import Shelf
-from ringfeedd.web.history import History, Rates
-from ringfeedd.web.markup import Node, html, raw, tag
-from ringfeedd.web.plots import plots_card
-from ringfeedd.web.sections import (
+from ringfeedd.web.page.gallery import Shelf
+from ringfeedd.web.page.history import History, Rates
+from ringfeedd.web.page.markup import Node, html, raw, tag
+from ringfeedd.web.page.plots import plots_card
+from ringfeedd.web.page.sections import (
     details_card,
     failed_card,
     pictures_card,
@@ -23,8 +23,8 @@ from ringfeedd.web.sections import (
     tone,
     verdict,
 )
+from ringfeedd.web.page.words import count, span
 from ringfeedd.web.snapshot import RingView
-from ringfeedd.web.words import count, span
 
 REFRESH_S: Final = 2
 """How often a browser without scripts loads the page again."""

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ringfeed.cli.status import RingStatus
-from ringfeedd.web.cards import card, group_colours
-from ringfeedd.web.charts import Series, plot
-from ringfeedd.web.history import CAUSES, POINT_S, History, Rates
-from ringfeedd.web.markup import Node, tag
-from ringfeedd.web.words import NONE, count, number, span
+from ringfeedd.web.page.cards import card, group_colours
+from ringfeedd.web.page.charts import Series, plot
+from ringfeedd.web.page.history import CAUSES, POINT_S, History, Rates
+from ringfeedd.web.page.markup import Node, tag
+from ringfeedd.web.page.words import NONE, count, number, span
 
 
 def plots_card(status: RingStatus, history: History, now: Rates | None, *, same: bool = False) -> Node:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from ringfeedd.web.markup import Node, tag
+from ringfeedd.web.page.markup import Node, tag
 
 COLOURS: Final = 8
 """Colours of groups and causes, the classes ``c0`` to ``c7`` of the style."""

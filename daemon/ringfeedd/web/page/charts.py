@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ringfeed.cli.status import LaneStatus
-from ringfeedd.web.markup import Node, tag
-from ringfeedd.web.slots import STATES, SlotView
+from ringfeedd.web.page.markup import Node, tag
+from ringfeedd.web.page.slots import STATES, SlotView
 
 _SIZE, _OUTER, _INNER, _CURSORS = 300.0, 124.0, 98.0, 133.0
 _MIDDLE = _SIZE / 2

@@ -1,0 +1,1 @@
+"""The page itself: what it shows of the rings, and how that is drawn."""
