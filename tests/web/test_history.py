@@ -18,7 +18,7 @@ LANE = LaneStatus(0, 1, "job", 0, 1, 4, 0, 0, 0, 0.0, 0.0, "block", 0)
 @pytest.fixture(scope="module")
 def status():
     with served_ring() as served:
-        return ring_status(served.name)
+        return dataclasses.replace(ring_status(served.name), uptime_s=100.0)
 
 
 def later(status, seconds, lanes=(), **change):
