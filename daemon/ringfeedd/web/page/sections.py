@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from ringfeed.cli.status import LaneStatus, RingStatus
+from ringfeed.cli.status import LaneStatus, RingStatus, by_pass
 from ringfeed.shm.failures import FailedPair, FailedPairs
 from ringfeedd.web.page.cards import card, group_colours, table
 from ringfeedd.web.page.charts import ring_drawing
 from ringfeedd.web.page.gallery import Shelf
-from ringfeedd.web.page.history import Rates, reader_of
+from ringfeedd.web.page.history import Rates
 from ringfeedd.web.page.markup import Node, tag
 from ringfeedd.web.page.slots import STATES
 from ringfeedd.web.page.words import NONE, count, number, percent
@@ -146,19 +146,18 @@ def readers_card(status: RingStatus, rates: Rates | None) -> Node | None:
     if not status.consumers:
         return None
     colours = group_colours(lane.group for lane in status.consumers)
-    readers = sorted(status.consumers, key=lambda lane: (*reader_of(lane), lane.lane))
-    rows = [_reader(lane, colours, rates) for lane in readers]
-    absent = []
-    for group in sorted({lane.group for lane in readers}):
-        lanes = [lane for lane in readers if lane.group == group]
-        world, absence = lanes[0].world_size, lanes[0].absence
-        if absence is not None:
-            absent.append(tag("p", absence.sentence(group, world), class_="bad"))
+    passes = by_pass(status.consumers)
+    rows = [_reader(group, lane, colours, rates) for group, lanes in passes for lane in lanes]
+    absent = [
+        tag("p", lanes[0].absence.sentence(lanes[0].group, lanes[0].world_size), class_="bad")
+        for _, lanes in passes
+        if lanes[0].absence is not None
+    ]
     names = ("group", "rank", "pid", "batches", "batches/s", "pairs/s", "waits", "waited", "holds", "missed", "now")
     return card("w12", "Readers", table(names, rows, kinds={"group": "name"}, numbers=names[3:10]), *absent)
 
 
-def _reader(lane: LaneStatus, colours: Mapping[str, str], rates: Rates | None) -> Sequence[Node | str]:
+def _reader(group: str, lane: LaneStatus, colours: Mapping[str, str], rates: Rates | None) -> Sequence[Node | str]:
     batches = rates.batches.get(lane.lane) if rates else None
     waiting = rates.waiting.get(lane.lane) if rates else None
     if lane.waiting_s >= 1:
@@ -168,7 +167,7 @@ def _reader(lane: LaneStatus, colours: Mapping[str, str], rates: Rates | None) -
     else:
         state = tag("span", "takes no batch" if batches == 0 else "attached", class_="tag")
     return (
-        tag("span", tag("i", class_=f"dot {colours[lane.group]}"), lane.group),
+        tag("span", tag("i", class_=f"dot {colours[lane.group]}"), group),
         f"{lane.rank} of {lane.world_size}",
         str(lane.pid),
         f"{lane.batches:,} of {lane.batch_size}",
