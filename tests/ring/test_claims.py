@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringfeed.shm.lane import Accepted, Request
+from ringfeed.shm.lane import Accepted, Refused, Request
 from ringfeed.shm.layout import Leaving, Start
 from ringfeed.shm.origin import Kin, process_number
 from ringfeedd.order import make_order
@@ -226,3 +226,38 @@ def test_a_loop_whose_place_was_given_up_begins_with_the_next_epoch_that_is_kept
 def test_a_processs_number_is_its_own():
     assert process_number(os.getpid()) == process_number(os.getpid()) != process_number(os.getppid())
     assert process_number(2**22 + 1) == 0, "there is no such process"
+
+
+def test_a_process_gives_up_its_own_places_only(house):
+    """Those of one that is still attached go with it; another process's rank of the same group keeps its own."""
+    lanes = [house.come(rank, start=Start.FOLLOWING, owner=owner)[0] for rank, owner in ((0, 7), (1, 8))]
+    house.go(lanes[0], Leaving.KEEP_PLACE)
+    assert isinstance(house.ask(0, start=Start.GIVE_UP, group="other", owner=7), Refused)
+    assert isinstance(house.ask(0, start=Start.GIVE_UP, owner=0), Refused)
+    assert not any(member.given_up for group in house.groups for member in group.members)
+    assert isinstance(house.ask(0, start=Start.GIVE_UP, owner=7), Refused)
+    assert [member.given_up for group in house.groups for member in group.members] == [True, False]
+    assert isinstance(house.ask(0, start=Start.GIVE_UP, owner=8), Refused)
+    house.turn()
+    assert len(house.groups) == 1, "rank 1 is attached"
+    house.go(lanes[1], Leaving.KEEP_PLACE)
+    house.turn()
+    assert len(house.groups) == 0
+
+
+def test_places_of_ranks_that_never_came_go_with_the_last(house):
+    lane, _ = house.come(0, start=Start.FOLLOWING, owner=7)
+    house.go(lane, Leaving.KEEP_PLACE)
+    house.ask(0, start=Start.GIVE_UP, owner=7)
+    house.turn()
+    assert len(house.groups) == 0
+
+
+def test_a_worker_that_comes_again_keeps_its_place(house):
+    lane, _ = house.come(0, world=1, start=Start.FOLLOWING, owner=7)
+    house.ask(0, world=1, start=Start.GIVE_UP, owner=7)
+    house.go(lane, Leaving.KEEP_PLACE)
+    lane, _ = house.come(0, world=1, start=Start.FOLLOWING, owner=7)
+    house.go(lane, Leaving.KEEP_PLACE)
+    house.turn()
+    assert house.groups.lingering == 1

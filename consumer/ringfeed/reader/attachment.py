@@ -19,6 +19,7 @@ from ringfeed.errors import (
     NotTrustedError,
     OtherVersionError,
     RingFailedError,
+    RingfeedError,
 )
 from ringfeed.log import TELL_AFTER_S, warn
 from ringfeed.reader.data import RingData
@@ -37,8 +38,10 @@ from ringfeed.shm.layout import (
     Leaving,
     RingState,
     SlotRecord,
+    Start,
     State,
 )
+from ringfeed.shm.origin import Kin
 from ringfeed.shm.progress import Standing
 from ringfeed.shm.semaphore import Doorbell
 from ringfeed.shm.stalls import HoldUp, hold_up
@@ -47,6 +50,9 @@ ANSWER_TIMEOUT_S: Final = 60.0
 """A daemon that lives and does not answer within this is stuck; a seek or a place that is waited for takes seconds."""
 
 FREE_LANE_TIMEOUT_S: Final = 2.0
+
+GIVE_UP_TIMEOUT_S: Final = 1.0
+"""How long to wait for the answer of a daemon that is asked to keep no places."""
 
 
 class Control:
@@ -367,6 +373,26 @@ def _detach(control: Control, lane: int, page: LanePage, space: Doorbell, bell: 
     control.close()
     space.close()
     bell.close()
+
+
+def give_up_places(ring: str, group: str, owner: int) -> None:
+    """Have a daemon keep no places for consumers of a group that have ended, or are about to.
+
+    Does nothing where no daemon serves the ring, or it does not answer soon: then the places lapse after a while.
+
+    Args:
+        owner: the training process of these consumers, see `Kin`.
+    """
+    deadline = time.monotonic() + GIVE_UP_TIMEOUT_S
+
+    def check_time() -> None:
+        if time.monotonic() > deadline:
+            raise TimeoutError
+
+    kin = Kin(owner=owner)
+    request = Request(group, 0, 1, 1, False, Start.GIVE_UP, (0, 0), anonymous=False, pid=os.getpid(), kin=kin)
+    with contextlib.suppress(RingfeedError, OSError):
+        Attachment(ring, request, still_wanted=check_time)  # it is always refused
 
 
 def open_control(ring: str, *, lockable: bool = False) -> Control:

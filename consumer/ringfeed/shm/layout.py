@@ -137,6 +137,8 @@ class Start(enum.IntEnum):
     NOW = 2
     AT = 3
     FOLLOWING = 4
+    GIVE_UP = 5
+    """Not a start: the places are given up that the consumers of this group and owner have left."""
 
 
 class Leaving(enum.IntEnum):

@@ -25,6 +25,7 @@ from ringfeed.torch.first_place import state_before_the_start, state_of_beginnin
 from ringfeed.torch.items import Items
 from ringfeed.torch.loading import collates, spawns_workers_of, tell_of_workers
 from ringfeed.torch.membership import Membership
+from ringfeed.torch.places import WorkersPlaces, give_up_unreachable
 from ringfeed.torch.told import Told
 
 _ENDED: Final = "ended"
@@ -116,6 +117,7 @@ class RingDataset(IterableDataset[Any]):
         self._pass_epoch: int | None = None  # of a worker's latest pass
         self._loaded_ended = False
         self.tells_places = False
+        self._workers_places: WorkersPlaces | None = None
         self.daemon_use: Use | None = None  # lives as long as this dataset and its copies
         tell_of_workers(self)
 
@@ -129,7 +131,8 @@ class RingDataset(IterableDataset[Any]):
         if spawns_workers_of(self):
             self.hand_over()
         stood = self._stood if self._reader is None else self._reader.state_dict()
-        return {**self.__dict__, "_reader": None, "_stood": stood, "_attached_there": self._attached_in}
+        state = {**self.__dict__, "_reader": None, "_stood": stood, "_attached_there": self._attached_in}
+        return {**state, "_workers_places": None}
 
     def __repr__(self) -> str:
         membership = repr(self._membership)
@@ -161,7 +164,7 @@ class RingDataset(IterableDataset[Any]):
     def settle_ranks(self) -> Ranks:
         """Return the ranks that the iteration which begins now reads as; see `Membership.settle`."""
         if self._unread and self._membership.changed:
-            self.close()  # it was attached to be counted, or to be looked at
+            self._detach()  # it was attached to be counted, or to be looked at
         return self._membership.settle()
 
     @property
@@ -238,6 +241,7 @@ class RingDataset(IterableDataset[Any]):
         """This process's reader; attaches if it has none yet."""
         reader = self._open_reader()
         if reader is None:
+            give_up_unreachable()
             ranks = self.settle_ranks()
             reader = self._reader = self._attach(ranks.rank, ranks.world_size, named=self._membership.named)
             self._pid, self._stood = os.getpid(), None
@@ -249,7 +253,16 @@ class RingDataset(IterableDataset[Any]):
         return None if self._reader is None or self._pid != os.getpid() or self._reader.closed else self._reader
 
     def close(self) -> None:
-        """Detach; the next iteration attaches again, as the rank that this process is then."""
+        """Detach; the next iteration attaches again, as the rank that this process is then.
+
+        The places of a DataLoader's workers, which are kept for those of its next iteration, are given up.
+        """
+        self._detach()
+        if self._workers_places is not None:
+            self._workers_places.give_up()
+            self._workers_places = None
+
+    def _detach(self) -> None:
         self._membership.unsettle()
         if self._reader is not None and self._pid == os.getpid():
             self._stood = self._reader.state_dict()
@@ -261,14 +274,18 @@ class RingDataset(IterableDataset[Any]):
         if not self.tells_places:
             self._read_by_workers = True
             if self._open_reader() is not None:
-                self.close()
+                self._detach()
+        give_up_unreachable()
+        if self._workers_places is None:
+            self._workers_places = WorkersPlaces(self.ring, self.group)
+            self._workers_places.give_up_with(self)
 
     def leave_to_workers(self) -> None:
         """Detach, so that a loader's workers can read in this process's place: its next epoch, if it has read."""
         if self._reader is not None and self._pid == os.getpid():
             has_read = self._reader.statistics()["batches"] > 0
             looked_at = self._reader.looked_at()
-            self.close()
+            self._detach()
             if looked_at is not None and not self.beginning.chosen:
                 self.beginning.load(looked_at)
                 self.beginning.goes_on = True

@@ -137,7 +137,10 @@ class RingLoader(DataLoader[Any]):
         return self._ring_dataset.ring
 
     def close(self) -> None:
-        """End the workers and detach; the state stays what it was, and a later iteration attaches again."""
+        """End the workers and detach; the state stays what it was, and a later iteration attaches again.
+
+        Nothing is kept in the ring for it, so other readers begin without a wait.
+        """
         self._supersede()
         self._iterator = None
         self._ring_dataset.close()

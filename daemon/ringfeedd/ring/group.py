@@ -41,6 +41,7 @@ class Member:
         away_since: when it went, or when the group began without it, in seconds.
         came: it was attached once.
         given_up: nothing is kept for it.
+        unclaimed: nothing is to be kept once it goes: its training process has said that no consumer will come for it.
         kin: of the consumer that was attached last.
         former: whether the process that read as this rank from a former daemon still lives; None once that is settled.
         reaches: (epoch, position) to which it may read with that daemon's ring.
@@ -55,6 +56,7 @@ class Member:
     pid: int = 0
     came: bool = False
     given_up: bool = False
+    unclaimed: bool = False
     kin: Kin = STRANGER
     former: Callable[[], bool] | None = None
     reaches: tuple[int, int] = (0, 0)

@@ -90,12 +90,30 @@ class Groups:
 
     def attach(self, lane: int, request: Request, ring: Ring, now: float) -> Accepted | Refused | Seek | Wait:
         """Decide on a request. `Wait` and `Seek` change nothing; ask again."""
+        if request.start is Start.GIVE_UP:
+            return self._give_up(request)
         if reason := why_never(request, ring):
             return Refused(reason)
         group = self._named(request)
         if group is not None and (group.live or (same_shape(group, request) and goes_on(group, request))):
             return self._join(lane, group, request, ring)
         return self._begin(lane, request, ring, now)
+
+    def _give_up(self, request: Request) -> Refused:
+        """Keep nothing for consumers of a training process that have left a group, or will."""
+        given_up = 0
+        for group in self:
+            ours = [one for one in group.members if request.kin.owner and one.kin.owner == request.kin.owner]
+            if group.name != request.group or not ours:
+                continue
+            for member in ours:
+                member.unclaimed = True
+                given_up += not member.live and not member.given_up
+            for member in group.members:  # where nobody is left, also of ranks that never came
+                if not member.live and (member.unclaimed or not (member.came or group.live)):
+                    member.given_up = True
+        self.comings_and_goings += 1
+        return Refused(f"{given_up} places of group {request.group!r} are given up, as its process has asked")
 
     def _begin(self, lane: int, request: Request, ring: Ring, now: float) -> Accepted | Refused | Seek | Wait:
         """Decide on a request that begins a pass."""
@@ -224,6 +242,7 @@ class Groups:
         member.take_place(member.place)
         member.lane, member.pid = lane, request.pid
         member.came, member.given_up, member.former, member.kin = True, False, None, request.kin
+        member.unclaimed = False
         self._lanes[lane] = (group, member)
         self.comings_and_goings += 1
         return Accepted(member.place)
@@ -252,7 +271,7 @@ class Groups:
         self.comings_and_goings += 1
         member.lane = None
         member.away_since = now
-        member.given_up = leaving is Leaving.LEAVE
+        member.given_up = leaving is Leaving.LEAVE or member.unclaimed
         if leaving is not Leaving.NO:
             member.released = member.plan.block(member.place).seq
         # Else it was killed, maybe with a batch in hand: that is kept as well, for a job that goes on from its state.
