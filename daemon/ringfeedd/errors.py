@@ -33,7 +33,7 @@ class StartError(DaemonError):
 
 
 class StoreDownError(StartError):
-    """What the start needs of the store cannot be had now, and may be had a little later.
+    """What the start needs of the store is not available now, and may be a little later.
 
     Attributes:
         retry_after_s: how long the store asked us to wait, in seconds; None where it said nothing.
@@ -59,13 +59,13 @@ class CrashError(DaemonError):
 
 
 class ConfigError(DaemonError):
-    """The configuration holds an unknown key or a value that cannot be meant."""
+    """The configuration holds an unknown key or an invalid value."""
 
     exit_code = EXIT_BAD_CONFIG
 
 
 class BadPairError(Exception):
-    """One pair cannot be had; the stream goes on with another draw in its place.
+    """One pair fails to load; the stream goes on with another draw in its place.
 
     Attributes:
         cause: a short word for counting, e.g. ``"missing"``, ``"crc32c"``, ``"corrupt"``, ``"too_large"``.

@@ -64,8 +64,8 @@ class NodeShare:
     """One machine's share of an order: an `Order` itself, of length ``whole.length // num_nodes``.
 
     The union of all nodes' shares of an epoch is its first ``length * num_nodes`` positions, each exactly once. The
-    last ``whole.length % num_nodes`` are nobody's, so that all nodes take the same number of steps; in a shuffled order
-    those are other pairs in each epoch. With one node it is the whole order.
+    last ``whole.length % num_nodes`` belong to no node, so that all nodes take the same number of steps; in a shuffled
+    order those are other pairs in each epoch. With one node it is the whole order.
 
     Attributes:
         whole: the order of the whole split, the same on all nodes.

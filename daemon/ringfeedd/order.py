@@ -77,7 +77,7 @@ class Order(Protocol):
         Args:
             epoch: 0 .. 2**64 - 1.
             position: 0 .. length - 1.
-            attempt: 0 is the order itself; n >= 1 is the n-th pair to try instead, where that one cannot be had. It is
+            attempt: 0 is the order itself; n >= 1 is the n-th pair to try instead, where that one fails to load. It is
                 drawn evenly from all others, and so may be one that another position of the epoch shows too.
                 With a length of 1 there is no other, and every attempt gives 0.
 

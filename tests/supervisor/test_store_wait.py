@@ -422,4 +422,4 @@ def test_the_first_pairs_are_not_waited_for_longer_than_the_start_may_wait(store
     store.ask("/_faults", "POST", b"read/503")
     ((code, said),) = ended(daemon_of(store, ring, "--size", "32x32", "--store-wait-s", "1"))
     assert code == EXIT_COULD_NOT_START
-    assert "\nringfeed: the first pairs could not be had: the store has not answered for " in said
+    assert "\nringfeed: the first pairs failed to load: the store has not answered for " in said

@@ -247,7 +247,7 @@ def test_too_little_address_space_is_a_sentence(folder, ring):
     command = ["sh", "-c", 'ulimit -v 100000; exec "$0" "$@"', *RINGFEED, "serve", folder]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
-    assert done.stderr == "ringfeed: this process may map 97 MiB, and needs 128 beside the rings: `ulimit -v`\n"
+    assert done.stderr == "ringfeed: this process may map 97 MiB, it needs 128 besides the rings: `ulimit -v`\n"
     reads = (
         "import resource, sys, ringfeed\n"
         "used = 1024 * int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1])\n"

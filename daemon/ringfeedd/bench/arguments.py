@@ -33,7 +33,7 @@ def add_bench(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser.add_argument("--pairs", type=whole(64), default=1200, metavar="N", help="of the workload (default: 1200)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="keeps the pairs (default: ~/.cache/ringfeed-bench)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON; what it holds of other commands stays")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown whose marked tables are written anew")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown whose marked tables are rewritten")
     parser.add_argument("--peers", type=Path, metavar="DIR", help="the other loaders' scripts; scripts/bench gives it")
     parser.add_argument(
         "--peers-python", metavar="FILE", help="the Python of their environment; scripts/bench gives it"

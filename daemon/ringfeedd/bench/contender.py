@@ -67,7 +67,7 @@ class Task:
         return listed
 
     def endless_order(self, seed: int = 0) -> Iterator[dict[str, Any]]:
-        """All pairs, shuffled anew each time round, without an end: no contender pays for an epoch's end."""
+        """All pairs, reshuffled each time round, without an end: no contender pays for an epoch's end."""
         entries = self.entries()
         shuffler = random.Random(seed)
         while True:
@@ -113,7 +113,7 @@ def deliver(task: Task, batches: Generator[Delivered, None, None], *, own: bool 
         batches: closed before the line is printed.
         own: this process counts by itself; False where one of the task's roots has it among its children.
     """
-    with contextlib.closing(batches):  # what it has started shall end before anybody is told to kill the rest
+    with contextlib.closing(batches):  # what it has started shall end before the rest is killed
         result = _check(task, batches) if task.check_pairs else asdict(_measure(task, batches, own=own))
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()

@@ -31,7 +31,7 @@ FAST_PACKAGES: Final = ("simplejpeg", "deflate", "isal", "pycurl")
 
 
 class Contender(Protocol):
-    """Somebody who delivers batches."""
+    """Delivers batches."""
 
     @property
     def name(self) -> str:
@@ -61,7 +61,7 @@ class Ringfeed:
         without_fast: as where the extra ``fast`` is not installed.
         module: that is run as the daemon.
         trainer: the module that is run as a trainer, and delivers.
-        settings: for the trainers, beside their ring and their place in it.
+        settings: for the trainers, besides their ring and their place in it.
         ready_timeout_s: how long its listing and its first pairs may take.
     """
 

@@ -1,4 +1,4 @@
-"""What a trainer with a GPU does with batches, whoever loads them: copy them there, reduce them there, wait for it."""
+"""What a trainer with a GPU does with batches, whichever loader it has: copy them, reduce them, wait for it."""
 
 from __future__ import annotations
 

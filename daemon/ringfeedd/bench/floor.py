@@ -29,7 +29,7 @@ RING_BATCHES: Final = 8
 ASKED_AHEAD_PAIRS: Final = 16
 RECEIVE_BYTES: Final = 1 << 20
 STALL_S: Final = 30
-"""Whoever waits this long ends with a sentence, and all others with him. The kernel counts: it is no call more."""
+"""A process that waits this long ends with a sentence, and all others with it. The kernel counts."""
 
 _HEADER_END: Final = b"\r\n\r\n"
 _PR_SET_PDEATHSIG: Final = 1
@@ -110,7 +110,7 @@ class Floor:
                 yield entry
 
     def work(self, worker: int) -> None:
-        """Fetch and decode one worker's batches, for ever."""
+        """Fetch and decode one worker's batches, without end."""
         decode_image, decode_label = DECODERS[self.task.settings.get("codec", "fast")]
         connection = Connection(self.task.url, self.task.bucket)
         entries = self.entries(worker)

@@ -94,7 +94,7 @@ def on_a_full_ring(
 
     Args:
         module: the trainer's.
-        settings: for it, beside the ring's name.
+        settings: for it, besides the ring's name.
         timeout_s: for the trainer.
 
     Returns:
@@ -116,7 +116,7 @@ def on_a_full_ring(
 
 
 def wait_until_full(ring: str, slots: int) -> None:
-    """Wait until every slot is published, or two epochs are: of a ring that nobody reads no more are fetched.
+    """Wait until every slot is published, or two epochs are: no more are fetched for a ring without readers.
 
     Raises:
         TimeoutError: it was not within a minute.

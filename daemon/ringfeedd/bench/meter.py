@@ -63,7 +63,7 @@ def tree_cpu(pid: int) -> TreeCpu:
 
 
 def private_megabytes(pid: int) -> float:
-    """What a process keeps in memory beside shared memory, in MB (10**6 bytes), pages shared with others by halves.
+    """What a process keeps in memory besides shared memory, in MB (10**6 bytes), pages shared with others by halves.
 
     Raises:
         OSError: there is no such process, or it is another user's.

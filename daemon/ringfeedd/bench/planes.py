@@ -66,7 +66,7 @@ def main() -> None:
     """Print one line for each plane."""
     with tempfile.TemporaryDirectory(prefix="ringfeed-bench-planes-") as folder:
         root = Path(folder)
-        root.chmod(0o755)  # nginx may be somebody else
+        root.chmod(0o755)  # nginx may run as another user
         for path, data in (("listing/images-0.json", b"{}"), (NAME, os.urandom(OBJECT_BYTES))):
             (root / path).parent.mkdir(exist_ok=True)
             (root / path).write_bytes(data)

@@ -77,7 +77,7 @@ class Session:
         """Run contenders in turn, so many rounds; one that fails is said in the notes and passed over.
 
         Args:
-            claims: quotients to be shown beside the rates.
+            claims: quotients shown next to the rates.
             check: first compare each one's pixels with Pillow's.
 
         Raises:

@@ -1,6 +1,7 @@
 """The store: nginx on this machine, which answers as Google's JSON API does, and by plain paths, from static files.
 
-A real static server, so that what a loader costs is not mixed with what a Python server costs. Nobody's CPU counts it.
+A real static server, so that what a loader costs is not mixed with what a Python server costs. No loader
+pays for its CPU.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def configuration(
         folder: the workload's.
         work: for nginx's own files.
         delay_ms: how long every object's answer waits first; needs ``echo``.
-        root: it is started by root: the folder may be open to nobody else.
+        root: it is started by root: the folder may be open to root alone.
         one_pair: whatever is asked for is ``one.jpg`` or ``one.png``.
         tls: a folder with ``cert`` and ``key``, for HTTPS; None for HTTP.
     """

@@ -1,4 +1,4 @@
-"""Results as Markdown, between markers in a page, so that one command writes all of its tables anew."""
+"""Results as Markdown, between markers in a page, so that one command writes all of its tables again."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ OURS_PILLOW: Final = Ringfeed("Ringfeed, Pillow only", without_fast=True)
 
 
 def solo(session: Session) -> Result:
-    """One trainer, and everybody who feeds it."""
+    """One trainer, and all processes that feed it."""
     least_work = floor(session.python)
     contenders: list[Contender] = [OURS, OURS_PILLOW, least_work]
     if session.peers:
@@ -97,7 +97,7 @@ def ranks(session: Session) -> Result:
 
 
 def workers(session: Session) -> Result:
-    """From one worker process to one for each core, beside the least work in as many processes."""
+    """From one worker process to one for each core, compared with the least work in as many processes."""
     cores = len(os.sched_getaffinity(0))
     numbers = worker_numbers(cores)
     serve = ("--slots", str(WORKERS_SLOTS), "--workers")

@@ -1,4 +1,4 @@
-"""The workload: pairs made from real photographs, in a folder laid out like a bucket and kept for the next run."""
+"""The workload: pairs made from real photographs, in a folder with the names of a bucket and kept for the next run."""
 
 from __future__ import annotations
 

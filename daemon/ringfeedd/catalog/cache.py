@@ -32,10 +32,10 @@ KEPT: Final = 3
 """Listings of one root: that of the trainers that read on, that of a refresh under way, and one to spare."""
 
 KEPT_S: Final = 90 * 86400.0
-"""Listings of roots that nobody has listed for so long are removed: roots come and go, and nobody else would."""
+"""Listings of roots that were not listed for so long are removed: roots come and go, and nothing else removes them."""
 
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-"""A draft is a new file: nothing that somebody put there is written into, nor followed."""
+"""A draft is a new file: nothing that lies there already is written into or followed."""
 
 _VERSION: Final = 1
 _COLUMNS: Final = ("size", "generation", "crc32c", "has_crc32c", "suffix")
@@ -74,7 +74,7 @@ class CatalogCache:
         return bool(self._files())
 
     def __iter__(self) -> Iterator[Catalog]:
-        """The listings that can be believed, the latest first; each is read when it is asked for."""
+        """The valid listings, the latest first; each is read when it is asked for."""
         for path in self._files():
             try:
                 yield self._read(path)
@@ -82,7 +82,7 @@ class CatalogCache:
                 _LOG.warning("the cached catalog %s is passed over: %s", path, error)
 
     def keep(self, ring: str, catalogs: Collection[Catalog]) -> None:
-        """Say which listings the daemon of a ring serves now; one that somebody has removed is saved again.
+        """Say which listings the daemon of a ring serves now; one that was removed is saved again.
 
         They stay while that is said again and again, and for `IN_USE_S` after, whatever is listed meanwhile, by this
         daemon or by another one: trainers were promised their ids.
@@ -117,7 +117,7 @@ class CatalogCache:
                 draft.unlink(missing_ok=True)
 
     def _clear(self, folder: Path) -> None:
-        """Remove what nobody needs any more."""
+        """Remove what is no longer needed."""
         now, needed = time.time(), in_use(folder)
         aged = [path for path, listed in _dated(folder.glob("*.catalog")) if now - listed > KEPT_S]
         cut_off = [path for path, begun in _dated(folder.glob("*.draft")) if now - begun > IN_USE_S]
@@ -152,7 +152,7 @@ class CatalogCache:
     def _read(self, path: Path) -> Catalog:
         facts = path.lstat()
         if not stat.S_ISREG(facts.st_mode) or facts.st_mode & stat.S_IWOTH or facts.st_uid not in (0, os.geteuid()):
-            raise ValueError("it is no plain file of this user or root, or anybody may write into it")
+            raise ValueError("it is no plain file of this user or root, or every user may write into it")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(arrays["meta"].tobytes())

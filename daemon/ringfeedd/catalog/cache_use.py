@@ -1,4 +1,4 @@
-"""Which cached listings are in use: each daemon keeps a small list beside them of those that it serves.
+"""Which cached listings are in use: each daemon keeps a small list next to them of those that it serves.
 
 The list outlives its daemon, since trainers may wait for the next one, which must find what they were promised.
 """

@@ -225,7 +225,7 @@ def _join(images: _Side, labels: _Side, skipped: Skipped) -> Catalog:
     image_rows, label_rows = image_rows[matched], label_rows[found[matched]]
     if len(image_rows) > MAX_PAIRS:
         raise StartError(f"There are {len(image_rows):,} pairs, and a catalog holds {MAX_PAIRS:,}; split the root.")
-    # What is not needed any more is let go at once: this is where a start takes the most memory.
+    # What is not needed any more is released at once: this is where a start takes the most memory.
     del image_doubles, label_doubles, image_hashes, label_hashes, found, matched, left_over
 
     # from the order of hashes back to the order of the listing, which for a bucket is nearly that of the ids

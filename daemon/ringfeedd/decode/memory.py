@@ -1,4 +1,4 @@
-"""How much memory a worker may use beside the rings, and the kernel's limit that holds it to that.
+"""How much memory a worker may use besides the rings, and the kernel's limit that holds it to that.
 
 A picture's header is checked before its pixels are decoded, so ``max_pixels`` already bounds what a decode should need.
 This is for what should not happen: a codec that allocates without end costs its pair, and not the machine.
@@ -35,7 +35,7 @@ def decode_bytes(spec: DecodeSpec) -> int:
 
 
 def worker_bytes(specs: Iterable[DecodeSpec]) -> int:
-    """The most that a worker may need beside the rings it serves, in bytes; it decodes one pair at a time."""
+    """The most that a worker may need besides the rings it serves, in bytes; it decodes one pair at a time."""
     return max(decode_bytes(spec) for spec in specs) + OTHER_BYTES
 
 

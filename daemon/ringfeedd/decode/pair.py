@@ -1,6 +1,6 @@
 """A pair's compressed bytes to pixels, straight into the rows of a slot; the steps are those of ``docs/decoding.md``.
 
-Pure apart from the rows it is given, and safe in threads: nothing is shared between two calls, and the codecs let go of
+Pure apart from the rows it is given, and safe in threads: nothing is shared between two calls, and the codecs release
 the interpreter while they work.
 """
 
@@ -151,7 +151,7 @@ def _upright(picture: Picture) -> Image.Image:
 def _loaded(picture: Picture, scale: int = 1) -> Image.Image:
     """The whole picture as it is stored, decoded by Pillow at 1/scale."""
     stored = picture.file
-    # All in one piece: in Pillow's usual ones of 64 KB, libjpeg begins a row anew where a piece ended within it.
+    # All in one piece: in Pillow's usual ones of 64 KB, libjpeg begins a row again where a piece ended within it.
     stored.decodermaxblock = len(picture.data)
     with as_bad_pair(picture.role, "cannot be decoded"):
         if scale > 1:
@@ -169,7 +169,7 @@ def _to_rgb(loaded: Image.Image, role: str) -> Image.Image:
 
 
 def _check_row(role: str, row: LabelRow, shape: tuple[int, ...], dtype: LabelType) -> None:
-    """A row of another kind would be written beside the ring: reshaping it makes a copy."""
+    """A row of another kind would be written outside the ring: reshaping it makes a copy."""
     if row.shape != shape or row.dtype != dtype or not row.flags.c_contiguous:
         raise ValueError(f"the {role} row is {row.dtype} {row.shape}; it must be {dtype} {shape} and C-contiguous")
 

@@ -164,7 +164,7 @@ class Child:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout_s)
-        with contextlib.suppress(ProcessLookupError):  # nobody of the session is left: the usual case
+        with contextlib.suppress(ProcessLookupError):  # no process of the session is left: the usual case
             os.killpg(self._process.pid, signal.SIGKILL)
         code = self._process.wait()
         self._reader.join(KILL_AFTER_S)

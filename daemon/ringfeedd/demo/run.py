@@ -172,7 +172,7 @@ def _executable() -> str:
     beside = Path(sys.executable).parent / "ringfeed"
     found = str(beside) if beside.is_file() else shutil.which("ringfeed")
     if found is None:
-        raise DemoError("no `ringfeed` command was found beside this Python or on PATH; install the package first")
+        raise DemoError("no `ringfeed` command was found next to this Python or on PATH; install the package first")
     return found
 
 

@@ -19,9 +19,9 @@ class Summary:
     Attributes:
         pairs: pairs in the bucket.
         epochs: passes over them.
-        dropped: pairs at each epoch's end that fill no round of all ranks; decoded, but given to nobody.
+        dropped: pairs at each epoch's end that fill no round of all ranks; decoded, but not delivered.
         slots: of the ring; so many pairs at most are decoded ahead of the ranks.
-        seeks: how often the ring was set to another place, as when the last rank has left; it is then filled anew.
+        seeks: how often the ring was set to another place, as when the last rank has left; it is then filled again.
         decoded: pairs that the daemon decoded, read ahead included.
         failed: pairs it could not have.
         downloads: the server's own count, by key.

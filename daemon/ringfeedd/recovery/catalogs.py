@@ -58,7 +58,7 @@ def make_editions(catalog: Catalog, config: Config, nodes: Nodes) -> dict[str, E
 def find_promised(
     formers: Mapping[str, list[Former]], cached: Iterable[Catalog], config: Config, nodes: Nodes
 ) -> Start | None:
-    """The start that serves on what former daemons' consumers read; None where the cache does not hold it.
+    """The start that serves on what previous daemons' consumers read; None where the cache does not hold it.
 
     Args:
         formers: by split, the latest first; those without any are left out.

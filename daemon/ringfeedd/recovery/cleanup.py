@@ -1,6 +1,6 @@
 """Leavings: what a dead daemon of a ring left in /dev/shm, removed by its successor or by `ringfeed clean`.
 
-Everybody may make files in /dev/shm, also under a ring's names. What no daemon of this user can have made is never
+Every user may make files in /dev/shm, also under a ring's names. What no daemon of this user can have made is never
 removed: it stops the start where the daemon needs the name itself, and is passed over where it does not.
 """
 
@@ -36,7 +36,7 @@ def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
         The names of what was removed.
 
     Raises:
-        AlreadyRunningError: a daemon lives whose lock file somebody removed.
+        AlreadyRunningError: a daemon lives whose lock file was removed.
         StartError: the descriptor, or the list of failed pairs, is not a file that a daemon of this user made; then
             nothing is removed.
     """
@@ -49,7 +49,7 @@ def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
         _insist_that_it_is_dead(ring, generation)
     kept = {name for generation in keep for name in (control_name(ring, generation), former_name(ring, generation))}
     left = [name for generation in ours for name in generations[generation] if _ours(segment.shm_path(name))]
-    # the control segments last: without them, nobody can tell whose the other files are
+    # the control segments last: without them, no process can tell whose the other files are
     leavings = fixed + sorted((name for name in left if name not in kept), key=lambda name: name.endswith(".ctl"))
     for name in leavings:
         segment.shm_path(name).unlink(missing_ok=True)

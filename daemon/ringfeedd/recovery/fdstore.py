@@ -46,7 +46,7 @@ def drop(descriptor: Descriptor, notifier: Notifier) -> None:
 
 
 def take_over(notifier: Notifier) -> list[Control]:
-    """The control segments that former daemons of any ring handed over."""
+    """The control segments that previous daemons of any ring stored."""
     controls = []
     for name, fd in notifier.stored.items():
         generation, _, kind = name.rpartition(".")

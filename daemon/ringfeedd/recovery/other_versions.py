@@ -43,7 +43,7 @@ def forget_other_versions(ring: str, generations: Iterable[str]) -> None:
     """Remove those of them whose consumers have gone."""
     for generation in generations:
         if not _waits_for_another_version(ring, generation):
-            # the control segment last: without it, nobody can tell whose the other file is
+            # the control segment last: without it, no process can tell whose the other file is
             for name in (layout.former_name(ring, generation), layout.control_name(ring, generation)):
                 segment.shm_path(name).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Former daemons' readers: where they stood when their daemon went, read off the words that it left behind.
+"""Previous daemons' readers: where they stood when their daemon went, read off the words that it left behind.
 
 A daemon that was killed leaves its control segment, and its consumers, who wait for the next one, still hold their
 lanes there. So the next one knows whom to expect and from where, before any of them has come back. It keeps that
@@ -47,7 +47,7 @@ class Former:
     def serves_the_same(self, descriptor: Descriptor) -> bool:
         """Whether its consumers' places mean the same in another generation's stream.
 
-        As far as they can read with what is left of their own ring, that is: of what follows they are told anew.
+        As far as they can read with what is left of their own ring, that is: of what follows they are told again.
         """
         first = min(place.at for place in self.places)[0]
         reached, position = max(place.reaches for place in self.places)
@@ -70,17 +70,17 @@ class Former:
     def forget(self) -> None:
         """Remove what is left of it."""
         descriptor = self.descriptor
-        # the control segment last: without it, nobody can tell whose the other file is
+        # the control segment last: without it, no process can tell whose the other file is
         for name in (layout.former_name(descriptor.ring, descriptor.generation), descriptor.control):
             segment.shm_path(name).unlink(missing_ok=True)
         self.control.close()
 
 
 def read_formers(ring: str, handed_over: Iterable[Control] = ()) -> list[Former]:
-    """Look for the consumers of all former daemons of a ring; to be called before its files are cleared.
+    """Look for the consumers of all previous daemons of a ring; to be called before its files are cleared.
 
     Args:
-        handed_over: control segments that a former daemon gave into the service manager's keeping at its clean stop.
+        handed_over: control segments that a previous daemon gave into the service manager's keeping at its clean stop.
 
     Returns:
         The daemons of which some consumers are still to come, the latest first. A rank stands in one of them only.
@@ -109,7 +109,7 @@ def _descriptors(ring: str) -> Iterable[Descriptor]:
     kept = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.former")
     for name in [layout.descriptor_name(ring), *filter(kept.fullmatch, segment.names())]:
         with contextlib.suppress(RingfeedError, OSError):
-            # a member of our group could have made these as well, and a place is kept for nobody whom he names
+            # a member of our group could have made these as well, and no place is kept for a process that it names
             yield Descriptor.from_json(ring, segment.read_whole(name, MOST_BYTES, own=True))
 
 
@@ -129,7 +129,7 @@ def _former_place(control: Control, lane: int) -> FormerPlace | None:
         return None
     epochs = control.descriptor.epochs
     if not request.sensible or not answer.sensible(epochs):
-        return None  # they were when it was accepted: somebody writes what he should not
+        return None  # they were when it was accepted: a process writes what it should not
     plan = request.plan(epochs)
     place, reached = (plan.skip_to(answer.place, seq) for seq in (taken, max(taken, control.published)))
     lives = partial(control.lane_lives, lane)

@@ -1,8 +1,8 @@
 """Claims: who may go on at a place that a group's ranks left, and who begins at a whole epoch. Pure.
 
 A place is kept for one that can claim it: a reader that lives through its daemon's restart, a job that brings a state,
-a rank that comes back while others of its group are there, the process that left it. Whoever else has the same name is
-a job that was started again: it begins at a whole epoch, all of its ranks at the same one.
+a rank that comes back while others of its group are there, the process that left it. Another process of the same name
+is a job that was started again: it begins at a whole epoch, all of its ranks at the same one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ringfeedd.ring.ring import Ring
 
 
 def goes_on(group: Group, request: Request) -> bool:
-    """Return whether a request that brings no place goes on with a pass of which nobody is attached."""
+    """Return whether a request that brings no place continues a pass of which no rank is attached."""
     owner = request.kin.owner
     if not owner or request.start is Start.AT:
         return False
@@ -45,14 +45,14 @@ def loop_of(group: Group, request: Request, ring: Ring) -> Loop:
     """Return the iteration over a DataLoader to which a worker belongs.
 
     All of its workers read the same epoch, also one that comes when others are done: the one after all that the workers
-    of former iterations have read of.
+    of earlier iterations have read of.
     """
     owner, number = request.kin.owner, request.kin.loop
     known = group.loops.get(owner)
     if known is not None and known.number == number and request.rank not in known.came:
         return known
     theirs = [member for member in group.members if owner and member.kin.owner == owner]
-    # Of a rank whose process was started again while others are there, its former workers read.
+    # Of a rank whose process was started again while others are there, its earlier workers read.
     theirs = theirs or [member for member in (group.members[request.rank],) if member.came]
     reached = (member.place.epoch + (member.place.position > 0) for member in theirs)
     epoch = max(reached, default=group.start.epoch)

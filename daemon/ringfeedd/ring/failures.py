@@ -28,7 +28,7 @@ LASTING_CAUSES: Final = frozenset(
 
 
 class OnError(StrEnum):
-    """What a pair that cannot be had does to its ring."""
+    """What a pair that fails to load does to its ring."""
 
     REPLACE = "replace"
     """Another draw takes its place, within the budget."""
@@ -39,7 +39,7 @@ class OnError(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One draw of a pair that could not be had.
+    """One draw of a pair that failed to load.
 
     Attributes:
         cause: a short word for counting.
@@ -105,7 +105,7 @@ class Failures:
         self._window.append(False)
 
     def fail(self, failure: Failure) -> str | None:
-        """A pair could not be had. Returns the sentence with which the ring must stop, if it must."""
+        """A pair failed to load. Returns the sentence with which the ring must stop, if it must."""
         self.total += 1
         self.causes[failure.cause] += 1
         latest = self._list(failure)
@@ -115,7 +115,7 @@ class Failures:
         self._failed_in_window += 1
         if self._on_error is OnError.STOP:
             return (
-                f'on_error = "stop", and the pair {latest.pair_id!r} could not be had: {latest.reason}; mend or remove '
+                f'on_error = "stop", and the pair {latest.pair_id!r} failed to load: {latest.reason}; fix or remove '
                 f'it, or let it be replaced: on_error = "replace"'
             )
         cause, count = self.causes.most_common(1)[0]

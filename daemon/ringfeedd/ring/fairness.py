@@ -1,4 +1,4 @@
-"""Which ring gets the next places in the workers: emptiest first, and what is left over where nobody reads. Pure."""
+"""Which ring gets the next places in the workers: emptiest first, what is left over for rings without readers. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 FIRST_PAIRS: Final = 8
-"""A ring that nobody reads gets so many even while others take everything, so that it becomes ready."""
+"""A ring without readers gets so many even while others take everything, so that it becomes ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Need:
         stock: pairs beyond the fastest reader that are published, or that workers have and may decode.
         ready: the published ones of these.
         room: the most that ``stock`` can be.
-        read: somebody reads the ring.
+        read: the ring has a reader.
     """
 
     again: int
@@ -50,7 +50,7 @@ def divide(places: int, needs: Sequence[Need]) -> list[int]:
     """Give out places for pairs; returns how many each ring gets, no more than it can use.
 
     Rings with readers come first, the one with the smallest stock before the others, so that two hungry rings end up
-    with equally many pairs in the workers. A ring that nobody reads gets places only while no reader is short of pairs,
+    with equally many pairs in the workers. A ring without readers gets places only while no reader is short of pairs,
     apart from its `FIRST_PAIRS`.
     """
     stocks = [need.stock for need in needs]

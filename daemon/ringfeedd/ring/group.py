@@ -43,7 +43,7 @@ class Member:
         given_up: nothing is kept for it.
         unclaimed: nothing is to be kept once it goes: its training process has said that no consumer will come for it.
         kin: of the consumer that was attached last.
-        former: whether the process that read as this rank from a former daemon still lives; None once that is settled.
+        former: whether the process that read as this rank from a previous daemon still lives; None once settled.
         reaches: (epoch, position) to which it may read with that daemon's ring.
     """
 
@@ -115,7 +115,7 @@ class Group:
 
     @property
     def skips(self) -> bool:
-        """Whether it holds nobody up while others read, and misses what is overwritten before it has read it."""
+        """Whether it never stalls other readers, and misses what is overwritten before it has read it."""
         return self.on_lag == "skip" or self.yielded
 
     def has_held_up(self, now: float, *, holds: bool) -> float:
@@ -142,7 +142,7 @@ class Group:
     def round_from_floor(self, member: Member, ring: Ring) -> Place:
         """The first of the group's rounds of which ``member`` can still have its block; see `Ring.floor`.
 
-        Not counted from where it stood: the lengths of epochs that nobody reads any more are forgotten.
+        Not counted from where it stood: the lengths of epochs that no reader needs any more are forgotten.
         """
         floor = ring.place(ring.floor)
         epoch = Place(floor.seq - floor.position, floor.epoch, 0)

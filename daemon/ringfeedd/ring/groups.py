@@ -43,7 +43,7 @@ class Groups:
         """Start with none.
 
         Args:
-            linger_s: how long the place of a rank that went is kept while that costs nobody but its own group.
+            linger_s: how long the place of a rank that went is kept while that costs its own group alone.
             linger_blocking_s: how long it is kept while another group waits for its slots.
             gather_s: see `Gathering`.
         """
@@ -142,11 +142,11 @@ class Groups:
         return next((group for group in self if is_of(group, request)), None)
 
     def withdraw(self, request: Request) -> None:
-        """Nobody waits for an answer to this request any more."""
+        """No reader waits for an answer to this request any more."""
         self._gathering.withdraw(request)
 
     def inherit(self, places: Iterable[FormerPlace], ring: Ring, now: float) -> None:
-        """Keep the places of those who read from a former daemon, who may come back in any order.
+        """Keep the places of those who read from a previous daemon, who may come back in any order.
 
         The ring must stand at the earliest of them, and have no groups.
         """
@@ -179,7 +179,7 @@ class Groups:
         return here
 
     def _all_have_taken(self, epoch: int) -> bool:
-        """Whether nobody has anything of ``epoch`` left to take, though batches of it may be held."""
+        """Whether no reader has anything of ``epoch`` left to take, though batches of it may be held."""
         members = [member for group in self if not group.skips for member in group.members if not member.given_up]
         return bool(members) and all(member.plan.block(member.place).epoch > epoch for member in members)
 
@@ -260,7 +260,7 @@ class Groups:
         elif taken <= member.place.seq + member.plan.round_pairs or taken <= _furthest(member, ring):
             member.place = member.plan.skip_to(member.place, taken)
         if member.offered.seq < member.place.seq:
-            member.offered = member.place  # it skipped rounds: nobody waits to be told of them
+            member.offered = member.place  # it skipped rounds: no reader waits to be told of them
         member.released = max(member.released, min(released, member.plan.block(member.place).seq))
         if group.yielded and (group.floor or 0) >= ring.floor:
             group.yielded, group.holds_since = False, None  # it reads on, and is waited for again
@@ -324,7 +324,7 @@ class Groups:
     # Another catalog.
 
     def earliest_change(self, ring: Ring, length: int) -> int:
-        """The first epoch that may get another length, ``length``, without a reader having laid out anything of it."""
+        """The first epoch that may get another length, ``length``, of which no reader has planned anything."""
         members = [member for group in self for member in group.members]
         reached = [(member.place.epoch, member.place.position) for member in members]
         reached += (member.reaches for member in members if member.former is not None)
@@ -335,7 +335,7 @@ class Groups:
         return epoch + any(member.plan.round_pairs > shortest for member in members)
 
     def passed(self, epoch: int) -> bool:
-        """Whether everybody who is waited for has taken something of ``epoch``, or is beyond it.
+        """Whether every reader that is waited for has taken something of ``epoch``, or is beyond it.
 
         Who stands at its very start may have come there before the catalog changed with it, and have slept since.
         """

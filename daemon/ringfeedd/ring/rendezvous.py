@@ -46,7 +46,7 @@ class Gathering:
         }
         group = self._groups.setdefault(request.group, _Group(now))
         group.places[request.rank] = request.at
-        group.resuming |= request.resuming  # of one job some ranks may have lived on, others come anew
+        group.resuming |= request.resuming  # of one job some ranks may have lived on, others start again
         if request.resuming:
             complete = now - min(g.since for g in self._groups.values() if g.resuming) >= self._gather_s
         else:
@@ -62,7 +62,7 @@ class Gathering:
         self._groups.pop(group, None)
 
     def withdraw(self, request: Request) -> None:
-        """The rank was refused, or went before it had an answer: whoever comes next is not held to its place."""
+        """The rank was refused, or went before it had an answer: the next request is not held to its place."""
         group = self._groups.get(request.group)
         if group is not None and group.places.pop(request.rank, None) is not None and not group.places:
             del self._groups[request.group]

@@ -140,6 +140,6 @@ class Editions:
         return f"{len(edition.split):,} pairs instead of {len(old.split):,} from epoch {epoch} on"
 
     def settle(self) -> None:
-        """Serve the newest in all epochs; nobody may be reading."""
+        """Serve the newest in all epochs; no reader may be attached."""
         self._ring.settle()
         self._take({0: self.newest})

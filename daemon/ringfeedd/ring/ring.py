@@ -1,13 +1,13 @@
 """The ring's decisions: what to fetch, what to publish, which slots may be written. Pure; others carry them out.
 
 Three numbers move upwards: ``floor <= published <= head``. Pairs from ``floor`` on may still be read; pairs below
-``published`` may be read now; pairs below ``head`` were handed out to be fetched. A pair may be decoded into its slot
-when its number is below ``limit``: the slot's last pair is neither read nor written by anybody any more.
+``published`` may be read now; pairs below ``head`` were assigned to workers. A pair may be decoded into its slot
+when its number is below ``limit``: the slot's last pair is neither read nor written any more.
 
-The order may change with an epoch of which nothing was handed out: that is how new pairs come in.
+The order may change with an epoch of which nothing was assigned: that is how new pairs come in.
 
 Slots alone do not say how far to fetch ahead: 512 of them hold a set of one pair 512 times. What lies beyond the next
-epoch is fetched only as far ahead as somebody has read already.
+epoch is fetched only as far ahead as a reader has read already.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     """Fetch the pair with this ``index`` of the split and decode it into the slot of ``seq``.
 
     Attributes:
-        attempt: 0, or which replacement this is for pairs that could not be had.
+        attempt: 0, or which replacement this is for pairs that failed to load.
     """
 
     seq: int
@@ -62,7 +62,7 @@ class Ring:
 
     Attributes:
         passed_over: pairs whose place in the order came when they had failed in that epoch already. Another draw was
-            handed out for each; to be counted, and cleared, by the caller.
+            assigned for each; to be counted, and cleared, by the caller.
     """
 
     def __init__(self, name: str, *, slots: int, readahead: int, order: Order) -> None:
@@ -115,7 +115,7 @@ class Ring:
 
     @property
     def in_flight(self) -> Collection[int]:
-        """Numbers of the pairs that were handed out and are not decoded yet."""
+        """Numbers of the pairs that were assigned and are not decoded yet."""
         return self._in_flight.keys()
 
     @property
@@ -147,7 +147,7 @@ class Ring:
         """What the ring could use of the workers' time.
 
         Args:
-            read: somebody reads it, or is about to.
+            read: a reader reads it, or is about to.
         """
         horizon = max(self.horizon, self.head)  # beyond it, where the fastest reader has left
         limit = min(self.limit, horizon)
@@ -265,7 +265,7 @@ class Ring:
         untried = (job for job in draws if job.index not in bad)
         may_come = (job for job in draws if not bad.get(job.index))
         if (job := next(untried, None) or next(may_come, None)) is None:
-            raise RuntimeError(f"{MAX_DRAWS} pairs drawn for one place could not be had")
+            raise RuntimeError(f"{MAX_DRAWS} pairs drawn for one place failed to load")
         return job
 
     def _another_if_bad(self, job: Job) -> Job:
@@ -300,7 +300,7 @@ class Ring:
         return following - before
 
     def release(self, floor: int) -> bool:
-        """Nobody reads below ``floor`` any more. True when something changed.
+        """No reader reads below ``floor`` any more. True when something changed.
 
         Where that is beyond what was fetched, the pairs between are never fetched: no group wants them.
         """
@@ -312,7 +312,7 @@ class Ring:
         return True
 
     def seek(self, epoch: int, position: int) -> None:
-        """Go on from another place of the order; nobody may be reading. Numbers go on upwards."""
+        """Go on from another place of the order; no reader may be attached. Numbers go on upwards."""
         self._jump(max(self.head, self.published))
         self._bad.clear()
         self.floor = self.published
@@ -321,7 +321,7 @@ class Ring:
 
     @property
     def changeable_epoch(self) -> int:
-        """The first epoch of which nothing was handed out to be fetched."""
+        """The first epoch of which nothing was assigned yet."""
         place = self.place(self.head)
         return place.epoch + (place.position > 0)
 
@@ -352,7 +352,7 @@ class Ring:
         return True
 
     def settle(self) -> None:
-        """Give the newest order's pairs in all epochs, from the beginning; nobody may be reading."""
+        """Give the newest order's pairs in all epochs, from the beginning; no reader may be attached."""
         self._keep_newest_order()
         self.seek(0, 0)
 

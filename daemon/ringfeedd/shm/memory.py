@@ -1,4 +1,4 @@
-"""The daemon's side of one ring's shared memory: made whole before anybody can find it, unlinked only by its maker."""
+"""The daemon's side of one ring's shared memory: complete before a process can find it, unlinked only by its maker."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RingMemory:
     """The two segments, the doorbells and the descriptor of one generation of a ring."""
 
     def __init__(self, descriptor: Descriptor, access: Access) -> None:
-        """Reserve the memory. Nobody can find it before `announce`.
+        """Reserve the memory. No process can find it before `announce`.
 
         Raises:
             StartError: there is too little memory in /dev/shm; nothing is left behind.

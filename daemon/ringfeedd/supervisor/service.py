@@ -264,7 +264,7 @@ class RingService:
         self.retries.update(failed.retries)
         pair_id = self._editions.of(seq).pair_id(job.index)
         if pair_id not in self.failures:  # once, not every epoch
-            _LOG.warning("ring %s: the pair %r could not be had: %s", self.name, pair_id, failed.reason)
+            _LOG.warning("ring %s: the pair %r failed to load: %s", self.name, pair_id, failed.reason)
         stop = self.failures.fail(Failure(pair_id, failed.reason, failed.cause, failed.attempts))
         try:
             self.ring.replace(seq, lasting=failed.cause in LASTING_CAUSES)

@@ -161,7 +161,7 @@ class StoreWait:
         down_s = self._clock.monotonic() - health.failing_since
         if down_s > max(wait_s, SILENCE_S):
             raise StoreDownError(
-                f"the first pairs could not be had: the store has not answered for {down_s:.0f} s ({health.cause}), "
+                f"the first pairs failed to load: the store has not answered for {down_s:.0f} s ({health.cause}), "
                 f"and store_wait_s = {wait_s:g}; start again when it answers"
             )
         self._tell(NOTICE_S, f"waits for the store ({health.cause}) with the first pairs, up to {wait_s:g} s")

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Final
 
 LONGEST_TURN_S: Final = 1.0
-"""What lies beyond it between two looks was a stop (SIGSTOP, Ctrl-Z, a debugger), and passed for nobody."""
+"""What lies beyond it between two looks was a stop (SIGSTOP, Ctrl-Z, a debugger), and does not count."""
 
 
 class TurnClock:
     """A monotonic clock that stands while the daemon is stopped.
 
-    Nobody is given up for what he could not say meanwhile: a rank that came back into its place, a worker that was
-    stopped together with the daemon. It is to be read at every turn of the loop.
+    No process is given up for what it could not report meanwhile: a rank that came back into its place, a worker that
+    was stopped together with the daemon. It is to be read at every turn of the loop.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:

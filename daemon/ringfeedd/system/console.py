@@ -1,4 +1,4 @@
-"""Standard input, output and error of the daemon: what becomes of them stops nobody.
+"""Standard input, output and error of the daemon: what becomes of them does not stop it.
 
 A line that cannot be written now is left out: the reader of a pipe has gone or does not read, a disk is full, a
 terminal is stopped with Ctrl-S or closed.

@@ -43,4 +43,4 @@ def little_address_space() -> str | None:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY or soft >= LEAST_ADDRESS_SPACE:
         return None
-    return f"this process may map {soft >> 20} MiB, and needs {LEAST_ADDRESS_SPACE >> 20} beside the rings: `ulimit -v`"
+    return f"this process may map {soft >> 20} MiB, it needs {LEAST_ADDRESS_SPACE >> 20} besides the rings: `ulimit -v`"

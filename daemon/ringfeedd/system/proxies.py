@@ -1,4 +1,4 @@
-"""A proxy in the environment is for the way out: what lies on this machine, or beside it, is reached without it."""
+"""A proxy in the environment is for the way out: what lies on this machine, or next to it, is reached without it."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ class Notifier:
 
     Attributes:
         address: what ``socket.connect`` takes: a path, or a name in the abstract namespace that begins with NUL; None
-            when nobody listens.
+            when no process listens.
         watchdog_interval_s: how often `watchdog` must be called, half of what systemd allows; None when it does not
             ask.
-        stored: descriptors by name that a former process of this service gave it to keep.
+        stored: descriptors by name that a previous process of this service gave it to keep.
     """
 
     address: str | None = None
@@ -61,7 +61,7 @@ class Notifier:
 
     @property
     def active(self) -> bool:
-        """Whether somebody asked to be told."""
+        """Whether a service manager asked to be told."""
         return self.address is not None
 
     def ready(self, status: str = "") -> bool:
@@ -125,7 +125,7 @@ class Notifier:
                     socket.send_fds(sender, [message], list(fds))
                 else:
                     sender.send(message)
-        except (OSError, ValueError):  # nobody listens, no room in time, a name too long or with a NUL inside
+        except (OSError, ValueError):  # no process listens, no room in time, a name too long or with a NUL inside
             return False
         return True
 
@@ -156,7 +156,7 @@ def _status_line(text: str) -> tuple[str, ...]:
 
 
 def _watchdog_interval_s(interval_usec: str, watched_pid: str) -> float | None:
-    """Half of the interval that systemd allows, or None when it watches nobody or another process."""
+    """Half of the interval that systemd allows, or None when it does not watch this process."""
     if watched_pid and watched_pid != str(os.getpid()):
         return None
     if not interval_usec.isascii() or not interval_usec.isdigit() or int(interval_usec) == 0:

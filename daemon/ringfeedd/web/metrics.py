@@ -42,7 +42,7 @@ COUNTERS: Final = {
     "decoded_pairs": ("decoded_pairs", "Pairs decoded."),
     "downloaded_bytes": ("downloaded_bytes", "Compressed bytes downloaded."),
     "fetch_retries": ("fetch_retries", "Downloads that were tried again."),
-    "failed_pairs": ("failed_draws", "Draws of pairs that could not be had."),
+    "failed_pairs": ("failed_draws", "Draws of pairs that failed to load."),
     "size_mismatches": ("size_mismatches", "Pairs whose image and label had different sizes."),
     "unsure_turns": ("unsure_turns", "Pairs whose label may have been drawn on the image before it was turned."),
     "skipped_pairs": ("skipped_pairs", "Pairs that a rank missed because it came back too late."),

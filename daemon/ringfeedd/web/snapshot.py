@@ -30,7 +30,7 @@ class Watched(Protocol):
         """Where it lies in shared memory."""
 
     def failed_pairs(self) -> FailedPairs:
-        """The pairs that could not be had."""
+        """The pairs that failed to load."""
 
 
 @dataclass(frozen=True, slots=True)

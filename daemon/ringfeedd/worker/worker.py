@@ -247,7 +247,7 @@ class Worker:
     @property
     def _no_memory(self) -> str:
         return (
-            f"there was no memory for it: a worker may use {self._memory >> 20} MiB beside the rings, which is more "
+            f"there was no memory for it: a worker may use {self._memory >> 20} MiB besides the rings, which is more "
             f"than max_pixels needs; look at the object, and at how much memory the machine has left"
         )
 
