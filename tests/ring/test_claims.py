@@ -164,7 +164,7 @@ def test_a_rank_whose_run_is_unknown_joins_its_group(house):
 
 
 def worker(house: House, number: int, loop: int, owner: int = 1) -> tuple[int, tuple[int, int]]:
-    return house.come(number, world=4, start=Start.FOLLOWING, owner=owner, loop=loop)
+    return house.come(number, world=4, start=Start.FOLLOWING, owner=owner, loop=loop, workers=2)
 
 
 def test_workers_of_the_next_loop_begin_after_all_that_the_last_read(house):
@@ -188,6 +188,15 @@ def test_a_worker_that_comes_when_others_are_done_reads_their_epoch(house):
         house.read(lane, LENGTH // (4 * BATCH))
         house.go(lane, Leaving.KEEP_PLACE)
     assert [worker(house, number, loop=1)[1] for number in (2, 3)] == 2 * [(0, 0)]
+
+
+def test_a_rank_whose_workers_come_late_reads_the_epoch_of_the_others(house):
+    """Sub-ranks 0 and 2 are the workers of rank 0, which has given its first blocks back; 1 and 3 are rank 1's."""
+    for number in (0, 2):
+        house.read(worker(house, number, loop=1, owner=1)[0], 3)
+    house.turn()
+    assert house.ring.floor == BATCH, "of the first round rank 0's own block is gone"
+    assert [worker(house, number, loop=1, owner=2)[1] for number in (3, 1)] == 2 * [(0, 0)]
 
 
 def test_loops_that_look_alike_are_told_apart_by_their_workers(house):

@@ -56,8 +56,20 @@ def loop_of(group: Group, request: Request, ring: Ring) -> Loop:
     theirs = theirs or [member for member in (group.members[request.rank],) if member.came]
     reached = (member.place.epoch + (member.place.position > 0) for member in theirs)
     epoch = max(reached, default=group.start.epoch)
+    if _first_seq(group, request, Place(ring.seq(epoch, 0), epoch, 0)) >= ring.floor:
+        return Loop(number, epoch)
     kept = ring.place(ring.floor)
-    return Loop(number, max(epoch, kept.epoch + (kept.position > 0)) if ring.seq(epoch, 0) < ring.floor else epoch)
+    return Loop(number, max(epoch, kept.epoch + (kept.position > 0)))
+
+
+def _first_seq(group: Group, request: Request, place: Place) -> int:
+    """Return the number of the first pair that a worker's loader reads in the round at ``place``.
+
+    The ring may have gone beyond that round's first blocks: other ranks, whose workers came earlier, have read them.
+    """
+    workers, world_size = request.kin.workers, request.world_size
+    ranks = world_size // workers if workers and world_size % workers == 0 else 1
+    return group.members[request.rank % ranks].plan.block(place).seq
 
 
 def loop_place(loop: Loop, ring: Ring) -> Place:
