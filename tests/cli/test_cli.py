@@ -26,6 +26,7 @@ from ring_fixtures import served_ring, turning
 
 import ringfeed
 from ringfeed.cli.status import ring_status
+from ringfeed.shm.counters import DaemonCounts
 from ringfeed.shm.layout import State
 from ringfeedd.cli.main import main
 from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
@@ -328,7 +329,7 @@ def test_errors_status_and_page_agree_at_every_moment(capsys):
                 served.service.failures.fail(Failure(f"pair-{number}", "no such object", cause, 1))
             served.seconds += 0.3  # the list is written once a second at most
             if number % 3:
-                served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
+                served.service.report(DaemonCounts(workers=1), StoreHealth())
             listed = json.loads(ask(capsys, "errors", "--json", served.name)[1])[served.name]
             status = json.loads(ask(capsys, "status", "--json", served.name)[1])[served.name]
             view = look(served.service)
@@ -343,8 +344,8 @@ def test_status_shows_given_up_places_and_fork_server_deaths(capsys):
     with served_ring() as served, turning(served, 2.0):
         story = "import sys, os, ringfeed; r = ringfeed.attach(sys.argv[1], batch_size=2, group='job'); os._exit(1)"
         trainer(story, served.name).communicate(timeout=30)
-        wait_until(lambda: served.service._places_given_up)
-        served.service.report(workers=1, worker_deaths=0, store=StoreHealth(), fork_server_deaths=2)
+        wait_until(lambda: served.service.counters.places_given_up)
+        served.service.report(DaemonCounts(workers=1, fork_server_deaths=2), StoreHealth())
         status = json.loads(ask(capsys, "status", "--json", served.name)[1])[served.name]
         assert (status["fork_server_deaths"], status["places_given_up"]) == (2, 1)
         said = ask(capsys, "status", served.name)[1]

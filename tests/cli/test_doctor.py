@@ -14,6 +14,8 @@ from house import SHM, Daemon, traces, wait_until, wipe, write_folder
 from ring_fixtures import served_ring
 
 from ringfeed.cli.status import LaneStatus, ring_status
+from ringfeed.health.verdict import Bound, Verdict
+from ringfeed.shm.counters import DaemonCounts
 from ringfeedd.cli import checks
 from ringfeedd.cli.checks import Level
 from ringfeedd.cli.doctor import examine
@@ -27,7 +29,7 @@ GIB = 1 << 30
 @pytest.fixture(scope="module")
 def status():
     with served_ring() as served:
-        served.service.report(workers=2, worker_deaths=0, store=StoreHealth())
+        served.service.report(DaemonCounts(workers=2), StoreHealth())
         return ring_status(served.name)
 
 
@@ -131,12 +133,13 @@ def test_packages_are_told_with_what_a_missing_one_costs():
         ({"heartbeat_age_s": 9.0}, None, Level.BAD, "its loop has not turned for 9 s"),
         ({"consumers": [reader()], "lanes": 1}, "S", Level.WARN, "all 1 lanes are taken"),
         (
-            {"consumers": [reader(pid=7)], "held_up": "rank 0/1 of group 'job' (pid 7) holds up the ring"},
+            {"verdict": Verdict(Bound.READER, "bound by a reader: rank 0/1 of group 'job' (pid 7) holds up the ring")},
             "S",
             Level.WARN,
             "(pid 7) holds up the ring",
         ),
-        ({"consumers": [reader(waiting_s=30.0)], "published": 0}, "S", Level.WARN, "1 readers wait for the source"),
+        ({"verdict": Verdict(Bound.DECODING, "bound by decoding: 1 worker")}, "S", Level.WARN, "bound by decoding: 1"),
+        ({"verdict": Verdict(Bound.NOTHING, "bound by nothing: all is well")}, "S", Level.OK, "all is well"),
         ({"worker_deaths": 2}, "S", Level.WARN, "2 of its worker processes have died"),
         ({"failed_pairs": 3}, "S", Level.WARN, "ringfeed errors"),
     ],
@@ -148,6 +151,8 @@ def test_the_worst_of_a_ring_is_told_with_what_to_do(status, change, process, le
     assert check.level is level
     assert words in check.line()
     assert (check.cure != "") == (level is not Level.OK)
+    assert check.verdict is not None
+    assert check.verdict.sentence in check.found
 
 
 def doctor(capsys):

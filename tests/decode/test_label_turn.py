@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from ring_fixtures import PaintingPool, served_ring
 
 from ringfeed.cli.status import ring_status
+from ringfeed.shm.counters import DaemonCounts
 from ringfeedd.decode.pair import decode_pair
 from ringfeedd.decode.spec import DecodeSpec, Fit, LabelMode
 from ringfeedd.fetch.health import StoreHealth
@@ -121,7 +122,7 @@ def test_a_labels_orientation_that_its_shape_belies_is_not_kept_to():
 def test_pairs_that_may_be_misaligned_are_counted_and_the_first_is_named(caplog, monkeypatch):
     monkeypatch.setattr(PaintingPool, "turn_unsure", True)
     with served_ring() as served:
-        served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
+        served.service.report(DaemonCounts(workers=1), StoreHealth())
         status = ring_status(served.name)
         assert status.unsure_turns == status.decoded_pairs > 1
         assert f"{status.unsure_turns} labels that may not be turned as their images are" in "\n".join(status.lines())

@@ -19,9 +19,9 @@ from ringfeed.reader.reconnect import _RETRY_S, RESTART_S
 from ringfeed.shm import layout
 from ringfeed.shm.layout import LANE_DROP_LAST, Answer, Leaving, RingState, Start
 from ringfeed.shm.semaphore import WAIT_SLICE_S
+from ringfeedd.reporting.errorfile import WRITE_INTERVAL_S
 from ringfeedd.ring.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
 from ringfeedd.ring.rendezvous import GATHER_S
-from ringfeedd.supervisor.errorfile import WRITE_INTERVAL_S
 from ringfeedd.supervisor.lanes import LIVENESS_INTERVAL_S
 from ringfeedd.supervisor.supervisor import TICK_S
 

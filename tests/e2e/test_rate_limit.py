@@ -44,6 +44,8 @@ def test_a_daemon_keeps_to_the_rate_that_the_store_lets_through(ring, tmp_path):
         assert passed >= 0.9 * (passed + refused)
         assert status.failed_pairs == 0
         assert status.store.outages == 0
-        assert status.store.limited >= status.retries_by_cause["429"] > 0  # some are on their way to the next report
+        assert (
+            status.store.limited_requests >= status.retries_by_cause["429"] > 0
+        )  # some are on their way to the next report
     finally:
         store.kill()

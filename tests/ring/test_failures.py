@@ -22,9 +22,9 @@ from ringfeed.shm.layout import REASON_BYTES, errors_name
 from ringfeed.text import one_line
 from ringfeedd.log import OneLineFormatter
 from ringfeedd.recovery.cleanup import clear_leavings
+from ringfeedd.reporting.errorfile import ErrorsFile
 from ringfeedd.ring.failures import FIRST_PAIRS, MOST_LISTED, WINDOW_PAIRS, Failure, Failures, OnError
 from ringfeedd.shm.memory import Access
-from ringfeedd.supervisor.errorfile import ErrorsFile
 from ringfeedd.worker.protocol import Failed
 
 

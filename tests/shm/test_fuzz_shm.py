@@ -21,6 +21,7 @@ from ringfeed.cli.status import ring_status
 from ringfeed.errors import NotTrustedError, RingfeedError
 from ringfeed.reader import attachment
 from ringfeed.shm import layout, segment
+from ringfeed.shm.counters import DaemonCounts
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.lane import LanePage
 from ringfeed.shm.layout import FIRST_LANE_LOCK_BYTE, PAGE_BYTES, Lane, State
@@ -291,7 +292,7 @@ def test_no_word_a_member_writes_ends_the_daemon(data):
                     at = data.draw(st.integers(0, size - 2048))
                     served.memory._bytes[at : at + 2048] = data.draw(st.randoms()).randbytes(2048)
                 served.turn(data.draw(st.sampled_from([0.1, 1.0, 10.0])))
-                served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
+                served.service.report(DaemonCounts(workers=1), StoreHealth())
                 served.service.refuse_refresh("no")
                 look_for_formers(served)
                 assert served.service.failed is None
@@ -309,7 +310,7 @@ def test_the_daemon_counts_in_its_own_memory(served):
         served.memory._words[place] = 2**64 - 1
     page[Lane.POSTED] = 2**64 - 1
     served.service.refuse_refresh("no")
-    served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
+    served.service.report(DaemonCounts(workers=1), StoreHealth())
     assert served.memory._words[State.PUBLISHED >> 3] == served.service.ring.published
     assert served.memory._words[State.REFRESHES >> 3] == 1
     for batch in reader:

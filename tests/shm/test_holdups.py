@@ -15,12 +15,13 @@ from ring_fixtures import served_ring, turning
 
 import ringfeed
 from ringfeed.cli.status import ring_status
+from ringfeed.health.stalls import HoldUp, hold_up
+from ringfeed.shm.counters import DaemonCounts
 from ringfeed.shm.layout import Lane
 from ringfeed.shm.missing import Absence
 from ringfeed.shm.progress import Standing
-from ringfeed.shm.stalls import HoldUp, hold_up
 from ringfeedd.fetch.health import StoreHealth
-from ringfeedd.supervisor.stalls import AGAIN_AFTER_S, FIRST_AFTER_S, HoldUpWatch
+from ringfeedd.reporting.stalls import AGAIN_AFTER_S, FIRST_AFTER_S, HoldUpWatch
 
 SLOTS = 16
 
@@ -122,18 +123,18 @@ def test_a_reader_that_sleeps_on_its_batch_is_named_in_the_log(caplog):
             fast[Lane.WAITING_SINCE_NS] = int(served.seconds * 1e9)
             for _ in range(12):
                 served.turn()
-                served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
+                served.service.report(DaemonCounts(workers=1), StoreHealth())
             warned = [record.getMessage() for record in caplog.records if "holds up" in record.getMessage()]
             assert len(warned) == 1
             assert "rank 0/1 of group 'slow' (pid 1) holds up the ring: it has 4 pairs in hand" in warned[0]
             slow[Lane.RELEASED], fast[Lane.WAITING_SINCE_NS] = 4, 0
             served.turn()
-            served.service.report(workers=1, worker_deaths=0, store=StoreHealth())
+            served.service.report(DaemonCounts(workers=1), StoreHealth())
             assert "the ring goes on; it was held up for 1" in caplog.records[-1].getMessage()
 
 
 def report(service):
-    service.report(workers=1, worker_deaths=0, store=StoreHealth())
+    service.report(DaemonCounts(workers=1), StoreHealth())
 
 
 def test_a_wait_is_measured_by_the_clock_that_began_it(caplog):

@@ -23,6 +23,7 @@ from ring_fixtures import Served, fake_edition, served_ring, small_geometry, tur
 
 import ringfeed
 from ringfeed.shm import layout, segment
+from ringfeed.shm.counters import counters
 from ringfeed.shm.descriptor import Descriptor, ServedCatalog
 from ringfeed.shm.failures import FailedPair, FailedPairs
 from ringfeed.shm.identity import SETTINGS
@@ -37,7 +38,8 @@ def in_code(holder: type, *, without: tuple[str, ...] = (), origin: int = 0) -> 
 
 AREAS = {
     "Header page": in_code(Header, without=("OFFSET",)),
-    "State page": in_code(State, without=("OFFSET",), origin=State.OFFSET),
+    "State page": in_code(State, without=("OFFSET",), origin=State.OFFSET)
+    | {counter.name.upper(): counter.word.offset for counter in counters()},
     "Slot record": {name: 8 * word for name, word in in_code(SlotRecord, without=("BYTES", "WORDS")).items()},
     "Lane page": in_code(Lane),
 }
@@ -46,6 +48,14 @@ AREAS = {
 @pytest.mark.parametrize("area", AREAS)
 def test_every_word_in_the_document_is_in_the_code_and_every_word_in_the_code_in_the_document(area):
     assert words(area) == AREAS[area]
+
+
+def test_every_counter_has_its_row_in_the_document():
+    rows = {row[2]: row for row in tables("State page")[0]}
+    for counter in counters():
+        word = counter.word
+        expected = [str(word.offset), "8", counter.name.upper(), word.unit, word.meaning]
+        assert rows[expected[2]] == expected, "| {} | {} | `{}` | {} | {} |".format(*expected)
 
 
 def test_every_constant_in_the_document_has_the_codes_value():
@@ -97,6 +107,7 @@ def test_words_are_aligned_apart_and_within_their_area(area):
 
 def test_words_have_eight_bytes_and_texts_the_codes_size():
     texts = {"GROUP": layout.GROUP_BYTES, "REASON": layout.REASON_BYTES, "REFRESH": layout.REASON_BYTES}
+    texts |= {"LATE": layout.REASON_BYTES, "OTHER_RING": layout.RING_BYTES}
     for area in AREAS:
         for begin, end, word in sizes(area):
             assert end - begin == texts.get(word, layout.WORD_BYTES), (area, word)

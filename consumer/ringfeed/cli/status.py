@@ -11,26 +11,20 @@ from itertools import groupby
 from typing import Any, Final
 
 from ringfeed.errors import DaemonNotRunningError, NotTrustedError, RingfeedError
+from ringfeed.health.stalls import HoldUp
+from ringfeed.health.verdict import UNMEASURED, Evidence, Verdict, judge, unreachable
 from ringfeed.reader.attachment import Control
+from ringfeed.shm.counters import DaemonCounts, Lately, RingCounts, StoreCounts, read
 from ringfeed.shm.descriptor import read_descriptor
 from ringfeed.shm.failures import FailedPairs, read_failed_pairs
 from ringfeed.shm.identity import Value
 from ringfeed.shm.lane import Request
-from ringfeed.shm.layout import Lane, RingState, State
+from ringfeed.shm.layout import REASON_BYTES, RING_BYTES, Lane, RingState, State
 from ringfeed.shm.missing import Absence
 from ringfeed.text import one_line
 
 HEARTBEAT_LATE_S: Final = 5.0
 """The daemon's loop turns four times a second: after this long without a turn it hangs, or is stopped."""
-
-_RETRIES = {
-    "timeout": State.RETRIES_TIMEOUT,
-    "connection": State.RETRIES_CONNECTION,
-    "body": State.RETRIES_BODY,
-    "429": State.RETRIES_429,
-    "5xx": State.RETRIES_5XX,
-    "other": State.RETRIES_OTHER,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +36,7 @@ class LaneStatus:
         held_pairs: from the first pair that it may still read to ``taken``, other ranks' pairs included.
         waited_s: seconds that it has waited for batches, in all.
         waiting_s: seconds that it has been waiting now; 0 when it does not.
+        waited_lately: part of the latest 10 s or so that it waited, 0 to 1.
         on_lag: ``"block"``, ``"skip"`` or ``"yield"``.
         missed_pairs: that were overwritten before it could read them; only where it skips or yields.
         absence: who of its group is away; None where all ranks are there.
@@ -65,6 +60,7 @@ class LaneStatus:
     absence: Absence | None = None
     run: int = 0
     attached_s: float = 0.0
+    waited_lately: float = 0.0
 
 
 def by_pass(lanes: Iterable[LaneStatus]) -> list[tuple[str, list[LaneStatus]]]:
@@ -86,31 +82,19 @@ def by_pass(lanes: Iterable[LaneStatus]) -> list[tuple[str, list[LaneStatus]]]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class StoreStatus:
+@dataclass
+class StoreStatus(StoreCounts):
     """Whether the store that the daemon reads from answers; counts are since the daemon's start.
 
     Attributes:
-        waiting_workers: worker processes that keep their pairs back, because it does not answer them.
         failing_s: seconds since when it has answered no worker; 0 while it answers.
         next_try_s: seconds until the first of them asks it again; 0 while none is about to.
         limit_per_s: requests a second that it lets through; 0 while it does not limit the rate.
-        outages: times that no worker had an answer.
-        requests: for objects.
-        limited: of them, those that it answered with "later" (429).
-        second_requests: of them, second ones for an object that the next slot waited for.
-        second_requests_won: of those, the ones that came first.
     """
 
-    waiting_workers: int
-    failing_s: float
-    next_try_s: float
-    limit_per_s: float
-    outages: int
-    requests: int
-    limited: int
-    second_requests: int
-    second_requests_won: int
+    failing_s: float = 0.0
+    next_try_s: float = 0.0
+    limit_per_s: float = 0.0
 
     @property
     def unreachable(self) -> bool:
@@ -120,20 +104,17 @@ class StoreStatus:
     def sentence(self, workers: int) -> str:
         """Return how it fares, for people."""
         if self.unreachable:
-            since = time.strftime("%H:%M", time.localtime(time.time() - self.failing_s))
-            next_try = f"in {self.next_try_s:.0f} s" if self.next_try_s else "now"
-            return (
-                f"is unreachable since {since} ({self.failing_s:.0f} s); {self.waiting_workers} of {workers} workers "
-                f"wait, next try {next_try}"
+            return unreachable(
+                self.failing_s, waiting=self.waiting_workers, workers=workers, next_try_s=self.next_try_s
             )
         limit = f", limited to about {self.limit_per_s:.0f} requests/s" if self.limit_per_s else ""
         second = f", {self.second_requests:,} of them second ones for a late object" if self.second_requests else ""
         return f"answers{limit}; {self.requests:,} requests{second}, {self.outages} outages"
 
 
-@dataclass(frozen=True, slots=True)
-class RingStatus:
-    """One ring at one moment.
+@dataclass(kw_only=True)
+class RingStatus(RingCounts, DaemonCounts):
+    """One ring at one moment; what is counted since the daemon's start, and its words, stand in `RingCounts` and so on.
 
     Attributes:
         state: ``"starting"``, ``"serving"``, ``"stopping"``, ``"failed"``, or ``"dead"`` when its daemon is.
@@ -144,14 +125,11 @@ class RingStatus:
         num_nodes, node_rank: machines whose daemons share every epoch, and this one's number.
         epoch, position: of the first pair that is kept.
         filled_slots: slots that hold pairs which may be read.
-        decoded_pairs, downloaded_bytes, failed_pairs, ...: since the daemon's start.
         heartbeat_age_s: seconds since the daemon's loop turned.
-        fetch_retries: downloads that were tried again, in all; ``retries_by_cause``: the same, apart.
         failures_by_cause: ``failed_pairs`` apart; empty where the list of failed pairs cannot be read.
-        fork_server_deaths: processes that ended of the kind that workers are forked from.
-        places_given_up: of ranks that were away for too long.
         store: how the bucket fares, as all rings of the daemon see it.
         held_up: who holds the ring up at this moment, as a sentence; empty where nobody waits for another reader.
+        verdict: what bounds the ring.
         identity: the settings that decide ids, pixels and order, by name.
     """
 
@@ -183,28 +161,13 @@ class RingStatus:
     published: int
     head: int
     filled_slots: int
-    decoded_pairs: int
-    downloaded_bytes: int
-    fetch_retries: int
-    retries_by_cause: dict[str, int]
     store: StoreStatus
-    failed_pairs: int
     failures_by_cause: dict[str, int]
-    size_mismatches: int
-    unsure_turns: int
-    skipped_pairs: int
-    seeks: int
-    workers: int
-    worker_deaths: int
-    fork_server_deaths: int
-    lane_deaths: int
-    groups: int
-    lingering_groups: int
-    places_given_up: int
     lanes: int
     consumers: list[LaneStatus]
     identity: dict[str, Value]
     held_up: str = ""
+    verdict: Verdict = UNMEASURED
 
     @property
     def hangs(self) -> str:
@@ -220,7 +183,7 @@ class RingStatus:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        return asdict(self) | {"retries_by_cause": self.retries_by_cause}
 
     def rows(self) -> dict[str, str]:
         """The ring for people: by a word, a line."""
@@ -239,6 +202,7 @@ class RingStatus:
         forks = f", {self.fork_server_deaths} fork servers died" if self.fork_server_deaths else ""
         node = f"node {self.node_rank}/{self.num_nodes}, " if self.num_nodes > 1 else ""
         rows = {
+            "verdict": self.verdict.sentence,
             "source": f"{self.root} ({self.split}, {node}{self.epoch_length:,} pairs, {self.order}, seed {self.seed})",
             "slots": f"{self.filled_slots}/{self.slots} filled, {slot}, {memory}",
             "stream": f"epoch {self.epoch}, position {self.position}; pairs {self.floor} to {self.published} are kept",
@@ -260,12 +224,13 @@ class RingStatus:
         passes = by_pass(self.consumers)
         for group, lane in ((group, lane) for group, lanes in passes for lane in lanes):
             missed = f", {lane.on_lag}s, missed {lane.missed_pairs} pairs" if lane.on_lag != "block" else ""
-            waiting = f", waiting for {lane.waiting_s:.1f} s" if lane.waiting_s else ""
+            waiting = f" ({lane.waited_lately:.0%} lately)" if lane.waited_lately else ""
+            waiting += f", waiting for {lane.waiting_s:.1f} s" if lane.waiting_s else ""
             lines.append(
                 f"    {group} rank {lane.rank}/{lane.world_size} (pid {lane.pid}): {lane.batches} batches of "
                 f"{lane.batch_size}, holds {lane.held_pairs} pairs, waited {lane.waited_s:.1f} s{waiting}{missed}"
             )
-        if self.held_up:
+        if self.held_up and self.held_up not in self.verdict.sentence:
             lines.append(f"    {self.held_up}")
         for group, lanes in passes:
             ranks, world, absence = {lane.rank for lane in lanes}, lanes[0].world_size, lanes[0].absence
@@ -304,8 +269,8 @@ def _read(control: Control) -> RingStatus:
     except ValueError as error:
         raise NotTrustedError(control.distrust(f"it says that the ring stands at epoch {base[0]}")) from error
     height, width = geometry.image.row_shape[:2]
-    failed = _read_failures(control)
-    return RingStatus(
+    failed, found = _read_failures(control), control.held_up()
+    status = RingStatus(
         ring=descriptor.ring,
         state=_state_name(word(State.STATE)) if lives else "dead",
         reason=control.reason(),
@@ -334,35 +299,46 @@ def _read(control: Control) -> RingStatus:
         published=published,
         head=word(State.HEAD),
         filled_slots=max(0, published - floor),
-        decoded_pairs=word(State.DECODED_PAIRS),
-        downloaded_bytes=word(State.DOWNLOADED_BYTES),
-        fetch_retries=word(State.FETCH_RETRIES),
-        retries_by_cause={cause: word(offset) for cause, offset in _RETRIES.items()},
         store=_read_store(control, now),
-        failed_pairs=failed.failed_draws,
         failures_by_cause=failed.causes,
-        size_mismatches=word(State.SIZE_MISMATCHES),
-        unsure_turns=word(State.UNSURE_TURNS),
-        skipped_pairs=word(State.SKIPPED_PAIRS),
-        seeks=word(State.SEEKS),
-        workers=word(State.WORKERS),
-        worker_deaths=word(State.WORKER_DEATHS),
-        fork_server_deaths=word(State.FORK_SERVER_DEATHS),
-        lane_deaths=word(State.LANE_DEATHS),
-        groups=word(State.GROUPS),
-        lingering_groups=word(State.LINGERING_GROUPS),
-        places_given_up=word(State.PLACES_GIVEN_UP),
         lanes=geometry.lanes,
         consumers=[lane for number in range(geometry.lanes) if (lane := _read_lane(control, number, now)) is not None],
-        held_up=found.sentence() if (found := control.held_up()) is not None else "",
+        held_up=found.sentence() if found is not None else "",
         identity=identity.settings(),
+        **asdict(read(RingCounts, word)) | {"failed_pairs": failed.failed_draws},
+        **asdict(read(DaemonCounts, word)),
+    )
+    status.verdict = judge(_evidence(status, control, now, found))
+    return status
+
+
+def _evidence(status: RingStatus, control: Control, now: int, found: HoldUp | None) -> Evidence:
+    lately = read(Lately, control.word)
+    since = lately.late_since_ns
+    gone = {"dead": f"its process (pid {status.daemon_pid}) died", "failed": f"it was stopped: {status.reason}"}
+    return Evidence(
+        gone=gone.get(status.state, "it is stopping" if status.state == "stopping" else status.hangs),
+        slots=status.slots,
+        filled=status.filled_slots,
+        published=status.published,
+        failing_s=status.store.failing_s,
+        store=status.store.sentence(status.workers),
+        late_s=max(0, now - since) / 1e9 if since else 0.0,
+        late_id=control.text(State.LATE, State.LATE_LENGTH, REASON_BYTES),
+        other=control.text(State.OTHER_RING, State.OTHER_RING_LENGTH, RING_BYTES),
+        held_up=status.held_up if found is not None and found.worth_saying else "",
+        readers=status.consumers,
+        ring_counts=status,
+        daemon_counts=status,
+        store_counts=status.store,
+        lately=lately,
     )
 
 
 def _read_failures(control: Control) -> FailedPairs:
     """Return the ring's failed pairs as `ringfeed errors` shows them; their number alone without the list."""
     ring, generation = control.descriptor.ring, control.descriptor.generation
-    draws = control.word(State.FAILED_PAIRS)
+    draws = read(RingCounts, control.word).failed_pairs
     with contextlib.suppress(RingfeedError, OSError):
         listed = read_failed_pairs(ring)
         if listed is not None and listed.generation == generation:
@@ -374,15 +350,10 @@ def _read_store(control: Control, now: int) -> StoreStatus:
     word = control.word
     since, next_try = word(State.STORE_FAILING_SINCE_NS), word(State.STORE_NEXT_TRY_NS)
     return StoreStatus(
-        waiting_workers=word(State.STORE_WAITING_WORKERS),
+        **asdict(read(StoreCounts, word)),
         failing_s=max(0, now - since) / 1e9 if since else 0.0,
         next_try_s=max(0, next_try - now) / 1e9,
         limit_per_s=word(State.STORE_LIMIT_MILLI) / 1000,
-        outages=word(State.STORE_OUTAGES),
-        requests=word(State.STORE_REQUESTS),
-        limited=word(State.STORE_LIMITED),
-        second_requests=word(State.SECOND_REQUESTS),
-        second_requests_won=word(State.SECOND_REQUESTS_WON),
     )
 
 
@@ -417,6 +388,7 @@ def _read_lane(control: Control, number: int, now: int) -> LaneStatus | None:
         waiting_s=waiting_ns / 1e9,
         on_lag=request.on_lag,
         missed_pairs=page[Lane.MISSED_PAIRS],
+        waited_lately=page[Lane.WAITED_LATELY_MILLI] / 1000,
         absence=page.read_absence(now),
         run=request.kin.run,
         attached_s=max(0, now - page[Lane.ANSWERED_NS]) / 1e9,

@@ -81,8 +81,7 @@ def _ring(former: RingStatus | None, status: RingStatus, seconds: float) -> Iter
         rate(lambda s: s.fetch_retries, "retries"),
     ]
     yield f"  source  {', '.join(rates)}; {status.failed_pairs} failed; {status.workers} workers"
-    if status.held_up:
-        yield f"  {status.held_up}"
+    yield f"  {status.verdict.sentence}"
     if status.consumers:
         yield f"  {'reader':<32} {'pid':>8} {'batches/s':>10} {'pairs/s':>9} {'holds':>7} {'waits':>6}"
     for group, lanes in by_pass(status.consumers):

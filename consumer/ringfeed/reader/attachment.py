@@ -21,6 +21,7 @@ from ringfeed.errors import (
     RingFailedError,
     RingfeedError,
 )
+from ringfeed.health.stalls import HoldUp, hold_up
 from ringfeed.log import TELL_AFTER_S, warn
 from ringfeed.reader.data import RingData
 from ringfeed.reader.state import ResumeState
@@ -44,7 +45,6 @@ from ringfeed.shm.layout import (
 from ringfeed.shm.origin import Kin
 from ringfeed.shm.progress import Standing
 from ringfeed.shm.semaphore import Doorbell
-from ringfeed.shm.stalls import HoldUp, hold_up
 
 ANSWER_TIMEOUT_S: Final = 60.0
 """A daemon that lives and does not answer within this is stuck; a seek or a place that is waited for takes seconds."""
@@ -111,6 +111,11 @@ class Control:
         """One of the words of `Header` or `State`."""
         return self.words[offset >> 3]
 
+    def text(self, offset: int, length_offset: int, most: int) -> str:
+        """Return one of the texts of `State`, of at most ``most`` bytes."""
+        length = min(self.word(length_offset), most)
+        return bytes(self._bytes[offset : offset + length]).decode(errors="replace")
+
     @property
     def published(self) -> int:
         """Pairs below this number are in the ring, or were."""
@@ -133,14 +138,14 @@ class Control:
 
     def standings(self) -> list[Standing]:
         """Where every attached consumer stands at this moment."""
-        now_ns, found = time.monotonic_ns(), []
+        now_ns, published, found = time.monotonic_ns(), self.published, []
         for number in range(self.geometry.lanes):
             page = self.lane(number)
             nonce = page[Lane.NONCE]
             if nonce and page[Lane.ANSWER_NONCE] == nonce and self.lane_lives(number):
                 request = page.read_request()
                 if isinstance(request, Request) and isinstance(page.read_answer(nonce), Accepted):
-                    found.append(Standing.read(page, request, self.descriptor.epochs, now_ns))
+                    found.append(Standing.read(page, request, self.descriptor.epochs, now_ns, published, number))
         return found
 
     def held_up(self) -> HoldUp | None:
@@ -150,13 +155,11 @@ class Control:
 
     def reason(self) -> str:
         """Why the ring stopped, in the daemon's words; empty while it serves."""
-        length = min(self.word(State.REASON_LENGTH), layout.REASON_BYTES)
-        return bytes(self._bytes[State.REASON : State.REASON + length]).decode(errors="replace")
+        return self.text(State.REASON, State.REASON_LENGTH, layout.REASON_BYTES)
 
     def refresh_outcome(self) -> str:
         """What came of the latest refresh, in the daemon's words; empty where there was none."""
-        length = min(self.word(State.REFRESH_LENGTH), layout.REASON_BYTES)
-        return bytes(self._bytes[State.REFRESH : State.REFRESH + length]).decode(errors="replace")
+        return self.text(State.REFRESH, State.REFRESH_LENGTH, layout.REASON_BYTES)
 
     def gone(self) -> DaemonGoneError | None:
         """The error that tells why no more pairs will come; None while the daemon serves."""

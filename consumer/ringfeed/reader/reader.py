@@ -22,6 +22,7 @@ from ringfeed.errors import (
     SlotOverwrittenError,
     SupersededError,
 )
+from ringfeed.health.stalls import ONE_RANK_ALONE
 from ringfeed.log import warn
 from ringfeed.plan import Block, Place
 from ringfeed.reader.attachment import Attachment
@@ -34,7 +35,6 @@ from ringfeed.reader.waits import Wait
 from ringfeed.shm.descriptor import Descriptor, read_descriptor
 from ringfeed.shm.lane import Request
 from ringfeed.shm.layout import Lane, Leaving, RingState, Start, State
-from ringfeed.shm.stalls import ONE_RANK_ALONE
 
 
 class Reader:

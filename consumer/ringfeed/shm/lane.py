@@ -203,7 +203,7 @@ class LanePage:
         else:
             self.write_reason(answer.reason)
             self[Lane.ANSWER] = Answer.REFUSED
-        self[Lane.POSTED] = 0
+        self[Lane.POSTED] = self[Lane.WAITED_LATELY_MILLI] = 0
         self[Lane.ANSWER_NONCE] = nonce
 
     def write_absence(self, absence: Absence | None, now_ns: int) -> None:

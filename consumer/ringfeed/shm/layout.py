@@ -25,6 +25,7 @@ ID_BYTES: Final = 1024
 """Longest id in UTF-8 bytes: an object's name in Google Cloud Storage has at most 1024."""
 GROUP_BYTES: Final = 128
 REASON_BYTES: Final = 960
+RING_BYTES: Final = 64
 MAX_LANES: Final = 1024
 MAX_UINT64: Final = 2**64 - 1
 MAX_SEQ: Final = 2**48
@@ -59,7 +60,10 @@ class Header:
 
 
 class State:
-    """Words of the control segment's second page. Writer: the daemon, at any time."""
+    """Words of the control segment's second page. Writer: the daemon, at any time.
+
+    What is counted lies there as well: `ringfeed.shm.counters` has those words.
+    """
 
     OFFSET: Final = PAGE_BYTES
     STATE: Final = OFFSET
@@ -72,42 +76,19 @@ class State:
     CATALOG_CHANGES: Final = OFFSET + 56
     HEARTBEAT_NS: Final = OFFSET + 64
     STARTED_NS: Final = OFFSET + 72
-    DECODED_PAIRS: Final = OFFSET + 128
-    DOWNLOADED_BYTES: Final = OFFSET + 136
-    FETCH_RETRIES: Final = OFFSET + 144
-    FAILED_PAIRS: Final = OFFSET + 152
-    SIZE_MISMATCHES: Final = OFFSET + 160
-    SEEKS: Final = OFFSET + 168
-    WORKER_DEATHS: Final = OFFSET + 176
-    LANE_DEATHS: Final = OFFSET + 184
-    SKIPPED_PAIRS: Final = OFFSET + 192
-    GROUPS: Final = OFFSET + 200
-    LINGERING_GROUPS: Final = OFFSET + 208
-    WORKERS: Final = OFFSET + 216
     REFRESHES: Final = OFFSET + 224
     REFRESHES_TAKEN: Final = OFFSET + 232
-    PLACES_GIVEN_UP: Final = OFFSET + 240
-    FORK_SERVER_DEATHS: Final = OFFSET + 248
-    STORE_WAITING_WORKERS: Final = OFFSET + 256
     STORE_FAILING_SINCE_NS: Final = OFFSET + 264
     STORE_NEXT_TRY_NS: Final = OFFSET + 272
-    STORE_OUTAGES: Final = OFFSET + 280
-    STORE_REQUESTS: Final = OFFSET + 288
-    SECOND_REQUESTS: Final = OFFSET + 296
-    SECOND_REQUESTS_WON: Final = OFFSET + 304
-    STORE_LIMITED: Final = OFFSET + 312
-    RETRIES_TIMEOUT: Final = OFFSET + 320
-    RETRIES_CONNECTION: Final = OFFSET + 328
-    RETRIES_BODY: Final = OFFSET + 336
-    RETRIES_429: Final = OFFSET + 344
-    RETRIES_5XX: Final = OFFSET + 352
-    RETRIES_OTHER: Final = OFFSET + 360
-    UNSURE_TURNS: Final = OFFSET + 368
     STORE_LIMIT_MILLI: Final = OFFSET + 376
+    OTHER_RING_LENGTH: Final = OFFSET + 768
+    OTHER_RING: Final = OFFSET + 776
     REASON_LENGTH: Final = OFFSET + 1024
     REASON: Final = OFFSET + 1032
     REFRESH_LENGTH: Final = OFFSET + 2048
     REFRESH: Final = OFFSET + 2056
+    LATE_LENGTH: Final = OFFSET + 3072
+    LATE: Final = OFFSET + 3080
 
 
 class SlotRecord:
@@ -208,6 +189,7 @@ class Lane:
     ABSENT_RANK: Final = 2128
     ABSENT_SINCE_NS: Final = 2136
     ABSENT_CAME: Final = 2144
+    WAITED_LATELY_MILLI: Final = 2152
     REASON_LENGTH: Final = 3072
     REASON: Final = 3080
 

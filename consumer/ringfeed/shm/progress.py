@@ -29,6 +29,7 @@ class Standing:
         yields: it does not for long.
         workers: of the DataLoader whose worker it is, which may have gone ahead of its loop; 0 where it is none.
         absence: who of its group is away.
+        lane: its lane; -1 where that is not known.
     """
 
     group: str
@@ -48,11 +49,20 @@ class Standing:
     yields: bool = False
     workers: int = 0
     absence: Absence | None = None
+    lane: int = -1
 
     @classmethod
-    def read(cls, page: LanePage, request: Request, epochs: Epochs, now_ns: int) -> Standing:
-        """Return what an attached consumer's lane says at ``now_ns``, CLOCK_MONOTONIC."""
-        since = page[Lane.WAITING_SINCE_NS]
+    def read(  # all that makes a look
+        cls, page: LanePage, request: Request, epochs: Epochs, now_ns: int, published: int, lane: int = -1
+    ) -> Standing:
+        """Return what an attached consumer's lane says at ``now_ns``, CLOCK_MONOTONIC.
+
+        One whose next block is published does not wait, whatever it wrote: it was stopped in the middle of a wait.
+
+        Args:
+            published: number of the first pair that is not published.
+        """
+        since = page[Lane.WAITING_SINCE_NS] if published < page[Lane.TAKEN] + request.batch_size else 0
         place = Place(page[Lane.SEQ], page[Lane.EPOCH], page[Lane.POSITION])
         taken, first, epoch = page[Lane.TAKEN], page[Lane.SEQ], page[Lane.EPOCH]
         if request.sensible and Accepted(place).sensible(epochs):
@@ -77,6 +87,7 @@ class Standing:
             yields=request.yields,
             workers=request.kin.workers,
             absence=page.read_absence(now_ns),
+            lane=lane,
         )
 
     @property

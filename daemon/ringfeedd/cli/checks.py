@@ -10,7 +10,8 @@ from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # the types leave it out
 
-from ringfeed.cli.status import HEARTBEAT_LATE_S, RingStatus
+from ringfeed.cli.status import RingStatus
+from ringfeed.health.verdict import Verdict
 from ringfeed.shm.layout import SHM_DIR
 from ringfeedd.system.control_group import GroupMemory
 
@@ -43,12 +44,14 @@ class Check:
         topic: what was looked at.
         found: what it is like.
         cure: what to do; empty where all is well.
+        verdict: of a ring: what bounds it.
     """
 
     topic: str
     level: Level
     found: str
     cure: str = ""
+    verdict: Verdict | None = None
 
     def line(self) -> str:
         """For people."""
@@ -239,11 +242,11 @@ def ring(status: RingStatus, process: Process | None) -> Check:
     Args:
         process: the daemon's; None where it cannot be seen, e.g. from another container.
     """
-    ails = _gone(status) or _hangs(status, process) or _waits(status) or _hurt(status)
-    if ails is None:
-        readers = f"{len(status.consumers)}/{status.lanes} readers"
-        ails = (Level.OK, f"serves: {status.filled_slots}/{status.slots} slots filled, {readers}", "")
-    return Check(f"ring {status.ring}", *ails)
+    verdict = status.verdict
+    level, found, cure = _gone(status) or _hangs(status, process) or _waits(status) or _hurt(status) or _serves(status)
+    if verdict.sentence and verdict.sentence != found:
+        found = f"{found}; {verdict.sentence}"
+    return Check(f"ring {status.ring}", level, found, cure, verdict)
 
 
 _Finding: TypeAlias = tuple[Level, str, str]
@@ -277,12 +280,15 @@ def _waits(status: RingStatus) -> _Finding | None:
     if len(status.consumers) >= status.lanes:
         cure = "Raise `lanes` in the daemon's configuration and restart it"
         return Level.WARN, f"all {status.lanes} lanes are taken; nobody else can attach", cure
-    if status.held_up:
-        return Level.WARN, status.held_up, f"`ringfeed status {status.ring}` shows every reader"
-    if starving := sum(reader.waiting_s > HEARTBEAT_LATE_S for reader in status.consumers):
-        found = f"{starving} readers wait for the source: {status.filled_slots}/{status.slots} slots are filled"
-        return Level.WARN, found, "`ringfeed top` shows its rates; see the daemon's log"
+    if not status.verdict.well:
+        return Level.WARN, status.verdict.sentence, f"`ringfeed status {status.ring}` shows every reader"
     return None
+
+
+def _serves(status: RingStatus) -> _Finding:
+    """All is well."""
+    readers = f"{len(status.consumers)}/{status.lanes} readers"
+    return Level.OK, f"serves: {status.filled_slots}/{status.slots} slots filled, {readers}", ""
 
 
 def _hurt(status: RingStatus) -> _Finding | None:

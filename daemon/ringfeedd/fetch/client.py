@@ -20,6 +20,7 @@ from ringfeedd.fetch.health import StoreReport, StoreState
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
 from ringfeedd.fetch.window import Window
 from ringfeedd.storage.base import ObjectInfo, OnEnd, Reading, Source, SourceError
+from ringfeedd.system.histogram import FETCH_BOUNDS_S, Histogram
 
 LOOK_S: Final = 0.5
 """Between two looks at the attempts under way."""
@@ -76,6 +77,7 @@ class StoreClient:
         under_way: requests, second ones included.
         flying: the downloads that they are for.
         witness: an object that could be read lately.
+        fetched: how long objects took, from the first request to the verified bytes.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class StoreClient:
         most: int = 64,
         witness: ObjectInfo | None = None,
         feed: Callable[[], bool] = lambda: False,
+        fetched: Histogram | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -97,6 +100,7 @@ class StoreClient:
             witness: an object that somebody could read lately. It is asked for where nothing is answered and all that
                 is wanted has failed so often that only an answer to something else can tell whose fault that is.
             feed: called when one more pair may begin; it calls `fetch`, and returns False where there is none.
+            fetched: counts how long each object took.
             clock: by default the running event loop.
         """
         self.policy, self.rng = policy, rng or random.Random()
@@ -106,6 +110,7 @@ class StoreClient:
         self._pumping = False
         self._clock: Clock = clock or asyncio.get_running_loop()
         self.witness = witness
+        self.fetched = fetched or Histogram(FETCH_BOUNDS_S)
         self._witness_reading: Reading | None = None
         self._witness_began = 0.0
         self._again: deque[Download] = deque()

@@ -59,6 +59,7 @@ class Download:
         "_client",
         "_failing_since",
         "_failures",
+        "_first_at",
         "_marked_at",
         "_marked_bytes",
         "_on_end",
@@ -83,7 +84,7 @@ class Download:
         self.error: SourceError | None = None
         self.attempts = self.unanswered = self._failures = 0
         self.retries: dict[str, int] | None = None
-        self.began = self._spent_s = self._failing_since = 0.0
+        self.began = self._first_at = self._spent_s = self._failing_since = 0.0
         self._marked_at = 0.0
         self._marked_bytes = 0
         self._reading: Reading | None = None
@@ -96,6 +97,8 @@ class Download:
     def begin(self, now: float) -> None:
         """Send a request; the window has given leave."""
         self.stage = Stage.UNDER_WAY
+        if not self.attempts:
+            self._first_at = now
         self.attempts += 1
         self.began = self._marked_at = now
         self._marked_bytes = 0
@@ -174,7 +177,7 @@ class Download:
                 self._attempt_failed(error, self.began, now)
             else:
                 self._client.window.answered(now, self.began)
-                self._succeed(came)
+                self._succeed(came, now)
         else:
             assert isinstance(came, SourceError)
             self._attempt_failed(came, self.began, now)
@@ -193,10 +196,12 @@ class Download:
         else:
             self._client.window.answered(now, began)
             self._client.second_won()
-            self._succeed(came)
+            self._succeed(came, now)
 
-    def _succeed(self, data: bytes) -> None:
-        self._client.witness = self.info
+    def _succeed(self, data: bytes, now: float) -> None:
+        client = self._client
+        client.witness = self.info
+        client.fetched.add(now - self._first_at)
         if self._reading is not None or self._second is not None:
             self._stop(given_up=True)
         self._end(data)

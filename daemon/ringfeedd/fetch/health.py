@@ -84,6 +84,7 @@ class StoreHealth:
         next_try_at: when the first of them asks again; None while nobody waits for that.
         cause: of the latest failure among those that wait.
         limit_per_s: requests a second that the store lets through; 0 while nothing limits them.
+        concurrency: most requests that the settings allow at a time.
         outages: times that nobody had an answer.
         requests, limited, second_requests, second_requests_won: see `StoreReport`.
     """
@@ -94,6 +95,7 @@ class StoreHealth:
     next_try_at: float | None = None
     cause: str = ""
     limit_per_s: float = 0.0
+    concurrency: int = 0
     outages: int = 0
     requests: int = 0
     limited: int = 0

@@ -54,6 +54,7 @@ class Statistics:
     head: int
     limit: int
     in_flight: int
+    unpublished: int
     seeks: int
 
 
@@ -96,7 +97,8 @@ class Ring:
 
     def statistics(self) -> Statistics:
         """The numbers that status, metrics and tests read."""
-        return Statistics(self.floor, self.published, self.head, self.limit, len(self._in_flight), self.seeks)
+        in_flight, unpublished = len(self._in_flight), len(self._ready)
+        return Statistics(self.floor, self.published, self.head, self.limit, in_flight, unpublished, self.seeks)
 
     def place(self, seq: int) -> Place:
         """Where ``seq``, not before the last seek, stands in the order."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ringfeed.shm import layout, segment
+from ringfeed.shm.counters import DaemonCounts, Lately, RingCounts, StoreCounts, words
 from ringfeed.shm.descriptor import Descriptor, ServedCatalog, remove_descriptor, write_descriptor
 from ringfeed.shm.lane import Accepted, LanePage, Refused
 from ringfeed.shm.layout import (
@@ -161,9 +162,7 @@ class RingMemory:
 
     def tell_refresh(self, outcome: str) -> None:
         """Say what came, or will come, of the latest refresh."""
-        text = outcome.encode()[: layout.REASON_BYTES]
-        self._bytes[State.REFRESH : State.REFRESH + len(text)] = text
-        self.set(State.REFRESH_LENGTH, len(text))
+        self.set_text(State.REFRESH, State.REFRESH_LENGTH, outcome, layout.REASON_BYTES)
 
     def end_refresh(self, outcome: str, *, taken: bool) -> None:
         """Say that a refresh's listing came to its end, and whether it is served, or will be."""
@@ -177,11 +176,21 @@ class RingMemory:
         """Write one of the words of `State`."""
         self._words[offset >> 3] = value
 
+    def set_text(self, offset: int, length_offset: int, text: str, most: int) -> None:
+        """Write one of the texts of `State`, up to ``most`` bytes of it."""
+        encoded = text.encode(errors="replace")[:most]
+        self._bytes[offset : offset + len(encoded)] = encoded
+        self.set(length_offset, len(encoded))
+
+    def count(self, *counts: RingCounts | DaemonCounts | StoreCounts | Lately) -> None:
+        """Write what was counted."""
+        for each in counts:
+            for offset, value in words(each):
+                self._words[offset >> 3] = value
+
     def fail(self, reason: str) -> None:
         """Say that the ring has stopped for good, and why."""
-        text = reason.encode()[: layout.REASON_BYTES]
-        self._bytes[State.REASON : State.REASON + len(text)] = text
-        self.set(State.REASON_LENGTH, len(text))
+        self.set_text(State.REASON, State.REASON_LENGTH, reason, layout.REASON_BYTES)
         self.set(State.STATE, RingState.FAILED)
 
     def write_record(

@@ -26,8 +26,15 @@ class Reception:
         lane_deaths: consumers that ended without a word.
     """
 
-    def __init__(self, ring: Ring, groups: Groups, memory: RingMemory) -> None:
-        """Open it, with nobody on any lane."""
+    def __init__(
+        self, ring: Ring, groups: Groups, memory: RingMemory, on_gone: Callable[[int], None] = lambda _lane: None
+    ) -> None:
+        """Open it, with nobody on any lane.
+
+        Args:
+            on_gone: called with the lane of a consumer that has ended, before its words are another's.
+        """
+        self._on_gone = on_gone
         self._ring, self._groups, self._memory = ring, groups, memory
         self._nonces = [0] * memory.geometry.lanes
         self._pending: dict[int, Request] = {}
@@ -80,6 +87,7 @@ class Reception:
 
     def _note_gone(self, lane: int, leaving: Leaving, now: float) -> None:
         who = self._groups.gone(lane, leaving, now)
+        self._on_gone(lane)
         if leaving is Leaving.NO:
             self.lane_deaths += 1
             _LOG.warning("ring %s: %s ended without a word; its lane is free again", self._ring.name, who)

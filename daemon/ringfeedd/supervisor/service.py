@@ -4,54 +4,41 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
+from ringfeed.shm.counters import DaemonCounts
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.failures import FailedPairs
-from ringfeed.shm.lane import Request
 from ringfeed.shm.layout import RingState, State
-from ringfeed.shm.progress import Standing
-from ringfeed.shm.stalls import hold_up
 from ringfeedd.catalog.catalog import Catalog
 from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.recovery.fdstore import drop, hand_over
 from ringfeedd.recovery.predecessor import Former
+from ringfeedd.reporting.errorfile import ErrorsFile
+from ringfeedd.reporting.reporter import Reporter
+from ringfeedd.reporting.retries import count_retries
 from ringfeedd.ring.failures import LASTING_CAUSES, Failure, Failures
 from ringfeedd.ring.fairness import NOTHING, Need
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.revisions import Edition, Editions
 from ringfeedd.ring.ring import Ring
 from ringfeedd.shm.memory import RingMemory
-from ringfeedd.supervisor.errorfile import ErrorsFile
 from ringfeedd.supervisor.lanes import Reception
-from ringfeedd.supervisor.stalls import HoldUpWatch
-from ringfeedd.supervisor.status import retry_words
 from ringfeedd.system.systemd import Notifier
+from ringfeedd.system.work import Work
 from ringfeedd.worker.pool import Pool
 from ringfeedd.worker.protocol import Decoded, Dropped, Failed, PairJob, Result
 
 _LOG: Final = logging.getLogger("ringfeedd.ring")
 
 
-@dataclass
-class _Counters:
-    """Since the start."""
-
-    decoded: int = 0
-    downloaded_bytes: int = 0
-    size_mismatches: int = 0
-    unsure_turns: int = 0
-
-
 class RingService:
     """Serves one split. `step` does what can be done now, and never waits; `give` hands pairs to workers.
 
     Attributes:
-        retries: cause -> downloads that were tried again.
-        counters: what the workers have done.
+        counters: what is counted for the ring.
     """
 
     def __init__(
@@ -81,20 +68,18 @@ class RingService:
         self.groups = groups
         self.memory = memory
         self.failures = failures
-        self.retries: Counter[str] = Counter()
         self.failed: str | None = None
-        self._hold_ups = HoldUpWatch()
         self._errors_file = ErrorsFile(memory.descriptor, memory.access)
         self._editions = Editions(ring, edition)
         self._clock = clock
         self._consumers_clock = consumers_clock
         self._notifier = notifier or Notifier()
-        self.counters = _Counters()
+        self._reporter = Reporter(ring, groups, memory, self._pair_id_of)
+        self.counters = self._reporter.counts
         self.formers: list[Former] = []
-        self._reception = Reception(ring, groups, memory)
+        self._reception = Reception(ring, groups, memory, self._reporter.settle)
         self._outcome = self._told = ""
         self._listed = self._called_off = False
-        self._places_given_up = 0
 
     def __repr__(self) -> str:
         return f"RingService({self.ring!r}, {self.groups!r})"
@@ -213,10 +198,10 @@ class RingService:
         if job is None:
             return
         counters = self.counters
-        counters.decoded += 1
+        counters.decoded_pairs += 1
         counters.downloaded_bytes += result.downloaded
         if result.retries:
-            self.retries.update(result.retries)
+            count_retries(counters, result.retries)
         self.failures.succeed()
         edition = self._editions.of(seq)
         index = edition.catalog_index(job.index)
@@ -261,7 +246,7 @@ class RingService:
         if job is None:
             self.ring.forget(seq)
             return
-        self.retries.update(failed.retries)
+        count_retries(self.counters, failed.retries)
         pair_id = self._editions.of(seq).pair_id(job.index)
         if pair_id not in self.failures:  # once, not every epoch
             _LOG.warning("ring %s: the pair %r failed to load: %s", self.name, pair_id, failed.reason)
@@ -301,7 +286,7 @@ class RingService:
         if self._reception.hear(now):
             self._forget_formers()
         for sentence in self.groups.expire(now, self.ring):
-            self._places_given_up += 1
+            self.counters.places_given_up += 1
             _LOG.warning("ring %s: %s", self.name, sentence)
         self._change_edition(pool)
         now_ns = self._consumers_clock()
@@ -367,60 +352,28 @@ class RingService:
         for lane, count in self.groups.offers(ring.published):
             memory.ring_lane(lane, count)
 
-    def report(self, *, workers: int, worker_deaths: int, store: StoreHealth, fork_server_deaths: int = 0) -> None:
-        """Write the words, and the list, that only people and metrics read."""
+    def report(
+        self,
+        daemon: DaemonCounts,
+        store: StoreHealth,
+        work: Work | None = None,
+        others: Mapping[str, int] | None = None,
+    ) -> None:
+        """Write the words, and the list, that only people and metrics read; see `Reporter.report`."""
         if self.failed is None:
             self._errors_file.write_if_due(self.failures, self._clock())
-        ring, counters = self.ring, self.counters
-        words = {
-            State.PUBLISHED: ring.published,  # as it is already, unless somebody else wrote there
-            State.FLOOR: ring.floor,
-            State.HEAD: ring.head,
-            State.BASE_SEQ: ring.base.seq,
-            State.BASE_EPOCH: ring.base.epoch,
-            State.BASE_POSITION: ring.base.position,
-            State.HEARTBEAT_NS: time.monotonic_ns(),
-            State.DECODED_PAIRS: counters.decoded,
-            State.DOWNLOADED_BYTES: counters.downloaded_bytes,
-            State.FETCH_RETRIES: self.retries.total(),
-            State.FAILED_PAIRS: self._errors_file.listing.failed_draws,
-            State.SIZE_MISMATCHES: counters.size_mismatches,
-            State.UNSURE_TURNS: counters.unsure_turns,
-            State.SEEKS: ring.seeks,
-            State.WORKER_DEATHS: worker_deaths,
-            State.LANE_DEATHS: self._reception.lane_deaths,
-            State.SKIPPED_PAIRS: self.groups.skipped_pairs,
-            State.GROUPS: len(self.groups),
-            State.LINGERING_GROUPS: self.groups.lingering,
-            State.WORKERS: workers,
-            State.PLACES_GIVEN_UP: self._places_given_up,
-            State.FORK_SERVER_DEATHS: fork_server_deaths,
-            State.STORE_WAITING_WORKERS: store.waiting_workers,
-            State.STORE_FAILING_SINCE_NS: int(1e9 * (store.failing_since or 0)),
-            State.STORE_NEXT_TRY_NS: int(1e9 * (store.next_try_at or 0)),
-            State.STORE_OUTAGES: store.outages,
-            State.STORE_REQUESTS: store.requests,
-            State.SECOND_REQUESTS: store.second_requests,
-            State.SECOND_REQUESTS_WON: store.second_requests_won,
-            State.STORE_LIMITED: store.limited,
-            State.STORE_LIMIT_MILLI: round(1000 * store.limit_per_s),
-            **retry_words(self.retries),
-        }
-        for offset, value in words.items():
-            self.memory.set(offset, value)
+        self.counters.failed_pairs = self._errors_file.listing.failed_draws
+        self.counters.lane_deaths = self._reception.lane_deaths
+        self._reporter.report(self._consumers_clock(), daemon, store, work or Work(), others or {})
 
-        self._look_for_hold_ups()
+    @property
+    def waited(self) -> Mapping[tuple[str, int], float]:
+        """Seconds that readers waited since the start, by their group's label and rank."""
+        return self._reporter.ledger.waited
 
-    def _look_for_hold_ups(self) -> None:
-        """Name in the log whoever makes others wait for long."""
-        now_ns = self._consumers_clock()
-        pages = [self.memory.lanes[lane] for lane in self.groups.lanes()]
-        asked = [(page, request) for page in pages if isinstance(request := page.read_request(), Request)]
-        standings = [Standing.read(page, request, self.ring.epochs, now_ns) for page, request in asked]
-        ring = self.ring
-        found = hold_up(standings, floor=ring.floor, published=ring.published, slots=ring.slots)
-        if sentence := self._hold_ups.look(found, now_ns / 1e9):
-            _LOG.warning("ring %s: %s", self.name, sentence)
+    def _pair_id_of(self, seq: int) -> str:
+        job = self.ring.job(seq)
+        return "" if job is None else self._editions.of(seq).pair_id(job.index)
 
     def failed_pairs(self) -> FailedPairs:
         """The pairs that failed to load, and why the ring was stopped if it was, as the list in /dev/shm has them."""
@@ -430,7 +383,7 @@ class RingService:
         """What was done in all, for a last line."""
         done = self.counters
         mebibytes = f"{done.downloaded_bytes / 2**20:,.0f} MiB downloaded"
-        return ", ".join((f"{self.name}: {done.decoded:,} pairs", mebibytes, f"{self.failures.total:,} failed"))
+        return ", ".join((f"{self.name}: {done.decoded_pairs:,} pairs", mebibytes, f"{self.failures.total:,} failed"))
 
     def begin(self) -> None:
         """Let consumers find the ring."""

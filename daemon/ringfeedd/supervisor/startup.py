@@ -34,6 +34,7 @@ from ringfeedd.supervisor.store_wait import StoreWait
 from ringfeedd.system.clock import TurnClock
 from ringfeedd.system.files import connections, page_connections, raise_limit
 from ringfeedd.system.systemd import Notifier
+from ringfeedd.system.work import Work
 from ringfeedd.web.access import Listen
 from ringfeedd.worker.link import WorkerSettings
 from ringfeedd.worker.pool import Pool
@@ -92,6 +93,7 @@ class Startup:
         self._formers: dict[str, list[Former]] = {}
         self._connections = config.most_downloads
         self._page_connections = 0
+        self._pool: Pool | None = None
 
     async def run(self, refresher: Refresher) -> Pool:
         """Make everything; return the pool of worker processes that runs then.
@@ -172,7 +174,9 @@ class Startup:
         from ringfeedd.web.token import TokenFile  # noqa: PLC0415  # the same
 
         token = TokenFile(token_file) if token_file else None
-        server = HttpServer(lambda: self.services, listen, token, most_connections=self._page_connections)
+        server = HttpServer(
+            lambda: self.services, listen, token, most_connections=self._page_connections, work=self._work
+        )
         address = await server.start()
         self._undo.push_async_callback(server.stop)
         self._say(f"status page: {address}")
@@ -259,6 +263,11 @@ class Startup:
             spawner=self._spawner,
             on_room=self._wake.set,
         )
+        self._pool = pool
         self._undo.push_async_callback(pool.stop)
         pool.start()
         return pool
+
+    def _work(self) -> Work:
+        """Return what the workers have done; nothing before there are any."""
+        return Work() if self._pool is None else self._pool.work()

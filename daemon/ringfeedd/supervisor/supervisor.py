@@ -8,8 +8,10 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
+from ringfeed.shm.counters import DaemonCounts
 from ringfeed.shm.layout import SHM_DIR
 from ringfeedd.catalog.listing import Progress
 from ringfeedd.config import Config
@@ -21,6 +23,7 @@ from ringfeedd.supervisor.service import RingService
 from ringfeedd.supervisor.signals import obey
 from ringfeedd.supervisor.startup import Startup
 from ringfeedd.system.clock import TurnClock
+from ringfeedd.system.cpu import usable_cores
 from ringfeedd.system.limits import exhausted
 from ringfeedd.system.systemd import Notifier, Watchdog
 from ringfeedd.worker.pool import Pool
@@ -84,6 +87,7 @@ class Supervisor:
         self._first_ready = math.inf
         self._announced = False
         self._looked = 0.0
+        self._cores = usable_cores()
         self._need: Need | None = None
         self._start = Startup(
             config,
@@ -184,16 +188,23 @@ class Supervisor:
             if now - reported >= TICK_S:
                 reported = now
                 pool.look(now, self._config.worker_timeout_s)
-                store = pool.store.statistics()
+                store = replace(pool.store.statistics(), concurrency=pool.most_requests)
+                work = pool.work()
+                daemon = DaemonCounts(
+                    workers=pool.statistics().workers,
+                    worker_deaths=pool.deaths,
+                    fork_server_deaths=self._spawner.server_deaths,
+                    cores=self._cores,
+                    worker_cpu_ns=work.cpu_ns,
+                    worker_busy_ns=work.busy_ns,
+                )
                 self._refresher.keep(now)
                 self._start.store_wait.first_pairs(store, there=announced)
                 for service in self.services:
-                    service.report(
-                        workers=pool.statistics().workers,
-                        worker_deaths=pool.deaths,
-                        store=store,
-                        fork_server_deaths=self._spawner.server_deaths,
-                    )
+                    others = {
+                        other.name: other.counters.decoded_pairs for other in self.services if other is not service
+                    }
+                    service.report(daemon, store, work, others)
             self._check_files(now)
             if not announced and self._is_ready(now):
                 announced = True

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ringfeedd.errors import StartError
+from ringfeedd.system.work import Work
 from ringfeedd.web.access import Guard, Listen
 from ringfeedd.web.connections import Connections, bind
 from ringfeedd.web.metrics import CONTENT_TYPE, metrics_text
@@ -64,6 +65,7 @@ class HttpServer:
         token: Callable[[], str] | None,
         *,
         most_connections: int = 32,
+        work: Callable[[], Work] = Work,
     ) -> None:
         """Prepare.
 
@@ -71,8 +73,9 @@ class HttpServer:
             rings: those in service at the moment of a request.
             token: says what a request has to bring now; None for nothing.
             most_connections: that are open at a time.
+            work: what the daemon's workers have done, at the moment of a request.
         """
-        self._listen, self._token = listen, token
+        self._listen, self._token, self._work = listen, token, work
         self._machine = socket.gethostname()
         self._sessions = Sessions()
         self._watch = Watch(rings, self._machine, pictures=self._guard().shows_data)
@@ -214,7 +217,8 @@ class HttpServer:
         return _json({view.name: view.failed.as_json() for view in self._watch.views()})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=metrics_text(self._watch.views()), headers={"Content-Type": CONTENT_TYPE})
+        text = metrics_text(self._watch.views(), self._work())
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _health(self, _: web.Request) -> web.Response:
         found = ailments(self._watch.views())

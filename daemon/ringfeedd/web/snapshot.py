@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ringfeed.cli.status import RingStatus, ring_status
@@ -32,6 +32,10 @@ class Watched(Protocol):
     def failed_pairs(self) -> FailedPairs:
         """The pairs that failed to load."""
 
+    @property
+    def waited(self) -> Mapping[tuple[str, int], float]:
+        """Seconds that readers waited, by their group's label and rank."""
+
 
 @dataclass(frozen=True, slots=True)
 class RingView:
@@ -41,6 +45,7 @@ class RingView:
         status: as `ringfeed status` reads it; None where its files cannot be read.
         problem: why they cannot; empty otherwise.
         slots: what lies in the slots; None where they cannot be read.
+        waited: seconds that readers waited since the daemon's start, by their group's label and rank.
     """
 
     name: str
@@ -48,6 +53,7 @@ class RingView:
     problem: str
     failed: FailedPairs
     slots: SlotView | None = None
+    waited: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
     @property
     def ailment(self) -> str:
@@ -64,7 +70,7 @@ def look(ring: Watched) -> RingView:
     try:
         status = ring_status(ring.name)
         slots = look_at_slots(ring.ring, status.consumers)
-        return RingView(ring.name, status, "", ring.failed_pairs(), slots)
+        return RingView(ring.name, status, "", ring.failed_pairs(), slots, dict(ring.waited))
     except (RingfeedError, OSError) as error:
         return RingView(ring.name, None, str(error), ring.failed_pairs())
 

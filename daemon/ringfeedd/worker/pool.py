@@ -18,8 +18,9 @@ from ringfeedd.fetch.health import StoreMonitor
 from ringfeedd.storage import ObjectInfo
 from ringfeedd.system.children import describe
 from ringfeedd.system.limits import exhausted
+from ringfeedd.system.work import Work
 from ringfeedd.worker import protocol as messages
-from ringfeedd.worker.heartbeat import VITAL_WORDS
+from ringfeedd.worker.heartbeat import VITAL_WORDS, read_work
 from ringfeedd.worker.link import END_TIMEOUT_S, WorkerLink, WorkerSettings
 from ringfeedd.worker.process import FORKABLE, Spawner
 from ringfeedd.worker.protocol import Cancel, Decoded, Jobs, Limit, PairJob, Result, Stop
@@ -87,6 +88,7 @@ class Pool:
         self._spawner = spawner or Spawner()
         self.deaths = 0
         self.store = StoreMonitor()
+        self._work_of_the_dead = Work()
         self._witness: ObjectInfo | None = None
         self._settings = settings
         self._on_results = on_results
@@ -109,6 +111,15 @@ class Pool:
     def statistics(self) -> PoolStatistics:
         """The numbers that status, metrics and tests read."""
         return PoolStatistics(len(self._workers), self.deaths, sum(len(w.pairs) for w in self._workers.values()))
+
+    def work(self) -> Work:
+        """Return what all workers together have done, also those that have ended."""
+        return sum((read_work(worker.vitals) for worker in self._workers.values()), self._work_of_the_dead)
+
+    @property
+    def most_requests(self) -> int:
+        """Requests that the settings allow at a time, by all workers together."""
+        return sum(self._settings.most_concurrency)
 
     def start(self) -> None:
         """Start all workers."""
@@ -195,6 +206,7 @@ class Pool:
                 await self._listen(worker)
             finally:
                 del self._workers[number]
+                self._work_of_the_dead += read_work(worker.vitals).done
                 worker.writer.close()
                 self.store.forget(number)
             code = await worker.end()

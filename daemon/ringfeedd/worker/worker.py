@@ -17,6 +17,7 @@ import mmap
 import os
 import socket
 import sys
+import time
 from functools import partial
 from typing import Any, Final
 
@@ -34,9 +35,22 @@ from ringfeedd.fetch.download import PairDownload
 from ringfeedd.fetch.policy import Fetched
 from ringfeedd.fetch.starvation import StarvationTimer
 from ringfeedd.storage import Source, open_source
+from ringfeedd.system.histogram import DECODE_BOUNDS_S, FETCH_BOUNDS_S, Histogram
 from ringfeedd.system.prctl import ignore, name_process
 from ringfeedd.worker import protocol as messages
-from ringfeedd.worker.heartbeat import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, VITAL_WORDS, vital_bytes
+from ringfeedd.worker.heartbeat import (
+    BUSY_NS_WORD,
+    CPU_NS_WORD,
+    DECODE_WORDS,
+    FETCH_WORDS,
+    HEARTBEAT_WORD,
+    SUSPECT_RING_SHIFT,
+    SUSPECT_WORD,
+    UNDER_WAY_WORD,
+    VITAL_WORDS,
+    WINDOW_WORD,
+    vital_bytes,
+)
 from ringfeedd.worker.launcher import ORDERS
 from ringfeedd.worker.protocol import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, RingSpec
 from ringfeedd.worker.turns import PairTurns
@@ -131,6 +145,7 @@ class Worker:
     def __init__(self, hello: Hello, source: Source, writer: asyncio.StreamWriter) -> None:
         self._hello = hello
         self._loop = asyncio.get_running_loop()
+        self._vitals = memoryview(mmap.mmap(hello.vitals_fd, vital_bytes(len(hello.rings)))).cast("Q")
         self._client = StoreClient(
             source,
             hello.policy,
@@ -138,17 +153,19 @@ class Worker:
             most=hello.most_concurrency,
             witness=hello.witness,
             feed=self._download_next,
+            fetched=Histogram(FETCH_BOUNDS_S, self._vitals, FETCH_WORDS),
         )
         self._reported = self._client.report()
         self._writer = writer
         self._rings = [SlotRows(spec) for spec in hello.rings]
-        self._vitals = memoryview(mmap.mmap(hello.vitals_fd, vital_bytes(len(hello.rings)))).cast("Q")
         self._pairs: dict[tuple[int, int], _Pair] = {}
         self._to_download: PairTurns[_Pair] = PairTurns()
         self._starvation = StarvationTimer(self._loop.time())
         self._came = 0
         self._to_decode: PairTurns[_Pair] = PairTurns()
         self._decoding = self._flushing = False
+        self._decoded = Histogram(DECODE_BOUNDS_S, self._vitals, DECODE_WORDS)
+        self._busy_s = self._busy_since = 0.0
         self._flush_by = 0.0
         self._memory = worker_bytes([spec.decode for spec in hello.rings])
         self._results: list[Result] = []
@@ -177,6 +194,7 @@ class Worker:
 
     def _beat(self) -> None:
         self._vitals[HEARTBEAT_WORD] += 1
+        self._vitals[CPU_NS_WORD] = time.process_time_ns()
         if self._client.report() != self._reported:
             self._flush_soon()
         self._look_at_window()
@@ -198,7 +216,17 @@ class Worker:
                 pair = self._pairs.get((ring, seq))
                 if pair is not None and pair.download is not None:
                     self._client.hurry(pair.download, soon=seq > first)
+        self._tell_what_it_does()
         self._loop.call_later(HURRY_S, self._hurry)
+
+    def _tell_what_it_does(self) -> None:
+        now, vitals = self._loop.time(), self._vitals
+        if self._decoding:
+            self._busy_s += now - self._busy_since
+            self._busy_since = now
+        vitals[BUSY_NS_WORD] = int(1e9 * self._busy_s)
+        vitals[UNDER_WAY_WORD] = self._client.under_way
+        vitals[WINDOW_WORD] = int(self._client.window.size)
 
     # Downloads.
 
@@ -257,24 +285,31 @@ class Worker:
         self._to_decode.append(pair)
         if not self._decoding:
             self._decoding = True
-            self._starvation.end(self._loop.time())
+            self._busy_since = now = self._loop.time()
+            self._starvation.end(now)
             self._loop.call_soon(self._decode_some)
 
     def _decode_some(self) -> None:
         """What the network has brought meanwhile, and the supervisor, come in between."""
-        end = self._loop.time() + DECODE_TURN_S
+        now = self._loop.time()
+        end = now + DECODE_TURN_S
         try:
             while self._to_decode:
-                self._decode(self._to_decode.popleft())
-                if self._loop.time() >= end:
+                pair, began = self._to_decode.popleft(), now
+                self._decode(pair)
+                now = self._loop.time()
+                if not pair.dropped:
+                    self._decoded.add(now - began)
+                if now >= end:
                     break
         finally:
             if self._to_decode:
                 self._loop.call_soon(self._decode_some)
             else:
                 self._decoding = False
+                self._busy_s += now - self._busy_since
                 if self._waits_for_store():
-                    self._starvation.begin(self._loop.time())
+                    self._starvation.begin(now)
 
     def _waits_for_store(self) -> bool:
         """Whether pairs are missing that there is room for, and no more may be asked for."""

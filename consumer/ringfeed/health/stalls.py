@@ -19,6 +19,9 @@ AHEAD_ROUNDS_OF_WORKERS: Final = 4
 IDLE_AFTER_S: Final = 5.0
 """A consumer that has written nothing for this long since it attached, while the ring is full, is named."""
 
+LASTS_S: Final = 3.0
+"""A wait for a reader's slots that lasted so long is not only one of two readers that is slower."""
+
 ONE_RANK_ALONE: Final = (
     "What only one rank reads (validation, a sample, an lr finder) needs a dataset of its own with rank=0, world_size=1"
 )
@@ -58,6 +61,11 @@ class HoldUp:
     def may_end(self) -> bool:
         """Whether it is a long step, perhaps, and no fault that stays."""
         return self.waiting > 0 and not self.out_of_step
+
+    @property
+    def worth_saying(self) -> bool:
+        """Whether it lasts: what is over in a moment is no more than the slower of two readers."""
+        return self.out_of_step or not self.holders or self.waited_s >= LASTS_S
 
     def sentence(self) -> str:
         """Who holds up how many, for how long, and what to look at."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ringfeed.shm.stalls import HoldUp
+from ringfeed.health.stalls import HoldUp
 
 FIRST_AFTER_S: Final = 10.0
 """A step, a validation or a checkpoint may take that long, and nobody has to know."""

@@ -1,0 +1,1 @@
+"""What readers wait for: who holds a ring up, and what bounds it."""
