@@ -25,7 +25,8 @@ from ringfeed.shm.descriptor import ServedCatalog
 from ringfeed.torch import RingDataset
 from ringfeed.torch.distributed import Ranks, check_nodes
 from ringfeedd import nodes as nodes_module
-from ringfeedd.config import Config, load_config
+from ringfeedd.config import load_config, resolve
+from ringfeedd.config.settings import Machine
 from ringfeedd.errors import ConfigError
 from ringfeedd.fakegcs import FakeGcs, serve_in_thread
 from ringfeedd.nodes import MAX_NODES, Nodes, NodeShare, choose_nodes, detect_nodes
@@ -241,11 +242,11 @@ def test_a_number_out_of_range_is_refused(nodes):
 def test_the_file_may_give_the_number_and_a_flag_the_rank(tmp_path):
     path = tmp_path / "ringfeed.toml"
     path.write_text('root = "r"\nnum_nodes = 3\n')
-    assert load_config(path, {"node_rank": 2}).nodes() == Nodes(3, 2)
+    assert resolve(load_config(path, {"node_rank": 2})).nodes == Nodes(3, 2)
     with pytest.raises(ConfigError, match="num_nodes = 3 and node_rank = none"):
         load_config(path, {})
     path.write_text('root = "r"\nnum_nodes = "auto"\n')
-    assert Config(root="r", num_nodes="auto").nodes(LAUNCHERS["slurm"]) == Nodes(4, 1)
+    assert resolve(load_config(path, {}, LAUNCHERS["slurm"]), Machine(1, LAUNCHERS["slurm"])).nodes == Nodes(4, 1)
     for word in ('"all"', "0", "true", "1.5"):
         path.write_text(f'root = "r"\nnum_nodes = {word}\nnode_rank = 0\n')
         with pytest.raises(ConfigError, match="num_nodes"):

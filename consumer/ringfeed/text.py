@@ -1,4 +1,4 @@
-"""Text from a bucket or from another user's process, made fit for a terminal or a log: one line, nothing that acts."""
+"""Text for people: one line, nothing that acts on a terminal; numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -8,3 +8,8 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Return a number and a noun: ``1 pair``, ``1,200 pairs``; ``plural`` where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

@@ -20,12 +20,17 @@ def encodable(text: str) -> str:
 
 
 class DaemonError(Exception):
-    """The daemon cannot start or go on; the message says what happened, to what, and what to do."""
+    """The daemon cannot start or go on; the message says what happened, to what, and what to do.
+
+    Attributes:
+        sentences: one for each fault; the message has them all, one on each line.
+    """
 
     exit_code = EXIT_COULD_NOT_START
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(encodable(sentence))
+    def __init__(self, *sentences: str) -> None:
+        self.sentences = tuple(map(encodable, sentences))
+        super().__init__("\n".join(self.sentences))
 
 
 class StartError(DaemonError):
@@ -59,7 +64,7 @@ class CrashError(DaemonError):
 
 
 class ConfigError(DaemonError):
-    """The configuration holds an unknown key or an invalid value."""
+    """The configuration is wrong: an unknown setting, an invalid value, or settings that contradict each other."""
 
     exit_code = EXIT_BAD_CONFIG
 

@@ -324,7 +324,9 @@ def tell(machine: Machine, wheel: Path) -> None:
 
 def main() -> int:
     """Return 0 when everything held, 1 when something did not, 3 when this machine cannot try it."""
-    parser = argparse.ArgumentParser(prog="try-systemd", description="Boot a machine with the service, and disturb it.")
+    parser = argparse.ArgumentParser(
+        prog="try-systemd", allow_abbrev=False, description="Boot a machine with the service, and disturb it."
+    )
     parser.add_argument("--suite", default="bookworm", help="the Debian to boot, e.g. trixie (default: bookworm)")
     parser.add_argument("--wheel", type=Path, help="the package to install (default: built from this checkout)")
     options = parser.parse_args()

@@ -20,7 +20,7 @@ from ringfeedd.catalog.cache import KEPT, KEPT_S, CatalogCache, default_folder
 from ringfeedd.catalog.cache_use import IN_USE_S
 from ringfeedd.catalog.listing import build_catalog
 from ringfeedd.catalog.templates import KeyTemplates
-from ringfeedd.config import Config
+from ringfeedd.config import Config, resolve
 from ringfeedd.recovery.catalogs import find_promised, make_editions
 from ringfeedd.storage.local import LocalSource
 
@@ -266,7 +266,7 @@ def test_a_daemon_killed_between_a_refresh_and_its_epoch_serves_both_catalogs_on
 def test_a_reader_that_waits_at_a_catalogs_first_epoch_is_promised_the_one_before_it_too(tmp_path):
     catalogs = [listing(write_folder(tmp_path / f"set{count}", count)) for count in (PAIRS, PAIRS + MORE)]
     config = Config(root="r", test_ratio=0.0)
-    nodes = config.nodes()
+    nodes = resolve(config).nodes
     old, new = (make_editions(catalog, config, nodes)["train"] for catalog in catalogs)
     descriptor = SimpleNamespace(newest=new.served(1), catalog=lambda epoch: (new if epoch else old).served(0))
     for at, first, later in [((0, 4), old, {"train": 1}), ((1, 0), old, {"train": 1}), ((1, 4), new, {})]:

@@ -47,18 +47,18 @@ def last_line(capsys, *arguments: str) -> tuple[int, str]:
         ),
         ("serve x --fit stretch", 2, "--fit stretch: must be one of resize, crop, pad, native"),
         ("serve x --slots", 2, "--slots: expected one argument"),
-        ("serve x --slot 3", 2, "unrecognized argument --slot; is --slots meant?"),
-        ("serve x --slot=3", 2, "unrecognized argument --slot=3; is --slots meant?"),
+        ("serve x --slot 3", 2, "unrecognized argument --slot; did you mean --slots?"),
+        ("serve x --slot=3", 2, "unrecognized argument --slot=3; did you mean --slots?"),
         ("serve x y", 2, "unrecognized argument y"),
-        ("status --jso", 2, "unrecognized argument --jso; is --json meant?"),
-        ("clean --forc", 2, "unrecognized argument --forc; is --force meant?"),
+        ("status --jso", 2, "unrecognized argument --jso; did you mean --json?"),
+        ("clean --forc", 2, "unrecognized argument --forc; did you mean --force?"),
         ("top --count 0", 2, "--count 0: must be at least 1"),
         ("top --interval 0", 2, "--interval 0: must be at least 0.05"),
         ("top --interval nan", 2, "--interval nan: must be a number"),
         ("refresh --timeout-s -1", 2, "--timeout-s -1: must be at least 0"),
         ("demo --ranks 0", 2, "--ranks 0: must be at least 1"),
         ("bench floor --seconds -5", 2, "--seconds -5: must be at least 0.1"),
-        ("nonsense", 2, "nonsense is not a command; there are serve, status, "),
+        ("nonsense", 2, "nonsense is not a command; there are serve, config, status, "),
         ("", 2, "no command is given"),
     ],
 )
@@ -72,18 +72,18 @@ def test_the_last_line_names_flag_value_and_bound(capsys, command, code, said):
     ("setting", "said"),
     [
         ("slots = 1", "slots = 1: must be at least 2"),
-        ('slots = "x"', "slots = 'x': must be a whole number"),
-        ('workers = "all"', "workers = 'all': must be a whole number or auto"),
-        ('fit = "stretch"', "fit = 'stretch': must be one of resize, crop, pad, native"),
+        ('slots = "x"', 'slots = "x": must be a whole number'),
+        ('workers = "all"', 'workers = "all": must be a whole number or auto'),
+        ('fit = "stretch"', 'fit = "stretch": must be one of resize, crop, pad, native'),
         ("exif_orientation = 3", "exif_orientation = 3: must be true or false"),
         ("max_failed = nan", "max_failed = nan: must be a number"),
-        ("slotz = 3", "unrecognized setting slotz; is slots meant?"),
+        ("slotz = 3", "unrecognized setting slotz; did you mean slots?"),
     ],
 )
 def test_a_configuration_names_file_setting_value_and_bound(capsys, tmp_path, setting, said):
     file = tmp_path / "ringfeed.toml"
     file.write_text(f'root = "x"\n{setting}\n')
-    assert last_line(capsys, "serve", "--config", str(file)) == (78, f"ringfeed: {file}: {said}")
+    assert last_line(capsys, "serve", "--config", str(file)) == (78, f"ringfeed: {file}:2: {said}")
 
 
 def test_no_parser_takes_abbreviated_flags():

@@ -13,7 +13,6 @@ DAEMON = (
     {"supervisor"},
     {"recovery", "worker", "web", "reporting"},
     {"config"},
-    {"setting_errors"},
     {"ring", "fetch"},
     {"cache", "catalog"},
     {"storage"},
@@ -36,10 +35,7 @@ CONSUMER = (
 )
 """The consumer's. ``plan`` and ``epochs`` know the layout's bounds, and lanes are described by them."""
 
-TOGETHER = {
-    frozenset(pair)
-    for pair in [("cli", "bench"), ("config", "web"), ("plan", "shm"), ("epochs", "shm"), ("plan", "epochs")]
-}
+TOGETHER = {frozenset(pair) for pair in [("cli", "bench"), ("plan", "shm"), ("epochs", "shm"), ("plan", "epochs")]}
 """Pairs of one layer that may import each other; `bench` and `cli` do so inside functions."""
 
 PACKAGES = {"ringfeedd": ("daemon", DAEMON), "ringfeed": ("consumer", CONSUMER)}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import ringfeed
 from ringfeed.cli.status import ring_status
-from ringfeedd.config import Config
+from ringfeedd.config import Config, resolve
 from ringfeedd.order import make_order
 from ringfeedd.ring.fairness import FIRST_PAIRS, NOTHING, Need, divide
 from ringfeedd.ring.ring import Ring
@@ -142,7 +142,7 @@ def test_a_ring_without_share_holds_up_no_start():
     """Not before the others have pairs, and not at once: the share mostly comes."""
     train, test = (SimpleNamespace(name=name, ready=False, failed=None) for name in ("train", "test"))
     told: list[str] = []
-    supervisor = Supervisor(Config(root="r"), say=told.append)
+    supervisor = Supervisor(resolve(Config(root="r")), say=told.append)
     supervisor.services[:] = [train, test]
     assert not supervisor._is_ready(100.0)
     train.ready = True

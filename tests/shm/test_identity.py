@@ -23,7 +23,8 @@ import ringfeed
 from ringfeed.cli.status import ring_status
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.identity import SETTINGS, Decides, Identity
-from ringfeedd.config import Config
+from ringfeedd.config import Config, load_config, resolve
+from ringfeedd.config.table import SETTINGS as KNOWN
 from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.supervisor.discovery import Discovery
 
@@ -49,18 +50,19 @@ OTHER = {
 
 
 def test_each_setting_is_one_of_the_daemons_and_stands_in_the_descriptor():
-    assert set(SETTINGS) <= set(Config.__struct_fields__)
+    assert set(SETTINGS) <= set(KNOWN)
     assert set(OTHER) == set(SETTINGS)
     settings = {"root": "gs://b/p/", "emulator": "localhost:1/", "size": "24x32", "seed": 5, "fit": "native"}
-    identity = Config(**settings, images="images/{id}.jpg,.jpeg", num_nodes=2, node_rank=1).identity()
+    settings |= {"images": "images/{id}.jpg,.jpeg", "num_nodes": 2, "node_rank": 1}
+    identity = resolve(load_config(None, settings)).identity()
     facts = json.loads(json.dumps(identity.to_json()))
     assert facts["root"] == "gs://b/p"
     assert facts["emulator"] == "http://localhost:1"
     assert facts["images"] == "images/{id}.jpg,jpeg"
     assert (facts["num_nodes"], facts["node_rank"]) == (2, 1)
     assert Identity.from_json(facts) == identity
-    assert Config(root="/a").identity(size="8x8").size == "8x8"
-    assert Config(root="/a", emulator="localhost:1").identity().emulator is None, "a folder is read without it"
+    assert resolve(Config(root="/a")).identity(size="8x8").size == "8x8"
+    assert resolve(Config(root="/a", emulator="localhost:1")).identity().emulator is None, "a folder is read without it"
 
 
 def test_every_setting_of_decoding_is_among_them():
@@ -129,8 +131,10 @@ def test_a_predecessors_places_are_kept_only_by_one_that_serves_the_same():
 
 
 def test_a_daemon_that_chooses_the_size_keeps_its_living_readers_size():
-    config = Config(root="gs://bucket/prefix", size="auto", label_mode="gray16", max_pixels=1000, order="sequential")
-    discovery = Discovery(config, config.nodes(), None, None, say=None, on_progress=None, on_listed=None)
+    config = resolve(
+        Config(root="gs://bucket/prefix", size="auto", label_mode="gray16", max_pixels=1000, order="sequential")
+    )
+    discovery = Discovery(config, None, None, say=None, on_progress=None, on_listed=None)
     descriptor = replace(make_descriptor("train", small_geometry()), identity=config.identity(size=f"{HEIGHT}x{WIDTH}"))
     former = SimpleNamespace(descriptor=descriptor)
     assert discovery._promised_size({"train": [], "test": [former]}) == (HEIGHT, WIDTH)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringfeedd.config import Config
+from ringfeedd.config import Config, resolve
 from ringfeedd.decode.spec import DecodeSpec, LabelMode
 from ringfeedd.errors import EXIT_COULD_NOT_START, StartError
 from ringfeedd.shm.memory import reserved_bytes
@@ -30,13 +30,13 @@ GIB = 1 << 30
 
 @pytest.mark.parametrize("free", [GIB // 8, GIB, 64 * GIB])
 def test_slots_chosen_for_the_user_leave_half_of_the_memory_free(free):
-    laid_out = geometries(Config(root="r"), DecodeSpec(224, 224), ["train", "test"], Room(free))
+    laid_out = geometries(resolve(Config(root="r")), DecodeSpec(224, 224), ["train", "test"], Room(free))
     assert LEAST_AUTO_SLOTS <= laid_out[0].slots <= MOST_AUTO_SLOTS * 1.125
     assert total(laid_out) <= free // 2
 
 
 def test_with_plenty_of_memory_a_ring_gets_the_most_slots():
-    (geometry,) = geometries(Config(root="r"), DecodeSpec(224, 224), ["train"], Room(64 * GIB))
+    (geometry,) = geometries(resolve(Config(root="r")), DecodeSpec(224, 224), ["train"], Room(64 * GIB))
     assert geometry.slots == MOST_AUTO_SLOTS
 
 
@@ -44,7 +44,7 @@ def test_with_plenty_of_memory_a_ring_gets_the_most_slots():
 def test_rings_fit_into_what_is_free_or_are_refused_with_bytes_wanted_bytes_free_and_a_way_out(
     slots, height, width, free
 ):
-    config, spec = Config(root="r", slots=slots), DecodeSpec(height, width, label_mode=LabelMode.GRAY16)
+    config, spec = resolve(Config(root="r", slots=slots)), DecodeSpec(height, width, label_mode=LabelMode.GRAY16)
     (geometry,) = geometries(config, spec, ["train"], Room(1 << 40))
     assert geometry.slots >= slots
     if reserved_bytes(geometry) <= free:
@@ -61,7 +61,7 @@ def test_rings_fit_into_what_is_free_or_are_refused_with_bytes_wanted_bytes_free
 
 def test_the_suggested_shm_size_is_enough():
     with pytest.raises(StartError) as caught:
-        geometries(Config(root="r", slots=4096), DecodeSpec(1000, 1000), ["train", "test"], Room(64 << 20))
+        geometries(resolve(Config(root="r", slots=4096)), DecodeSpec(1000, 1000), ["train", "test"], Room(64 << 20))
     wanted = int(re.search(r"needs (\d+) bytes", str(caught.value))[1])
     gibibytes = int(re.search(r"--shm-size=(\d+)g", str(caught.value))[1])
     assert gibibytes * GIB >= wanted
@@ -74,14 +74,14 @@ def in_group(left, limit=8 * GIB):
 
 @pytest.mark.parametrize("left", [GIB, 3 * GIB])
 def test_chosen_slots_leave_the_workers_their_memory(left):
-    config, spec = Config(root="r", workers=2), DecodeSpec(224, 224)
+    config, spec = resolve(Config(root="r", workers=2)), DecodeSpec(224, 224)
     laid_out = geometries(config, spec, ["train"], in_group(left))
     assert LEAST_AUTO_SLOTS <= laid_out[0].slots < 64 * GIB
     assert total(laid_out) + process_bytes(config, spec) <= left
 
 
 def test_a_ring_beyond_the_groups_limit_is_refused():
-    config, spec = Config(root="r", workers=2, slots=4096), DecodeSpec(512, 512)
+    config, spec = resolve(Config(root="r", workers=2, slots=4096)), DecodeSpec(512, 512)
     with pytest.raises(StartError) as caught:
         geometries(config, spec, ["train"], in_group(4 * GIB))
     sentence = str(caught.value)
@@ -95,8 +95,8 @@ def test_a_ring_beyond_the_groups_limit_is_refused():
 
 
 def test_slots_have_room_where_the_fewest_fit():
-    config, spec = Config(root="r", workers=2), DecodeSpec(1000, 1000)
-    least = total(geometries(Config(root="r", workers=2, slots=LEAST_AUTO_SLOTS), spec, ["train"], Room(GIB)))
+    config, spec = resolve(Config(root="r", workers=2)), DecodeSpec(1000, 1000)
+    least = total(geometries(resolve(Config(root="r", workers=2, slots=LEAST_AUTO_SLOTS)), spec, ["train"], Room(GIB)))
     assert has_room(config, spec, ["train"], Room(least))
     assert not has_room(config, spec, ["train"], Room(least - 1))
     assert not has_room(config, spec, ["train"], in_group(least))
@@ -105,15 +105,18 @@ def test_slots_have_room_where_the_fewest_fit():
 def test_more_workers_need_more_of_the_control_group():
     spec = DecodeSpec(224, 224)
     assert (
-        process_bytes(Config(root="r", workers=64), spec) > process_bytes(Config(root="r", workers=2), spec) + 4 * GIB
+        process_bytes(resolve(Config(root="r", workers=64)), spec)
+        > process_bytes(resolve(Config(root="r", workers=2)), spec) + 4 * GIB
     )
     with pytest.raises(StartError, match="64 workers"):
-        geometries(Config(root="r", workers=64, slots=16), spec, ["train"], in_group(4 * GIB))
+        geometries(resolve(Config(root="r", workers=64, slots=16)), spec, ["train"], in_group(4 * GIB))
 
 
 def test_label_modes_lay_out_the_rows_that_they_decode_into():
     rows = {
-        mode: geometries(Config(root="r", slots=16), DecodeSpec(8, 8, label_mode=mode), ["train"], Room(GIB))[0].label
+        mode: geometries(resolve(Config(root="r", slots=16)), DecodeSpec(8, 8, label_mode=mode), ["train"], Room(GIB))[
+            0
+        ].label
         for mode in LabelMode
     }
     assert {mode: (field.row_shape, field.dtype) for mode, field in rows.items()} == {

@@ -3,10 +3,10 @@
 import asyncio
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
+from ringfeedd.config import Config, resolve
 from ringfeedd.storage import modules_for
 from ringfeedd.supervisor.refresh import Refresher
 
@@ -53,7 +53,7 @@ def test_a_root_is_not_listed_again_before_the_first_pairs_are_there(monkeypatch
     monkeypatch.setattr("ringfeedd.supervisor.refresh.list_root", list_root)
 
     async def run() -> None:
-        refresher = Refresher(SimpleNamespace(root="gs://b"), SimpleNamespace(num_nodes=1), list, lambda: None)
+        refresher = Refresher(resolve(Config(root="gs://b")), list, lambda: None)
         refresher.wanted = True
         refresher.begin(ready=False)
         await asyncio.sleep(0)

@@ -10,14 +10,16 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("consumer/ringfeed", "daemon/ringfeedd")
 
-TOOLS = ("daemon/ringfeedd/demo", "daemon/ringfeedd/fakegcs")
-"""Tools of their own: what they print is read by who runs them, not by who is woken."""
+TOOLS = ("daemon/ringfeedd/demo", "daemon/ringfeedd/fakegcs", "daemon/ringfeedd/config")
+"""Tools of their own, and the settings, whose errors are complete with the file's line."""
 
 SHOWN = {
     "command.py",
     "files.py",
     "commands.py",
     "main.py",
+    "serve.py",
+    "config.py",
     "checks.py",
     "metrics.py",
     "document.py",

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from ringfeedd.config import Config
+from ringfeedd.config import Config, resolve
+from ringfeedd.config.settings import Machine
 from ringfeedd.system.cpu import usable_cores
 
 
@@ -53,10 +54,12 @@ def test_without_a_group_that_can_be_found_the_cpu_set_counts(tree, membership):
     assert cores(tree) == 16
 
 
-def test_auto_gives_each_worker_enough_downloads_to_hide_a_far_store(monkeypatch):
-    monkeypatch.setattr("ringfeedd.config.usable_cores", lambda: 16)
-    auto = Config(root="gs://b")
-    assert (auto.worker_count, auto.downloads) == (16, 2048)
-    assert Config(root="gs://b", workers=1).downloads == 128
-    assert Config(root="gs://b", workers=100).downloads == 4096
-    assert Config(root="gs://b", workers=3, concurrency=7).downloads == 7
+def test_auto_gives_each_worker_enough_downloads_to_hide_a_far_store():
+    def downloads(**settings):
+        return resolve(Config(root="gs://b", **settings), Machine(16, {})).downloads
+
+    assert resolve(Config(root="gs://b"), Machine(16, {})).workers == 16
+    assert downloads() == 2048
+    assert downloads(workers=1) == 128
+    assert downloads(workers=100) == 4096
+    assert downloads(workers=3, concurrency=7) == 7

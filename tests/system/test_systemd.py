@@ -21,7 +21,7 @@ from ringfeedd.cli.install import command, files, plan, trust
 from ringfeedd.cli.install.host import Host
 from ringfeedd.cli.install.steps import InstallError, Step
 from ringfeedd.cli.main import main
-from ringfeedd.config import load_config
+from ringfeedd.config import load
 
 SCRIPT = Path(__file__).parents[2] / "scripts/install-systemd"
 TEMPLATES = Path(files.__file__).parent / "templates"
@@ -453,17 +453,13 @@ def test_an_executable_that_a_unit_cannot_name_is_refused(tmp_path, name):
     assert not (tmp_path / "root").exists()
 
 
-def test_the_example_config_loads_and_tells_the_real_defaults(tmp_path):
-    text = (TEMPLATES / "ringfeed.toml").read_text()
-    plain, complete = tmp_path / "plain.toml", tmp_path / "complete.toml"
-    plain.write_text(text)
-    complete.write_text(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
-    default, shown = load_config(plain, {}), load_config(complete, {})
-    no_default = {"ring": "NAME", "slots": 512, "emulator": "http://127.0.0.1:9023"}
-    no_default |= {"num_nodes": 2, "node_rank": 0}
-    no_default |= {"user_project": "my-project", "http_token_file": "/etc/ringfeed/http-token"}
-    differing = {
-        name: getattr(shown, name) for name in shown.__struct_fields__ if getattr(shown, name) != getattr(default, name)
-    }
-    assert differing == no_default
-    assert default.root == "gs://my-bucket/prefix"
+@pytest.mark.parametrize("name", ["ringfeed", "other"])
+def test_the_installed_config_has_every_setting_and_loads(tmp_path, name):
+    path = tmp_path / "installed.toml"
+    path.write_text(files.config_text(name, "trainers"))
+    loaded = load(path, {}, {})
+    assert set(loaded.origins) == {"root", "group", "store_wait_s"} | ({"ring"} if name == "other" else set())
+    assert (loaded.config.group, loaded.config.ring) == ("trainers", "other" if name == "other" else None)
+    unit = "ringfeed" if name == "ringfeed" else "ringfeed@other"
+    assert f"ringfeed config check /etc/ringfeed/{name}.toml" in path.read_text()
+    assert f"systemctl reload {unit};" in path.read_text()

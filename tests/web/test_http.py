@@ -33,13 +33,14 @@ from ringfeed.shm.counters import DaemonCounts, Kind, RingCounts, StoreCounts, c
 from ringfeed.shm.failures import FailedPair, FailedPairs
 from ringfeed.torch.distributed import Ranks, default_group
 from ringfeedd.config import load_config
+from ringfeedd.config.listen import Listen
 from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.reporting.retries import count_retries
 from ringfeedd.ring.failures import Failure
 from ringfeedd.web import connections as http_connections
 from ringfeedd.web import metrics
-from ringfeedd.web.access import Guard, Listen
+from ringfeedd.web.access import Guard
 from ringfeedd.web.page.document import POLICY, status_page
 from ringfeedd.web.server import HttpServer
 from ringfeedd.web.snapshot import RingView, ailments, look
@@ -132,7 +133,7 @@ def test_what_is_no_address_is_a_bad_configuration(text):
 
 @pytest.mark.parametrize("text", ["0.0.0.0:9753", "[::]:9753", "192.168.0.7:9753", "gpu01:9753"])
 def test_an_address_for_other_machines_wants_a_token(text):
-    with pytest.raises(ConfigError, match="give http_token_file"):
+    with pytest.raises(ConfigError, match="set http_token_file"):
         load_config(None, {"root": "x", "http": text})
     load_config(None, {"root": "x", "http": text, "http_token_file": "/etc/token"})
     load_config(None, {"root": "x", "http": "localhost:9753"})

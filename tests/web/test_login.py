@@ -10,9 +10,10 @@ import aiohttp
 import pytest
 from ring_fixtures import served_ring
 
+from ringfeedd.config.listen import Listen
 from ringfeedd.errors import ConfigError
 from ringfeedd.web import token as tokens
-from ringfeedd.web.access import Guard, Listen
+from ringfeedd.web.access import Guard
 from ringfeedd.web.server import HttpServer
 from ringfeedd.web.session import LASTS_S, MOST_ENDED, Sessions
 from ringfeedd.web.token import TokenFile

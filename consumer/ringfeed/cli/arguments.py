@@ -40,7 +40,7 @@ def not_known(word: str, known: Iterable[str]) -> str:
     import difflib  # noqa: PLC0415  # for this alone
 
     near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
-    return f"unrecognized argument {word}" + (f"; is {near[0]} meant?" if near else "")
+    return f"unrecognized argument {word}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def reason(message: str) -> str:

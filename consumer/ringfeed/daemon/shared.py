@@ -201,12 +201,12 @@ def _refuse_failed(ring: str) -> None:
 
 def _identify(settings: dict[str, Any]) -> tuple[Config, Identity]:
     """The configuration of a daemon, and what it would serve. Raises: RingfeedError: there can be none."""
-    from ringfeedd.config import config_of  # noqa: PLC0415  # as the daemon itself, it is needed only here
+    from ringfeedd.config import config_of, resolve  # noqa: PLC0415  # as the daemon itself, it is needed only here
     from ringfeedd.errors import DaemonError  # noqa: PLC0415
 
     try:
         config = config_of(settings, "get_async_dataloaders")
-        return config, config.identity()
+        return config, resolve(config).identity()
     except DaemonError as error:
         raise RingfeedError(str(error)) from error
 

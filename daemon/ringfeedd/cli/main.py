@@ -3,54 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import errno
 import json
 import os
 import sys
-import threading
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
 
 import ringfeed
-from ringfeed.cli.arguments import CommandParser, any_number, any_whole, ring_name, whole
+from ringfeed.cli.arguments import CommandParser, ring_name, whole
 from ringfeed.cli.commands import add_errors, add_refresh, add_status, add_top
 from ringfeed.errors import RingfeedError
 from ringfeed.text import one_line
 from ringfeedd.bench.arguments import add_bench
-from ringfeedd.catalog.listing import Progress
 from ringfeedd.cli.clean import clean, rings_with_files
+from ringfeedd.cli.config import add_config
 from ringfeedd.cli.install.command import add_install_service
-from ringfeedd.config import Config, load_config
-from ringfeedd.decode.spec import Fit, LabelMode
+from ringfeedd.cli.serve import add_serve
 from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_CRASH, DaemonError
-from ringfeedd.log import log_to_stderr
-from ringfeedd.nodes import AUTO
-from ringfeedd.order import Mode
-from ringfeedd.ring.failures import OnError
-from ringfeedd.storage import PlaneName, modules_for
-from ringfeedd.supervisor.supervisor import Supervisor
-from ringfeedd.system.console import STDERR, STDOUT
-from ringfeedd.system.credentials import HTTP_TOKEN, credential
-from ringfeedd.system.proxies import spare_local_hosts
-from ringfeedd.system.systemd import Notifier
+from ringfeedd.log import complain
 from ringfeedd.worker.launcher import ForkServer
-from ringfeedd.worker.process import Spawner
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-_EXIT_CODES: Final = (
-    "Exit codes: 0 stopped cleanly; 1 crashed or every ring failed; 2 usage; 3 could not start; "
-    "75 already running; 78 bad configuration."
-)
-
-
-_NO_SETTINGS: Final = ("run", "config", "stop_on_eof", "server")
 
 
 def main(argv: list[str] | None = None, server: ForkServer | None = None) -> int:
@@ -66,10 +38,11 @@ def main(argv: list[str] | None = None, server: ForkServer | None = None) -> int
         code = int(arguments.run(arguments))
         sys.stdout.flush()  # here a reader that is gone, or a full disk, has a sentence
     except DaemonError as error:
-        print(one_line(f"ringfeed: {error}"), file=sys.stderr)
+        for sentence in error.sentences:
+            complain(sentence)
         return error.exit_code
     except RingfeedError as error:
-        print(one_line(f"ringfeed: {error}"), file=sys.stderr)
+        complain(str(error))
         return EXIT_COULD_NOT_START
     except BrokenPipeError:  # `| head`: it has all that it wants
         _discard_output()
@@ -99,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ringfeed {ringfeed.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_serve(commands)
+    add_serve(commands)
+    add_config(commands)
     add_status(commands)
     add_refresh(commands)
     add_top(commands)
@@ -110,228 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     add_install_service(commands)
     return parser
-
-
-def _add_serve(commands: argparse._SubParsersAction[CommandParser]) -> None:
-    parser = commands.add_parser(
-        "serve",
-        help="run the daemon in the foreground",
-        description="Fetches the pairs of ROOT, decodes each once, and serves the rings `train` and `test`. Prints "
-        "`ready` once the first slots are published; SIGTERM and Ctrl-C stop it.",
-        epilog=f"Flags win over --config. {_EXIT_CODES}",
-        argument_default=argparse.SUPPRESS,
-    )
-    parser.add_argument("root", nargs="?", metavar="ROOT", help="gs://bucket/prefix or a folder")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="a TOML file of the same settings, with underscores"
-    )
-    parser.add_argument("--ring", metavar="NAME", help="serve the rings NAME-train and NAME-test instead")
-    parser.add_argument(
-        "--size", metavar="HxW", help="pixels of a slot, or auto: what a sample of the pairs has (default)"
-    )
-    parser.add_argument(
-        "--slots", type=any_whole, metavar="N", help="slots of each ring (default: by the free memory, at most 512)"
-    )
-    parser.add_argument(
-        "--lanes", type=any_whole, metavar="N", help="consumer processes on one ring at a time (default: 64)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=_number_or_auto,
-        metavar="N",
-        help="processes that fetch and decode (default: auto, one for each core that may be used)",
-    )
-    parser.add_argument(
-        "--concurrency",
-        type=_number_or_auto,
-        metavar="N",
-        help="downloads under way at a time (default: auto, 128 a worker, more for a store that is far away)",
-    )
-    parser.add_argument("--seed", type=any_whole, metavar="N", help="of the order (default: 0)")
-    parser.add_argument("--order", choices=[mode.value for mode in Mode], help="of an epoch (default: shuffle)")
-    parser.add_argument(
-        "--test-ratio", type=any_number, metavar="R", help="fraction of the pairs in the test ring (default: 0.1)"
-    )
-    parser.add_argument(
-        "--fit", choices=[fit.value for fit in Fit], help="how a picture comes into a slot (default: resize)"
-    )
-    parser.add_argument(
-        "--label-mode", choices=[mode.value for mode in LabelMode], help="what labels hold (default: rgb)"
-    )
-    parser.add_argument(
-        "--image-pad", type=any_whole, metavar="N", help="value around an image with --fit pad, 0 to 255 (default: 0)"
-    )
-    parser.add_argument(
-        "--label-pad", type=any_whole, metavar="N", help="value around a label with --fit pad, e.g. 255 (default: 0)"
-    )
-    parser.add_argument("--exif-orientation", action="store_true", help="turn pictures as their EXIF data asks")
-    parser.add_argument(
-        "--max-pixels", type=any_whole, metavar="N", help="refuse pictures with more pixels (default: 64000000)"
-    )
-    parser.add_argument(
-        "--max-failed", type=any_number, metavar="FRACTION", help="of pairs that may fail (default: 0.01)"
-    )
-    parser.add_argument(
-        "--on-error",
-        choices=[choice.value for choice in OnError],
-        help="replace a pair that cannot be had, or stop at the first (default: replace)",
-    )
-    _add_serve_store(parser)
-    parser.add_argument("--images", metavar="TEMPLATE", help="of the images' names (default: images/{id}.jpg,jpeg)")
-    parser.add_argument("--labels", metavar="TEMPLATE", help="of the labels' names (default: labels/{id}.png)")
-    parser.add_argument(
-        "--max-objects", type=any_whole, metavar="N", help="refuse a listing of more objects (default: 100000000)"
-    )
-    parser.add_argument(
-        "--catalog", choices=["list", "cached"], help="start with a listing, or with the latest one (default: list)"
-    )
-    parser.add_argument(
-        "--catalog-cache", metavar="DIR", help="folder in which listings are kept, auto or off (default: auto)"
-    )
-    parser.add_argument("--emulator", metavar="URL", help="of a GCS emulator to use instead of Google's service")
-    parser.add_argument(
-        "--user-project", metavar="PROJECT", help="that pays for listings and downloads of a requester-pays bucket"
-    )
-    parser.add_argument("--group", metavar="NAME", help="unix group whose members may attach (default: only this user)")
-    parser.add_argument(
-        "--num-nodes", type=_number_or_auto, metavar="N", help="machines that share every epoch, or auto (default: 1)"
-    )
-    parser.add_argument(
-        "--node-rank", type=_number_or_auto, metavar="R", help="this machine's number from 0 to N-1, or auto"
-    )
-    parser.add_argument(
-        "--worker-timeout-s",
-        type=any_number,
-        metavar="S",
-        help="of one decode; then its worker is killed (default: 60)",
-    )
-    parser.add_argument(
-        "--linger-s", type=any_number, metavar="S", help="how long a lost rank's place is kept (default: 300)"
-    )
-    parser.add_argument(
-        "--linger-blocking-s", type=any_number, metavar="S", help="the same while others wait (default: 5)"
-    )
-    parser.add_argument(
-        "--http", metavar="HOST:PORT", help="serve a status page and metrics, e.g. 127.0.0.1:9753 (default: off)"
-    )
-    parser.add_argument(
-        "--http-token-file", metavar="FILE", help="with the token that its requests must bring, e.g. from elsewhere"
-    )
-    parser.add_argument(
-        "--stop-on-eof",
-        action="store_true",
-        help="stop once standard input has ended and no process reads: for a parent process",
-    )
-    parser.set_defaults(run=_serve)
-
-
-def _add_serve_store(parser: CommandParser) -> None:
-    parser.add_argument(
-        "--max-attempts",
-        type=any_whole,
-        metavar="N",
-        help="at an object; while the store is down none counts (default: 12)",
-    )
-    parser.add_argument(
-        "--deadline-s", type=any_number, metavar="S", help="of an object, all attempts; the same (default: 120)"
-    )
-    parser.add_argument(
-        "--read-timeout-s", type=any_number, metavar="S", help="silence after which a download is cut (default: 20)"
-    )
-    parser.add_argument(
-        "--attempt-s", type=any_number, metavar="S", help="of one attempt at an object (default: 60, 1 more a MiB)"
-    )
-    parser.add_argument(
-        "--min-bytes-per-s",
-        type=any_number,
-        metavar="N",
-        help="an attempt that brings less for 10 s is tried again (default: 2048)",
-    )
-    parser.add_argument(
-        "--store-wait-s",
-        type=any_number,
-        metavar="S",
-        help="for which a start waits for a store that does not answer; 0: ends at once (default: 600)",
-    )
-    parser.add_argument(
-        "--data-plane",
-        choices=get_args(PlaneName),
-        help="what downloads: curl takes half the CPU, and comes with 'ringfeed[fast]' (default: auto, curl if there)",
-    )
-
-
-def _number_or_auto(text: str) -> int | str:
-    if text == AUTO:
-        return text
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text}: must be a whole number or {AUTO}") from error
-
-
-def _serve(arguments: argparse.Namespace) -> int:
-    flags: dict[str, Any] = {name: value for name, value in vars(arguments).items() if name not in _NO_SETTINGS}
-    config = load_config(getattr(arguments, "config", None), flags, defaults=_defaults())
-    log_to_stderr()
-    spare_local_hosts(os.environ)
-    spawner = Spawner(arguments.server)
-    spawner.need(modules_for(config.root, emulator=config.emulator, data_plane=config.data_plane))
-    notifier = Notifier.from_environ()
-    return asyncio.run(_supervise(config, notifier, spawner, stop_on_eof=hasattr(arguments, "stop_on_eof")))
-
-
-def _defaults() -> dict[str, Any]:
-    """Return the settings that hold unless others are given: what systemd loaded for this service."""
-    token = credential(HTTP_TOKEN, os.environ)
-    return {"http_token_file": str(token)} if token else {}
-
-
-async def _supervise(config: Config, notifier: Notifier, spawner: Spawner, *, stop_on_eof: bool) -> int:
-    bar = _ListingBar()
-    supervisor = Supervisor(
-        config,
-        say=lambda sentence: print(one_line(sentence), file=STDOUT),
-        on_progress=bar.show,
-        on_listed=bar.close,
-        notifier=notifier,
-        spawner=spawner,
-    )
-    if stop_on_eof:
-        starter_gone = partial(asyncio.get_running_loop().call_soon_threadsafe, supervisor.starter_gone)
-        threading.Thread(target=_await_eof, args=(starter_gone,), daemon=True).start()
-    try:
-        return await supervisor.run()
-    finally:
-        bar.close()
-        spawner.close()
-
-
-class _ListingBar:
-    """How far the listing is, on a terminal; the library for it is not imported before there is something to show."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[NoReturn] | None = None
-
-    def show(self, progress: Progress) -> None:
-        if self._bar is None:
-            from tqdm import tqdm  # noqa: PLC0415
-
-            tqdm.monitor_interval = 0  # a thread that is not needed
-            # disable=None: no bar where stderr is no terminal, e.g. in a journal
-            self._bar = tqdm(desc="listing", unit=" objects", disable=None, leave=False, file=STDERR)
-        self._bar.update(progress.images + progress.labels - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _await_eof(starter_gone: Callable[[], object]) -> None:
-    with contextlib.suppress(OSError):  # standard input is closed
-        while os.read(0, 4096):
-            pass
-    with contextlib.suppress(RuntimeError):  # the loop has ended
-        starter_gone()
 
 
 def _add_clean(commands: argparse._SubParsersAction[CommandParser]) -> None:

@@ -126,6 +126,12 @@ class StoreClient:
         self._told_to_wait_until = -math.inf
         self._requests = self._limited = self._seconds = self._seconds_won = 0
 
+    def retune(self, policy: FetchPolicy, first: int, most: int) -> None:
+        """Go on with another policy, also for the downloads under way, and another window; see `Window`."""
+        self.policy = policy
+        self.window.retarget(first, most)
+        self.pump()
+
     def __repr__(self) -> str:
         return f"StoreClient({self.window!r}, {self.under_way} under way, {self.waiting} wait)"
 

@@ -129,6 +129,12 @@ class Window:
     def __repr__(self) -> str:
         return f"Window({'down, ' if self.down else ''}{self.size:.0f} of {self._target:.0f} requests, {self.pace!r})"
 
+    def retarget(self, first: int, most: int) -> None:
+        """Go on with another size; see `__init__`. A larger one is grown into by slow start."""
+        self._most = float(max(first, most))
+        self._trial, self._settling = None, False
+        self._resize(float(first))
+
     @property
     def down(self) -> bool:
         """Whether nothing is answered."""

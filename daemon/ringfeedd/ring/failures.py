@@ -76,8 +76,8 @@ class Failures:
         """
         self.total = 0
         self.causes: Counter[str] = Counter()
-        self._max_failed = max_failed
-        self._on_error = on_error
+        self.max_failed = max_failed
+        self.on_error = on_error
         self._wall_clock = wall_clock
         self._succeeded = False
         self._window: deque[bool] = deque(maxlen=WINDOW_PAIRS)
@@ -113,7 +113,7 @@ class Failures:
             self._failed_in_window -= self._window[0]
         self._window.append(True)
         self._failed_in_window += 1
-        if self._on_error is OnError.STOP:
+        if self.on_error is OnError.STOP:
             return (
                 f'on_error = "stop", and the pair {latest.pair_id!r} failed to load: {latest.reason}; fix or remove '
                 f'it, or let it be replaced: on_error = "replace"'
@@ -122,10 +122,10 @@ class Failures:
         mostly = f"mostly {cause!r} ({count} of {self.total}); the latest was {latest.pair_id!r}: {latest.reason}"
         if not self._succeeded:
             return f"each of the first {self.total} pairs failed, {mostly}" if self.total >= FIRST_PAIRS else None
-        if self._failed_in_window > self._max_failed * WINDOW_PAIRS:
+        if self._failed_in_window > self.max_failed * WINDOW_PAIRS:
             return (
                 f"{self._failed_in_window} of the latest {len(self._window)} pairs failed, more than max_failed = "
-                f"{self._max_failed:g} of {WINDOW_PAIRS} allows, {mostly}"
+                f"{self.max_failed:g} of {WINDOW_PAIRS} allows, {mostly}"
             )
         return None
 

@@ -11,10 +11,9 @@ from typing import Final
 
 from ringfeedd.catalog.catalog import Catalog
 from ringfeedd.catalog.listing import Progress, build_catalog
-from ringfeedd.config import Config
+from ringfeedd.config import Settings
 from ringfeedd.decode.spec import DecodeSpec, Fit
 from ringfeedd.errors import StartError
-from ringfeedd.nodes import Nodes
 from ringfeedd.recovery.catalogs import Start, find_promised, make_editions
 from ringfeedd.recovery.predecessor import Former
 from ringfeedd.storage import LISTING_WAIT_S, Source, open_source
@@ -44,8 +43,7 @@ class Discovery:
 
     def __init__(
         self,
-        config: Config,
-        nodes: Nodes,
+        settings: Settings,
         store_wait: StoreWait,
         notifier: Notifier,
         *,
@@ -54,7 +52,8 @@ class Discovery:
         on_listed: Callable[[], None],
     ) -> None:
         """Prepare; `Supervisor` documents the callbacks."""
-        self._config, self._nodes, self._store_wait, self._notifier = config, nodes, store_wait, notifier
+        self._settings, self._config = settings, settings.config
+        self._store_wait, self._notifier = store_wait, notifier
         self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
 
     async def discover(self, formers: dict[str, list[Former]], *, connections: int) -> Found:
@@ -78,7 +77,7 @@ class Discovery:
                 read_timeout_s=config.read_timeout_s,
                 data_plane=config.data_plane,
                 user_project=config.user_project,
-                listing_wait_s=min(LISTING_WAIT_S, max(config.store_wait, SILENCE_S)),
+                listing_wait_s=min(LISTING_WAIT_S, max(self._settings.store_wait_s, SILENCE_S)),
                 max_objects=config.max_objects,
                 answered=self._store_wait.has_answered,
             ),
@@ -88,7 +87,8 @@ class Discovery:
             if start is None:
                 start = await self._listed_start(source)
             self._on_listed()
-            size = config.pixels or self._promised_size(formers) or await self._common_size(source, start.catalog)
+            size = self._settings.pixels or self._promised_size(formers)
+            size = size or await self._common_size(source, start.catalog)
         finally:
             await source.close()
         return Found(start, self._spec(*size), listed)
@@ -97,23 +97,25 @@ class Discovery:
         """Return a start without a listing: the catalogs of living trainers, or as configured; None where none is."""
         config, start = self._config, None
         if formers:
-            start = find_promised(formers, config.cache(), config, self._nodes)
+            start = find_promised(formers, self._settings.cache(), config, self._settings.nodes)
         elif config.catalog == "cached":
             with contextlib.suppress(StartError, StopIteration):
-                latest = next(iter(config.cache()))
-                start = Start(latest, make_editions(latest, config, self._nodes))
+                latest = next(iter(self._settings.cache()))
+                start = Start(latest, make_editions(latest, config, self._settings.nodes))
         if start is not None:
             self._say(f"begins with the {len(start.catalog):,} pairs of an earlier listing of {config.root}")
         return start
 
     async def _listed_start(self, source: Source) -> Start:
         config = self._config
+        self._say(f"listing {config.root}")
         self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
-        catalog = await self._store_wait.has(lambda: build_catalog(source, config.templates, self._listed_more))
+        catalog = await self._store_wait.has(lambda: build_catalog(source, self._settings.templates, self._listed_more))
+        self._on_listed()  # a progress bar ends before the next line begins
         self._say(f"found {len(catalog):,} pairs under {config.root}")
         for sentence in catalog.incomplete.sentences():
             self._say(f"  {sentence}")
-        return Start(catalog, make_editions(catalog, config, self._nodes))
+        return Start(catalog, make_editions(catalog, config, self._settings.nodes))
 
     def _listed_more(self, progress: Progress) -> None:
         self._store_wait.answered()
@@ -127,10 +129,10 @@ class Discovery:
         from ringfeedd.supervisor.probe import choose_size, probe_sizes  # noqa: PLC0415  # decoders, where no size is given
 
         config, room = self._config, Room.look()
-        rings = list(config.ring_names.values())[: 2 if config.test_ratio else 1]
+        rings = list(self._settings.ring_names.values())[: 2 if config.test_ratio else 1]
         look = partial(probe_sizes, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation)
         looked = await self._store_wait.has(lambda: look(source, catalog))
-        size = choose_size(looked, config.fit, lambda size: has_room(config, self._spec(*size), rings, room))
+        size = choose_size(looked, config.fit, lambda size: has_room(self._settings, self._spec(*size), rings, room))
         sizes = looked.sizes
         spread = f"{'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
         self._say(f"looked at {len(sizes)} images of {spread}: slots of {size[0]}x{size[1]}, fit {config.fit}")
@@ -146,7 +148,7 @@ class Discovery:
         """Height and width of the slots that living trainers read, which a look could find otherwise by now."""
         for former in chain.from_iterable(formers.values()):
             height, width, _ = former.descriptor.geometry.image.row_shape
-            if former.descriptor.identity == self._config.identity(size=f"{height}x{width}"):
+            if former.descriptor.identity == self._settings.identity(size=f"{height}x{width}"):
                 return height, width
         return None
 

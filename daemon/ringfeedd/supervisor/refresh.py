@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from ringfeedd.catalog.catalog import Catalog
 from ringfeedd.catalog.listing import Progress, build_catalog
-from ringfeedd.config import Config
+from ringfeedd.config import Settings
 from ringfeedd.errors import DaemonError
-from ringfeedd.nodes import Nodes
 from ringfeedd.recovery.catalogs import make_editions
 from ringfeedd.storage import open_source
 from ringfeedd.supervisor.service import RingService
@@ -31,10 +30,11 @@ class Refresher:
 
     Attributes:
         wanted: somebody asks for another listing; `begin` begins it.
+        settings: of the daemon; a reload changes them.
     """
 
     def __init__(
-        self, config: Config, nodes: Nodes, services: Callable[[], Sequence[RingService]], wake: Callable[[], None]
+        self, settings: Settings, services: Callable[[], Sequence[RingService]], wake: Callable[[], None]
     ) -> None:
         """Prepare.
 
@@ -43,7 +43,7 @@ class Refresher:
             wake: called when there is something new for them.
         """
         self.wanted = False
-        self._config, self._nodes, self._services, self._wake = config, nodes, services, wake
+        self.settings, self._services, self._wake = settings, services, wake
         self._listing: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
         self._kept: frozenset[str] = frozenset()
@@ -65,7 +65,7 @@ class Refresher:
 
     def save(self, catalog: Catalog) -> asyncio.Task[None]:
         """Keep a listing for the next start, beside what goes on."""
-        return self._do(self._write(self._config.cache().save, catalog))
+        return self._do(self._write(self.settings.cache().save, catalog))
 
     def keep(self, now: float) -> None:
         """Say in the cache which listings are served, as soon as these change, and every `KEEP_INTERVAL_S`.
@@ -78,8 +78,8 @@ class Refresher:
         if served == self._kept and now - self._kept_at < KEEP_INTERVAL_S:
             return
         self._kept, self._kept_at = served, now
-        ring = next(iter(self._config.ring_names.values()))
-        self._do(self._write(self._config.cache().keep, ring, list(catalogs.values())))
+        ring = next(iter(self.settings.ring_names.values()))
+        self._do(self._write(self.settings.cache().keep, ring, list(catalogs.values())))
 
     async def _write(self, work: Callable[..., None], *arguments: object) -> None:
         try:
@@ -109,19 +109,20 @@ class Refresher:
 
     async def _refresh(self) -> None:
         """List the root again, and hand each ring its new listing."""
-        if self._nodes.num_nodes > 1:
+        config, nodes = self.settings.config, self.settings.nodes
+        if nodes.num_nodes > 1:
             for service in self._services():
                 service.refuse_refresh(
-                    f"not done: {self._nodes.num_nodes} machines share every epoch, and each would change its share "
+                    f"not done: {nodes.num_nodes} machines share every epoch, and each would change its share "
                     f"with an epoch of its own; stop the job and restart all daemons"
                 )
             return
-        _LOG.info("refresh: listing %s again", self._config.root)
+        _LOG.info("refresh: listing %s again", config.root)
         try:
-            catalog = await list_root(self._config)
+            catalog = await list_root(self.settings)
             for sentence in catalog.incomplete.sentences():
                 _LOG.info("refresh: %s", sentence)
-            editions = make_editions(catalog, self._config, self._nodes)
+            editions = make_editions(catalog, config, nodes)
             # Before anybody is promised what is new. Whoever cancels this waits for the saving itself.
             await asyncio.shield(self.save(catalog))
         except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
@@ -138,7 +139,7 @@ class Refresher:
         self._wake()
 
 
-async def list_root(config: Config) -> Catalog:
+async def list_root(settings: Settings) -> Catalog:
     """List the root once more.
 
     A listing of a million pairs sorts for a second, in which the rings would stand still: it gets a thread and a loop
@@ -161,7 +162,7 @@ async def list_root(config: Config) -> Catalog:
     def work() -> None:
         catalog, error = None, None
         try:
-            catalog = asyncio.run(_list(config, stop))
+            catalog = asyncio.run(_list(settings, stop))
         except Exception as failure:  # noqa: BLE001  # whatever it is, the old catalog is served on
             error = failure
         if not loop.is_closed():
@@ -174,21 +175,22 @@ async def list_root(config: Config) -> Catalog:
         stop.set()
 
 
-async def _list(config: Config, stop: threading.Event) -> Catalog:
+async def _list(settings: Settings, stop: threading.Event) -> Catalog:
     def go_on(_: Progress) -> None:
         if stop.is_set():
             raise DaemonError(_STOPPED)
 
+    config = settings.config
     source = await open_source(
         config.root,
         emulator=config.emulator,
-        concurrency=config.downloads,
+        concurrency=settings.downloads,
         read_timeout_s=config.read_timeout_s,
         user_project=config.user_project,
         data_plane=config.data_plane,
         max_objects=config.max_objects,
     )
     try:
-        return await build_catalog(source, config.templates, go_on)
+        return await build_catalog(source, settings.templates, go_on)
     finally:
         await source.close()

@@ -19,7 +19,8 @@ from ringfeedd.recovery.predecessor import Former
 from ringfeedd.reporting.errorfile import ErrorsFile
 from ringfeedd.reporting.reporter import Reporter
 from ringfeedd.reporting.retries import count_retries
-from ringfeedd.ring.failures import LASTING_CAUSES, Failure, Failures
+from ringfeedd.ring.failure_log import FailureLog
+from ringfeedd.ring.failures import LASTING_CAUSES, Failure, Failures, OnError
 from ringfeedd.ring.fairness import NOTHING, Need
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.revisions import Edition, Editions
@@ -69,6 +70,7 @@ class RingService:
         self.memory = memory
         self.failures = failures
         self.failed: str | None = None
+        self._failure_log = FailureLog(ring.name)
         self._errors_file = ErrorsFile(memory.descriptor, memory.access)
         self._editions = Editions(ring, edition)
         self._clock = clock
@@ -130,6 +132,14 @@ class RingService:
     def _let_go(self, former: Former) -> None:
         former.forget()
         drop(former.descriptor, self._notifier)
+
+    def reconfigure(
+        self, *, linger_s: float, linger_blocking_s: float, max_failed: float, on_error: OnError, readahead: int
+    ) -> None:
+        """Go on with other settings; see `Groups`, `Failures` and `Ring`."""
+        self.groups.linger_s, self.groups.linger_blocking_s = linger_s, linger_blocking_s
+        self.failures.max_failed, self.failures.on_error = max_failed, on_error
+        self.ring.readahead = readahead
 
     # Another listing.
 
@@ -248,8 +258,9 @@ class RingService:
             return
         count_retries(self.counters, failed.retries)
         pair_id = self._editions.of(seq).pair_id(job.index)
-        if pair_id not in self.failures:  # once, not every epoch
-            _LOG.warning("ring %s: the pair %r failed to load: %s", self.name, pair_id, failed.reason)
+        known = pair_id in self.failures  # it is named once, not every epoch
+        if not known and (line := self._failure_log.failed(pair_id, failed.reason, failed.cause, self._clock())):
+            _LOG.warning("ring %s: %s", self.name, line)
         stop = self.failures.fail(Failure(pair_id, failed.reason, failed.cause, failed.attempts))
         try:
             self.ring.replace(seq, lasting=failed.cause in LASTING_CAUSES)
@@ -257,6 +268,10 @@ class RingService:
             stop = stop or f"{error}; the latest was {pair_id!r}: {failed.reason}"
         if stop:
             self.fail(stop)
+
+    def _summarise_failures(self, *, end: bool = False) -> None:
+        if line := self._failure_log.summary(self._clock(), end=end):
+            _LOG.warning("ring %s: %s", self.name, line)
 
     def _count_passed_over(self) -> None:
         for job in self.ring.passed_over:
@@ -268,6 +283,7 @@ class RingService:
         """Stop the ring for good; consumers get the reason."""
         if self.failed is None:
             self.failed = reason
+            self._summarise_failures(end=True)
             _LOG.error("ring %s stops: %s", self.name, reason)
             self._errors_file.write(self.failures, stopped=reason)
             self.memory.fail(reason)
@@ -362,6 +378,7 @@ class RingService:
         """Write the words, and the list, that only people and metrics read; see `Reporter.report`."""
         if self.failed is None:
             self._errors_file.write_if_due(self.failures, self._clock())
+        self._summarise_failures()
         self.counters.failed_pairs = self._errors_file.listing.failed_draws
         self.counters.lane_deaths = self._reception.lane_deaths
         self._reporter.report(self._consumers_clock(), daemon, store, work or Work(), others or {})
@@ -392,6 +409,7 @@ class RingService:
 
     def end(self) -> None:
         """Tell every consumer that no more will come, and remove every name."""
+        self._summarise_failures(end=True)
         if self.failed is None:
             self.memory.set(State.STATE, RingState.STOPPING)
             self._errors_file.remove()

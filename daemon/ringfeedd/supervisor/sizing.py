@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ringfeed.shm.layout import Geometry, plan_geometry
-from ringfeedd.config import Config
+from ringfeedd.config import Settings
 from ringfeedd.decode.memory import DECODED_BYTES_PER_PIXEL, ROW_BYTES_PER_PIXEL
 from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.errors import StartError
@@ -46,42 +46,42 @@ class Room:
         return cls(free_bytes(), memory_of_group())
 
 
-def process_bytes(config: Config, spec: DecodeSpec) -> int:
+def process_bytes(settings: Settings, spec: DecodeSpec) -> int:
     """Estimate what the daemon's processes need without the rings, in bytes, for pictures of a slot's size."""
     picture = (DECODED_BYTES_PER_PIXEL + ROW_BYTES_PER_PIXEL) * spec.height * spec.width
-    return SUPERVISOR_BYTES + READAHEAD_BYTES + config.worker_count * (WORKER_BYTES + picture)
+    return SUPERVISOR_BYTES + READAHEAD_BYTES + settings.workers * (WORKER_BYTES + picture)
 
 
-def has_room(config: Config, spec: DecodeSpec, rings: list[str], room: Room) -> bool:
+def has_room(settings: Settings, spec: DecodeSpec, rings: list[str], room: Room) -> bool:
     """Whether rings of such slots can be made."""
     try:
-        geometries(config, spec, rings, room)
+        geometries(settings, spec, rings, room)
     except StartError:
         return False
     return True
 
 
-def geometries(config: Config, spec: DecodeSpec, rings: list[str], room: Room) -> list[Geometry]:
+def geometries(settings: Settings, spec: DecodeSpec, rings: list[str], room: Room) -> list[Geometry]:
     """Lay out every ring of the daemon.
 
     Raises:
         StartError: there is too little memory for them.
     """
-    group, needed = room.group, process_bytes(config, spec)
+    group, needed = room.group, process_bytes(settings, spec)
     free = room.free if group is None else max(0, min(room.free, group.left - needed))
 
     def lay_out(slots: int) -> list[Geometry]:
         geometry = plan_geometry(
             slots=slots,
-            lanes=config.lanes,
+            lanes=settings.config.lanes,
             image_row=spec.image_row_shape,
             label_row=spec.label_row_shape,
             label_dtype=spec.label_dtype.name,
         )
         return [geometry] * len(rings)
 
-    if config.slots is not None:
-        laid_out = lay_out(config.slots)
+    if settings.config.slots is not None:
+        laid_out = lay_out(settings.config.slots)
     else:
         slots = MOST_AUTO_SLOTS
         while slots > LEAST_AUTO_SLOTS and total(lay_out(slots)) > free // 2:
@@ -91,7 +91,7 @@ def geometries(config: Config, spec: DecodeSpec, rings: list[str], room: Room) -
     if total(laid_out) > room.free:
         raise not_enough_memory(total(laid_out), room.free, what)
     if group is not None and total(laid_out) > free:
-        raise _too_much_for_group(total(laid_out), needed, config.worker_count, group, what)
+        raise _too_much_for_group(total(laid_out), needed, settings.workers, group, what)
     return laid_out
 
 

@@ -7,14 +7,13 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ringfeed.shm.descriptor import Descriptor
 from ringfeedd.catalog.catalog import TEST
 from ringfeedd.catalog.listing import Progress
-from ringfeedd.config import Config
+from ringfeedd.config import Settings
 from ringfeedd.decode.spec import DecodeSpec
-from ringfeedd.nodes import Nodes
 from ringfeedd.recovery.catalogs import Start
 from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
 from ringfeedd.recovery.fdstore import take_over
@@ -35,11 +34,14 @@ from ringfeedd.system.clock import TurnClock
 from ringfeedd.system.files import connections, page_connections, raise_limit
 from ringfeedd.system.systemd import Notifier
 from ringfeedd.system.work import Work
-from ringfeedd.web.access import Listen
+from ringfeedd.web.token import TokenFile
 from ringfeedd.worker.link import WorkerSettings
 from ringfeedd.worker.pool import Pool
 from ringfeedd.worker.process import Spawner
 from ringfeedd.worker.protocol import Result, RingSpec
+
+if TYPE_CHECKING:
+    from ringfeedd.web.server import HttpServer
 
 _LOG: Final = logging.getLogger("ringfeedd")
 
@@ -55,8 +57,7 @@ class Startup:
 
     def __init__(
         self,
-        config: Config,
-        nodes: Nodes,
+        settings: Settings,
         undo: contextlib.AsyncExitStack,
         *,
         notifier: Notifier,
@@ -78,21 +79,24 @@ class Startup:
             on_results, on_lost: the pool's, see `Pool`.
             say, on_progress, on_listed: see `Supervisor`.
         """
+        config = settings.config
         self.services: list[RingService] = []
         self.locks: list[SingletonLock] = []
         self.store_wait = StoreWait(
-            config.store_wait,
+            settings.store_wait_s,
             say=say,
             tell=notifier.extend_timeout,
-            has_answered=lambda: config.store_wait_s is not None or bool(config.cache()),
+            has_answered=lambda: config.store_wait_s is not None or bool(settings.cache()),
         )
-        self._config, self._nodes, self._undo = config, nodes, undo
+        self._settings, self._undo = settings, undo
         self._notifier, self._spawner, self._clock, self._wake = notifier, spawner, clock, wake
         self._on_results, self._on_lost = on_results, on_lost
         self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
         self._formers: dict[str, list[Former]] = {}
-        self._connections = config.most_downloads
-        self._page_connections = 0
+        self._server: HttpServer | None = None
+        self._connections = settings.most_downloads
+        self._files = self._page_connections = 0
+        self._mean_pair_bytes = 0.0
         self._pool: Pool | None = None
 
     async def run(self, refresher: Refresher) -> Pool:
@@ -101,20 +105,14 @@ class Startup:
         Raises:
             DaemonError: something is missing: the store, pairs, memory, a free ring name.
         """
-        config = self._config
-        names = config.ring_names
+        settings, config = self._settings, self._settings.config
+        names = dict(settings.ring_names)
         if not config.test_ratio:
             names = {"train": names["train"]}
-        files = raise_limit()
-        self._page_connections = page_connections(files) if Listen.parse(config.http) else 0
-        self._connections = connections(
-            config.most_downloads,
-            files=files,
-            workers=config.worker_count,
-            rings=len(names),
-            page=self._page_connections,
-        )
-        access = config.access()
+        self._files = raise_limit()
+        self._page_connections = page_connections(self._files) if settings.listen else 0
+        self._connections = self._most_connections(len(names))
+        access = settings.access()
         handed_over = take_over(self._notifier)
         for name in names.values():
             lock = SingletonLock(name, access)
@@ -131,8 +129,7 @@ class Startup:
                 _LOG.warning("ring %s: %s", name, foreign)
         await self._open_page()
         discovery = Discovery(
-            config,
-            self._nodes,
+            settings,
             self.store_wait,
             self._notifier,
             say=self._say,
@@ -140,24 +137,19 @@ class Startup:
             on_listed=self._on_listed,
         )
         formers_of = {split: self._formers[name] for split, name in names.items()}
-        found = await discovery.discover(formers_of, connections=min(config.downloads, self._connections))
+        found = await discovery.discover(formers_of, connections=min(settings.downloads, self._connections))
         start, spec = found.start, found.spec
         if found.listed:
             refresher.save(start.catalog)
         else:
-            refresher.wanted = self._nodes.num_nodes == 1
+            refresher.wanted = settings.nodes.num_nodes == 1
         editions = start.editions
         if config.test_ratio and TEST not in editions:
             self._say(
                 f"ring {names[TEST]}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs"
             )
-        shape = shares(
-            workers=config.worker_count,
-            concurrency=config.downloads,
-            most_concurrency=config.most_downloads,
-            rings=len(editions),
-            mean_pair_bytes=start.catalog.mean_pair_bytes,
-        )
+        self._mean_pair_bytes = start.catalog.mean_pair_bytes
+        shape = self._shares(len(editions))
         self._open_rings(start, spec, shape)
         pool = self._open_pool(spec, shape)
         self._undo.push_async_callback(refresher.end)
@@ -167,11 +159,10 @@ class Startup:
 
     async def _open_page(self) -> None:
         """Serve the status page, from before the listing: a probe may ask how far it is."""
-        listen, token_file = Listen.parse(self._config.http), self._config.http_token_file
+        listen, token_file = self._settings.listen, self._settings.config.http_token_file
         if listen is None:
             return
         from ringfeedd.web.server import HttpServer  # noqa: PLC0415  # a third of a second of imports
-        from ringfeedd.web.token import TokenFile  # noqa: PLC0415  # the same
 
         token = TokenFile(token_file) if token_file else None
         server = HttpServer(
@@ -179,13 +170,14 @@ class Startup:
         )
         address = await server.start()
         self._undo.push_async_callback(server.stop)
+        self._server = server
         self._say(f"status page: {address}")
 
     def _open_rings(self, start: Start, spec: DecodeSpec, shape: Shares) -> None:
-        config, editions = self._config, start.editions
-        names = [config.ring_names[split] for split in editions]
-        laid_out = geometries(config, spec, names, Room.look())
-        identity = config.identity(size=f"{spec.height}x{spec.width}")
+        settings, config, editions = self._settings, self._settings.config, start.editions
+        names = [settings.ring_names[split] for split in editions]
+        laid_out = geometries(settings, spec, names, Room.look())
+        identity = settings.identity(size=f"{spec.height}x{spec.width}")
         for number, (edition, name, geometry) in enumerate(zip(editions.values(), names, laid_out, strict=True)):
             order, split = edition.order, edition.split
             descriptor = Descriptor(
@@ -197,7 +189,7 @@ class Startup:
                 split=split.name,
                 catalogs=(edition.served(0),),
             )
-            memory = RingMemory(descriptor, config.access())
+            memory = RingMemory(descriptor, settings.access())
             self._undo.callback(memory.give_back)
             service = RingService(
                 number,
@@ -217,7 +209,7 @@ class Startup:
             self._undo.enter_context(wake_by(memory.space, self._wake))
             self._say(
                 f"ring {name}: "
-                + (f"{self._nodes}, {order.length:,} of " if self._nodes.num_nodes > 1 else "")
+                + (f"{settings.nodes}, {order.length:,} of " if settings.nodes.num_nodes > 1 else "")
                 + f"{len(split):,} pairs, {geometry.slots} slots of {spec.height}x{spec.width}, "
                 f"{geometry.total_bytes / 2**20:.0f} MiB"
                 + (
@@ -229,7 +221,6 @@ class Startup:
         _LOG.info("%d bytes of shared memory are reserved", total(laid_out))
 
     def _open_pool(self, spec: DecodeSpec, shape: Shares) -> Pool:
-        config = self._config
         rings = [
             RingSpec(
                 name=service.name,
@@ -241,22 +232,9 @@ class Startup:
             )
             for service in self.services
         ]
-        each = tuple(min(own, self._connections) for own in shape.concurrency)
-        if each[0] < shape.concurrency[0]:
-            self._say(
-                f"{each[0]} instead of {shape.concurrency[0]} downloads at a time in each worker: a process may have "
-                f"few files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
-            )
-        policy = config.fetch_policy()
-        if shape.workers < config.worker_count:
-            self._say(
-                f"{shape.workers} instead of {config.worker_count} workers, for concurrency = {config.concurrency}"
-            )
-        most = tuple(min(own, self._connections) for own in shape.most_concurrency)
-        settings = WorkerSettings(config.root, config.emulator, each, most, policy, rings)
         pool = Pool(
             shape.workers,
-            settings,
+            self._worker_settings(shape, rings),
             on_results=self._on_results,
             on_lost=self._on_lost,
             most_pairs=shape.most_pairs,
@@ -271,3 +249,61 @@ class Startup:
     def _work(self) -> Work:
         """Return what the workers have done; nothing before there are any."""
         return Work() if self._pool is None else self._pool.work()
+
+    # How the work is spread, now and after a reload.
+
+    def _most_connections(self, rings: int) -> int:
+        """Return how many connections a worker may have open."""
+        return connections(
+            self._settings.most_downloads,
+            files=self._files,
+            workers=self._settings.workers,
+            rings=rings,
+            page=self._page_connections,
+        )
+
+    def _shares(self, rings: int) -> Shares:
+        return shares(
+            workers=self._settings.workers,
+            concurrency=self._settings.downloads,
+            most_concurrency=self._settings.most_downloads,
+            rings=rings,
+            mean_pair_bytes=self._mean_pair_bytes,
+        )
+
+    def _worker_settings(self, shape: Shares, rings: list[RingSpec]) -> WorkerSettings:
+        settings, config = self._settings, self._settings.config
+        each = tuple(min(own, self._connections) for own in shape.concurrency)
+        if each[0] < shape.concurrency[0]:
+            self._say(
+                f"{each[0]} instead of {shape.concurrency[0]} downloads at a time in each worker: a process may have "
+                f"few files open here; raise the limit (`ulimit -n`, LimitNOFILE= in the unit)"
+            )
+        if shape.workers < settings.workers:
+            self._say(f"{shape.workers} instead of {settings.workers} workers, for concurrency = {config.concurrency}")
+        most = tuple(min(own, self._connections) for own in shape.most_concurrency)
+        return WorkerSettings(config.root, config.emulator, each, most, settings.policy, rings)
+
+    def reconfigure(self, settings: Settings, token: TokenFile | None, pool: Pool) -> None:
+        """Go on with the settings of a reload.
+
+        Args:
+            token: that requests to the status page must send; None: none.
+        """
+        before, self._settings = self._settings, settings
+        config = settings.config
+        if self._server is not None:
+            self._server.set_token(token)
+        self._connections = self._most_connections(len(self.services))
+        shape = self._shares(len(self.services))
+        for service in self.services:
+            service.reconfigure(
+                linger_s=config.linger_s,
+                linger_blocking_s=config.linger_blocking_s,
+                max_failed=config.max_failed,
+                on_error=config.on_error,
+                readahead=shape.readahead,
+            )
+        work = (settings.workers, settings.downloads, settings.most_downloads, settings.policy)
+        if work != (before.workers, before.downloads, before.most_downloads, before.policy):
+            pool.resize(shape.workers, self._worker_settings(shape, pool.rings), most_pairs=shape.most_pairs)

@@ -14,7 +14,8 @@ from typing import Final
 from ringfeed.shm.counters import DaemonCounts
 from ringfeed.shm.layout import SHM_DIR
 from ringfeedd.catalog.listing import Progress
-from ringfeedd.config import Config
+from ringfeedd.config import Config, Loaded, Settings, resolve
+from ringfeedd.config.reload import read_again
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, CrashError, StartError
 from ringfeedd.ring.fairness import divide
 from ringfeedd.supervisor.linger import Need
@@ -26,6 +27,7 @@ from ringfeedd.system.clock import TurnClock
 from ringfeedd.system.cpu import usable_cores
 from ringfeedd.system.limits import exhausted
 from ringfeedd.system.systemd import Notifier, Watchdog
+from ringfeedd.web.token import TokenFile
 from ringfeedd.worker.pool import Pool
 from ringfeedd.worker.process import Spawner
 from ringfeedd.worker.protocol import Result
@@ -53,13 +55,16 @@ class Supervisor:
 
     def __init__(
         self,
-        config: Config,
+        settings: Settings,
         *,
         say: Callable[[str], None] = lambda _sentence: None,
         on_progress: Callable[[Progress], None] = lambda _progress: None,
         on_listed: Callable[[], None] = lambda: None,
         notifier: Notifier | None = None,
         spawner: Spawner | None = None,
+        read: Callable[[], Loaded] | None = None,
+        on_config: Callable[[Config], None] = lambda _config: None,
+        on_tick: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; nothing happens before `run`.
 
@@ -67,12 +72,14 @@ class Supervisor:
             say: told what a person at the terminal should know, a sentence at a time.
             on_progress, on_listed: told how far the listing has come, and that it is over.
             spawner: starts the workers; by default each on its own.
-
-        Raises:
-            ConfigError: the settings do not say which of several machines this is.
+            read: reads the configuration again at SIGHUP; None: it stays.
+            on_config: called with a configuration that a reload has changed.
+            on_tick: called a few times a second.
         """
-        self._config = config
-        self._nodes = config.nodes()
+        self._settings = settings
+        self._read, self._on_config, self._on_tick = read, on_config, on_tick
+        self._reload_wanted = False
+        self._serving = ""
         self._say = say
         self._notifier = notifier or Notifier()
         self._watchdog = Watchdog(self._notifier)
@@ -90,8 +97,7 @@ class Supervisor:
         self._cores = usable_cores()
         self._need: Need | None = None
         self._start = Startup(
-            config,
-            self._nodes,
+            settings,
             self._undo,
             notifier=self._notifier,
             spawner=self._spawner,
@@ -103,7 +109,7 @@ class Supervisor:
             on_progress=on_progress,
             on_listed=on_listed,
         )
-        self._refresher = Refresher(config, self._nodes, lambda: self.services, self._wake.set)
+        self._refresher = Refresher(settings, lambda: self.services, self._wake.set)
 
     @property
     def services(self) -> list[RingService]:
@@ -113,12 +119,12 @@ class Supervisor:
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until its terminal is closed; returns the exit code.
 
-        SIGHUP lists the root again.
+        SIGHUP reads the configuration again, and lists the root again.
 
         Raises:
             DaemonError: it could not start.
         """
-        with obey(stop=self.stop, refresh=self._list_again):
+        with obey(stop=self.stop, refresh=self._reload_soon):
             try:
                 async with self._undo:
                     code = await self._serve()
@@ -145,13 +151,23 @@ class Supervisor:
         self._stop.set()
         self._wake.set()
 
-    def _list_again(self) -> None:
+    def _reload_soon(self) -> None:
+        self._reload_wanted = self._refresher.wanted = True
+        self._wake.set()
+
+    def _reload(self, pool: Pool) -> None:
+        """Read the configuration again, and change what can be changed now; all of it stays if it has an error."""
+        self._reload_wanted = False
         if self._announced:
             self._notifier.reloading()
-        self._refresher.wanted = True
-        self._wake.set()
+        running = self._settings.config
+        if self._read is not None and (reloaded := read_again(self._read, running, TokenFile)) is not None:
+            self._settings = self._refresher.settings = resolve(reloaded.config)
+            self._start.reconfigure(self._settings, reloaded.token, pool)
+            self._on_config(reloaded.config)
+            _LOG.info("reload: %s", reloaded.changes.sentence())
         if self._announced:
-            self._notifier.ready()  # the listing goes on while the daemon serves
+            self._notifier.ready(self._serving)  # the listing goes on while the daemon serves
 
     async def _serve(self) -> int:
         """Start up, serve, shut down; return the exit code."""
@@ -177,6 +193,8 @@ class Supervisor:
         reported = -math.inf
         while not self._stop.is_set() and not self._is_unneeded():
             self._wake.clear()
+            if self._reload_wanted:
+                self._reload(pool)
             self._refresher.begin(ready=announced)
             for service in self.services:
                 service.step(pool)
@@ -187,7 +205,7 @@ class Supervisor:
             now = self._clock()
             if now - reported >= TICK_S:
                 reported = now
-                pool.look(now, self._config.worker_timeout_s)
+                pool.look(now, self._settings.config.worker_timeout_s)
                 store = replace(pool.store.statistics(), concurrency=pool.most_requests)
                 work = pool.work()
                 daemon = DaemonCounts(
@@ -199,6 +217,7 @@ class Supervisor:
                     worker_busy_ns=work.busy_ns,
                 )
                 self._refresher.keep(now)
+                self._on_tick()
                 self._start.store_wait.first_pairs(store, there=announced)
                 for service in self.services:
                     others = {
@@ -280,7 +299,8 @@ class Supervisor:
                     f"ring {service.name}: no pair is published yet, because the readers of other rings take all that "
                     f"the workers can do; it gets its share when somebody reads it"
                 )
-        self._notifier.ready(f"serving {rings} from {self._config.root}")
+        self._serving = f"serving {rings} from {self._settings.config.root}"
+        self._notifier.ready(self._serving)
 
     def _results(self, results: list[Result]) -> None:
         for result in results:

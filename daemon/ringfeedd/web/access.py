@@ -3,56 +3,18 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-OFF: Final = "off"
+from ringfeedd.config.listen import Listen, address, is_loopback
+
 METHODS: Final = ("GET", "HEAD")
 FORM: Final = ("POST",)
 """The method of the two forms, with which a browser logs in and out."""
 
-_LISTEN: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 _HOST_HEADER: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """Where the status page is served.
-
-    Attributes:
-        host: an address or a name of this machine.
-        port: 0 for any that is free.
-    """
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Listen | None:
-        """Read ``HOST:PORT``, an IPv6 address in brackets; None for ``off``.
-
-        Raises:
-            ValueError: it is neither.
-        """
-        if text == OFF:
-            return None
-        match = _LISTEN.fullmatch(text)
-        if match is None or int(match["port"]) > 65535 or (match["v6"] and _address(match["v6"]) is None):
-            raise ValueError(f'http {text!r} is not HOST:PORT, e.g. "127.0.0.1:9753" or "[::1]:9753", nor "off"')
-        return cls(match["v6"] or match["host"], int(match["port"]))
-
-    @property
-    def loopback(self) -> bool:
-        """Whether only processes of this machine can reach it."""
-        return _is_loopback(self.host)
-
-    def url(self, port: int) -> str:
-        """The page's address, at the port that was got."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{port}/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +92,12 @@ class Guard:
         if match is None:
             return False
         host = (match["v6"] or match["host"]).lower().rstrip(".")
-        if _is_loopback(host) or host == self.listen.host.lower():
+        if is_loopback(host) or host == self.listen.host.lower():
             return True
         if self.listen.loopback:
             return False
-        return _address(host) is not None or host.partition(".")[0] == self.machine.lower().partition(".")[0]
+        return address(host) is not None or host.partition(".")[0] == self.machine.lower().partition(".")[0]
 
 
 def _same(given: str | None, wanted: str) -> bool:
     return given is not None and hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _is_loopback(host: str) -> bool:
-    address = _address(host)
-    return host.lower() == "localhost" if address is None else address.is_loopback

@@ -13,9 +13,10 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from ringfeedd.config.listen import Listen
 from ringfeedd.errors import StartError
 from ringfeedd.system.work import Work
-from ringfeedd.web.access import Guard, Listen
+from ringfeedd.web.access import Guard
 from ringfeedd.web.connections import Connections, bind
 from ringfeedd.web.metrics import CONTENT_TYPE, metrics_text
 from ringfeedd.web.page.document import ICON, POLICY, login_page
@@ -128,6 +129,10 @@ class HttpServer:
         await self._runner.cleanup()
         self._connections.abort()
         await self._watch.stop()
+
+    def set_token(self, token: Callable[[], str] | None) -> None:
+        """Ask for another token from the next request on; None: for none."""
+        self._token = token
 
     def _guard(self) -> Guard:
         return Guard(self._listen, self._token() if self._token else None, self._machine)

@@ -23,7 +23,7 @@ from ringfeedd.worker import protocol as messages
 from ringfeedd.worker.heartbeat import VITAL_WORDS, read_work
 from ringfeedd.worker.link import END_TIMEOUT_S, WorkerLink, WorkerSettings
 from ringfeedd.worker.process import FORKABLE, Spawner
-from ringfeedd.worker.protocol import Cancel, Decoded, Jobs, Limit, PairJob, Result, Stop
+from ringfeedd.worker.protocol import Cancel, Decoded, Jobs, Limit, PairJob, Result, Retune, RingSpec, Stop
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
 
@@ -99,7 +99,7 @@ class Pool:
         self._limits: dict[int, int] = {}
         self._waited_for: dict[int, int] = {}
         self._kills: Counter[Pair] = Counter()
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers: dict[int, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
         self._has_begun = False
         self._stillborn = 0
@@ -107,6 +107,11 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"Pool({len(self._workers)}/{self.size} workers, {self.statistics().pairs} pairs, {self.deaths} deaths)"
+
+    @property
+    def rings(self) -> list[RingSpec]:
+        """The rings that the workers decode into."""
+        return self._settings.rings
 
     def statistics(self) -> PoolStatistics:
         """The numbers that status, metrics and tests read."""
@@ -123,7 +128,19 @@ class Pool:
 
     def start(self) -> None:
         """Start all workers."""
-        self._keepers = [asyncio.create_task(self._keep(number)) for number in range(self.size)]
+        for number in range(self.size):
+            if number not in self._keepers or self._keepers[number].done():
+                self._keepers[number] = asyncio.create_task(self._keep(number))
+
+    def resize(self, size: int, settings: WorkerSettings, *, most_pairs: int) -> None:
+        """Go on with other settings and another number of workers; the pairs of those that end go to others."""
+        self.size, self._settings, self._most_pairs = size, settings, most_pairs
+        for number, worker in self._workers.items():
+            if number >= size:
+                worker.send(Stop())
+            else:
+                worker.send(Retune(settings.concurrency[number], settings.most_concurrency[number], settings.policy))
+        self.start()
 
     def check(self) -> None:
         """Look at whether workers can be started at all.
@@ -135,7 +152,7 @@ class Pool:
         self._has_begun |= any(worker.begun for worker in self._workers.values())
         if self._refused is not None and not self._has_begun:
             raise StartError(self._refused)
-        ended = (task for task in self._keepers if task.done() and not task.cancelled())
+        ended = (task for task in self._keepers.values() if task.done() and not task.cancelled())
         if error := next((error for task in ended if (error := task.exception())), None):
             raise CrashError(f"the pool of workers failed: {type(error).__name__}: {error}") from error
 
@@ -155,13 +172,15 @@ class Pool:
     @property
     def room(self) -> int:
         """Pairs that can be handed out now; none as long as that would be a frame for each pair that comes back."""
-        spare = [max(0, self._most_pairs - len(worker.pairs)) for worker in self._workers.values()]
+        staying = [worker for number, worker in self._workers.items() if number < self.size]
+        spare = [max(0, self._most_pairs - len(worker.pairs)) for worker in staying]
         return sum(spare) if max(spare, default=0) >= min(self._most_pairs, LEAST_GIVEN) else 0
 
     def give(self, ring: int, jobs: Iterable[PairJob]) -> None:
         """Hand out pairs, no more than there is room for; each to the worker that has the fewest."""
-        shares: dict[int, list[PairJob]] = {number: [] for number in self._workers}
-        loads = [(len(worker.pairs), number) for number, worker in self._workers.items()]
+        staying = {number: worker for number, worker in self._workers.items() if number < self.size}
+        shares: dict[int, list[PairJob]] = {number: [] for number in staying}
+        loads = [(len(worker.pairs), number) for number, worker in staying.items()]
         heapify(loads)
         for job in jobs:
             if self._kills and self._kills[job.pair] >= KILLS_BEFORE_QUARANTINE:
@@ -197,7 +216,7 @@ class Pool:
     # Processes.
 
     async def _keep(self, number: int) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and number < self.size:
             worker = await self._spawn_at_last(number)
             if worker is None:
                 return
@@ -212,6 +231,11 @@ class Pool:
             code = await worker.end()
             if self._stopping.is_set():
                 return
+            if number >= self.size:
+                _LOG.info("worker %d (pid %d) ended, as workers = %d asks", number, worker.process.pid, self.size)
+                for ring, seq in worker.pairs:
+                    self._on_lost(ring, seq, False)
+                continue
             self.deaths += 1
             self._note_end(worker, code)
             _LOG.warning(
@@ -238,7 +262,7 @@ class Pool:
     async def _spawn_at_last(self, number: int) -> WorkerLink | None:
         """Start a worker, after as many tries as it takes, as what prevents it mostly passes; None at the end."""
         began, delay_s, told = time.monotonic(), RESTART_DELAY_S / 2, False
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and number < self.size:
             try:
                 worker = await self._spawn(number)
             except OSError as error:
@@ -301,9 +325,9 @@ class Pool:
             with contextlib.suppress(ConnectionError):
                 worker.send(Stop())
         if self._keepers:
-            _, late = await asyncio.wait(self._keepers, timeout=END_TIMEOUT_S)
+            _, late = await asyncio.wait(self._keepers.values(), timeout=END_TIMEOUT_S)
             for worker in list(self._workers.values()):
                 worker.kill()
             for task in late:
                 task.cancel()
-            await asyncio.gather(*self._keepers, return_exceptions=True)
+            await asyncio.gather(*self._keepers.values(), return_exceptions=True)

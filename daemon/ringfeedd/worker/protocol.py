@@ -81,11 +81,19 @@ class Cancel(msgspec.Struct, tag="cancel", frozen=True):
     below: int
 
 
+class Retune(msgspec.Struct, tag="retune", frozen=True):
+    """Download with these settings from now on; see `Hello`."""
+
+    concurrency: int
+    most_concurrency: int
+    policy: FetchPolicy
+
+
 class Stop(msgspec.Struct, tag="stop", frozen=True):
     """End."""
 
 
-ToWorker = Hello | Jobs | Limit | Cancel | Stop
+ToWorker = Hello | Jobs | Limit | Cancel | Retune | Stop
 
 
 class Decoded(msgspec.Struct, tag=0, array_like=True, frozen=True, gc=False):

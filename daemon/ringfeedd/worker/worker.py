@@ -52,7 +52,19 @@ from ringfeedd.worker.heartbeat import (
     vital_bytes,
 )
 from ringfeedd.worker.launcher import ORDERS
-from ringfeedd.worker.protocol import Cancel, Decoded, Dropped, Failed, Hello, Jobs, Limit, PairJob, Result, RingSpec
+from ringfeedd.worker.protocol import (
+    Cancel,
+    Decoded,
+    Dropped,
+    Failed,
+    Hello,
+    Jobs,
+    Limit,
+    PairJob,
+    Result,
+    Retune,
+    RingSpec,
+)
 from ringfeedd.worker.turns import PairTurns
 
 NAME: Final = "ringfeed-worker"
@@ -189,6 +201,8 @@ class Worker:
                     for pair in [one for one in self._pairs.values() if one.ring == ring and one.seq < below]:
                         self._drop(pair)
                     self._client.pump()
+                case Retune(concurrency, most, policy):
+                    self._client.retune(policy, concurrency, most)
                 case _:
                     return
 

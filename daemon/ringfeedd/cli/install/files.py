@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from ringfeedd.config.shown import example
+from ringfeedd.config.table import DEFAULT_STORE_WAIT_S, SETTINGS
 
 from .host import NOTIFY_RELOAD, USER, USER_COMMENT, Host
 
@@ -17,6 +20,9 @@ SYSUSERS: Final = Path("/etc/sysusers.d/ringfeed.conf")
 CONFIGS: Final = Path("/etc/ringfeed")
 DEFAULT: Final = "ringfeed"
 """The config of ringfeed.service; every other one is an instance of ringfeed@.service."""
+
+STORE_WAIT_S: Final = DEFAULT_STORE_WAIT_S
+"""It is given, so that a machine that boots before its network is up waits for a host that has never answered, too."""
 
 MARKS: Final = ("# Installed by `ringfeed install-service`", "# Installed by scripts/install-systemd")
 """What tells our units from another author's; the second one stands in those of older releases."""
@@ -81,11 +87,10 @@ def sysusers_text() -> str:
 
 def config_text(name: str, group: str) -> str:
     """Return the example config; that of an instance serves rings of its own."""
-    text = _template("ringfeed.toml").replace("@GROUP@", group)
+    given: dict[str, Any] = {"root": SETTINGS["root"].example, "group": group, "store_wait_s": STORE_WAIT_S}
     if name != DEFAULT:
-        text = text.replace('# ring = "NAME"              #', f'ring = "{name}"  #', 1)
-        text = text.replace("systemctl restart ringfeed", f"systemctl restart ringfeed@{name}")
-    return text
+        given["ring"] = name
+    return example(given, file=str(config_path(name)), unit=service_of(name).removesuffix(".service"))
 
 
 def _template(name: str) -> str:
