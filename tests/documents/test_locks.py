@@ -35,7 +35,7 @@ def test_every_locked_package_has_hashes(path):
     assert entries
     for entry in entries:
         first, *rest = entry.rstrip("\n").split(" \\\n")
-        assert re.fullmatch(r"[\w.-]+==[\w.+]+( ; .+)?", first)
+        assert re.fullmatch(r"[\w.-]+==[\w.+!]+( ; .+)?", first)
         assert rest
         assert all(re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}", line) for line in rest), entry
 
