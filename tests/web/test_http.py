@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
+import subprocess
 import time
 import urllib.request
 import uuid
@@ -29,8 +31,11 @@ from ring_fixtures import served_ring
 
 import ringfeed
 from ringfeed.cli.status import LaneStatus, RingStatus, StoreStatus, ring_status
+from ringfeed.health.verdict import Bound, Verdict
 from ringfeed.shm.counters import DaemonCounts, Kind, RingCounts, StoreCounts, counters_of
 from ringfeed.shm.failures import FailedPair, FailedPairs
+from ringfeed.shm.lane import Request
+from ringfeed.shm.layout import LAYOUT_VERSION, Lane, Start
 from ringfeed.torch.distributed import Ranks, default_group
 from ringfeedd.config import load_config
 from ringfeedd.config.listen import Listen
@@ -38,6 +43,8 @@ from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.reporting.retries import count_retries
 from ringfeedd.ring.failures import Failure
+from ringfeedd.system.histogram import DECODE_BOUNDS_S, FETCH_BOUNDS_S, Histogram, Times
+from ringfeedd.system.work import Work
 from ringfeedd.web import connections as http_connections
 from ringfeedd.web import metrics
 from ringfeedd.web.access import Guard
@@ -348,6 +355,89 @@ def test_the_page_and_the_json_tell_of_an_outage_and_the_page_says_it_in_red_onl
     assert "8 retries (1 connection, 2 body, 5 5xx)" in page
     well = dataclasses.replace(status, store=dataclasses.replace(status.store, waiting_workers=0, failing_s=0.0))
     assert "the store " not in status_page([dataclasses.replace(look(served.service), status=well)], "gpu01")
+
+
+def test_promtool_accepts_the_metrics(served, status):
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool of the Debian package prometheus is not installed")
+    view = dataclasses.replace(
+        look(served.service), status=dataclasses.replace(status, consumers=[LANE]), waited={("job", 0): 1.5}
+    )
+    work = Work(fetched=counted(FETCH_BOUNDS_S), decoded=counted(DECODE_BOUNDS_S))
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=metrics.metrics_text([view], work), capture_output=True, check=False
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
+def counted(bounds: tuple[float, ...]) -> Times:
+    histogram = Histogram(bounds)
+    for number in range(10):
+        histogram.add(number / 10)
+    return histogram.times
+
+
+def test_the_workers_times_are_histograms(served):
+    found = samples(metrics.metrics_text([look(served.service)], Work(fetched=counted(FETCH_BOUNDS_S))).decode())
+    assert found["ringfeed_fetch_seconds_count"] == found["ringfeed_fetch_seconds_bucket[le=+Inf]"] == 10
+    assert found["ringfeed_fetch_seconds_bucket[le=0.25]"] == 3
+    assert found["ringfeed_fetch_seconds_sum"] == pytest.approx(4.5)
+    assert found["ringfeed_decode_seconds_count"] == 0
+
+
+def test_one_cause_bounds_a_ring(served, status):
+    verdict = Verdict(Bound.STORE_LIMIT, "bound by the store's rate limit: 50 requests/s")
+    view = dataclasses.replace(look(served.service), status=dataclasses.replace(status, verdict=verdict))
+    found = samples(metrics.metrics_text([view]).decode())
+    bound = {cause: found[f"ringfeed_bound_by[by={cause}]"] for cause in Bound}
+    assert bound == dict.fromkeys(Bound, 0) | {Bound.STORE_LIMIT: 1}
+
+
+def test_what_all_rings_share_is_told_once(served):
+    view = look(served.service)
+    other = dataclasses.replace(view, name="another")
+    text = metrics.metrics_text([view, other]).decode()
+    for counter in (*counters_of(DaemonCounts), *counters_of(StoreCounts)):
+        family = counter.family + ("_total" if counter.word.kind is Kind.COUNTER else "")
+        assert len(re.findall(rf"(?m)^ringfeed_{family}[ {{]", text)) == 1, family
+
+
+def test_no_two_families_tell_the_same_fact(served):
+    """The sum of a family by cause is left to who asks."""
+    found = samples(metrics.metrics_text([look(served.service)]).decode())
+    names = {name.partition("[")[0] for name in found}
+    assert {"ringfeed_failures_total", "ringfeed_retries_total"} <= names
+    assert not names & {"ringfeed_failed_draws_total", "ringfeed_fetch_retries_total", "ringfeed_held_up"}
+
+
+def test_the_daemon_says_its_release_and_whether_it_is_ready(served):
+    found = samples(metrics.metrics_text([look(served.service)]).decode())
+    assert found[f"ringfeed_build_info[layout={LAYOUT_VERSION},version={ringfeed.__version__}]"] == 1
+    assert found["ringfeed_ready"] == 1
+    assert samples(metrics.metrics_text([]).decode())["ringfeed_ready"] == 0
+
+
+def test_waiting_is_counted_over_readers_that_come_and_go():
+    with served_ring(slots=16) as served:
+        lane = served.memory.lanes[0]
+        with pytest.MonkeyPatch.context() as patch:
+            alive = {0}
+            patch.setattr(served.memory, "lane_lives", alive.__contains__)
+            for nonce in (7, 8):
+                alive.add(0)
+                lane.write_request(request("anonymous-1-1"), nonce=nonce)
+                served.turn()
+                lane[Lane.WAITED_NS] = 2 * 10**9
+                served.turn()
+                served.service.report(DaemonCounts(workers=1), StoreHealth())
+                alive.clear()
+                served.turn()
+        found = samples(metrics.metrics_text([look(served.service)]).decode())
+    assert found["ringfeed_reader_waited_seconds_total[group=anonymous,rank=0]"] == 4.0
+
+
+def request(group: str) -> Request:
+    return Request(group, 0, 1, 4, False, Start.AUTO, (0, 0), True, 4711)
 
 
 def test_anonymous_readers_do_not_begin_a_time_series_each(served, status):

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 import ringfeed
 from ringfeed.cli.status import LaneStatus, RingStatus
 from ringfeed.health.verdict import Bound
-from ringfeed.shm.counters import Counter, DaemonCounts, Kind, RingCounts, StoreCounts, counters_of
+from ringfeed.shm.counters import NS, Counter, DaemonCounts, Kind, RingCounts, StoreCounts, counters_of
 from ringfeed.shm.layout import LAYOUT_VERSION, RingState
 from ringfeed.text import one_line
 from ringfeedd.ring.labels import group_label
@@ -137,8 +137,8 @@ def _family(name: str, what: str, kind: Kind, labels: Sequence[str]) -> CounterM
 
 def help_of(counter: Counter) -> str:
     """Return a counter's meaning as a sentence."""
-    meaning = counter.word.meaning
-    return f"{meaning[0].upper()}{meaning[1:]}."
+    meaning, seconds = counter.word.meaning, ", in seconds" if counter.word.unit == NS else ""
+    return f"{meaning[0].upper()}{meaning[1:]}{seconds}."
 
 
 def _shared(rings: _Rings) -> Iterator[Metric]:
