@@ -160,8 +160,8 @@ def test_one_late_object_is_named_with_its_id(ring, readers, serve, small):
     store = serve(small, settings=("--workers", "2", "--order", "sequential"))
     readers.start(step_s=0.05)
     wait_until(lambda: ring_status(f"{ring}-train").published > 20)
-    store.ask("/_faults", "POST", b"latency+15:1:images/sub/0099.jpg")
-    assert "sub/0099 was asked for at" in named(f"{ring}-train", "late_object", for_s=2.0)
+    store.ask("/_faults", "POST", b"latency+15:1:images/sub/0050.jpg")
+    assert "sub/0050 was asked for at" in named(f"{ring}-train", "late_object", for_s=2.0)
 
 
 def test_a_rank_that_never_came_is_named(ring, readers, serve, small):
