@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from ringfeed.arguments import true_or_false, whole_number
 from ringfeed.errors import DaemonGoneError, DaemonNotRunningError, OtherVersionError, RingFailedError
 from ringfeed.log import TELL_AFTER_S, inform, warn
 from ringfeed.reader.reader import Reader
@@ -47,9 +48,10 @@ def open_reader(
         ValueError: an argument is out of its range.
         RingfeedError: as `ringfeed.attach`.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    if world_size < 1 or not 0 <= rank < world_size:
+    batch_size = whole_number("batch_size", batch_size, least=1)
+    rank, world_size = whole_number("rank", rank, least=0), whole_number("world_size", world_size, least=1)
+    drop_last = true_or_false("drop_last", drop_last)
+    if rank >= world_size:
         raise ValueError(f"rank {rank} is out of range: with world_size={world_size} it must be 0 to {world_size - 1}")
     if world_size > 1 and group is None:
         raise ValueError(f"world_size={world_size} needs group=NAME, the same name for all of its ranks")

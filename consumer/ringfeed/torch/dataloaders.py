@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ringfeed.arguments import function_or_none, true_or_false, whole_number
 from ringfeed.daemon import shared as shared_daemon
 from ringfeed.daemon.started import Use
 from ringfeed.reader.fields import Pixels
@@ -19,7 +20,7 @@ from ringfeed.torch.loader import RingLoader
 
 
 def get_async_dataloaders(
-    gcs_data_root: str | os.PathLike[str],
+    gcs_data_root: str | bytes | os.PathLike[str],
     batch_size: int,
     transform: Callable[[tuple[Any, Any]], Any] | None = None,
     test_ratio: float = 0.1,
@@ -56,12 +57,18 @@ def get_async_dataloaders(
         where ``test_ratio`` is 0.
 
     Raises:
+        ValueError: another argument than a setting is out of its range.
         RingfeedError: a setting is unknown or cannot be one, an operator's daemon serves this root with other settings,
             or no daemon could be started. The sentence says which.
     """
+    batch_size = whole_number("batch_size", batch_size, least=1)
+    num_workers = whole_number("num_workers", num_workers, least=0)
+    function_or_none("transform", transform)
+    drop_last = true_or_false("drop_last", drop_last)
+    root = os.fsdecode(gcs_data_root) if isinstance(gcs_data_root, str | bytes | os.PathLike) else gcs_data_root
     given = {"test_ratio": test_ratio, "emulator": emulator, **serve}
     use = Use()
-    rings = shared_daemon.serve(os.fsdecode(gcs_data_root), given, {"fit": "native", "store_wait_s": 0}, use)
+    rings = shared_daemon.serve(root, given, {"fit": "native", "store_wait_s": 0}, use)
     loaders = {}
     for split, descriptor in rings.items():
         dataset = RingDataset(

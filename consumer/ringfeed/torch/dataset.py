@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ringfeed.arguments import true_or_false, whole_number
 from ringfeed.daemon.started import Use
 from ringfeed.interactive import by_default
 from ringfeed.plan import Plan
@@ -94,9 +95,9 @@ class RingDataset(IterableDataset[Any]):
         """
         super().__init__()
         self.ring = ring
-        self.batch_size = batch_size
+        self.batch_size = whole_number("batch_size", batch_size, least=1)
         self._membership = Membership(ring, group, rank, world_size)
-        self.drop_last = drop_last
+        self.drop_last = true_or_false("drop_last", drop_last)
         self.beginning = Beginning(start)
         self.wait = wait
         self._given_lag = on_lag
@@ -215,6 +216,19 @@ class RingDataset(IterableDataset[Any]):
         world_size, length = self.ranks.world_size, read_descriptor(self.ring).newest.epoch_length
         rounds, left = divmod(length, world_size * workers * self.batch_size)
         return rounds * workers + (0 if self.drop_last else min(workers, -(-left // world_size)))
+
+    def __getitem__(self, index: object) -> NoReturn:
+        """Refuse to be indexed or split.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "A RingDataset has no items by number (dataset[0], Subset, random_split, a sampler): the daemon orders the "
+            "pairs, and each iteration yields the batches of one epoch. Iterate over it, e.g. next(iter(dataset)). To "
+            'hold pairs out, read the test ring: `ringfeed serve --test-ratio 0.1` and RingDataset("test", ...), or '
+            "get_async_dataloaders(..., test_ratio=0.1)."
+        )
 
     def __iter__(self) -> Iterator[Any]:
         """One epoch.

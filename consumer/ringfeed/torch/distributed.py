@@ -13,6 +13,7 @@ from pathlib import Path
 import torch.distributed
 import torch.utils.data
 
+from ringfeed.arguments import whole_number
 from ringfeed.errors import RingfeedError
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.origin import Kin, number, parent_of, process_number
@@ -44,7 +45,8 @@ def given_ranks(rank: int | None, world_size: int | None) -> Ranks | None:
         raise ValueError(f"give both rank and world_size, or neither (rank={rank}, world_size={world_size})")
     if rank is None or world_size is None:
         return None
-    if world_size < 1 or not 0 <= rank < world_size:
+    rank, world_size = whole_number("rank", rank, least=0), whole_number("world_size", world_size, least=1)
+    if rank >= world_size:
         raise ValueError(f"rank {rank} is out of range: with world_size={world_size} it must be 0 to {world_size - 1}")
     return Ranks(rank, world_size)
 

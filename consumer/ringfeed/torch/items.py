@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch.utils.data import default_collate
 
+from ringfeed.arguments import function_or_none
 from ringfeed.reader.batch import Batch
 from ringfeed.reader.fields import Pixels
 from ringfeed.torch.tensor import over_ring, plain
@@ -22,7 +23,7 @@ class Items:
     """Makes a dataset's items of batches; the arguments are `RingDataset`'s.
 
     Raises:
-        ValueError: a field is unknown, or a transform has nothing to be called with.
+        ValueError: a field is unknown, or a transform is none or has nothing to be called with.
     """
 
     fields: tuple[str, ...]
@@ -32,6 +33,8 @@ class Items:
     channels_last: bool
 
     def __post_init__(self) -> None:
+        function_or_none("transform", self.transform)
+        function_or_none("batch_transform", self.batch_transform)
         if unknown := [name for name in self.fields if name not in FIELDS]:
             raise ValueError(f"fields has {unknown[0]!r}; known are {', '.join(FIELDS)}")
         if self.transform is not None and self.fields[:2] != PIXELS:

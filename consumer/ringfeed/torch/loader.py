@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _InfiniteConstantSampler
 
+from ringfeed.arguments import whole_number
 from ringfeed.errors import SupersededError
 from ringfeed.reader.reader import superseded
 from ringfeed.reader.state import following_epoch
@@ -25,6 +27,28 @@ _OTHERS_SETTINGS: Final = {
     "batch_sampler": ((None,), "the daemon orders the pairs: `ringfeed serve --order`"),
 }
 """Options of a DataLoader that are not a `RingLoader`'s to decide: the values that decide nothing, and what does."""
+
+
+class RingSampler(_InfiniteConstantSampler):
+    """In the place of a sampler, where the daemon orders the pairs: what torch has there, and what to use instead."""
+
+    def __len__(self) -> NoReturn:
+        """Refuse to be counted.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "A RingLoader has no sampler to count: the daemon orders the pairs. len(loader) is the number of batches "
+            "in this rank's next epoch."
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Raise AttributeError, also for `set_epoch`, which the loader has."""
+        raise AttributeError(
+            f"A RingLoader's sampler has no {name}, as the daemon orders the pairs: use loader.set_epoch(epoch), "
+            f"loader.state_dict() and `ringfeed serve --order`."
+        )
 
 
 class RingLoader(DataLoader[Any]):
@@ -49,12 +73,14 @@ class RingLoader(DataLoader[Any]):
         for name, (harmless, instead) in _OTHERS_SETTINGS.items():
             if (given := options.pop(name, None)) not in harmless:
                 raise ValueError(f"RingLoader takes no {name}={given!r}: {instead}")
+        num_workers = whole_number("num_workers", num_workers, least=0)
         if num_workers > 1 and not options.get("in_order", True):
             raise ValueError(
                 "RingLoader takes no in_order=False: its workers yield in turn, which is what lets its state name the "
                 "batches that were yielded. Leave in_order as it is, or use a plain DataLoader, which has no state."
             )
         super().__init__(dataset, batch_size=None, num_workers=num_workers, **options)
+        self.__dict__["sampler"] = RingSampler()  # DataLoader lets nobody set it
         self.collate_fn = ItemCollate(self.collate_fn)
         self._ring_dataset = dataset
         self._state: dict[str, Any] | None = None
