@@ -126,7 +126,7 @@ BAD = {
     'root = "b"\n[workers]\nseed = 5': "3: workers is not a table; write workers = VALUE",
     'root = "b"\n[work]\nseed = 5': "3: unrecognized setting work.seed; did you mean seed? Write it above",
     'root = ""': "root is empty",
-    "root = 5": '1: root = 5: must be a text, in quotes: "5"',
+    "root = 5": '1: root = 5: must be a text, e.g. "gs://bucket/prefix" or a folder',
     'root = ["b"]': "1: root = [...]: must be a text",
     'root = "b"\nslots = 1': "2: slots = 1: must be at least 2",
     'root = "b"\nslots = "many"': "must be a whole number",

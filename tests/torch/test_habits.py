@@ -64,7 +64,7 @@ def test_numbers_of_other_libraries_are_numbers():
     [
         (None, 'root = None: must be a text, e.g. "gs://bucket/prefix" or a folder'),
         (5, 'root = 5: must be a text, e.g. "gs://bucket/prefix" or a folder'),
-        (["/data"], r"root = \['/data'\]: must be a text"),
+        (["/data"], r"root = \[\.\.\.\]: must be a text, e\.g\."),
         ("", "root is empty"),
         (b"/nowhere/at/all", "There is no folder /nowhere/at/all"),
         (Path("/nowhere/at/all"), "There is no folder /nowhere/at/all"),

@@ -229,21 +229,20 @@ class Text:
 
     Attributes:
         check: returns the text as it is kept; raises ValueError with a sentence.
+        example: texts that are accepted, for an error; where a number in quotes is none of them.
     """
 
     metavar: str
     check: Callable[[str], str] = str
     named: str = "a text"
     bounds: str = ""
+    example: str = ""
 
     def read(self, value: object, *, from_text: bool) -> str:  # noqa: ARG002
         """See `Kind`."""
         if not isinstance(value, str):
-            raise FormError(
-                f"must be {self.named}, in quotes: {json.dumps(str(value))}"
-                if _scalar(value)
-                else f"must be {self.named}"
-            )
+            quoted = f", in quotes: {json.dumps(str(value))}" if _scalar(value) else ""
+            raise FormError(f"must be {self.named}{f', e.g. {self.example}' if self.example else quoted}")
         return self.check(value)
 
 

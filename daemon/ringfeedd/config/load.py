@@ -162,7 +162,8 @@ def config_of(settings: Mapping[str, Any], where: str, environ: Mapping[str, str
         if name not in SETTINGS:
             reading.errors.append((origin, f"{where}: unrecognized setting {name}{_did_you_mean(name, SETTINGS)}"))
         else:
-            reading.take(SETTINGS[name], value, origin, f"{where}: {name} = {literal(value)}", from_text=True)
+            shown = "None" if value is None else literal(value)
+            reading.take(SETTINGS[name], value, origin, f"{where}: {name} = {shown}", from_text=True)
     return _config(reading, environ)
 
 

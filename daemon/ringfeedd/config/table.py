@@ -106,20 +106,23 @@ class Config:
 
     root: str = setting(
         Group.DATA,
-        Text("ROOT", _root),
+        Text("ROOT", _root, example='"gs://bucket/prefix" or a folder'),
         help="bucket and prefix, or a folder, with the pairs: gs://bucket/prefix, /folder",
         example="gs://my-bucket/prefix",
         checked="that it exists and can be listed, when the daemon starts",
     )
     images: str = setting(
         Group.DATA,
-        Text("TEMPLATE", _template),
+        Text("TEMPLATE", _template, example='"images/{id}.jpg"'),
         DEFAULT_IMAGES,
         help="names of the images below the root; {id} is the same for an image and its label",
         checked="that images and labels differ",
     )
     labels: str = setting(
-        Group.DATA, Text("TEMPLATE", _template), DEFAULT_LABELS, help="names of the labels below the root"
+        Group.DATA,
+        Text("TEMPLATE", _template, example='"labels/{id}.png"'),
+        DEFAULT_LABELS,
+        help="names of the labels below the root",
     )
     test_ratio: float = setting(
         Group.DATA,
@@ -150,7 +153,7 @@ class Config:
     )
     emulator: str | None = setting(
         Group.DATA,
-        Text("URL"),
+        Text("URL", example='"http://localhost:9023"'),
         None,
         help="address of a GCS emulator to use instead of Google's service",
         unset="none",
@@ -175,7 +178,7 @@ class Config:
     )
     size: str = setting(
         Group.RINGS,
-        Text("HxW", _size),
+        Text("HxW", _size, example='"224x224" (height x width in pixels) or "auto"'),
         AUTO,
         help="height and width of a slot in pixels, or auto: from a sample of the pairs",
     )
