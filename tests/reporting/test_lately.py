@@ -80,6 +80,15 @@ def test_each_reader_has_its_own_share():
     assert sums.share((7, 7)) == 0.0
 
 
+def test_a_reader_that_skips_waits_for_the_others_and_nobody_minds():
+    sums = Recent()
+    for number in range(20):
+        waits = {A: 0.25 * number, B: 0.025 * number}
+        sums.add(0.25 * number, Look(waited_s=waits, aside=frozenset({A})))
+    found, _ = sums.sums()
+    assert found.waited_ns / found.span_ns == pytest.approx(0.1)
+
+
 def test_a_daemon_that_stood_still_saw_nothing():
     sums, _ = recent([*looks(4, waits=1.0), (100.0, Look(waited_s={A: 100.0}))]).sums()
     assert sums.span_ns == pytest.approx(0.75e9)

@@ -327,7 +327,7 @@ def _evidence(status: RingStatus, control: Control, now: int, found: HoldUp | No
         late_id=control.text(State.LATE, State.LATE_LENGTH, REASON_BYTES),
         other=control.text(State.OTHER_RING, State.OTHER_RING_LENGTH, RING_BYTES),
         held_up=status.held_up if found is not None and found.worth_saying else "",
-        readers=status.consumers,
+        readers=[lane for lane in status.consumers if lane.on_lag != "skip"] or status.consumers,
         ring_counts=status,
         daemon_counts=status,
         store_counts=status.store,

@@ -32,6 +32,7 @@ class Look:
 
     Attributes:
         waited_s: by reader, how long it has waited in all.
+        aside: readers that skip while others do not: they wait for those, and nobody minds.
         holder, missing: 1 + the lane that others wait for, or whose group misses a rank; 0: nobody.
         held: whether a reader waits for slots that others keep.
         limit_per_s: requests a second that the store lets through; 0 while it does not limit the rate.
@@ -43,6 +44,7 @@ class Look:
     """
 
     waited_s: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    aside: frozenset[tuple[int, int]] = frozenset()
     holder: int = 0
     missing: int = 0
     held: bool = False
@@ -106,7 +108,7 @@ class Recent:
         }
         if not 0.0 < passed_s <= MOST_TICK_S or not before.waited_s:
             return waited
-        longest_s = min(passed_s, max(waited.values(), default=0.0))
+        longest_s = min(passed_s, max((waited[one] for one in waited.keys() - look.aside), default=0.0))
         self._ticks.append(_Tick(passed_s, longest_s, waited, before, look))
         self._span_s += passed_s
         while self._span_s - self._ticks[0].passed_s >= SPAN_S:

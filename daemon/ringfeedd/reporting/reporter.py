@@ -69,8 +69,10 @@ class Reporter:
         found = hold_up(standings.values(), floor=ring.floor, published=ring.published, slots=ring.slots)
         holds = self._slower_group(standings) if found is None else found
         waited_s = {reader: self._waited_s(reader, standing) for reader, standing in standings.items()}
+        counted = {reader: one for reader, one in standings.items() if not one.skips} or standings
         look = Look(
             waited_s=waited_s,
+            aside=frozenset(standings.keys() - counted.keys()),
             holder=holds.holders[0].lane + 1 if holds is not None and holds.holders else 0,
             missing=0 if holds is None or holds.missing is None else holds.missing.lane + 1,
             held=holds is not None and holds.waiting > 0,
@@ -152,15 +154,14 @@ class Reporter:
                 late_id=late_id,
                 other=other,
                 held_up=found.sentence() if found is not None and found.worth_saying else "",
-                readers=list(standings.values()),
+                readers=list(counted.values()),
                 ring_counts=counts,
                 daemon_counts=daemon,
                 store_counts=store_counts,
                 lately=lately,
             )
         )
-        waits_s = max(waited_s.values(), default=0.0)
-        self._tell(found, now, waits_s)
+        self._tell(found, now, max((waited_s[reader] for reader in counted), default=0.0))
 
     def settle(self, lane: int) -> None:
         """Add what a reader did up to its end; its words are still there."""
@@ -219,4 +220,5 @@ class Reporter:
         if sentence := self._hold_ups.look(found, now):  # says more of the same
             self._verdicts.told(self.verdict, now)
         if line := sentence or news:
-            _LOG.warning("ring %s: %s", self._ring.name, line)
+            well = not sentence and self.verdict.well
+            _LOG.log(logging.INFO if well else logging.WARNING, "ring %s: %s", self._ring.name, line)
