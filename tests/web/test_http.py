@@ -393,6 +393,14 @@ def test_one_cause_bounds_a_ring(served, status):
     assert bound == dict.fromkeys(Bound, 0) | {Bound.STORE_LIMIT: 1}
 
 
+def test_the_page_says_first_what_bounds_the_ring(served, status):
+    for by, place in ((Bound.DECODING, "bound bad"), (Bound.NOTHING, "bound")):
+        said = Verdict(by, f"bound by {by}: 1 worker has <pairs> to decode")
+        view = dataclasses.replace(look(served.service), status=dataclasses.replace(status, verdict=said))
+        page = status_page([view], "gpu01")
+        assert f'<p class="{place}">bound by {by}: 1 worker has &lt;pairs&gt; to decode</p>' in page
+
+
 def test_what_all_rings_share_is_told_once(served):
     view = look(served.service)
     other = dataclasses.replace(view, name="another")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -129,11 +130,20 @@ def _screen(out: TextIO) -> Iterator[None]:
         out.flush()
 
 
+def fitted(line: str, columns: int) -> list[str]:
+    """Return a line as lines of at most ``columns`` characters; what follows the first is indented further."""
+    if len(line) <= columns:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(line, max(columns, len(indent) + 8), subsequent_indent=indent)
+
+
 def _show(lines: list[str], out: TextIO) -> None:
     if out.isatty():
         size = shutil.get_terminal_size()
-        cut = [line[: size.columns] + _REST_OF_LINE for line in lines[: size.lines - 1]]
-        out.write(_HOME + "\n".join(cut) + "\n" + _REST_OF_SCREEN)
+        wrapped = [part for line in lines for part in fitted(line, size.columns)]
+        shown = [line + _REST_OF_LINE for line in wrapped[: size.lines - 1]]
+        out.write(_HOME + "\n".join(shown) + "\n" + _REST_OF_SCREEN)
     else:
         out.write("\n".join(lines) + "\n")
     out.flush()

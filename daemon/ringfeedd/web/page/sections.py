@@ -35,7 +35,8 @@ def verdict(view: RingView, rates: Rates | None) -> Node:
     store = f"the store {status.store.sentence(status.workers)}"
     if not (status.store.unreachable or status.store.limit_per_s):
         store = ""
-    bad = [sentence for sentence in (status.reason, status.hangs, store, status.held_up) if sentence]
+    said = status.verdict.sentence
+    bad = [each for each in (status.reason, status.hangs, store, status.held_up) if each and each not in said]
     waiting = rates.mean_waiting if rates else None
     state = tag("span", status.state, class_=f"tag {'bad' if view.ailment else 'ok'}")
     return card(
@@ -48,6 +49,7 @@ def verdict(view: RingView, rates: Rates | None) -> Node:
             " ",
             state,
             *(tag("p", sentence, class_="bad") for sentence in bad),
+            *([tag("p", said, class_="bound" if status.verdict.well else "bound bad")] if said else []),
             tag("p", _facts(status, rates)),
         ),
     )
@@ -59,7 +61,7 @@ def tone(view: RingView, rates: Rates | None) -> str:
     if status is None or view.ailment or status.store.unreachable:
         return "bad"
     waiting = rates.mean_waiting if rates else None
-    return "warn" if status.held_up or (waiting or 0) > WAITS_MUCH else "ok"
+    return "warn" if not status.verdict.well or status.held_up or (waiting or 0) > WAITS_MUCH else "ok"
 
 
 def _headline(status: RingStatus, waiting: float | None) -> str:
