@@ -37,7 +37,7 @@ def test_rates_are_differences_by_second(status):
         [lane(batches=16, waited_s=2.5), lane(1, "new", batches=1, waited_s=0.5)],
         decoded_pairs=status.decoded_pairs + 30,
         downloaded_bytes=status.downloaded_bytes + 5_000_000,
-        retries_by_cause={**status.retries_by_cause, "429": 8},
+        retries_429=status.retries_429 + 8,
     )
     found = rates(before, now)
     assert (found.decoded, found.megabytes, found.retries["429"]) == (15, 2.5, 4)

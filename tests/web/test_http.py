@@ -419,6 +419,7 @@ def test_no_two_families_tell_the_same_fact(served):
 
 
 def test_the_daemon_says_its_release_and_whether_it_is_ready(served):
+    served.service.report(DaemonCounts(workers=2), StoreHealth())  # else its loop has not turned for long
     found = samples(metrics.metrics_text([look(served.service)]).decode())
     assert found[f"ringfeed_build_info[layout={LAYOUT_VERSION},version={ringfeed.__version__}]"] == 1
     assert found["ringfeed_ready"] == 1
