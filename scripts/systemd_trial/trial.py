@@ -259,6 +259,25 @@ class Trial:
         self.progress("the trainers read after a reload")
         self.expect("a reload keeps the process", self.show("ringfeed", "MainPID") == main)
         self.say("systemctl reload: the same process finds the new pairs")
+        config = self.machine.root / "etc/ringfeed/ringfeed.toml"
+        sound = config.read_text()
+        for what, text, line in (
+            ("a changed setting is taken over", sound + "linger_s = 77.0\n", "linger_s"),
+            ("a broken config changes nothing", sound + "linger = 5\n", "linger"),
+        ):
+            since = self.machine.run("date", "+%Y-%m-%d %H:%M:%S.%N").strip()[:-3]
+            config.write_text(text)
+            self.machine.run("systemctl", "reload", "ringfeed")
+            wait_for(
+                f"the journal tells of {what}",
+                lambda since=since, line=line: f"{line}" in self.journal("ringfeed", f"--since={since}"),
+                30,
+            )
+            self.progress(f"the trainers read on: {what}")
+            self.expect("a reload keeps the process", self.show("ringfeed", "MainPID") == main)
+            told = [one for one in self.journal("ringfeed", f"--since={since}").splitlines() if line in one]
+            self.say(f"systemctl reload, {what}: {told[0][:110]}")
+        config.write_text(sound)
 
     def journal(self, unit: str, *options: str) -> str:
         """Return what the service logged."""
@@ -327,7 +346,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="try-systemd", allow_abbrev=False, description="Boot a machine with the service, and disturb it."
     )
-    parser.add_argument("--suite", default="bookworm", help="the Debian to boot, e.g. trixie (default: bookworm)")
+    parser.add_argument("--suite", default="trixie", help="the Debian to boot, trixie or bookworm (default: trixie)")
     parser.add_argument("--wheel", type=Path, help="the package to install (default: built from this checkout)")
     options = parser.parse_args()
     if lacks := missing():

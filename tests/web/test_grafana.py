@@ -52,7 +52,7 @@ def exposed():
 @pytest.fixture(scope="module")
 def labels(exposed):
     """The labels of each series by its name; a scrape adds instance and job."""
-    found = {}
+    found = {"up": {"instance", "job"}}  # Prometheus' own
     for family in text_string_to_metric_families(exposed):
         found.setdefault(f"{family.name}_total" if family.type == "counter" else family.name, set())
         for sample in family.samples:
@@ -121,7 +121,7 @@ def test_every_panel_asks_the_chosen_machines_and_source():
 @pytest.mark.parametrize("what", expressions())
 def test_every_metric_that_is_asked_for_exists(labels, what):
     expression = expressions()[what]
-    asked = set(re.findall(r"\b(?:ringfeed|process)_\w+", expression))
+    asked = set(re.findall(r"\b(?:ringfeed|process)_\w+|^up\b", expression))
     assert asked, "it asks for nothing"
     assert asked <= set(labels)
     for name, selector in re.findall(r"\b((?:ringfeed|process)_\w+)\{([^}]*)\}", expression):
