@@ -14,7 +14,7 @@ from house import SHM, Daemon, traces, wait_until, wipe, write_folder
 from ring_fixtures import served_ring
 
 from ringfeed.cli.status import LaneStatus, ring_status
-from ringfeed.health.verdict import Bound, Verdict
+from ringfeed.health.evidence import Bound, Verdict
 from ringfeed.shm.counters import DaemonCounts
 from ringfeedd.cli import checks
 from ringfeedd.cli.checks import Level

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringfeed.health.verdict import MOST_GAIN, Bound, Evidence, judge
+from ringfeed.health.evidence import Bound, Evidence
+from ringfeed.health.verdict import MOST_GAIN, judge
 from ringfeed.shm.counters import DaemonCounts, Lately, RingCounts, StoreCounts
 from ringfeed.shm.missing import Absence
 
@@ -144,6 +145,16 @@ SITUATIONS = {
         Bound.READER,
         "(pid 7) holds up the ring; so it was for 89% of the time that readers waited",
     ),
+    "a rank that its own group waits for": (
+        evidence(lately(held_ns=8 * SECOND, holder_lane=2), readers=[Reader(), Reader(1, pid=7)]),
+        Bound.READER,
+        "for 89% of the time that readers waited",
+    ),
+    "a reader that never says that it reads": (
+        evidence(lately(waited_ns=0), held_up="rank 0/1 of group 'c' has taken no batch", silent=True),
+        Bound.READER,
+        "has taken no batch",
+    ),
     "a missing rank": (
         evidence(
             lately(held_ns=8 * SECOND, missing_lane=1),
@@ -194,6 +205,11 @@ def test_the_advice_is_readable_by_programs():
     latency = judge(SITUATIONS["latency"][0])
     assert (latency.setting, latency.suggested, latency.gain) == ("concurrency", 160, 5.0)
     assert latency.number == pytest.approx(0.3)
+
+
+def test_only_another_group_is_told_to_skip():
+    assert "on_lag" in judge(SITUATIONS["a slower reader"][0]).sentence
+    assert "on_lag" not in judge(SITUATIONS["a rank that its own group waits for"][0]).sentence
 
 
 def test_every_verdict_that_holds_readers_back_has_a_situation():

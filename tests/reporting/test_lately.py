@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringfeed.health.verdict import Bound, Verdict
+from ringfeed.health.evidence import Bound, Verdict
 from ringfeed.shm.progress import Standing
 from ringfeedd.reporting.lately import SPAN_S, LatePair, Look, Recent
 from ringfeedd.reporting.ledger import MOST_READERS, Ledger

@@ -10,7 +10,7 @@ from ring_fixtures import Served, served_ring, turning
 import ringfeed
 from ringfeed.cli.status import ring_status
 from ringfeed.cli.top import Look, frame
-from ringfeed.health.verdict import Bound
+from ringfeed.health.evidence import Bound
 from ringfeed.reader.attachment import Control
 from ringfeed.shm.counters import DaemonCounts, Lately, RingCounts, StoreCounts, counters, counters_of, read
 from ringfeed.shm.lane import Request

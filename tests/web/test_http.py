@@ -31,7 +31,7 @@ from ring_fixtures import served_ring
 
 import ringfeed
 from ringfeed.cli.status import LaneStatus, RingStatus, StoreStatus, ring_status
-from ringfeed.health.verdict import Bound, Verdict
+from ringfeed.health.evidence import Bound, Verdict
 from ringfeed.shm.counters import DaemonCounts, Kind, RingCounts, StoreCounts, counters_of
 from ringfeed.shm.failures import FailedPair, FailedPairs
 from ringfeed.shm.lane import Request

@@ -11,8 +11,9 @@ from itertools import groupby
 from typing import Any, Final
 
 from ringfeed.errors import DaemonNotRunningError, NotTrustedError, RingfeedError
+from ringfeed.health.evidence import UNMEASURED, Evidence, Verdict
 from ringfeed.health.stalls import HoldUp
-from ringfeed.health.verdict import UNMEASURED, Evidence, Verdict, judge, unreachable
+from ringfeed.health.verdict import judge, unreachable
 from ringfeed.reader.attachment import Control
 from ringfeed.shm.counters import DaemonCounts, Lately, RingCounts, StoreCounts, read
 from ringfeed.shm.descriptor import read_descriptor
@@ -327,6 +328,7 @@ def _evidence(status: RingStatus, control: Control, now: int, found: HoldUp | No
         late_id=control.text(State.LATE, State.LATE_LENGTH, REASON_BYTES),
         other=control.text(State.OTHER_RING, State.OTHER_RING_LENGTH, RING_BYTES),
         held_up=status.held_up if found is not None and found.worth_saying else "",
+        silent=found is not None and not found.waiting,
         readers=[lane for lane in status.consumers if lane.on_lag != "skip"] or status.consumers,
         ring_counts=status,
         daemon_counts=status,

@@ -7,15 +7,12 @@ behind it, the one setting that helps, and what it would gain.
 
 from __future__ import annotations
 
-import enum
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final
 
-from ringfeed.shm.counters import DaemonCounts, Lately, RingCounts, StoreCounts
-from ringfeed.shm.missing import Absence
+from ringfeed.health.evidence import Attached, Bound, Evidence, Verdict
 from ringfeed.text import one_line
 
 WAITED: Final = 0.1
@@ -54,26 +51,6 @@ MOST_CONCURRENCY: Final = 4096
 MOST_SLOTS_GAIN: Final = 4
 
 
-class Bound(enum.StrEnum):
-    """By what a ring is bound; the values of the label ``by``."""
-
-    NOTHING = "nothing"
-    STORE_LATENCY = "store_latency"
-    STORE_LIMIT = "store_limit"
-    STORE_DOWN = "store_down"
-    DECODING = "decoding"
-    READER = "reader"
-    MISSING_RANK = "missing_rank"
-    LATE_OBJECT = "late_object"
-    OTHER_RING = "other_ring"
-    DAEMON = "daemon"
-    IDLE = "idle"
-    STARTING = "starting"
-
-
-WELL: Final = frozenset({Bound.NOTHING, Bound.IDLE, Bound.STARTING})
-"""Nobody is held back, or it is not known yet."""
-
 _TITLES: Final = {
     Bound.NOTHING: "bound by nothing",
     Bound.STORE_LATENCY: "bound by store latency",
@@ -91,106 +68,6 @@ _TITLES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What bounds a ring.
-
-    Attributes:
-        by: for programs.
-        sentence: for people, on one line: cause, number, setting, gain.
-        waited: part of the latest seconds that the longest waiting reader waited, 0 to 1.
-        number: the number behind it, in ``unit``.
-        setting: the one that helps; empty where none does.
-        suggested: its value; None where it is not a number.
-        gain: how many times as many pairs it would bring, at most; None where that is not known.
-    """
-
-    by: Bound
-    sentence: str
-    waited: float = 0.0
-    number: float = 0.0
-    unit: str = ""
-    setting: str = ""
-    suggested: int | None = None
-    gain: float | None = None
-
-    @property
-    def well(self) -> bool:
-        """Return whether no reader is held back."""
-        return self.by in WELL
-
-
-UNMEASURED: Final = Verdict(Bound.STARTING, "")
-
-
-class Attached(Protocol):
-    """What is used of a reader."""
-
-    @property
-    def lane(self) -> int:
-        """Its lane."""
-
-    @property
-    def group(self) -> str:
-        """Its group."""
-
-    @property
-    def rank(self) -> int:
-        """Its rank."""
-
-    @property
-    def world_size(self) -> int:
-        """Ranks of its group."""
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-
-    @property
-    def held_pairs(self) -> int:
-        """Pairs that it keeps."""
-
-    @property
-    def waiting_s(self) -> float:
-        """Seconds that it has been waiting now."""
-
-    @property
-    def absence(self) -> Absence | None:
-        """Who of its group is away."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that a verdict is made of.
-
-    Attributes:
-        gone: why the daemon does nothing for the ring, as a clause with a verb; empty where it works.
-        slots, filled: of the ring.
-        failing_s: since when the store answers no worker; 0 while it answers.
-        store: how the store fares, as a clause with a verb.
-        late_s, late_id: of the pair that the later ones wait for; 0 and empty where none is late.
-        other: the daemon's other ring.
-        held_up: who holds the ring up at this moment, as a sentence; empty where nobody does.
-        readers: those that are attached.
-    """
-
-    gone: str = ""
-    slots: int = 0
-    filled: int = 0
-    published: int = 0
-    failing_s: float = 0.0
-    store: str = ""
-    late_s: float = 0.0
-    late_id: str = ""
-    other: str = ""
-    held_up: str = ""
-    readers: Sequence[Attached] = ()
-    ring_counts: RingCounts = field(default_factory=RingCounts)
-    daemon_counts: DaemonCounts = field(default_factory=DaemonCounts)
-    store_counts: StoreCounts = field(default_factory=StoreCounts)
-    lately: Lately = field(default_factory=Lately)
-
-
-@dataclass(frozen=True, slots=True)
 class _Advice:
     """The one setting that helps, as a sentence, and what `Verdict` has of it."""
 
@@ -198,6 +75,9 @@ class _Advice:
     setting: str = ""
     suggested: int | None = None
     gain: float | None = None
+
+
+_NONE: Final = _Advice()
 
 
 def unreachable(failing_s: float, *, waiting: int, workers: int, next_try_s: float) -> str:
@@ -237,6 +117,8 @@ def _without_waits(e: Evidence) -> Verdict | None:
         return _verdict(e, Bound.STARTING, "the readers, or the daemon, have just begun")
     if _waited(e) >= WAITED or _waits_long(e):
         return None
+    if e.held_up and e.silent:
+        return _verdict(e, Bound.READER, e.held_up)
     return _verdict(
         e,
         Bound.NOTHING,
@@ -259,12 +141,14 @@ def _others(e: Evidence) -> Verdict | None:
     if holder is None:
         return None  # it has just gone
     who = f"rank {holder.rank}/{holder.world_size} of group {holder.group!r} (pid {holder.pid})"
+    alone = all(reader.group == holder.group for reader in e.readers)
+    skip = _Advice('Attach that reader with on_lag="skip" to let the others go on without it', "on_lag")
     found = e.held_up or f"{who} is slower than the others, which wait for the slots that it keeps"
     return _verdict(
         e,
         Bound.READER,
         f"{found}; so it was for {held:.0%} of the time that readers waited",
-        _Advice('Attach that reader with on_lag="skip" to let the others go on without it', "on_lag"),
+        _NONE if alone else skip,
         number=float(holder.held_pairs),
         unit="pairs held",
     )
@@ -435,9 +319,6 @@ def _larger_ring(e: Evidence) -> _Advice | None:
 
 
 # Words.
-
-
-_NONE: Final = _Advice()
 
 
 def _verdict(  # a row of a table

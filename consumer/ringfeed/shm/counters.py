@@ -131,6 +131,7 @@ class RingCounts:
     saved_requests: Annotated[
         int, Word(408, "requests", "requests for objects that sharing saved: two for each pair read but not fetched")
     ] = 0
+    next_pair_age_ns: Annotated[int, Word(472, NS, "how long workers have the pair that is published next", G)] = 0
     saved_bytes: Annotated[int, Word(416, "bytes", "compressed bytes that sharing saved")] = 0
 
     @property

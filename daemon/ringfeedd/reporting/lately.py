@@ -209,4 +209,9 @@ class LatePair:
             self._published, self._since = published, now
         if not in_flight or now - self._since < STALLED_S or behind < max(1, min(LATE_BEHIND, room // 2)):
             return None
+        return self.handed_out_at
+
+    @property
+    def handed_out_at(self) -> float:
+        """When the pair number ``published`` was seen to be handed out; seconds, monotonic."""
         return self._handed_out[0][1]

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from ringfeed.health.evidence import Evidence, Verdict
 from ringfeed.health.stalls import HoldUp, hold_up
-from ringfeed.health.verdict import WAITED, Evidence, Verdict, judge, unreachable
+from ringfeed.health.verdict import WAITED, judge, unreachable
 from ringfeed.shm.counters import DaemonCounts, RingCounts, StoreCounts
 from ringfeed.shm.lane import Request
 from ringfeed.shm.layout import REASON_BYTES, RING_BYTES, Lane, State
@@ -101,6 +102,7 @@ class Reporter:
             room=min(statistics.limit, ring.head) - ring.published,
             in_flight=job is not None,
         )
+        counts.next_pair_age_ns = int(1e9 * (now - self._late.handed_out_at)) if job is not None else 0
         late_id = ""
         if late_since is not None and job is not None:
             lately.late_since_ns, late_id = int(1e9 * late_since), self._pair_id(job.seq)
@@ -154,6 +156,7 @@ class Reporter:
                 late_id=late_id,
                 other=other,
                 held_up=found.sentence() if found is not None and found.worth_saying else "",
+                silent=found is not None and not found.waiting,
                 readers=list(counted.values()),
                 ring_counts=counts,
                 daemon_counts=daemon,

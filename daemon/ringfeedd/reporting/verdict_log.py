@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ringfeed.health.verdict import Bound, Verdict
+from ringfeed.health.evidence import Bound, Verdict
 
 WAITED_S: Final = 10.0
 """A reader waits so long, in all, before the log says for what."""

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 import ringfeed
 from ringfeed.cli.status import LaneStatus, RingStatus
-from ringfeed.health.verdict import Bound
+from ringfeed.health.evidence import Bound
 from ringfeed.shm.counters import NS, Counter, DaemonCounts, Kind, RingCounts, StoreCounts, counters_of
 from ringfeed.shm.layout import LAYOUT_VERSION, RingState
 from ringfeed.text import one_line
