@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from house import Daemon, photographs
+from house import Daemon, photographs, wait_until
 
 import ringfeed
 from ringfeed.cli.status import ring_status
 from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
+from ringfeedd.ring.ring import LEAST_AHEAD
 
 
 def reads(store: FakeGcs) -> Counter[str]:
@@ -35,7 +36,23 @@ def test_one_pairs_epoch_costs_a_few_requests(bucket, ring):
         assert [batch.epoch for batch in reader] == [0]
         assert reads(store).total() <= 10
         assert [batch.epoch for _ in range(200) for batch in reader] == list(range(1, 201))
-        assert reads(store).total() <= 2 * 2 * 210
+        assert reads(store).total() <= 2 * (201 + LEAST_AHEAD + 1)
+
+
+@pytest.mark.parametrize(("pairs", "epochs"), [(20, 6), (600, 2)])
+def test_a_small_sets_job_costs_its_epochs_and_one_more(ring, pairs, epochs):
+    """By the store's own count; then, without a reader, the slots are filled once more for the next job."""
+    store = FakeGcs({"b": photographs(pairs)})
+    arguments = ("--size", "24x32", "--slots", "48", "--workers", "2", "--label-mode", "index")
+    with serve_in_thread(store) as served, Daemon("gs://b/set", "--emulator", served.url, *arguments, ring=ring):
+        name = f"{ring}-train"
+        with ringfeed.attach(name, batch_size=4) as reader:
+            assert sum(len(batch) for _ in range(epochs) for batch in reader) == pairs * epochs
+        wait_until(lambda: (status := ring_status(name)).seeks and status.filled_slots == min(48, pairs))
+        counts = reads(store)
+    assert len(counts) == 2 * pairs
+    assert min(counts.values()) >= epochs
+    assert counts.total() <= 2 * (pairs * epochs + max(pairs, LEAST_AHEAD) + 48)
 
 
 def test_broken_objects_are_downloaded_once_an_epoch(bucket, ring):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ringfeedd.order import make_order
-from ringfeedd.ring.ring import MAX_DRAWS, Job, Ring
+from ringfeedd.ring.ring import LEAST_AHEAD, MAX_DRAWS, Job, Ring
 
 SEED = 7
 
@@ -77,6 +77,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             assert self.wanted(job.seq), "a pair that nobody wants was handed out"
             assert job.seq not in self.with_workers, "two workers have one pair"
             assert job.seq < self.ring.limit + self.ring.readahead
+            assert self.ring.read or job.seq < max(self.ring.limit, head)
             if self.bad.get((self.place(job.seq)[0], self.expected_index(job.seq, self.attempts[job.seq])), False):
                 # it failed at another place meanwhile
                 another = self.expected_draw(job.seq, self.attempts[job.seq])
@@ -150,7 +151,9 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def readers_come_further(self, data) -> None:
-        self.ring.see_front(data.draw(st.integers(self.ring.floor, self.ring.published + 3)))
+        self.ring.see_front(
+            data.draw(st.integers(self.ring.floor, self.ring.published + 3)), read=data.draw(st.booleans())
+        )
 
     @rule(behind=st.integers(0, 5))
     def release_never_goes_back(self, behind: int) -> None:
@@ -196,11 +199,11 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             assert ring.limit <= stale + ring.slots, "two workers may write into one slot"
 
     @invariant()
-    def what_is_fetched_ahead_is_the_next_epoch_or_no_more_than_was_read(self) -> None:
+    def what_is_fetched_ahead_is_an_epoch_or_a_few_pairs(self) -> None:
         ring, front = self.ring, max(self.ring.front, self.ring.floor)
-        following = ring.seq(ring.place(front).epoch + 2, 0)
-        assert min(ring.limit + ring.readahead, following) <= ring.horizon
-        assert ring.head <= max(self.numbers[2], following, 2 * front - ring.base.seq)
+        most = ring.limit + (ring.readahead if ring.read else 0)
+        assert min(most, front + self.length) <= ring.horizon <= most
+        assert ring.head <= max(self.numbers[2], front + max(self.length, LEAST_AHEAD))
 
     @invariant()
     def need_tells_what_jobs_would_give(self) -> None:
@@ -273,7 +276,7 @@ def test_repr_reads_like_a_sentence():
         ring.finish(job.seq)
     ring.publish()
     ring.release(3)
-    assert repr(ring) == "Ring('train', epoch 1, position 2, published 7, held 4/8, 0 in flight)"
+    assert repr(ring) == "Ring('train', epoch 1, position 0, published 5, held 2/8, 0 in flight)"
 
 
 @pytest.mark.parametrize("mode", ["shuffle", "random"])
@@ -314,16 +317,28 @@ def test_a_transient_failure_keeps_its_own_place():
     assert ring.passed_over == []
 
 
-def test_small_sets_are_fetched_few_epochs_ahead():
-    """But as far ahead as somebody has read."""
-    ring = make_ring(slots=512, readahead=128, length=1)
-    assert len(ring.jobs(1000)) == 2
-    for seq in range(2):
-        ring.finish(seq)
-    for read in range(1, 400):
+@pytest.mark.parametrize("length", [1, 5, 20, 600])
+def test_small_sets_are_fetched_an_epoch_ahead(length):
+    """Or a few pairs, once so many were read."""
+    ring = make_ring(slots=512, readahead=1024, length=length)
+    ready = [job.seq for job in ring.jobs(2000)]
+    assert ready == list(range(length))
+    for read in range(1, 1000):
+        for seq in ready:
+            if seq < ring.limit:
+                ring.finish(seq)
+        ready = [seq for seq in ready if seq >= ring.limit]
         ring.publish()
+        assert ring.published >= read, "the reader waits for ever"
         ring.see_front(read)
         ring.release(read)
-        for job in ring.jobs(1000):
-            ring.finish(job.seq)
-        assert ring.head == min(max(read + 2, 2 * read), ring.limit + 128)
+        ready += [job.seq for job in ring.jobs(2000)]
+        assert ring.head == read + max(length, min(read, LEAST_AHEAD))
+
+
+def test_nothing_is_fetched_beyond_the_slots_without_a_reader():
+    ring = make_ring(slots=8, readahead=16, length=100)
+    ring.see_front(0, read=False)
+    assert len(ring.jobs(1000)) == 8
+    ring.see_front(0)
+    assert len(ring.jobs(1000)) == 16

@@ -163,6 +163,7 @@ def test_a_good_run_has_no_faults_and_its_rate_is_by_the_slowest_ranks_clock():
         ({"reports": [report(0), report(1, pairs=299)]}, "got 599 pairs instead of 600"),
         ({"downloads": Counter({f"photos/{number}": 2 for number in range(599)})}, "599 objects were downloaded"),
         ({"downloads": Counter({f"photos/{number}": 1 for number in range(600)})}, "less than once an epoch"),
+        ({"downloads": Counter({f"photos/{number}": 6 for number in range(600)})}, "3600 objects were downloaded; "),
     ],
 )
 def test_whatever_is_not_as_it_should_be_is_said(figures, sentence):

@@ -69,6 +69,12 @@ class Summary:
             faults.append(f"the ranks got {self.delivered} pairs instead of {expected} in {self.epochs} epochs")
         if len(self.downloads) != 2 * self.pairs:
             faults.append(f"{len(self.downloads)} objects were downloaded; {self.pairs} pairs are {2 * self.pairs}")
+        most = 2 * (self.wanted + self.pairs + self.slots * (1 + self.seeks))
+        if (objects := sum(self.downloads.values())) > most:
+            faults.append(
+                f"{objects} objects were downloaded; {self.epochs} epochs, one more ahead and {self.slots} slots "
+                f"filled {1 + self.seeks} times are {most} at most"
+            )
         missed = [key for key, count in self.downloads.items() if count < self.epochs]
         if missed:
             faults.append(f"{len(missed)} objects were downloaded less than once an epoch, {missed[0]} among them")

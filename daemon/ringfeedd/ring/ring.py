@@ -6,8 +6,8 @@ when its number is below ``limit``: the slot's last pair is neither read nor wri
 
 The order may change with an epoch of which nothing was assigned: that is how new pairs come in.
 
-Slots alone do not say how far to fetch ahead: 512 of them hold a set of one pair 512 times. What lies beyond the next
-epoch is fetched only as far ahead as a reader has read already.
+Slots alone do not say how far to fetch ahead: 512 of them hold a set of one pair 512 times. Pairs are
+fetched one epoch ahead at most, or `LEAST_AHEAD` pairs once so many were read; and beyond the slots only for a reader.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from ringfeed.epochs import Epochs
 from ringfeed.plan import Place
 from ringfeedd.order import Order
 from ringfeedd.ring.fairness import Need
+
+LEAST_AHEAD: Final = 16
+"""Pairs that may be fetched ahead where an epoch is shorter: else each epoch of a few pairs waits for the store."""
 
 MAX_DRAWS: Final = 16
 """A position for which this many pairs failed in a row stops the ring: nearly everything is bad."""
@@ -62,6 +65,7 @@ class Ring:
     """The stream of one split through a number of slots.
 
     Attributes:
+        read: a reader is attached, or about to be; see `see_front`.
         passed_over: pairs whose place in the order came when they had failed in that epoch already. Another draw was
             assigned for each; to be counted, and cleared, by the caller.
     """
@@ -79,6 +83,7 @@ class Ring:
         self.base = Place(0, 0, 0)
         self.floor = self.published = self.head = self.front = 0
         self.seeks = 0
+        self.read = True
         self._orders = {0: order}
         self._in_flight: dict[int, Job] = {}
         self._stale: set[int] = set()
@@ -133,17 +138,16 @@ class Ring:
 
     @property
     def horizon(self) -> int:
-        """Pairs below this number may be fetched, room or not: some epochs ahead of the fastest reader."""
-        most = self.limit + self.readahead
+        """Pairs below this number may be fetched, room or not: about an epoch ahead of the fastest reader."""
+        most = self.limit + (self.readahead if self.read else 0)
         front = max(self.front, self.floor)
-        if front + min(length for _, length in self.epochs.spans) >= most:
-            return most
-        ahead = max(self.seq(self.place(front).epoch + 2, 0), 2 * front - self.base.seq)
-        return min(most, ahead)
+        epoch = max(length for _, length in self.epochs.spans)
+        return min(most, front + max(epoch, min(LEAST_AHEAD, front - self.base.seq)))
 
-    def see_front(self, front: int) -> None:
-        """Take note of the number of the first pair that no reader has come to yet."""
+    def see_front(self, front: int, *, read: bool = True) -> None:
+        """Take note of the number of the first pair that no reader has come to yet, and whether there is a reader."""
         self.front = min(front, self.published)
+        self.read = read
 
     def need(self, *, read: bool) -> Need:
         """What the ring could use of the workers' time.

@@ -319,7 +319,7 @@ class RingService:
             self._seek(pool, 0, 0)  # warm for the next job, and in the same order for it
         self._publish(pool)
         self._reception.tell_absences(now, now_ns)
-        self.ring.see_front(self.groups.front())
+        self.ring.see_front(self.groups.front(), read=self.groups.read)
 
     def _go_elsewhere(self, pool: Pool, epoch: int, position: int) -> bool:
         """Go to the place of a consumer that waits for its answer, where nobody else reads; False: not yet.
