@@ -25,7 +25,7 @@ EXPOSURE = 2.0
 PORT = 9023
 PYTHON = f"{VENV}/bin/python"
 WORK = Path("/srv/trial")
-TOKEN = "a-token-of-thirty-two-characters"  # noqa: S105  # of a machine that lives for a minute
+TOKEN, OWN_TOKEN = "a-token-of-thirty-two-characters", "a-token-of-the-second-config-only"  # of a machine for a minute
 
 EMULATOR_UNIT = f"""
 [Unit]
@@ -54,6 +54,7 @@ ring = "second"
 test_ratio = 0.0
 slots = 16
 workers = 1
+http = "0.0.0.0:9754"
 """
 FASTER = """
 [Service]
@@ -127,9 +128,10 @@ class Trial:
             example = root / f"etc/ringfeed/{name}.toml"
             self.expect(f"{example} is there to be edited", "root = " in example.read_text())
             example.write_text(text)
-        token = root / "etc/ringfeed/http-token"
-        token.write_text(TOKEN)
-        token.chmod(0o600)
+        for name, secret in (("http-token", TOKEN), ("second.http-token", OWN_TOKEN)):
+            token = root / "etc/ringfeed" / name
+            token.write_text(secret)
+            token.chmod(0o600)
         for unit in ("ringfeed.service", "ringfeed@.service"):
             drop_in = root / f"etc/systemd/system/{unit}.d/faster.conf"
             drop_in.parent.mkdir()
@@ -153,12 +155,16 @@ class Trial:
             self.expect(f"an exposure of at most {EXPOSURE}", exposure <= EXPOSURE)
 
     def check_token(self) -> None:
-        """The page asks for the token that lies in root's own file, as systemd loaded it."""
-        ask = "import urllib.request as r; print(r.urlopen(r.Request('http://127.0.0.1:9753/metrics'{})).status)"
-        with_token = ask.format(f", headers={{'Authorization': 'Bearer {TOKEN}'}}")
-        self.expect("the page refuses requests without the token", self.machine.code(PYTHON, "-c", ask.format("")) != 0)
-        self.expect("the page answers the token", self.machine.run(PYTHON, "-c", with_token).strip() == "200")
-        self.say("the token comes from a file that only root may read")
+        """Each page asks for the token that lies in a file of root, as systemd loaded it."""
+        for port, token, others in ((9753, TOKEN, OWN_TOKEN), (9754, OWN_TOKEN, TOKEN)):
+            self.expect(f"the page of port {port} answers its token", self.asked(port, token))
+            self.expect(f"the page of port {port} refuses another token", not self.asked(port, others))
+        self.say("each config's token comes from a file that only root may read")
+
+    def asked(self, port: int, token: str) -> bool:
+        """Return whether the page answers a request with this token."""
+        request = f"r.Request('http://127.0.0.1:{port}/metrics', headers={{'Authorization': 'Bearer {token}'}})"
+        return self.machine.code(PYTHON, "-c", f"import urllib.request as r; r.urlopen({request})") == 0
 
     # The trainers.
 
@@ -307,7 +313,8 @@ class Trial:
             "only the named config's service is gone", self.show("ringfeed@second", "ActiveState") == "inactive"
         )
         self.expect("the other service runs", self.show("ringfeed", "ActiveState") == "active")
-        (self.machine.root / "etc/ringfeed/http-token").unlink()
+        for token in (self.machine.root / "etc/ringfeed").glob("*http-token"):
+            token.unlink()
         self.machine.run(ringfeed, "install-service", "--uninstall", "--purge")
         left = self.machine.run("find", "/dev/shm", "/etc", "-name", "*ringfeed*", "-not", "-name", "*.d")  # noqa: S108
         self.expect(f"nothing is left: {left}", not left)

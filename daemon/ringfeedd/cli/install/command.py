@@ -66,7 +66,9 @@ def add_install_service(commands: argparse._SubParsersAction[CommandParser]) -> 
 
 def _config_name(text: str) -> str:
     if not re.fullmatch(RING_NAME_PATTERN, text):
-        raise argparse.ArgumentTypeError(f"{text}: must be 1 to 64 letters, digits, '-' and '_'")
+        raise argparse.ArgumentTypeError(
+            f"{text}: must be the name of a config without folder and .toml: 1 to 64 letters, digits, '-' and '_'"
+        )
     return text
 
 
