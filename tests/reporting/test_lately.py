@@ -75,9 +75,7 @@ def test_each_reader_has_its_own_share():
     sums = Recent()
     for number in range(20):
         sums.add(0.25 * number, Look(waited_s={A: 0.25 * number, B: 0.025 * number}))
-    assert sums.share(A) == pytest.approx(1.0)
-    assert sums.share(B) == pytest.approx(0.1)
-    assert sums.share((7, 7)) == 0.0
+    assert sums.shares() == {A: pytest.approx(1.0), B: pytest.approx(0.1)}
 
 
 def test_a_reader_that_skips_waits_for_the_others_and_nobody_minds():

@@ -115,11 +115,15 @@ class Recent:
             self._span_s -= self._ticks.popleft().passed_s
         return waited
 
-    def share(self, reader: tuple[int, int]) -> float:
-        """Return the part of the time that a reader waited since it came, 0 to 1."""
-        there_s = sum(tick.passed_s for tick in self._ticks if reader in tick.by_reader)
-        waited_s = sum(min(tick.passed_s, tick.by_reader.get(reader, 0.0)) for tick in self._ticks)
-        return waited_s / there_s if there_s else 0.0
+    def shares(self) -> dict[tuple[int, int], float]:
+        """Return the part of the time that each reader waited since it came, 0 to 1."""
+        there_s: dict[tuple[int, int], float] = {}
+        waited_s: dict[tuple[int, int], float] = {}
+        for tick in self._ticks:
+            for reader, seconds in tick.by_reader.items():
+                there_s[reader] = there_s.get(reader, 0.0) + tick.passed_s
+                waited_s[reader] = waited_s.get(reader, 0.0) + min(tick.passed_s, seconds)
+        return {reader: waited_s[reader] / seconds for reader, seconds in there_s.items()}
 
     def sums(self) -> tuple[Lately, str]:
         """Return the sums, and the other ring that got most; empty where there is none."""

@@ -137,8 +137,9 @@ class Reporter:
             State.STORE_LIMIT_MILLI: round(1000 * store.limit_per_s),
         }.items():
             memory.set(offset, value)
+        shares = self._recent.shares()
         for lane, nonce in standings:
-            memory.lanes[lane][Lane.WAITED_LATELY_MILLI] = round(1000 * self._recent.share((lane, nonce)))
+            memory.lanes[lane][Lane.WAITED_LATELY_MILLI] = round(1000 * shares.get((lane, nonce), 0.0))
         failing_s = max(0.0, now - store.failing_since) if store.failing_since else 0.0
         self.verdict = judge(
             Evidence(
@@ -198,7 +199,7 @@ class Reporter:
         reader = next(reader for reader, standing in standings.items() if standing is holder)
         others = any(standing.waiting_s and standing.group != holder.group for standing in standings.values())
         near = ring.published >= ring.floor + ring.slots - just_free
-        return found if others and near and self._recent.share(reader) < WAITED else None
+        return found if others and near and self._recent.shares().get(reader, 0.0) < WAITED else None
 
     def _waited_s(self, reader: Reader, standing: Standing) -> float:
         """Return how long a reader has waited since it attached, and take note of what it took."""
