@@ -142,7 +142,7 @@ def test_lanes_of_unknown_runs_join_the_only_run(runs, passes):
     assert [len(members) for _, members in by_pass(lanes)] == passes
 
 
-def test_a_narrow_terminal_wraps_the_sentence_that_matters():
+def test_a_narrow_terminal_wraps_long_sentences():
     line = "  bound by decoding: 1 worker has pairs to decode 97% of the time. Set workers = 8, one for each core"
     lines = fitted(line, 40)
     assert all(len(each) <= 40 for each in lines)

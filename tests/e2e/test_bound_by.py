@@ -142,14 +142,14 @@ def test_a_slow_trainer_is_its_own_bottleneck(ring, readers, serve, small):
     assert "the trainers are the bottleneck" in named(f"{ring}-train", "nothing")
 
 
-def test_an_evaluator_takes_its_part_from_a_hungry_job(ring, readers, serve, large):
+def test_an_evaluator_beside_a_hungry_job_is_named(ring, readers, serve, large):
     serve(large, settings=("--workers", "1", "--size", "200x300", "--test-ratio", "0.4"))
     readers.start()
     readers.start("eval", split="test")
     assert f"ring {ring}-train gets" in named(f"{ring}-test", "other_ring")
 
 
-def test_a_slow_evaluator_on_the_same_ring_is_named(ring, readers, serve, small):
+def test_a_slow_evaluator_on_one_ring_is_named(ring, readers, serve, small):
     serve(small, settings=("--workers", "2"))
     readers.start()
     pid = readers.start("eval", step_s=0.5)
@@ -170,7 +170,7 @@ def test_a_rank_that_never_came_is_named(ring, readers, serve, small):
     assert "rank 1/2 of group 'job' has never attached" in named(f"{ring}-train", "missing_rank")
 
 
-def test_a_store_that_is_down_is_named_and_then_no_more(ring, readers, serve, small):
+def test_an_outage_is_named_while_it_lasts(ring, readers, serve, small):
     store = serve(small, settings=("--workers", "2"))
     readers.start()
     wait_until(lambda: ring_status(f"{ring}-train").published > 200)

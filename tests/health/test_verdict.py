@@ -212,7 +212,7 @@ def test_only_another_group_is_told_to_skip():
     assert "on_lag" not in judge(SITUATIONS["a rank that its own group waits for"][0]).sentence
 
 
-def test_every_verdict_that_holds_readers_back_has_a_situation():
+def test_every_verdict_has_a_situation():
     assert {by for _, by, _ in SITUATIONS.values()} == set(Bound)
 
 
@@ -228,7 +228,7 @@ NUMBERS = st.integers(0, 2**63)
     seconds=st.floats(0, 1e6),
     readers=st.lists(st.builds(Reader, lane=st.integers(0, 5), group=st.text(max_size=5)), max_size=3),
 )
-def test_whatever_the_words_say_there_is_one_line(sums, ring, daemon, store, text, seconds, readers):
+def test_any_words_give_one_line(sums, ring, daemon, store, text, seconds, readers):
     verdict = judge(
         Evidence(
             slots=64,

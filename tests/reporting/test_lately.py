@@ -33,7 +33,7 @@ def recent(found: list[tuple[float, Look]]) -> Recent:
     return sums
 
 
-def test_the_sums_are_those_of_the_latest_seconds():
+def test_the_sums_are_of_the_latest_seconds():
     sums, _ = recent(looks(200, waits=0.4, busy_s=1.0, requests=50, pairs=25)).sums()
     assert sums.span_ns == pytest.approx(SPAN_S * 1e9, rel=0.05)
     assert sums.waited_ns / sums.span_ns == pytest.approx(0.4)
@@ -49,7 +49,7 @@ def test_a_reader_that_comes_begins_new_sums():
     assert sums.pairs_milli == 0
 
 
-def test_work_counts_by_the_waiting_that_goes_with_it():
+def test_work_counts_by_the_waiting_beside_it():
     """In a burst the workers are busy while the reader waits, and idle while it does not."""
     found, waited_s, busy_s = [], 0.0, 0.0
     for number in range(40):
@@ -62,7 +62,7 @@ def test_work_counts_by_the_waiting_that_goes_with_it():
     assert sums.busy_always_milli == pytest.approx(250, abs=30)
 
 
-def test_who_is_in_the_way_is_the_one_that_mostly_was():
+def test_the_most_frequent_holder_is_named():
     found = looks(20, waits=1.0)
     held = [Look(waited_s=look.waited_s, held=n > 4, holder=3 if n % 5 else 2) for n, (_, look) in enumerate(found)]
     sums, _ = recent([(now, look) for (now, _), look in zip(found, held, strict=True)]).sums()
@@ -78,7 +78,7 @@ def test_each_reader_has_its_own_share():
     assert sums.shares() == {A: pytest.approx(1.0), B: pytest.approx(0.1)}
 
 
-def test_a_reader_that_skips_waits_for_the_others_and_nobody_minds():
+def test_the_waits_of_a_reader_that_skips_do_not_count():
     sums = Recent()
     for number in range(20):
         waits = {A: 0.25 * number, B: 0.025 * number}
@@ -92,7 +92,7 @@ def test_a_daemon_that_stood_still_saw_nothing():
     assert sums.span_ns == pytest.approx(0.75e9)
 
 
-def test_the_other_ring_is_the_one_that_got_most():
+def test_the_other_ring_is_the_busiest():
     found = [(0.25 * n, Look(waited_s={A: 0.1}, others={"a": 5 + n, "b": 1000, "c": 2 * n})) for n in range(5)]
     sums, other = recent(found).sums()
     assert (other, sums.other_pairs_milli) == ("c", 8000)
@@ -126,7 +126,7 @@ def late(pair: LatePair, now: float, *, published: int = 10, behind: int = 40, r
     return pair.look(now, head=80, published=published, behind=behind, room=room, in_flight=True)
 
 
-def test_a_pair_is_late_once_the_ring_stands_at_it():
+def test_a_pair_is_late_once_the_ring_stands():
     pair = LatePair()
     assert [late(pair, now) for now in (1.0, 2.0, 3.0)] == [None, None, 1.0]
     assert late(pair, 4.0, published=11) is None
@@ -161,7 +161,7 @@ def test_left_out_pairs_and_small_batches_are_not_delivered():
     assert ledger.delivered_pairs == 36
 
 
-def test_waiting_adds_up_over_readers_that_come_and_go():
+def test_waiting_adds_up_over_several_readers():
     ledger = Ledger()
     for nonce in range(3):
         ledger.note((0, nonce), standing("anonymous-5-1"), batches=0, waited_s=2.0)
@@ -185,14 +185,14 @@ def verdict(by: Bound) -> Verdict:
     return Verdict(by, f"bound by {by}")
 
 
-def test_the_log_names_a_cause_once_a_reader_waited_for_long():
+def test_the_log_names_a_cause_after_long_waits():
     log = VerdictLog()
     said = [log.look(verdict(Bound.DECODING), now, waited_s=0.9 * now) for now in range(30)]
     assert [now for now, sentence in enumerate(said) if sentence] == [12]
     assert said[12] == "bound by decoding"
 
 
-def test_the_log_says_when_nothing_holds_readers_back():
+def test_the_log_says_when_waiting_is_over():
     log = VerdictLog()
     for now in range(20):
         log.look(verdict(Bound.DECODING), now, waited_s=float(now))
@@ -200,7 +200,7 @@ def test_the_log_says_when_nothing_holds_readers_back():
     assert [sentence for sentence in said if sentence] == ["bound by nothing"]
 
 
-def test_a_ring_that_goes_back_and_forth_does_not_fill_the_log():
+def test_alternating_causes_do_not_fill_the_log():
     log = VerdictLog()
     causes = (Bound.DECODING, Bound.STORE_LATENCY)
     said = [log.look(verdict(causes[now // 20 % 2]), now, waited_s=float(now)) for now in range(int(AGAIN_AFTER_S))]

@@ -46,7 +46,7 @@ def test_no_two_counters_share_a_word_or_a_name():
     assert {counter.scope for counter in counters_of(StoreCounts)} == {"daemon"}
 
 
-def test_sharing_is_counted_in_pairs_requests_and_bytes():
+def test_sharing_is_counted_in_pairs_requests_bytes():
     with served_ring(slots=64) as served:
         for _ in range(5):
             served.turn()
@@ -81,7 +81,7 @@ def test_a_reader_that_has_ended_stays_counted():
         assert served.service.waited == {("job", 0): 1.0}
 
 
-def test_a_hungry_reader_gets_a_verdict_that_all_read_alike(caplog):
+def test_daemon_status_and_top_have_the_same_verdict(caplog):
     """The reader waits for a pair that comes now and then; the workers are busy meanwhile."""
     with served_ring(slots=16) as served, pytest.MonkeyPatch.context() as patch:
         patch.setattr(served.memory, "lane_lives", lambda lane: lane == 0)
@@ -109,7 +109,7 @@ def test_a_hungry_reader_gets_a_verdict_that_all_read_alike(caplog):
     assert "bound by decoding: 2 workers have pairs to decode 100% of the time" in said[0]
 
 
-def test_a_pair_that_others_wait_for_is_told_with_its_id():
+def test_a_late_pair_is_named_by_its_id():
     with served_ring(slots=64, epoch_length=1000) as served:
         pool = served.pool
         served.service.give(pool, 256)
@@ -138,7 +138,7 @@ def test_a_pair_that_others_wait_for_is_told_with_its_id():
     assert f"{served.service.counters.unpublished_pairs} later pairs wait for it" in verdict.sentence
 
 
-def test_a_reader_stopped_in_its_wait_is_no_waiting_reader():
+def test_a_reader_stopped_in_its_wait_holds_others():
     """Its word still says that it waits, though its pairs are there: others wait for it."""
     with served_ring(slots=16) as served, pytest.MonkeyPatch.context() as patch:
         patch.setattr(served.memory, "lane_lives", lambda lane: lane < 2)
@@ -158,7 +158,7 @@ def test_a_reader_stopped_in_its_wait_is_no_waiting_reader():
     assert "group 'a'" in verdict.sentence
 
 
-def test_a_real_reader_is_counted_by_the_words_that_it_writes():
+def test_a_real_readers_words_are_counted():
     with served_ring(slots=64, epoch_length=40) as served:
         for _ in range(5):
             served.turn()

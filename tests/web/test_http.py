@@ -393,7 +393,7 @@ def test_one_cause_bounds_a_ring(served, status):
     assert bound == dict.fromkeys(Bound, 0) | {Bound.STORE_LIMIT: 1}
 
 
-def test_the_page_says_first_what_bounds_the_ring(served, status):
+def test_the_page_says_what_bounds_the_ring(served, status):
     for by, place in ((Bound.DECODING, "bound bad"), (Bound.NOTHING, "bound")):
         said = Verdict(by, f"bound by {by}: 1 worker has <pairs> to decode")
         view = dataclasses.replace(look(served.service), status=dataclasses.replace(status, verdict=said))
@@ -418,7 +418,7 @@ def test_no_two_families_tell_the_same_fact(served):
     assert not names & {"ringfeed_failed_draws_total", "ringfeed_fetch_retries_total", "ringfeed_held_up"}
 
 
-def test_the_daemon_says_its_release_and_whether_it_is_ready(served):
+def test_the_metrics_have_release_and_readiness(served):
     served.service.report(DaemonCounts(workers=2), StoreHealth())  # else its loop has not turned for long
     found = samples(metrics.metrics_text([look(served.service)]).decode())
     assert found[f"ringfeed_build_info[layout={LAYOUT_VERSION},version={ringfeed.__version__}]"] == 1
@@ -426,7 +426,7 @@ def test_the_daemon_says_its_release_and_whether_it_is_ready(served):
     assert samples(metrics.metrics_text([]).decode())["ringfeed_ready"] == 0
 
 
-def test_waiting_is_counted_over_readers_that_come_and_go():
+def test_waiting_is_counted_over_several_readers():
     with served_ring(slots=16) as served:
         lane = served.memory.lanes[0]
         with pytest.MonkeyPatch.context() as patch:
