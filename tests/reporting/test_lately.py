@@ -78,7 +78,7 @@ def test_each_reader_has_its_own_share():
     assert sums.shares() == {A: pytest.approx(1.0), B: pytest.approx(0.1)}
 
 
-def test_the_waits_of_a_reader_that_skips_do_not_count():
+def test_waits_of_skipping_readers_do_not_count():
     sums = Recent()
     for number in range(20):
         waits = {A: 0.25 * number, B: 0.025 * number}
@@ -132,7 +132,7 @@ def test_a_pair_is_late_once_the_ring_stands():
     assert late(pair, 4.0, published=11) is None
 
 
-def test_no_pair_is_late_while_few_others_are_there():
+def test_no_pair_is_late_among_few_others():
     pair = LatePair()
     assert [late(pair, now, behind=3) for now in (1.0, 5.0, 9.0)] == [None] * 3
     assert late(pair, 10.0, behind=1, room=2) is not None  # in a small ring
@@ -153,7 +153,7 @@ def test_pairs_are_delivered_once_for_each_group():
     assert ledger.delivered_pairs == 64
 
 
-def test_left_out_pairs_and_small_batches_are_not_delivered():
+def test_left_out_pairs_are_not_delivered():
     ledger = Ledger()
     ledger.note(A, standing(taken=1000), batches=2, waited_s=0.0)
     assert ledger.delivered_pairs == 16

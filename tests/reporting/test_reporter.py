@@ -38,7 +38,7 @@ def test_every_counter_is_written_and_read_back():
             assert read(declared, lambda offset: served.memory._words[offset >> 3]) == one
 
 
-def test_no_two_counters_share_a_word_or_a_name():
+def test_no_two_counters_share_a_word():
     table = list(counters())
     assert len({counter.offset for counter in table}) == len({counter.name for counter in table}) == len(table)
     taken = {value for name, value in vars(State).items() if isinstance(value, int) and name != "OFFSET"}
