@@ -30,7 +30,7 @@ CONSUMER = (
     {"reader", "interactive"},
     {"health"},
     {"shm", "plan", "epochs"},
-    {"log", "text"},
+    {"log", "text", "arguments"},
     {"errors"},
 )
 """The consumer's. ``plan`` and ``epochs`` know the layout's bounds, and lanes are described by them."""
