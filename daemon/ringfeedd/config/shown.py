@@ -67,16 +67,18 @@ def example(given: Mapping[str, Any] | None = None, *, file: str = "FILE", unit:
     """
     given = {"root": SETTINGS["root"].example} if given is None else given
     lines = [EXAMPLE_HEAD.format(file=file, unit=unit)]
+    tables: dict[str, list[Setting]] = {}
     for group, settings in by_group():
-        lines.append(f"\n## {group.capitalize()}\n")
-        tables: dict[str, list[Setting]] = {}
+        if any("." not in one.key for one in settings):
+            lines.append(f"\n## {group.capitalize()}\n")
         for one in settings:
-            tables.setdefault(one.key.rpartition(".")[0], []).append(one)
-        for table, members in sorted(tables.items()):
-            if table:
-                lines.append(f"\n{'' if any(one.name in given for one in members) else '# '}[{table}]\n")
-            for one in members:
+            if table := one.key.rpartition(".")[0]:
+                tables.setdefault(table, []).append(one)
+            else:
                 lines += _example_of(one, given)
+    for table, settings in tables.items():  # last: a key below a table's line belongs to the table
+        lines.append(f"\n{'' if any(one.name in given for one in settings) else '# '}[{table}]\n")
+        lines += [line for one in settings for line in _example_of(one, given)]
     return "".join(lines)
 
 
