@@ -14,7 +14,7 @@ import pytest
 from ring_fixtures import served_ring, turning
 
 from ringfeed.cli.status import LaneStatus, by_pass, ring_status
-from ringfeed.cli.top import Look, fitted, frame, look, watch
+from ringfeed.cli.top import Look, frame, look, watch
 from ringfeed.reader.opening import open_reader
 from ringfeed.shm.origin import Kin
 
@@ -140,12 +140,3 @@ def test_two_runs_of_a_job_are_two_passes():
 def test_lanes_of_unknown_runs_join_the_only_run(runs, passes):
     lanes = [dataclasses.replace(READER, rank=rank, run=run) for rank, run in enumerate(runs)]
     assert [len(members) for _, members in by_pass(lanes)] == passes
-
-
-def test_a_narrow_terminal_wraps_long_sentences():
-    line = "  bound by decoding: 1 worker has pairs to decode 97% of the time. Set workers = 8, one for each core"
-    lines = fitted(line, 40)
-    assert all(len(each) <= 40 for each in lines)
-    assert " ".join(each.strip() for each in lines) == line.strip()
-    assert all(each.startswith("    ") for each in lines[1:])
-    assert fitted(line, 200) == [line]

@@ -17,10 +17,30 @@ _N = TypeVar("_N", int, float)
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose flags cannot be abbreviated, and whose errors are two short lines, the reason last."""
+    """A parser whose flags cannot be abbreviated, and whose errors are two short lines, the reason last.
+
+    Attributes:
+        groups: heading -> names of commands, if its help shows them in groups.
+    """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401  # argparse's own
         super().__init__(**{"allow_abbrev": False, **options})
+        self.groups: dict[str, list[str]] = {}
+
+    def format_help(self) -> str:
+        """Return the help; commands come in their groups, each with its line."""
+        subparsers = next((one for one in self._actions if isinstance(one, argparse._SubParsersAction)), None)
+        if not self.groups or subparsers is None:
+            return super().format_help()
+        lines = {action.dest: action.help or "" for action in subparsers._get_subactions()}
+        width = max(map(len, lines))
+        formatter = self._get_formatter()
+        formatter.add_usage("%(prog)s [-h] [--version] COMMAND ...", [], [], "usage: ")
+        formatter.add_text(self.description)
+        text = formatter.format_help()
+        for heading, names in self.groups.items():
+            text += "".join((f"\n{heading}:\n", *(f"  {name:<{width}}  {lines[name]}\n" for name in names)))
+        return f"{text}\n{self.epilog or ''}\n"
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
         """Parse; what is left over is an error of the command that it was given to."""

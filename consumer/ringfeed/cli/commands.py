@@ -7,10 +7,13 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
 from ringfeed.cli.arguments import CommandParser, number, ring_name, whole
+from ringfeed.cli.colour import Style, paint, wants_colour
+from ringfeed.cli.matching import matching_rings
 from ringfeed.cli.status import RingStatus, ring_status
 from ringfeed.cli.top import watch
 from ringfeed.daemon.process import find_daemon
@@ -19,7 +22,7 @@ from ringfeed.reader.attachment import Control, open_control
 from ringfeed.shm.descriptor import read_descriptor, ring_names
 from ringfeed.shm.failures import FailedPairs, read_failed_pairs, rings_with_lists
 from ringfeed.shm.layout import State
-from ringfeed.text import one_line
+from ringfeed.text import count, one_line
 
 EXIT_CLEAN = 0
 EXIT_USAGE = 2
@@ -42,23 +45,31 @@ def add_status(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser.set_defaults(run=run_status)
 
 
+def _asked_for(words: list[str], rings: Iterable[str] | None = None) -> tuple[list[str], list[str]]:
+    """Return the rings that were asked for, all without a word, and a sentence for each word that fits several."""
+    rings = sorted(ring_names() if rings is None else rings)
+    return matching_rings(words, rings) if words else (rings, [])
+
+
 def run_status(arguments: argparse.Namespace) -> int:
     """Carry out `ringfeed status`."""
-    names = arguments.rings or ring_names()
+    names, missing = _asked_for(arguments.rings)
     found: list[RingStatus] = []
-    missing = []
     for name in names:
         try:
             found.append(ring_status(name))
         except RingfeedError as error:
             missing.append(str(error))
-    if not names:
+    if not names and not missing:
         missing.append(NO_RING)
     if arguments.json:
         print(json.dumps({status.ring: status.as_json() for status in found}, indent=2))
     else:
+        colour = wants_colour(sys.stdout)
         for status in found:
-            print("\n".join(status.lines()))
+            headline, *others = status.lines()
+            style = Style.GOOD if status.state == "serving" and not status.hangs else Style.BAD
+            print("\n".join((paint(headline, style, colour=colour), *others)))
     for sentence in missing:
         print(sentence, file=sys.stderr)
     unserved = any(status.state == "dead" or status.hangs for status in found)
@@ -90,11 +101,13 @@ def add_refresh(commands: argparse._SubParsersAction[CommandParser]) -> None:
 
 def run_refresh(arguments: argparse.Namespace) -> int:
     """Carry out `ringfeed refresh`."""
-    names = arguments.rings or ring_names()
-    if not names:
+    names, ambiguous = _asked_for(arguments.rings)
+    if not names and not ambiguous:
         print("No ring is served on this machine; there is nothing to refresh.", file=sys.stderr)
         return EXIT_NOT_RUNNING
-    controls, well = [], True
+    for sentence in ambiguous:
+        print(sentence, file=sys.stderr)
+    controls, well = [], not ambiguous
     for name in names:
         try:
             controls.append(open_control(name))
@@ -169,9 +182,10 @@ def add_errors(commands: argparse._SubParsersAction[CommandParser]) -> None:
 
 def run_errors(arguments: argparse.Namespace) -> int:
     """Carry out `ringfeed errors`."""
-    names = arguments.rings or sorted({*ring_names(), *rings_with_lists()})
+    names, missing = _asked_for(arguments.rings, {*ring_names(), *rings_with_lists()})
     found: list[FailedPairs] = []
-    missing = [] if names else [NO_RING]
+    if not names and not missing:
+        missing = [NO_RING]
     for name in names:
         try:
             # a ring without a list has had no failures, if there is such a ring
@@ -213,8 +227,9 @@ def error_lines(listed: FailedPairs) -> list[str]:
     """The list for people: a line for the ring, then one for each pair, the latest last."""
     if not listed.failed_draws and not listed.stopped:
         return [f"{listed.ring}: no pair has failed"]
-    causes = ", ".join(f"{count} {cause}" for cause, count in sorted(listed.causes.items(), key=lambda item: -item[1]))
-    lines = [f"{listed.ring}: {listed.failed_draws} draws failed ({causes}); {len(listed.pairs)} pairs are listed"]
+    causes = ", ".join(f"{many} {cause}" for cause, many in sorted(listed.causes.items(), key=lambda item: -item[1]))
+    failed, pairs = count(listed.failed_draws, "draw"), count(len(listed.pairs), "pair")
+    lines = [f"{listed.ring}: {failed} failed ({causes}); {pairs} {'is' if len(listed.pairs) == 1 else 'are'} listed"]
     if listed.stopped:
         lines.append(f"  the ring was stopped: {listed.stopped}")
     for pair in listed.pairs:

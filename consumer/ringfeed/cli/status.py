@@ -22,7 +22,7 @@ from ringfeed.shm.identity import Value
 from ringfeed.shm.lane import Request
 from ringfeed.shm.layout import REASON_BYTES, RING_BYTES, Lane, RingState, State
 from ringfeed.shm.missing import Absence
-from ringfeed.text import one_line
+from ringfeed.text import count, one_line
 
 HEARTBEAT_LATE_S: Final = 5.0
 """The daemon's loop turns four times a second: after this long without a turn it hangs, or is stopped."""
@@ -110,7 +110,7 @@ class StoreStatus(StoreCounts):
             )
         limit = f", limited to about {self.limit_per_s:.0f} requests/s" if self.limit_per_s else ""
         second = f", {self.second_requests:,} of them second ones for a late object" if self.second_requests else ""
-        return f"answers{limit}; {self.requests:,} requests{second}, {self.outages} outages"
+        return f"answers{limit}; {count(self.requests, 'request')}{second}, {count(self.outages, 'outage')}"
 
 
 @dataclass(kw_only=True)
@@ -190,28 +190,29 @@ class RingStatus(RingCounts, DaemonCounts):
         """The ring for people: by a word, a line."""
         memory = f"{self.memory_bytes / 2**20:.0f} MiB" + ("" if self.mirrored else ", not mirrored")
         slot = f"{self.slot_height}x{self.slot_width}, {self.fit}, label {self.label_mode}"
-        causes = ", ".join(f"{count} {cause}" for cause, count in self.retries_by_cause.items() if count)
-        retries = f"{self.fetch_retries} retries" + (f" ({causes})" if causes else "")
-        why = ", ".join(f"{count} {cause}" for cause, count in sorted(self.failures_by_cause.items()))
-        failed = f"{self.failed_pairs} failed" + (f" ({why})" if why else "")
+        causes = ", ".join(f"{many:,} {cause}" for cause, many in self.retries_by_cause.items() if many)
+        retries = count(self.fetch_retries, "retry", "retries") + (f" ({causes})" if causes else "")
+        why = ", ".join(f"{many:,} {cause}" for cause, many in sorted(self.failures_by_cause.items()))
+        failed = f"{self.failed_pairs:,} failed" + (f" ({why})" if why else "")
         failed = f"{failed}, {retries}, {self.size_mismatches} of unequal size"
         if self.unsure_turns:
-            failed += f", {self.unsure_turns} labels that may not be turned as their images are"
-        readers = f"{self.lane_deaths} readers died, {self.skipped_pairs} pairs skipped"
+            failed += f", {count(self.unsure_turns, 'label')} that may not be turned as their images are"
+        readers = f"{count(self.lane_deaths, 'reader')} died, {count(self.skipped_pairs, 'pair')} skipped"
         if self.places_given_up:
-            readers += f", {self.places_given_up} places given up"
-        forks = f", {self.fork_server_deaths} fork servers died" if self.fork_server_deaths else ""
+            readers += f", {count(self.places_given_up, 'place')} given up"
+        forks = f", {count(self.fork_server_deaths, 'fork server')} died" if self.fork_server_deaths else ""
         node = f"node {self.node_rank}/{self.num_nodes}, " if self.num_nodes > 1 else ""
+        pairs = count(self.epoch_length, "pair")
         rows = {
             "verdict": self.verdict.sentence,
-            "source": f"{self.root} ({self.split}, {node}{self.epoch_length:,} pairs, {self.order}, seed {self.seed})",
+            "source": f"{self.root} ({self.split}, {node}{pairs}, {self.order}, seed {self.seed})",
             "slots": f"{self.filled_slots}/{self.slots} filled, {slot}, {memory}",
             "stream": f"epoch {self.epoch}, position {self.position}; pairs {self.floor} to {self.published} are kept",
-            "decoded": f"{self.decoded_pairs:,} pairs, {self.downloaded_bytes / 1e6:,.1f} MB; {failed}",
+            "decoded": f"{count(self.decoded_pairs, 'pair')}, {self.downloaded_bytes / 1e6:,.1f} MB; {failed}",
             "store": self.store.sentence(self.workers),
-            "daemon": f"pid {self.daemon_pid}, up {self.uptime_s:.0f} s, {self.workers} workers "
+            "daemon": f"pid {self.daemon_pid}, up {self.uptime_s:.0f} s, {count(self.workers, 'worker')} "
             f"({self.worker_deaths} died)" + forks,
-            "readers": f"{len(self.consumers)}/{self.lanes} lanes in {self.groups} groups "
+            "readers": f"{len(self.consumers)}/{count(self.lanes, 'lane')} in {count(self.groups, 'group')} "
             f"({self.lingering_groups} lingering; {readers})",
         }
         if self.refresh:
@@ -224,12 +225,13 @@ class RingStatus(RingCounts, DaemonCounts):
         lines += [f"  {name:<9} {text}" for name, text in self.rows().items()]
         passes = by_pass(self.consumers)
         for group, lane in ((group, lane) for group, lanes in passes for lane in lanes):
-            missed = f", {lane.on_lag}s, missed {lane.missed_pairs} pairs" if lane.on_lag != "block" else ""
+            missed = f", {lane.on_lag}s, missed {count(lane.missed_pairs, 'pair')}" if lane.on_lag != "block" else ""
             waiting = f" ({lane.waited_lately:.0%} lately)" if lane.waited_lately else ""
             waiting += f", waiting for {lane.waiting_s:.1f} s" if lane.waiting_s else ""
+            batches, held = count(lane.batches, "batch", "batches"), count(lane.held_pairs, "pair")
             lines.append(
-                f"    {group} rank {lane.rank}/{lane.world_size} (pid {lane.pid}): {lane.batches} batches of "
-                f"{lane.batch_size}, holds {lane.held_pairs} pairs, waited {lane.waited_s:.1f} s{waiting}{missed}"
+                f"    {group} rank {lane.rank}/{lane.world_size} (pid {lane.pid}): {batches} of {lane.batch_size}, "
+                f"holds {held}, waited {lane.waited_s:.1f} s{waiting}{missed}"
             )
         if self.held_up and self.held_up not in self.verdict.sentence:
             lines.append(f"    {self.held_up}")

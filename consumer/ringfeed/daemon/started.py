@@ -58,12 +58,14 @@ def start(
         RingfeedError: it could not start; the sentence is its own.
     """
     command = [sys.executable, "-m", "ringfeedd", "serve", root, "--ring", ring, "--stop-on-eof", *flags]
+    command += ["--log-format", "text"]  # its lines are read here, whatever RINGFEED_LOG_FORMAT says
+    environ = {name: value for name, value in os.environ.items() if name != "RINGFEED_CONFIG"}
     log = tempfile.TemporaryFile()  # noqa: SIM115  # it lasts as long as the daemon; a pipe would fill up unread
     theirs, ours = os.pipe()
     segment.close_in_children(ours)  # or a forked worker would keep it open
     try:
         # In a session of its own: Ctrl-C at this one's terminal is not meant for a daemon that others may use.
-        daemon = subprocess.Popen(command, stdin=theirs, stdout=log, stderr=log, start_new_session=True)
+        daemon = subprocess.Popen(command, stdin=theirs, stdout=log, stderr=log, start_new_session=True, env=environ)
     finally:
         os.close(theirs)
     running = _Running(daemon, ours, os.getpid(), ring)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from ringfeed.errors import NotTrustedError
 from ringfeed.shm import layout, segment
+from ringfeed.text import count
 from ringfeedd.errors import AlreadyRunningError, StartError
 from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
 from ringfeedd.recovery.other_versions import other_versions
@@ -53,7 +54,10 @@ def clean(rings: Iterable[str], *, force: bool) -> tuple[list[str], bool]:
         try:
             waiting = sum(len(former.places) for former in read_formers(ring))
             if waiting and not force:
-                said.append(f"{ring}: {waiting} trainers wait for its next daemon; left alone (--force removes it)")
+                said.append(
+                    f"{ring}: {count(waiting, 'trainer')} {'waits' if waiting == 1 else 'wait'} for its next daemon; "
+                    "left alone (--force removes it)"
+                )
                 well = False
                 continue
             if not force and other_versions(ring):
@@ -62,7 +66,9 @@ def clean(rings: Iterable[str], *, force: bool) -> tuple[list[str], bool]:
                 continue
             removed = len(clear_leavings(ring))
             said.append(
-                f"{ring}: removed {removed} files of a dead daemon" if removed else f"{ring}: nothing is left of it"
+                f"{ring}: removed {count(removed, 'file')} of a dead daemon"
+                if removed
+                else f"{ring}: nothing is left of it"
             )
             if foreign := foreign_files(ring):
                 said.append(f"{ring}: {foreign}")

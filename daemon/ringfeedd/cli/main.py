@@ -7,16 +7,20 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import ringfeed
 from ringfeed.cli.arguments import CommandParser, ring_name, whole
+from ringfeed.cli.colour import Style, paint, wants_colour
 from ringfeed.cli.commands import add_errors, add_refresh, add_status, add_top
 from ringfeed.errors import RingfeedError
 from ringfeed.text import one_line
 from ringfeedd.bench.arguments import add_bench
 from ringfeedd.cli.clean import clean, rings_with_files
+from ringfeedd.cli.completion import add_completion
 from ringfeedd.cli.config import add_config
 from ringfeedd.cli.install.command import add_install_service
 from ringfeedd.cli.serve import add_serve
@@ -69,20 +73,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="ringfeed",
         description="Feeds training processes with (image, label) pairs from a bucket, through shared memory.",
+        epilog="`ringfeed COMMAND --help` shows the flags of a command.",
     )
     parser.add_argument("--version", action="version", version=f"ringfeed {ringfeed.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_serve(commands)
-    add_config(commands)
-    add_status(commands)
-    add_refresh(commands)
-    add_top(commands)
-    add_errors(commands)
-    _add_doctor(commands)
-    _add_clean(commands)
-    add_bench(commands)
-    _add_demo(commands)
-    add_install_service(commands)
+    for heading, members in _COMMANDS.items():
+        before = list(commands.choices)
+        for add in members:
+            add(commands)
+        parser.groups[heading] = [name for name in commands.choices if name not in before]
+    add_completion(commands, parser)
+    parser.groups["set up"].append("completion")
     return parser
 
 
@@ -124,7 +125,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([asdict(check) for check in found], indent=2))
     else:
-        print("\n".join(one_line(check.line()) for check in found))
+        colour = wants_colour(sys.stdout)
+        styles = {Level.OK: Style.GOOD, Level.WARN: Style.WARNING, Level.BAD: Style.BAD}
+        for check in found:
+            level, _, rest = one_line(check.line()).partition(" ")
+            print(paint(level, styles[check.level], colour=colour) + f" {rest}")
     return EXIT_CRASH if any(check.level is Level.BAD for check in found) else EXIT_CLEAN
 
 
@@ -156,3 +161,12 @@ def _demo(arguments: argparse.Namespace) -> int:
     return run_demo(
         pairs=arguments.pairs, epochs=arguments.epochs, ranks=arguments.ranks, out=arguments.out, keep=arguments.keep
     )
+
+
+_COMMANDS: Final[dict[str, tuple[Callable[[argparse._SubParsersAction[CommandParser]], None], ...]]] = {
+    "run": (add_serve, add_refresh),
+    "look": (add_status, add_top, add_errors, _add_doctor),
+    "set up": (add_config, add_install_service, _add_clean),
+    "try": (_add_demo, add_bench),
+}
+"""The commands by what they are for."""
