@@ -19,6 +19,7 @@ SHOWN = {
     "commands.py",
     "main.py",
     "serve.py",
+    "completion.py",
     "config.py",
     "checks.py",
     "metrics.py",
