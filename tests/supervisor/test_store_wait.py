@@ -337,10 +337,10 @@ def test_a_daemon_without_patience_or_at_the_end_of_it_ends_with_the_reason(stor
     hasty = daemon_of(store, f"{ring}0", "--store-wait-s", "0")
     (code, said), later = ended(hasty, daemon_of(store, ring, "--store-wait-s", "0.5"))
     assert code == EXIT_COULD_NOT_START
-    assert said.startswith("ringfeed: gs://b/set cannot be listed: ")
+    assert said.startswith("listing gs://b/set\nringfeed: gs://b/set cannot be listed: ")
     code, said = later
     assert code == EXIT_COULD_NOT_START
-    assert said.startswith(WAITS)
+    assert said.startswith(f"listing gs://b/set\n{WAITS}")
     assert "\nringfeed: the store has not answered for " in said
 
 
@@ -351,9 +351,9 @@ def test_an_address_that_refuses_or_does_not_resolve_ends_the_start(store, ring,
     began = time.monotonic()
     for code, said in ended(daemon_of(store, ring, "--data-plane", plane), nowhere):
         assert code == EXIT_COULD_NOT_START
-        assert said.count("\n") == 1
+        assert said.count("\n") == 2
         assert re.match(
-            r"ringfeed: gs://b/set cannot be listed: .*it cannot be reached.*\. It has never answered", said
+            r"listing gs://b/set\nringfeed: gs://b/set cannot be listed: .*it cannot be reached.*\. It has never answered", said
         )
     assert time.monotonic() - began < 60
 
@@ -361,11 +361,11 @@ def test_an_address_that_refuses_or_does_not_resolve_ends_the_start(store, ring,
 def test_a_daemon_does_not_wait_for_a_bucket_that_is_not_there_or_may_not_be_read(store, ring):
     store.start()
     ((code, said),) = ended(daemon_of(store, ring, root="gs://nowhere/set"))
-    assert (code, said.count("\n")) == (EXIT_COULD_NOT_START, 1)
+    assert (code, said.count("\n")) == (EXIT_COULD_NOT_START, 2)
     assert "There is no bucket nowhere" in said
     store.ask("/_faults", "POST", b"list/403")
     ((code, said),) = ended(daemon_of(store, ring))
-    assert (code, said.count("\n")) == (EXIT_COULD_NOT_START, 1)
+    assert (code, said.count("\n")) == (EXIT_COULD_NOT_START, 2)
     assert "forbidden (403)" in said
 
 
