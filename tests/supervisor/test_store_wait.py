@@ -352,8 +352,10 @@ def test_an_address_that_refuses_or_does_not_resolve_ends_the_start(store, ring,
     for code, said in ended(daemon_of(store, ring, "--data-plane", plane), nowhere):
         assert code == EXIT_COULD_NOT_START
         assert said.count("\n") == 2
+        listed, refused = said.splitlines()
+        assert listed.startswith("listing gs://b/set")
         assert re.match(
-            r"listing gs://b/set\nringfeed: gs://b/set cannot be listed: .*it cannot be reached.*\. It has never answered", said
+            r"ringfeed: gs://b/set cannot be listed: .*it cannot be reached.*\. It has never answered", refused
         )
     assert time.monotonic() - began < 60
 
