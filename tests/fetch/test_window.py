@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ def test_a_window_begins_small_and_doubles_with_each_round_trip():
     assert window.wait_s(NOW, 64) == math.inf
 
 
-def fail(window, now, times=5, **options):
+def fail(window, now, times=8, **options):
     for _ in range(times):
         window.sent(now)
         window.failed(now, now, **options)
@@ -71,7 +72,7 @@ def test_a_down_window_keeps_to_what_the_store_asks_for():
 def test_failures_between_answers_are_no_outage():
     window, now = window_of(), NOW
     for _ in range(1000):
-        fail(window, now, 4)
+        fail(window, now, 7)
         window.answered(now, now)
         now += 0.5
     assert window.outages == 0
@@ -106,16 +107,18 @@ def test_a_pace_stays_finite_and_never_ends_sending(answers):
             continue
         pace.sent(now)
         if limited:
-            pace.limited(now, now - 0.01, 16.0)
+            pace.limited(now, now - 0.01)
         else:
-            pace.good(now)
+            pace.good(now, now - 0.01)
         assert pace.per_s is None or LEAST_PER_S <= pace.per_s < 1e7
         assert 0.0 <= pace.wait_s(now) <= 1 / LEAST_PER_S + 1e-6
 
 
 def test_a_pace_is_forgotten_when_nothing_limits_it_for_long():
     pace = Pace()
-    pace.limited(NOW, NOW, 8.0)
+    for _ in range(8):
+        pace.sent(NOW)
+        pace.limited(NOW, NOW)
     pace.look(NOW + 200)
     assert pace.per_s is not None
     pace.look(NOW + 301)
@@ -124,17 +127,46 @@ def test_a_pace_is_forgotten_when_nothing_limits_it_for_long():
 
 def test_a_hold_for_all_needs_that_nearly_all_are_asked_to_wait():
     few, all_of_them = window_of(), window_of()
-    for _ in range(30):
-        few.answered(NOW, NOW)
-        few.pace.sent(NOW)
-    few.limited(NOW, NOW, 30.0)
-    for _ in range(10):
-        few.answered(NOW, NOW)
-    few.limited(NOW, NOW, 30.0)
-    for _ in range(10):
-        all_of_them.limited(NOW, NOW, 30.0)
+    for window, times in ((few, 30), (all_of_them, 2)):
+        for _ in range(times):
+            window.sent(NOW)
+            window.answered(NOW, NOW)
+    for window in (few, all_of_them):
+        for _ in range(10):
+            window.sent(NOW)
+            window.limited(NOW, NOW, 30.0)
     assert few.wait_s(NOW, 0) < 5
     assert 30 <= all_of_them.wait_s(NOW, 0) <= 33.1
+
+
+def answer(pace, part, seconds, now, rng):
+    """As many requests as the pace lets through, a part of which is refused; `part` may depend on the rate."""
+    end, sent = now + seconds, deque([now], maxlen=50)
+    while now < end:
+        now += max(0.002, pace.wait_s(now))
+        pace.sent(now)
+        sent.append(now)
+        refused = rng.random() < part(len(sent) / max(0.01, now - sent[0]))
+        (pace.limited if refused else pace.good)(now, now)
+    return now
+
+
+@pytest.mark.parametrize("part", [0.05, 0.15, 0.3, 0.6])
+def test_a_part_that_the_rate_does_not_change_is_tolerated(part):
+    pace, rng = Pace(), random.Random(3)
+    now = answer(pace, lambda _per_s: part, 20.0, NOW, rng)
+    assert (pace.per_s, pace.confirmed) == (None, False)
+    assert pace.tolerated >= part
+    answer(pace, lambda _per_s: part, 20.0, now, rng)
+    assert pace.per_s is None
+
+
+def test_a_part_that_rises_with_the_rate_is_a_limit():
+    pace = Pace()
+    now = answer(pace, lambda per_s: max(0.0, 1 - 100 / per_s), 60.0, NOW, random.Random(3))
+    assert pace.confirmed
+    assert 50 <= pace.per_s <= 130
+    assert pace.bounds(now)
 
 
 # -- what workers report

@@ -25,6 +25,10 @@ SLOW_S: Final = 10.0
 BYTES_PER_S: Final = 1 << 20
 """For each of them an attempt may take a second longer."""
 
+LONGER: Final = 1.6
+"""The widest pause is so many times the one before. With 2, where two requests of five fail, the few objects that fail
+ten times in a row would make everybody wait for longer than all others together."""
+
 RATE_LIMITED: Final = "http_429"
 OVERLOADED: Final = "http_503"
 
@@ -253,9 +257,9 @@ class Download:
         policy, client = self._client.policy, self._client
         retries = self.retries = self.retries or {}
         retries[error.cause] = retries.get(error.cause, 0) + 1
-        # 2**1000 would overflow a float long before the cap is applied
-        doublings = 0 if self.unanswered else min(self.attempts - 1, 60)  # in an outage the window makes it wait
-        widest_s = min(policy.max_delay_s, policy.base_delay_s * 2**doublings)
+        # in an outage the window makes it wait; and 2.0**10000 would overflow a float before the cap is applied
+        steps = 0 if self.unanswered else min(self.attempts - 1, 60)
+        widest_s = min(policy.max_delay_s, policy.base_delay_s * LONGER**steps)
         pause_s = client.rng.uniform(0.0, widest_s)
         if error.retry_after_s is not None:  # all clients were told alike
             pause_s = error.retry_after_s + client.rng.uniform(0.0, policy.base_delay_s)

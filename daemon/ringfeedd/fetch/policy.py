@@ -28,8 +28,8 @@ class FetchPolicy:
         user_project: the project that requests to a bucket are billed to; None: the bucket's own.
     """
 
-    max_attempts: int = 12
-    base_delay_s: float = 0.05
+    max_attempts: int = 16
+    base_delay_s: float = 0.01
     max_delay_s: float = 2.0
     deadline_s: float = 120.0
     attempt_s: float = 60.0

@@ -21,10 +21,7 @@ FIRST_REQUESTS: Final = 8
 
 REOPENED_REQUESTS: Final = 2
 
-OVERLOADED_PART: Final = 0.15
-"""A store of which more answers than these are 503 is overloaded, and limits the rate."""
-
-FAILURES_TO_COLLAPSE: Final = 5
+FAILURES_TO_COLLAPSE: Final = 8
 QUIET_TO_COLLAPSE_S: Final = 0.3
 """Failures in a row, and time without an answer, after which the store counts as unreachable."""
 
@@ -109,7 +106,6 @@ class Window:
         self._answered_began = -math.inf
         self.pace = Pace()
         self._hold_until = -math.inf
-        self._overloaded_part = 0.0
         # An outage.
         self.down_since: float | None = None
         self.next_try_at = 0.0
@@ -195,15 +191,14 @@ class Window:
         elif self.size < self._target:
             self.size = min(self._target, self.size + 1.0)
         if self.pace.per_s is not None:
-            self.pace.good(now)
-        self._overloaded_part *= 1 - 1 / 32
+            self.pace.good(now, began)
 
     def limited(self, now: float, began: float, retry_after_s: float | None = None) -> None:
         """Take note of an answer that only says "later" (429)."""
         if self.down_since is not None:
             self._reopen()  # it is there
         pace = self.pace
-        pace.limited(now, began, self.size)
+        pace.limited(now, began)
         if retry_after_s and pace.mostly_limited:  # else others are answered, and only this request has to wait
             self._hold_until = max(self._hold_until, now + retry_after_s * self._rng.uniform(1.0, 1.1))
 
@@ -223,9 +218,7 @@ class Window:
             self._failing_since, self._pace_before = now, self.pace.per_s
         self._failures += 1
         if overloaded:
-            self._overloaded_part += (1 - self._overloaded_part) / 32
-            if self._overloaded_part > OVERLOADED_PART:
-                self.limited(now, began)
+            self.pace.limited(now, began)
         quiet_since = max(self._failing_since, -math.inf if self.answered_at is None else self.answered_at)
         if self._failures >= FAILURES_TO_COLLAPSE and now - quiet_since >= QUIET_TO_COLLAPSE_S:
             self._collapse(now, retry_after_s)
