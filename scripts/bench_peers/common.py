@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,7 +38,11 @@ def fetch(task: Task, entry: Entry) -> tuple[bytes, bytes]:
     pool = getattr(_THREAD, "pool", None)
     if pool is None:
         address = urlsplit(task.url)
-        pool = _THREAD.pool = urllib3.HTTPConnectionPool(address.hostname, address.port)
+        if address.scheme == "https":
+            pool = urllib3.HTTPSConnectionPool(address.hostname, address.port, ca_certs=os.environ["SSL_CERT_FILE"])
+        else:
+            pool = urllib3.HTTPConnectionPool(address.hostname, address.port)
+        _THREAD.pool = pool
     image, label = (pool.request("GET", f"/{task.bucket}/{name}") for name in names(entry))
     if image.status != 200 or label.status != 200:
         raise RuntimeError(f"{entry['id']}: HTTP {image.status} and {label.status}")

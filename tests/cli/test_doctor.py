@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import socket
+import time
 import uuid
 
 import pytest
@@ -20,6 +22,9 @@ from ringfeedd.cli import checks
 from ringfeedd.cli.checks import Level
 from ringfeedd.cli.doctor import examine
 from ringfeedd.cli.main import main
+from ringfeedd.cli.store import ask_store
+from ringfeedd.fakegcs.faults import parse_fault
+from ringfeedd.fakegcs.server import FakeGcs, serve_in_thread
 from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.storage.transport.proxy import proxy_for
 
@@ -200,3 +205,36 @@ def test_a_file_planted_under_a_rings_name_is_a_finding_and_no_crash():
         assert ring in found["leftovers"].found
     finally:
         wipe(ring)
+
+
+BUCKET = {"b": {"set/images/1.jpg": b"x" * 70_000, "set/labels/1.png": b"y" * 100}}
+
+
+@pytest.mark.parametrize(
+    ("fault", "root", "level", "said"),
+    [
+        ("", "gs://b/set", Level.OK, r"answers: a page of its listing took .*s, an object of \d+ kB .*s"),
+        ("", "gs://b/nothing", Level.WARN, "there is no object in it"),
+        ("", "gs://c", Level.BAD, "cannot be read: There is no bucket c"),
+        ("any/429", "gs://b/set", Level.WARN, "limits the rate: .*429"),
+        ("read/503", "gs://b/set", Level.BAD, "cannot be read: .*503"),
+        ("any/403", "gs://b/set", Level.BAD, "cannot be read: .*403"),
+    ],
+)
+def test_a_bucket_is_asked_for_a_page_and_an_object(fault, root, level, said):
+    faults = [parse_fault(fault)] if fault else []
+    with serve_in_thread(FakeGcs(BUCKET, faults)) as server:
+        check = ask_store(root, server.url)
+    assert (check.level, check.topic) == (level, f"store {root}")
+    assert re.search(said, check.found)
+    assert bool(check.cure) == (level is not Level.OK)
+
+
+def test_a_bucket_that_nobody_serves_is_bad_at_once(capsys):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        began = time.monotonic()
+        assert main(["doctor", "gs://b/set", "--emulator", url]) == 1
+    assert time.monotonic() - began < 10
+    assert re.search(r"^bad +store gs://b/set +cannot be read: ", capsys.readouterr().out, re.MULTILINE)

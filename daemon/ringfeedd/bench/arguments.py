@@ -11,7 +11,20 @@ from ringfeed.cli.arguments import CommandParser, number, whole
 from ringfeedd.errors import EXIT_COULD_NOT_START
 
 MEASURED: Final = (
-    *("solo", "floor", "latency", "fanout", "ranks", "handoff", "start", "catalog", "workers", "supervisor", "large"),
+    *(
+        "solo",
+        "floor",
+        "tls",
+        "latency",
+        "fanout",
+        "ranks",
+        "handoff",
+        "start",
+        "catalog",
+        "workers",
+        "supervisor",
+        "large",
+    ),
     "gpu",
 )
 """What can be measured, in the order of `all`."""

@@ -22,6 +22,7 @@ from ringfeedd.bench.handoff import handoff
 from ringfeedd.bench.machine import Machine, this_machine
 from ringfeedd.bench.million import catalog
 from ringfeedd.bench.results import Result
+from ringfeedd.bench.secure import tls
 from ringfeedd.bench.session import Session
 from ringfeedd.bench.starting import start
 from ringfeedd.bench.supervisor_alone import supervisor
@@ -37,7 +38,7 @@ EXIT_INTERRUPTED: Final = 130
 COMMANDS: Final[dict[str, Callable[[Session], Result]]] = dict(
     zip(
         MEASURED,
-        (solo, least, latency, fanout, ranks, handoff, start, catalog, workers, supervisor, large, gpu),
+        (solo, least, tls, latency, fanout, ranks, handoff, start, catalog, workers, supervisor, large, gpu),
         strict=True,
     )
 )

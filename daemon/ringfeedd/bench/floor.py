@@ -1,8 +1,8 @@
 """The least work that the task needs: what any loader of these pairs has to do, and nothing else.
 
 Raw sockets that are kept open and asked ahead, the fastest exact codecs, straight into shared memory that is warm, one
-semaphore a batch. No retries, no checksums, no TLS, no order that survives anything. Run by the benchmark; imports no
-part of Ringfeed's, and runs in the peers' environment as well.
+semaphore a batch. No retries, no checksums, no order that survives anything; TLS where the store has it. Run by the
+benchmark; imports no part of Ringfeed's, and runs in the peers' environment as well.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import mmap
 import os
 import signal
 import socket
+import ssl
 import struct
 import sys
 import uuid
@@ -43,6 +44,9 @@ class Connection:
         self._socket = socket.create_connection((address.hostname, address.port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALL_S, 0))
+        if address.scheme == "https":
+            context = ssl.create_default_context()  # certificates of SSL_CERT_FILE
+            self._socket = context.wrap_socket(self._socket, server_hostname=address.hostname)
         self._bucket = bucket
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
@@ -73,7 +77,7 @@ class Connection:
             self._begin, self._end = 0, rest
         try:
             received = self._socket.recv_into(self._view[self._end :])
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             raise TimeoutError(f"the store has sent nothing for {STALL_S} s") from None
         if not received:
             raise RuntimeError("the store closed the connection")

@@ -6,20 +6,22 @@ No decoding and no daemon.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from ringfeedd.bench.authority import own_authority
 from ringfeedd.bench.store import BUCKET, Store
 from ringfeedd.errors import StartError
-from ringfeedd.storage import PlaneName, Source, open_source
-from ringfeedd.storage.base import read
+from ringfeedd.storage import PlaneName
+from ringfeedd.storage.transport.base import Plane, get
+from ringfeedd.storage.transport.choice import open_plane
 
 OBJECT_BYTES: Final = 70_000
 NAME: Final = "images/x.jpg"
@@ -29,67 +31,75 @@ GETS: Final = 150
 """For each of those that read at the same time, in one round."""
 
 ROUNDS: Final = 7
-PLANES: Final[tuple[PlaneName, ...]] = ("gcloud", "curl")
-"""Each once: ``"auto"`` is one of them."""
+READ_TIMEOUT_S: Final = 20.0
+HTTP2: Final = "curl, HTTP/2"
+WAYS: Final[dict[str, PlaneName]] = {"aiohttp": "gcloud", "curl": "curl", HTTP2: "curl"}
+"""What objects are read with; without TLS there is no HTTP/2."""
 
 
-async def _read(source: Source, times: int) -> None:
+async def _read(plane: Plane, url: str, times: int) -> None:
     for _ in range(times):
-        assert len(await read(source, NAME, 1, OBJECT_BYTES)) == OBJECT_BYTES
+        assert len(await get(plane, url, None, OBJECT_BYTES, NAME)) == OBJECT_BYTES
 
 
-async def cpu_us(plane: PlaneName, url: str) -> float:
+def _open(way: str, url: str) -> Plane:
+    """Raises: `StartError` without its package."""
+    options: dict[str, Any] = {"concurrency": CONCURRENCY, "read_timeout_s": READ_TIMEOUT_S}
+    if way != HTTP2:
+        return open_plane(WAYS[way], url, **options)
+    from ringfeedd.storage.transport.curl import CurlPlane  # noqa: PLC0415  # an extra
+
+    return CurlPlane(url, **options, http2=True)
+
+
+async def cpu_us(way: str, url: str) -> float:
     """CPU of this process for one GET, us; connections are open and warm. Raises: `StartError` without its package."""
-    source = await open_source(f"gs://{BUCKET}", emulator=url, concurrency=CONCURRENCY, data_plane=plane)
+    plane = _open(way, url)
+    address = f"{url}/{BUCKET}/{NAME}"
     try:
-        await asyncio.gather(*(_read(source, WARM_UP) for _ in range(CONCURRENCY)))
+        await asyncio.gather(*(_read(plane, address, WARM_UP) for _ in range(CONCURRENCY)))
         began = time.process_time()
-        await asyncio.gather(*(_read(source, GETS) for _ in range(CONCURRENCY)))
+        await asyncio.gather(*(_read(plane, address, GETS) for _ in range(CONCURRENCY)))
         return (time.process_time() - began) / (GETS * CONCURRENCY) * 1e6
     finally:
-        await source.close()
+        await plane.close()
 
 
-def measure(url: str) -> dict[str, list[float]]:
-    """Plane -> CPU us for one GET, a figure for each round; they take turns. One that is not installed is left out."""
+def measure(urls: Mapping[str, str], ways: Sequence[str], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """CPU us for one GET, a figure for each round; they take turns. A way that is not installed is left out.
+
+    Args:
+        urls: of the stores, by what they are called.
+        ways: of `WAYS`.
+    """
     figures: dict[str, list[float]] = {}
-    for _ in range(ROUNDS):
-        for plane in PLANES:
-            try:
-                figures.setdefault(plane, []).append(asyncio.run(cpu_us(plane, url)))
-            except StartError as error:
-                sys.stderr.write(f"{error}\n")
-    return {plane: of_plane for plane, of_plane in figures.items() if of_plane}
+    for _ in range(rounds):
+        for way in ways:
+            for how, url in urls.items():
+                with contextlib.suppress(StartError, ImportError):
+                    figures.setdefault(f"{way}, {how}", []).append(asyncio.run(cpu_us(way, url)))
+    return {name: figures_of_one for name, figures_of_one in figures.items() if figures_of_one}
+
+
+def one_object(root: Path) -> None:
+    """Make the bucket: one object, and what a `Store` is asked for at its start."""
+    root.chmod(0o755)  # nginx may be somebody else
+    for path, data in (("listing/images-0.json", b"{}"), (NAME, os.urandom(OBJECT_BYTES))):
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_bytes(data)
 
 
 def main() -> None:
-    """Print one line for each plane."""
+    """Print one line for each way."""
     with tempfile.TemporaryDirectory(prefix="ringfeed-bench-planes-") as folder:
         root = Path(folder)
-        root.chmod(0o755)  # nginx may run as another user
-        for path, data in (("listing/images-0.json", b"{}"), (NAME, os.urandom(OBJECT_BYTES))):
-            (root / path).parent.mkdir(exist_ok=True)
-            (root / path).write_bytes(data)
-        make_certificate(root)
-        os.environ["SSL_CERT_FILE"] = str(root / "cert")
-        for how, tls in (("HTTP", None), ("HTTPS", root)):
-            with Store(root, tls=tls) as store:
-                figures = measure(store.url)
-            for plane, of_plane in figures.items():
-                median, least, most = statistics.median(of_plane), min(of_plane), max(of_plane)
-                spread = f"({least:.0f} to {most:.0f})"
-                sys.stdout.write(f"{plane:8}{how:6}{median:7.0f} us of CPU for a GET of 70 kB {spread}\n")
-
-
-def make_certificate(folder: Path) -> None:
-    """Write ``cert`` and ``key`` of the host localhost, signed by themselves. Raises: StartError without openssl."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        raise StartError("the benchmark's store needs a certificate: install openssl")
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    files = ["-keyout", str(folder / "key"), "-out", str(folder / "cert")]
-    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, *files]
-    subprocess.run(command, check=True, capture_output=True)
+        one_object(root)
+        with own_authority(root), Store(root) as plain, Store(root, tls=root, http2=True) as secure:
+            figures = measure({"HTTP": plain.url, "HTTPS": secure.url}, list(WAYS))
+        for name, of_one in figures.items():
+            median, least, most = statistics.median(of_one), min(of_one), max(of_one)
+            spread = f"({least:.0f} to {most:.0f})"
+            sys.stdout.write(f"{name:24}{median:7.0f} us of CPU for a GET of 70 kB {spread}\n")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def configuration(
     root: bool,
     one_pair: bool = False,
     tls: Path | None = None,
+    http2: bool = False,
 ) -> str:
     """The text of nginx's configuration.
 
@@ -53,8 +54,10 @@ def configuration(
         root: it is started by root: the folder may be open to root alone.
         one_pair: whatever is asked for is ``one.jpg`` or ``one.png``.
         tls: a folder with ``cert`` and ``key``, for HTTPS; None for HTTP.
+        http2: for those who ask for it, with HTTPS.
     """
     secure = f"ssl_certificate {tls}/cert; ssl_certificate_key {tls}/key; ssl_session_cache shared:s:4m;" if tls else ""
+    secure += " http2_max_requests 1000000000; http2_max_concurrent_streams 512;" if http2 else ""
     read = (
         f"echo_sleep {delay_ms / 1000:.3f}; echo_exec /objects/$name;" if delay_ms else "rewrite ^ /objects/$name last;"
     )
@@ -91,7 +94,7 @@ http {{
         "~\\|(?<token>[a-z]+-[0-9]+)$" $token;
     }}
     server {{
-        listen {HOST}:{port} backlog=1024{" ssl" if tls else ""};
+        listen {HOST}:{port} backlog=1024{" ssl" if tls else ""}{" http2" if http2 else ""};
         {secure}
         location = /storage/v1/b/{BUCKET}/o {{ alias {folder}/listing/$page.json; }}
         location ~ ^/(?:download/)?storage/v1/b/{BUCKET}/o/(?<name>.+)$ {{ {read} }}
@@ -109,7 +112,15 @@ class Store:
         url: where it answers, without a trailing slash.
     """
 
-    def __init__(self, folder: Path, *, delay_ms: float = 0.0, one_pair: bool = False, tls: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        delay_ms: float = 0.0,
+        one_pair: bool = False,
+        tls: Path | None = None,
+        http2: bool = False,
+    ) -> None:
         """Start it, and wait until it answers.
 
         Args:
@@ -117,6 +128,7 @@ class Store:
             delay_ms: added to every object's answer, not to listings.
             one_pair: answer every object with the folder's ``one.jpg`` or ``one.png``.
             tls: a folder with ``cert`` and ``key`` of the host localhost, for HTTPS.
+            http2: for those who ask for it, with HTTPS.
 
         Raises:
             StartError: there is no nginx, or not the module that a delay needs.
@@ -148,6 +160,7 @@ class Store:
                 root=os.geteuid() == 0,
                 one_pair=one_pair,
                 tls=tls,
+                http2=http2,
             )
         )
         command = [nginx, "-p", str(self._work), "-c", str(config), "-e", str(self._work / "error.log")]

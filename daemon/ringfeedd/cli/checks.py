@@ -300,3 +300,51 @@ def _hurt(status: RingStatus) -> _Finding | None:
         found = f"{status.failed_pairs} draws failed since its start, and were replaced"
         return Level.WARN, found, f"`ringfeed errors {status.ring}` lists them"
     return None
+
+
+SLOW_STORE_S: Final = 2.0
+
+
+def store_answers(root: str, *, listed_s: float, object_s: float, object_bytes: int) -> Check:
+    """Judge a bucket that answered.
+
+    Args:
+        listed_s: seconds for a page of its listing.
+        object_s: seconds for one object.
+        object_bytes: of that; 0 where there was none.
+    """
+    topic, listed = f"store {root}", f"answers: a page of its listing took {_seconds(listed_s)}"
+    if not object_bytes:
+        return Check(topic, Level.WARN, f"{listed}, and there is no object in it", "Check the bucket and the prefix")
+    found = f"{listed}, an object of {max(1, object_bytes // 1000):,} kB {_seconds(object_s)}"
+    if max(listed_s, object_s) > SLOW_STORE_S:
+        return Check(topic, Level.WARN, f"{found}, which is slow", "Check the network, and where the bucket lies")
+    return Check(topic, Level.OK, found)
+
+
+def store_fails(root: str, sentence: str, cause: str) -> Check:
+    """Judge a bucket that did not give what it was asked for.
+
+    Args:
+        cause: of the `SourceError`; empty for another error.
+    """
+    topic = f"store {root}"
+    if cause == "http_429":
+        cure = "Use less --concurrency, or request a higher quota; a daemon keeps to what the store accepts"
+        return Check(topic, Level.WARN, f"limits the rate: {sentence.rstrip('.')}", cure)
+    cures = {
+        "forbidden": "Give the account the role Storage Object Viewer on the bucket",
+        "unauthorized": "Check the credentials and the clock",
+        "missing": "Check the name of the bucket",
+    }
+    cure = cures.get(cause, "Check the network, the proxy and the address" if cause else "")
+    return Check(topic, Level.BAD, f"cannot be read: {sentence.rstrip('.')}", cure)
+
+
+def store_is_silent(root: str, seconds: float) -> Check:
+    """Judge a bucket that has not answered for so long."""
+    return store_fails(root, f"no answer within {seconds:g} s", "timeout")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1.0 else f"{seconds:.1f} s"

@@ -20,12 +20,14 @@ from ringfeed.daemon.process import find_daemon
 from ringfeed.errors import RingfeedError
 from ringfeed.reader.attachment import open_control
 from ringfeed.shm import layout, segment
-from ringfeed.shm.descriptor import ring_names
+from ringfeed.shm.descriptor import read_descriptor, ring_names
 from ringfeed.shm.failures import read_failed_pairs, rings_with_lists
 from ringfeed.shm.layout import DAEMON_LOCK_BYTE
 from ringfeedd.cli import checks
 from ringfeedd.cli.checks import Check, Level
 from ringfeedd.cli.clean import rings_with_files
+from ringfeedd.cli.store import ask_store
+from ringfeedd.storage.roots import GCS_SCHEME
 from ringfeedd.system.control_group import memory_of_group
 
 _TIMEX_BYTES: Final = 256
@@ -33,8 +35,15 @@ _TIMEX_BYTES: Final = 256
 _TIME_ERROR: Final = 5
 
 
-def examine(environ: Mapping[str, str] = os.environ) -> list[Check]:
-    """Look at this machine and at every ring on it. Changes nothing."""
+def examine(
+    environ: Mapping[str, str] = os.environ, root: str | None = None, emulator: str | None = None
+) -> list[Check]:
+    """Look at this machine, at every ring on it and at the buckets that they read. Changes nothing.
+
+    Args:
+        root: a bucket to be asked as well, e.g. before a daemon is started.
+        emulator: the address of a GCS emulator that has it.
+    """
     release = f"ringfeed {ringfeed.__version__}, Python {sys.version.split()[0]}"
     return [
         Check("release", Level.OK, release),
@@ -45,7 +54,21 @@ def examine(environ: Mapping[str, str] = os.environ) -> list[Check]:
         *checks.environment(environ, credentials_readable=_readable(environ.get("GOOGLE_APPLICATION_CREDENTIALS"))),
         *checks.packages(fast=_fast_packages(), torch=_version("torch")),
         *_listed(),
+        *_stores(root, emulator),
     ]
+
+
+def _stores(root: str | None, emulator: str | None) -> Iterator[Check]:
+    """Ask every bucket once, without a token where an emulator has it."""
+    buckets = {} if root is None else {(root, emulator): None}
+    with contextlib.suppress(RingfeedError):
+        for name in ring_names():
+            with contextlib.suppress(RingfeedError):
+                identity = read_descriptor(name).identity
+                buckets[identity.root, identity.emulator] = None
+    for bucket, address in buckets:
+        if bucket.startswith(GCS_SCHEME):
+            yield ask_store(bucket, address)
 
 
 def _listed() -> Iterator[Check]:

@@ -110,9 +110,12 @@ def _add_doctor(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser = commands.add_parser(
         "doctor",
         help="look for what ails this machine and its rings, and say what to do",
-        description="Looks at shared memory, limits, environment, packages, leftovers and every ring. Changes nothing.",
+        description="Looks at shared memory, limits, environment, packages, leftovers, every ring, and asks each "
+        "bucket that is read for a page of its listing and for one object. Changes nothing.",
         epilog="Exit codes: 0 nothing is bad; 1 something is.",
     )
+    parser.add_argument("root", nargs="?", metavar="ROOT", help="a bucket to be asked as well: gs://bucket/prefix")
+    parser.add_argument("--emulator", metavar="URL", help="a GCS emulator that has ROOT")
     parser.add_argument("--json", action="store_true", help="print a JSON array of findings")
     parser.set_defaults(run=_doctor)
 
@@ -121,7 +124,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from ringfeedd.cli.checks import Level  # noqa: PLC0415
     from ringfeedd.cli.doctor import examine  # noqa: PLC0415  # it looks at packages that nothing else here needs
 
-    found = examine()
+    found = examine(root=arguments.root, emulator=arguments.emulator)
     if arguments.json:
         print(json.dumps([asdict(check) for check in found], indent=2))
     else:

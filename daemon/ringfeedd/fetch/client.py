@@ -148,7 +148,7 @@ class StoreClient:
     def report(self) -> StoreReport:
         """Return the numbers that status, metrics and tests read."""
         window, now = self.window, self._clock.time()
-        limited = window.pace.confirmed and now - window.pace.limited_at < LIMIT_SHOWN_S and window.pace.bounds(now)
+        limited = window.pace.limits(now) and now - window.pace.limited_at < LIMIT_SHOWN_S
         limited = limited or (not self.under_way and now < self._told_to_wait_until)
         state = StoreState.DOWN if window.down else StoreState.LIMITED if limited else StoreState.OPEN
         return StoreReport(

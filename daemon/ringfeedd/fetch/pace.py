@@ -69,10 +69,7 @@ LONGEST_S: Final = 20.0
 """The answers to what is sent so long after the begin of an experiment count; it ends after the longest."""
 
 EVERY_S: Final = 300.0
-POINTLESS_PART: Final = 0.12
-POINTLESS: Final = 0.25
-"""The first experiment begins with the pace, others at multiples of this time; and when more than this part refuses at
-a pace that is this part of the one at the last experiment."""
+"""The first experiment begins with the pace, others at multiples of this time."""
 
 EXPECTED: Final = 10.0
 RANDOM: Final = 0.4
@@ -130,8 +127,8 @@ class Pace:
         self._since, self._sent, self._refused = -math.inf, 0, 0
         self._seconds_before, self._sent_before, self._refused_before = 1.0, 0, 0
         # The experiment.
-        self._from = self._until = math.inf
-        self._tested_per_s = 0.0
+        self._from = math.inf  # a request that was sent since then goes at the slower pace
+        self._tested_at = -math.inf
         self._full, self._slow = _Share(), _Share()
 
     def __repr__(self) -> str:
@@ -144,6 +141,10 @@ class Pace:
             return 0.0
         self._waited_at = now
         return wait_s
+
+    def limits(self, now: float) -> bool:
+        """Return True if the store limits the rate, as an experiment has shown, and requests had to wait for it."""
+        return self.confirmed and self.bounds(now)
 
     def bounds(self, now: float) -> bool:
         """Return True if requests had to wait for it lately."""
@@ -158,31 +159,31 @@ class Pace:
             self._sent_before, self._refused_before = (0, 0) if first else (self._sent, self._refused)
             self._since, self._sent, self._refused = now, int(first), 0
         if self.per_s is not None:
-            pace = max(LEAST_PER_S, self.per_s * SLOWLY) if self._from <= now < self._until else self.per_s
+            pace = max(LEAST_PER_S, self.per_s * SLOWLY) if self._from <= now else self.per_s
             self._next_at = max(self._next_at, now - BURST_S) + 1.0 / pace
 
     def good(self, now: float, began: float) -> None:
         """Take note of an answer to a request that was sent at `began`."""
         if self.per_s is not None:
-            self._count(now, began, refused=False)
+            self._count(self.per_s, now, began, refused=False)
 
     def limited(self, now: float, began: float) -> None:
         """Take note of an answer that refuses a request."""
         self.limited_at = now
         self._refused += 1
         if self.per_s is not None:
-            self._count(now, began, refused=True)
+            self._count(self.per_s, now, began, refused=True)
             return
         if now > self._tolerated_until:
             self.tolerated = 0.0
         refused, sent = self._refused + self._refused_before, self._sent + self._sent_before
         if refused >= LEAST_REFUSED and refused > max(IGNORED, self.tolerated) * sent:
-            self.per_s = self._ceiling = sent / (self._seconds_before + max(0.1, now - self._since))
+            self._ceiling = sent / (self._seconds_before + max(0.1, now - self._since))
             self.tolerated, self.confirmed = 0.0, False
-            self._full, self._slow = _Share(), _Share()
+            self._full = _Share()
             self._full.answers, self._full.refused = float(max(sent, refused)), float(refused)
             self._grown_at = now
-            self._begin(now)
+            self._experiment(self._ceiling, now)
 
     @property
     def mostly_limited(self) -> bool:
@@ -191,7 +192,7 @@ class Pace:
 
     def restore(self, per_s: float | None) -> None:
         """Go back to a pace of before."""
-        self.per_s, self._from, self._until, self.confirmed = per_s, math.inf, math.inf, False
+        self.per_s, self._from, self.confirmed = per_s, math.inf, False
         self._ceiling = per_s or 0.0
         self._full, self._slow = _Share(), _Share()
 
@@ -200,74 +201,67 @@ class Pace:
         if self.per_s is not None and now - self.limited_at > FORGOTTEN_S:
             self.restore(None)
 
-    def _count(self, now: float, began: float, *, refused: bool) -> None:
+    def _count(self, pace: float, now: float, began: float, *, refused: bool) -> None:
         self._gap += not refused
         if refused:
             self._gaps, self._gap = (self._gaps[1], self._gap), 0
-        if began < self._from or began >= self._until:
+        if self._is_tried(pace, now, began, refused):
+            return
+        self.per_s = pace = self._grown(pace, now)
+        if refused:
+            far = sum(self._gaps) < FAR_ANSWERS and self._full.part > FAR_PART
+            if began >= self._cut_at and (far or now - self._cut_at >= CUT_S):  # else it was sent at another pace
+                self._ceiling, self._cut_at = pace, now
+                self.per_s = pace = max(LEAST_PER_S, pace * (1 - (FAR_CUT if far else CUT)))
+            if now // EVERY_S > self._tested_at // EVERY_S:
+                self._tested_at = now
+                if now % EVERY_S < SETTLED_S:  # else others are done
+                    self._experiment(pace, now)
+
+    def _is_tried(self, pace: float, now: float, began: float, refused: bool) -> bool:
+        """Count an answer, and return True while an experiment goes on, or where it has just decided."""
+        if began < self._from:
             self._full.count(refused, MEMORY)
         elif began >= self._from + SETTLED_S:
             self._slow.count(refused)
             if max(self._slow.answers * self._full.part, self._slow.refused) >= EXPECTED:
-                self._decide(now)
-                return
-        if self._from <= now < self._until:
-            if now - self._from > LONGEST_S or self._full.part > MOST_RANDOM:
-                self._until, self.confirmed = now, self.confirmed or self._full.part > MOST_RANDOM
-            else:
-                self._grown_at = now
-                return
-        self._grow(now)
-        if refused and began >= self._cut_at and (self._far or now - self._cut_at >= CUT_S):
-            self._cut(now)
-        pointless = self._full.part > POINTLESS_PART and self.per_s < POINTLESS * self._tested_per_s
-        if refused and (pointless or now // EVERY_S > self._from // EVERY_S):
-            self._begin(now)
+                self._decide(pace, now)
+                return True
+        if self._from > now:
+            return False
+        if now - self._from > LONGEST_S or self._full.part > MOST_RANDOM:
+            self._from, self.confirmed = math.inf, self._full.part > MOST_RANDOM
+            return False
+        self._grown_at = now
+        return True
 
-    @property
-    def _far(self) -> bool:
-        return sum(self._gaps) < FAR_ANSWERS and self._full.part > FAR_PART
+    def _experiment(self, pace: float, now: float) -> None:
+        self.per_s, self._slow = pace, _Share()
+        self._from = self._tested_at = now
 
-    def _begin(self, now: float) -> None:
-        """Begin an experiment."""
-        self._from, self._until, self._tested_per_s = now, math.inf, self.per_s
-
-    def _decide(self, now: float) -> None:
+    def _decide(self, pace: float, now: float) -> None:
         """End an experiment."""
-        slow, full, self._slow = self._slow, self._full, _Share()
-        self._until = now
+        slow, full = self._slow, self._full
+        self._from = math.inf
         if slow.part > MOST_RANDOM:
             self._full, self.confirmed = slow, True
         elif not self.bounds(now):  # so few were sent that nothing went slowly
-            self.per_s = min(self.per_s, self._lately_per_s(now))
-            self._begin(now)
+            self._experiment(min(pace, self._lately_per_s(now)), now)
         elif slow.part * RANDOM > full.part:  # there are ever more
-            self._full, self.per_s = slow, max(LEAST_PER_S, SLOWLY * self.per_s)
-            self._begin(now)
+            self._full = slow
+            self._experiment(max(LEAST_PER_S, SLOWLY * pace), now)
         elif slow.part >= RANDOM * full.part:
             self.tolerated = min(MOST_RANDOM, IGNORED + TOLERANCE * max(slow.part, full.part))
             self._tolerated_until = now + FORGOTTEN_S
-            self.per_s = None
             self._refused = self._refused_before = 0
+            self.per_s = None
         else:
             self.confirmed = True
 
-    def _lately_per_s(self, now: float) -> float:
-        """Requests a second that were sent lately; a burst counts as if it had taken a second."""
-        before_per_s = self._sent_before / max(1.0, self._seconds_before)
-        return max(1.0, self._sent / max(1.0, now - self._since), before_per_s)
-
-    def _cut(self, now: float) -> None:
-        pace = self.per_s
-        self._ceiling, self._cut_at = pace, now
-        self.per_s = max(LEAST_PER_S, pace * (1 - (FAR_CUT if self._far else CUT)))
-
-    def _grow(self, now: float) -> None:
-        pace = self.per_s
-        assert pace is not None
+    def _grown(self, pace: float, now: float) -> float:
         passed_s, self._grown_at = min(1.0, now - self._grown_at), now
-        if pace > SPARE * self._lately_per_s(now):
-            return
+        if pace > SPARE * self._lately_per_s(now):  # it bounds nothing
+            return pace
         larger = pace / SMALL_PER_S
         growth = GROWTH_PER_S * (min(MOST_LARGER, larger) ** 0.5 if larger > 1.0 else larger**-2.0)
         if pace < RECOVERY * self._ceiling:
@@ -275,4 +269,9 @@ class Pace:
         else:
             periods = (now - self._cut_at) * growth / (HASTE_PERIODS * CUT)
             growth = min(MOST_GROWTH_PER_S, growth * 2 ** min(30.0, max(0.0, periods - 1)))
-        self.per_s = pace * math.exp(growth * passed_s)
+        return pace * math.exp(growth * passed_s)
+
+    def _lately_per_s(self, now: float) -> float:
+        """Requests a second that were sent lately; a burst counts as if it had taken a second."""
+        before_per_s = self._sent_before / max(1.0, self._seconds_before)
+        return max(1.0, self._sent / max(1.0, now - self._since), before_per_s)

@@ -15,9 +15,13 @@ from ringfeedd.storage.transport.proxy import proxy_for
 class CurlPlane:
     """GET by pycurl, one handle for each request under way, which are used again and again; see `Plane`."""
 
-    def __init__(self, api_root: str, *, concurrency: int, read_timeout_s: float) -> None:
-        """Inside the event loop that will use it; see `GcsSource` for the arguments."""
-        self._api_root, self._read_timeout_s = api_root, read_timeout_s
+    def __init__(self, api_root: str, *, concurrency: int, read_timeout_s: float, http2: bool = False) -> None:
+        """Inside the event loop that will use it; see `GcsSource` for the arguments.
+
+        Args:
+            http2: over TLS; it costs more (`docs/adr/0016`), and is here to be measured.
+        """
+        self._api_root, self._read_timeout_s, self._http2 = api_root, read_timeout_s, http2
         self._proxy = proxy_for(api_root)
         self._loop = asyncio.get_running_loop()
         self._curl = CurlLoop(concurrency)
@@ -33,7 +37,7 @@ class CurlPlane:
         """See `Plane.begin`."""
         if self._closed:
             return _Refused(self._loop, what, on_end)
-        transfer = self._idle.pop() if self._idle else Transfer(self._loop.time, self._proxy)
+        transfer = self._idle.pop() if self._idle else Transfer(self._loop.time, self._proxy, self._http2)
         transfer.prepare(url, authorization, max_bytes)
         self._flying.add(transfer)
         if self._watch is None:

@@ -30,12 +30,13 @@ class Transfer:
         easy: libcurl's handle; it takes a connection that is open where there is one.
     """
 
-    def __init__(self, now: Callable[[], float], proxy: str | None) -> None:
+    def __init__(self, now: Callable[[], float], proxy: str | None, http2: bool) -> None:
         """Set what stays the same for all requests.
 
         Args:
             now: the event loop's time, seconds.
             proxy: its URL; None: directly.
+            http2: over TLS, all requests on one connection.
         """
         self._now = now
         self._began = self._heard = 0.0
@@ -45,6 +46,9 @@ class Transfer:
         self.easy = easy = pycurl.Curl()
         for option, value in _fixed_options().items():
             easy.setopt(option, value)
+        if http2:
+            easy.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
+            easy.setopt(pycurl.PIPEWAIT, 1)
         easy.setopt(pycurl.PROXY, proxy or "")  # empty: not even what the environment says by now
         easy.setopt(pycurl.WRITEFUNCTION, self._take)
         self._set_headers(None)
