@@ -42,9 +42,12 @@ class House:
             self.ring.finish(job.seq)
         self.ring.publish()
 
-    def ask(self, rank: int, *, group: str = "job", world: int = 2, start: Start = Start.AUTO, **kin: int) -> Any:
+    def ask(
+        self, rank: int, *, group: str = "job", world: int = 2, start: Start = Start.AUTO, epoch: int = 0, **kin: int
+    ) -> Any:
         self.turn()
-        request = Request(group, rank, world, BATCH, True, start, (0, 0), anonymous=False, pid=rank, kin=Kin(**kin))
+        at = (epoch, 0)
+        request = Request(group, rank, world, BATCH, True, start, at, anonymous=False, pid=rank, kin=Kin(**kin))
         lane = next(self.lanes)
         answer = self.groups.attach(lane, request, self.ring, self.now)
         if isinstance(answer, Seek):
@@ -199,6 +202,19 @@ def test_a_rank_whose_workers_come_late_reads_the_epoch_of_the_others(house):
     assert [worker(house, number, loop=1, owner=2)[1] for number in (3, 1)] == 2 * [(0, 0)]
 
 
+@pytest.mark.parametrize("taken", [1, 2])
+def test_a_worker_killed_with_its_first_batches_has_read_none(house, taken):
+    lanes = [worker(house, number, loop=1)[0] for number in (0, 2)]
+    member = house.groups._lanes[lanes[0]][1]
+    place = member.place
+    for _ in range(taken):
+        place = member.plan.block(place).next
+    house.groups.progress(lanes[0], house.ring, taken=member.plan.block(place).seq, released=0)
+    for lane in lanes:
+        house.go(lane)
+    assert [worker(house, number, loop=2)[1] for number in (2, 0)] == 2 * [(0, 0)]
+
+
 def test_loops_that_look_alike_are_told_apart_by_their_workers(house):
     """The random numbers that tell loops apart are alike where a user seeds them before each epoch."""
     for epoch in range(3):
@@ -230,6 +246,12 @@ def test_a_loop_whose_place_was_given_up_begins_with_the_next_epoch_that_is_kept
     house.turn()
     house.now += LINGER_S
     assert [worker(house, number, loop=2)[1] for number in (1, 0)] == 2 * [(2, 0)]
+
+
+def test_a_loop_begins_with_its_epoch_though_its_daemon_is_new(house):
+    """A look at an epoch was followed by a restart of the daemon, which took the kept places along."""
+    for number, epoch in ((2, 3), (0, 3), (1, 0)):
+        assert house.come(number, world=4, start=Start.FOLLOWING, epoch=epoch, workers=2, owner=1)[1] == (3, 0)
 
 
 def test_a_processs_number_is_its_own():

@@ -371,7 +371,6 @@ class Life:
     def __init__(self, ring, chance):
         self.ring, self.chance = ring, chance
         self.begins, self.done = (0, 0), []
-        self.goes_on = False  # to where it begins, by reading
         self.new()
 
     def new(self):
@@ -389,7 +388,7 @@ class Life:
 
     def loop(self):
         assert rows_of(self.loader) == epoch_rows(self.begins[0])[self.begins[1] :]
-        self.begins, self.goes_on = (self.begins[0] + 1, 0), True
+        self.begins = (self.begins[0] + 1, 0)
         assert place(self.loader) == self.begins
 
     def leave(self):
@@ -400,18 +399,17 @@ class Life:
         stands = (epoch, position + len(rows))
         ended = stands[1] == PAIRS
         assert place(self.loader) == ((epoch + 1, 0) if ended else stands)
-        if taken > 1 or (self.loader.num_workers and self.goes_on):  # else it was a look
-            self.begins, self.goes_on = (epoch + 1, 0), True
+        if taken > 1:  # else it was a look
+            self.begins = (epoch + 1, 0)
 
     def choose(self):
         epoch = self.begins[0] + self.chance.randint(0, 2)
         self.loader.set_epoch(epoch)
         if epoch != self.begins[0]:
-            self.begins, self.goes_on = (epoch, 0), False
+            self.begins = (epoch, 0)
         assert place(self.loader) == self.begins
 
     def load(self):
-        self.goes_on = False
         self.begins = (self.chance.randint(0, 3), self.chance.randint(0, PAIRS - 1))
         changed = {"epoch": self.begins[0], "position": self.begins[1]}
         self.loader.load_state_dict({**self.loader.state_dict(), **changed})
@@ -423,7 +421,7 @@ class Life:
         assert self.loader.state_dict() == state
         self.new()
         self.loader.load_state_dict(state)
-        self.begins, self.goes_on = place(self.loader), False
+        self.begins = place(self.loader)
 
     def begin(self):
         assert iter(self.loader) is not None

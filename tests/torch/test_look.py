@@ -1,16 +1,22 @@
 """A look at one batch costs nothing: the iteration that is left after its first batch is taken back by the next one."""
 
 import json
+import multiprocessing
 import threading
+import time
 
 import pytest
 from house import Daemon, finish, trainer, wait_until, write_folder
-from ring_fixtures import served_ring, turning
+from ring_fixtures import served_ring, turning, unique_ring_name
 from torch.utils.data import DataLoader
 
 import ringfeed
-from ringfeed.shm.layout import Lane
+from ringfeed.reader.attachment import open_control
+from ringfeed.shm.counters import RingCounts
+from ringfeed.shm.counters import read as read_counts
+from ringfeed.shm.layout import Lane, State
 from ringfeed.torch import RingDataset, RingLoader
+from ringfeed.torch.requests import Requests
 from ringfeedd.ring.groups import Groups
 
 LENGTH = 50
@@ -148,6 +154,122 @@ def test_a_look_through_a_loader_costs_nothing(served, kind):
     next(iter(loader))
     assert [epoch for epoch, _ in loader] == [0] * 25
     loader.dataset.close()
+
+
+# Through a DataLoader's workers, which read ahead.
+
+ROUNDS = 3
+ROUND = 4 * 4  # 2 ranks with 2 workers each, in batches of 4
+
+
+@pytest.fixture(scope="module")
+def smallest_ring(tmp_path_factory):
+    """A ring of two rounds, the fewest that a group may read."""
+    name, folder = unique_ring_name(), write_folder(tmp_path_factory.mktemp("set"), ROUNDS * ROUND)
+    with Daemon(str(folder), "--size", "24x32", "--slots", str(2 * ROUND), "--workers", "1", ring=name):
+        yield f"{name}-train"
+
+
+def loader_of_rank(ring, group, rank, **options):
+    dataset = RingDataset(
+        ring, batch_size=4, fields=("epoch", "positions"), drop_last=False, group=group, rank=rank, world_size=2
+    )
+    return RingLoader(dataset, num_workers=2, timeout=60, **options)
+
+
+def look_and_leave(loader, how):
+    """Return what somebody keeps of the look: an iterator, a traceback, or nothing."""
+    batches = iter(loader)
+    next(batches)
+    try:
+        if how == "exception":
+            raise ZeroDivisionError
+    except ZeroDivisionError as error:
+        return error
+    return batches if how == "kept" else None
+
+
+def train(loader, step, epochs=2):
+    rows = []
+    for _ in range(epochs):
+        for epoch, positions in loader:
+            rows += [(epoch, position) for position in positions.tolist()]
+            step.wait(60)
+    return rows
+
+
+@pytest.mark.parametrize(
+    "how", ["left", "kept", "exception", "later", pytest.param("persistent", marks=pytest.mark.slow)]
+)
+def test_a_look_through_workers_on_one_rank_costs_nothing(smallest_ring, how):
+    """Rank 0 goes on once rank 1 has taken a batch, which waits for rank 0 with the next one."""
+    fork = multiprocessing.get_context("fork")  # Torch is imported here, so that costs little
+    step, looked, taken, results = fork.Barrier(2), fork.Event(), fork.Event(), fork.SimpleQueue()
+    earlier = ROUNDS if how == "later" else 0
+
+    def read(rank):
+        loader = loader_of_rank(smallest_ring, f"job-{how}", rank, persistent_workers=how == "persistent")
+        rows = train(loader, step, epochs=1) if earlier else []
+        if rank == 0:
+            kept = look_and_leave(loader, how)
+            looked.set()
+            assert taken.wait(60)
+            rows += train(loader, step)
+            del kept
+        else:
+            assert looked.wait(60)
+            first = iter(loader)
+            rows += [(epoch, position) for epoch, positions in [next(first)] for position in positions.tolist()]
+            taken.set()
+            step.wait(60)
+            for epoch, positions in first:
+                rows += [(epoch, position) for position in positions.tolist()]
+                step.wait(60)
+            rows += train(loader, step, epochs=1)
+        loader.close()
+        results.put(rows)
+
+    ranks = [fork.Process(target=read, args=(rank,)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    rows = sorted(results.get() + results.get())
+    epochs = range(2 + bool(earlier))
+    assert rows == [(epoch, position) for epoch in epochs for position in range(ROUNDS * ROUND)]
+
+
+def test_workers_that_wait_end_with_a_look(smallest_ring):
+    """They wait for the slots that they keep for the next iteration; torch would kill them after 5 s."""
+    loader = RingLoader(RingDataset(smallest_ring, batch_size=8, fields=("epoch",)), num_workers=2)
+    control = open_control(smallest_ring)
+    killed = read_counts(RingCounts, control.word).lane_deaths
+    next(iter(loader))
+    wait_until(lambda: not any(control.lane(n)[Lane.ANSWER_NONCE] for n in range(control.geometry.lanes)))
+    left = time.monotonic_ns()
+    wait_until(lambda: control.word(State.HEARTBEAT_NS) > left)
+    assert read_counts(RingCounts, control.word).lane_deaths == killed
+    control.close()
+    assert list(loader) == [0] * (ROUNDS * ROUND // 8)
+    loader.close()
+
+
+def test_what_was_asked_for_is_known_until_the_second_next_iteration():
+    requests = Requests()
+    known = []
+    for asked in (2, 1, 0):
+        requests.begin()
+        known.append(requests.latest())
+        for _ in range(asked):
+            requests.ask()
+        assert not known[-1].has_ended()
+        if len(known) > 1:
+            assert known[-2].has_ended()
+            assert known[-2].is_look() == (len(known) == 3)
+        requests.end()
+        assert known[-1].has_ended()
+        assert known[-1].is_look() == (asked < 2)
 
 
 def test_a_look_in_the_main_process_leaves_the_epoch_to_the_workers(tmp_path):

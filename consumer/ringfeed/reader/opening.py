@@ -6,6 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ringfeed.arguments import true_or_false, whole_number
@@ -21,6 +22,17 @@ from ringfeed.shm.origin import Kin
 _SERIAL: Final = itertools.count()
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """A start with the epoch after those that the workers of the loader's earlier iterations have read of.
+
+    Attributes:
+        epoch: to begin with on an idle ring whose daemon knows of no earlier iteration, e.g. since it was restarted.
+    """
+
+    epoch: int = 0
+
+
 def open_reader(
     ring: str,
     *,
@@ -29,7 +41,7 @@ def open_reader(
     rank: int,
     world_size: int,
     drop_last: bool,
-    start: str | tuple[int, int] | Mapping[str, Any] | Start,
+    start: str | tuple[int, int] | Mapping[str, Any] | Following,
     strict: bool,
     wait: bool,
     on_lag: str,
@@ -41,7 +53,7 @@ def open_reader(
     """Attach to a ring as `ringfeed.attach` does, which says what the arguments mean.
 
     Args:
-        start: also `Start.FOLLOWING`, for a DataLoader's workers.
+        start: also `Following`, for a DataLoader's workers.
         kin: the processes to which this one belongs.
 
     Raises:
@@ -110,13 +122,13 @@ def _once_served(read: Callable[[], Reader], wait_s: float) -> Reader:
 
 
 def _parse_start(
-    start: str | tuple[int, int] | Mapping[str, Any] | Start,
+    start: str | tuple[int, int] | Mapping[str, Any] | Following,
     ring: str,
     *,
     strict: bool,
 ) -> tuple[Start, tuple[int, int], ResumeState | None]:
-    if isinstance(start, Start):
-        return start, (0, 0), None
+    if isinstance(start, Following):
+        return Start.FOLLOWING, (start.epoch, 0), None
     if isinstance(start, str) and start in ("auto", "epoch", "now"):
         return Start[start.upper()], (0, 0), None
     if isinstance(start, Mapping):

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Protocol, Self
 
 from ringfeed.errors import (
     DaemonGoneError,
@@ -79,7 +79,8 @@ class Reader:
         self._next_epoch_chosen = False
         self._ended_epoch: int | None = None
         self._first = False  # the next batch is an iteration's first
-        self._look: Place | None = None  # where that one's round began, until a second is asked for
+        self._look: Place | None = None  # where that one's round began, as long as the iteration is a look
+        self._read_ahead_for: LoaderIteration | None = None
         self._lock = threading.RLock()  # a signal's handler may want the state in the middle of a wait
         self._pid = os.getpid()
         self._closed = False
@@ -182,6 +183,14 @@ class Reader:
             self._attachment.data.loosen()  # the same slots are read again, and its arrays may live and be written into
             self._forget_look()
 
+    def read_ahead_for(self, iteration: LoaderIteration | None) -> None:
+        """Read for a loader's iteration, of which the loader knows how far it has come."""
+        self._read_ahead_for = iteration
+
+    def _only_looks(self) -> bool:
+        """Whether the iteration whose first batch was taken is a look, though its next batch is asked for."""
+        return self._read_ahead_for is not None and self._read_ahead_for.is_look()
+
     def _forget_look(self) -> None:
         self._look = None
         self._leases.keep(None)
@@ -198,7 +207,7 @@ class Reader:
             while True:
                 if iteration != self._iteration:
                     raise SupersededError(superseded(self.ring))
-                if self._look is not None:  # and goes on
+                if self._look is not None and not self._only_looks():
                     self._forget_look()
                 block = self._block(self._place)
                 if block.epoch != epoch:
@@ -243,7 +252,8 @@ class Reader:
             self._leases.skip(block.seq)
             lease.release()
             raise
-        self._look = before if first else None
+        if first:
+            self._look = before
         # before the lease ends: from then on the loss may be our own doing
         lost = batch is None or (self._may_miss and self._lost(block))
         if self._copy:
@@ -320,18 +330,35 @@ class Reader:
                 self._let_make_way(block)
                 took = bell.wait()
                 self._check_open()  # another thread, or a signal's handler, may have closed it meanwhile
+                if self._read_ahead_for is not None:
+                    self._follow(self._read_ahead_for)
                 if control.published >= block.end:
                     return None
                 if took and not bell.flooded:
                     continue
                 if (gone := control.gone()) and control.published < block.end:
                     return gone
-                if wait.is_due(time.monotonic_ns()) and (why := wait.explain(self, block, control)):
+                if (
+                    self._look is None
+                    and wait.is_due(time.monotonic_ns())
+                    and (why := wait.explain(self, block, control))
+                ):
                     warn("%s", why)
         finally:
             self._waited_ns += time.monotonic_ns() - began
             self._page[Lane.WAITED_NS] = self._waited_ns
             self._page[Lane.WAITING_SINCE_NS] = 0
+
+    def _follow(self, iteration: LoaderIteration) -> None:
+        """Stop with the loader's iteration, and stop keeping what it began with once it is more than a look.
+
+        Raises:
+            SupersededError: it has ended.
+        """
+        if iteration.has_ended():
+            raise SupersededError(superseded(self.ring))
+        if self._look is not None and not iteration.is_look():
+            self._forget_look()
 
     def _tell_of_unread_shares(self, epoch: int) -> None:
         """Warn at an epoch's end where a rank of the group never came, so that nobody read its share."""
@@ -575,18 +602,21 @@ class Reader:
         """Whether it is closed; a forked child finds what was so at the fork."""
         return self._closed
 
-    def close(self, *, keep_place: bool = False) -> None:
+    def close(self, *, keep_place: bool = False, take_back: bool = False) -> None:
         """Detach. Batches that are still held stay readable, as copies.
 
         Args:
             keep_place: the group's place is kept for a while, for a reader of this process that comes back as the same
                 group and rank, for this rank while others of its group are there, and for a state.
+            take_back: the place is the one where the iteration began, if it is a look.
         """
         _OPEN.discard(self)
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True  # a thread that waits for a batch sees it within a slice, and lets the lock go
         with self._lock:
+            if take_back:
+                self._take_back()
             self._give_back(Leaving.KEEP_PLACE if keep_place else Leaving.LEAVE)
 
     def _give_back(self, leaving: Leaving) -> None:
@@ -617,6 +647,16 @@ class Reader:
                     f"wait for it. Begin a new iteration, and let the readers of a thread take turns."
                 )
             raise ReaderClosedError(f"This reader of ring {self.ring!r} is closed; attach again.")
+
+
+class LoaderIteration(Protocol):
+    """An iteration over a loader, as the readers of its workers see it."""
+
+    def is_look(self) -> bool:
+        """Whether no more than its first batch was asked for."""
+
+    def has_ended(self) -> bool:
+        """Whether nobody asks for its next batch."""
 
 
 class _EpochIterator(Iterator[Batch]):

@@ -23,6 +23,8 @@ class Beginning:
         strict: insist on the very order of that state.
         epoch: the epoch that `set_epoch` chose for the next iteration, or None.
         goes_on: the place was reached by reading, so that there was a daemon, which may be restarted just now.
+        looked_at: the epoch that was looked at and is to begin again, or None. Where workers kept its place it begins
+            there, else with the next epoch that others have not gone beyond.
     """
 
     def __init__(self, start: str | Place) -> None:
@@ -31,6 +33,7 @@ class Beginning:
         self.strict = True
         self.epoch: int | None = None
         self.goes_on = False
+        self.looked_at: int | None = None
         self._by = os.getpid()
         if not isinstance(start, str):
             self.load(start)
@@ -38,7 +41,7 @@ class Beginning:
     def load(self, at: Place, *, strict: bool = True) -> None:
         """Begin at a place or a state, whatever was chosen before."""
         self.at, self.strict, self._by = at, strict, os.getpid()
-        self.epoch, self.goes_on = None, False
+        self.epoch, self.goes_on, self.looked_at = None, False, None
 
     def choose_epoch(self, epoch: int) -> int:
         """Begin with an epoch; within it, if a state or a place of it is loaded. Returns the epoch as an int.
@@ -47,9 +50,18 @@ class Beginning:
             ValueError: it is no epoch.
         """
         self.epoch = whole_epoch(epoch)
-        if self.at is not None and self._epoch_of(self.at) != self.epoch:
+        if self.at is not None and self._place_of(self.at)[0] != self.epoch:
             self.at, self.goes_on = None, False
         return self.epoch
+
+    def repeat(self, state: Mapping[str, Any]) -> None:
+        """Let new readers begin with the epoch of which a batch was looked at; ``state`` is the one after that batch.
+
+        A state or a place that is loaded stands, save where it was reached by reading.
+        """
+        if self.at is None or (self.goes_on and not self._place_of(self.at)[1]):
+            self.at, self.goes_on = None, True
+            self.looked_at = following_epoch(state) - 1
 
     def go_on_from(self, state: Mapping[str, Any]) -> None:
         """Let new readers begin the epoch after the one that ended, or was broken off, in a state.
@@ -59,14 +71,14 @@ class Beginning:
         is loaded already, or another epoch that is chosen, stands.
         """
         following = following_epoch(state)
-        if self.at is None and self.epoch in (None, following):
+        if self.at is None and self.looked_at is None and self.epoch in (None, following):
             epoch = self.epoch
             self.load({**state, "epoch": following, "position": 0})
             self.epoch, self.goes_on = epoch, True
 
     def forget(self) -> None:
         """What was loaded or chosen was one iteration's, which has begun."""
-        self.at = self.epoch = None
+        self.at = self.epoch = self.looked_at = None
         self.goes_on = False
 
     @property
@@ -80,8 +92,8 @@ class Beginning:
         return self.at is not None and self._by != os.getpid()
 
     @staticmethod
-    def _epoch_of(at: Place) -> int:
-        return int(at["epoch"] if isinstance(at, Mapping) else at[0])
+    def _place_of(at: Place) -> tuple[int, int]:
+        return (int(at["epoch"]), int(at["position"])) if isinstance(at, Mapping) else at
 
 
 def whole_epoch(epoch: Any) -> int:  # noqa: ANN401  # a user's

@@ -13,12 +13,11 @@ from ringfeed.arguments import true_or_false, whole_number
 from ringfeed.daemon.started import Use
 from ringfeed.interactive import by_default
 from ringfeed.plan import Plan
-from ringfeed.reader.opening import open_reader
+from ringfeed.reader.opening import Following, open_reader
 from ringfeed.reader.reader import Reader
 from ringfeed.reader.reconnect import RESTART_S
 from ringfeed.reader.state import ResumeState
 from ringfeed.shm.descriptor import read_descriptor
-from ringfeed.shm.layout import Start
 from ringfeed.torch.accelerate import counts_by_itself
 from ringfeed.torch.beginning import Beginning, Place
 from ringfeed.torch.distributed import Ranks, check_nodes, kin, loader_pid
@@ -27,7 +26,8 @@ from ringfeed.torch.items import Items
 from ringfeed.torch.loading import collates, spawns_workers_of, tell_of_workers
 from ringfeed.torch.membership import Membership
 from ringfeed.torch.places import WorkersPlaces, give_up_unreachable
-from ringfeed.torch.told import Told
+from ringfeed.torch.requests import Requests
+from ringfeed.torch.worker_pass import WorkerPass
 
 _ENDED: Final = "ended"
 """In a state of a DataLoader's worker: whether it has yielded the last batch of its pass.
@@ -115,9 +115,10 @@ class RingDataset(IterableDataset[Any]):
         self._attached_there: int | None = None  # the process that sent this dataset here while it was attached
         self._stood: dict[str, Any] | None = None  # when it was closed, or sent here
         self._read_by_workers = False  # of a loader that is not told where they stand
-        self._pass_epoch: int | None = None  # of a worker's latest pass
+        self._pass: WorkerPass | None = None  # a worker's latest
+        self._pass_epoch: int | None = None
         self._loaded_ended = False
-        self.tells_places = False
+        self.requests: Requests | None = None  # of the `RingLoader` whose workers are being started, or this is one of
         self._workers_places: WorkersPlaces | None = None
         self.daemon_use: Use | None = None  # lives as long as this dataset and its copies
         tell_of_workers(self)
@@ -132,8 +133,8 @@ class RingDataset(IterableDataset[Any]):
         if spawns_workers_of(self):
             self.hand_over()
         stood = self._stood if self._reader is None else self._reader.state_dict()
-        state = {**self.__dict__, "_reader": None, "_stood": stood, "_attached_there": self._attached_in}
-        return {**state, "_workers_places": None}
+        state = {**self.__dict__, "_reader": None, "_pass": None, "_stood": stood, "_workers_places": None}
+        return {**state, "_attached_there": self._attached_in}
 
     def __repr__(self) -> str:
         membership = repr(self._membership)
@@ -285,7 +286,7 @@ class RingDataset(IterableDataset[Any]):
 
     def hand_over(self) -> None:
         """Do not hold up the workers of a DataLoader that are being started; a `RingLoader` has seen to that."""
-        if not self.tells_places:
+        if self.requests is None:
             self._read_by_workers = True
             if self._open_reader() is not None:
                 self._detach()
@@ -370,9 +371,9 @@ class RingDataset(IterableDataset[Any]):
     def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:
         beginning = self.beginning
         alone = self.ranks.world_size == 1
-        start: str | Place | Start = beginning.start if beginning.at is None else beginning.at
+        start: str | Place | Following = beginning.start if beginning.at is None else beginning.at
         if beginning.at is None and get_worker_info() is not None:
-            start = Start.FOLLOWING  # a DataLoader starts new workers for each epoch
+            start = Following(beginning.looked_at or 0)  # a DataLoader starts new workers for each epoch
         reader = open_reader(
             self.ring,
             batch_size=self.batch_size,
@@ -404,35 +405,24 @@ class RingDataset(IterableDataset[Any]):
                 "Call dataset.close() before the DataLoader starts its workers, or use ringfeed.torch.RingLoader, "
                 "which does so."
             )
-        if self.beginning.from_elsewhere and not self.tells_places:
+        if self.beginning.from_elsewhere and self.requests is None:
             raise RuntimeError(
                 "This dataset was given a state or a place to start at before a DataLoader started its workers, which "
                 "would begin there in every epoch. Use ringfeed.torch.RingLoader, or load the state into torchdata's "
                 "StatefulDataLoader."
             )
-        if self._reader is not None and self._pid == os.getpid():  # this very worker's last iteration's: it persists
-            self._reader.close(keep_place=True)
-            self.beginning.go_on_from(self._reader.state_dict())
+        if self._pass is not None and self._pid == os.getpid():  # this very worker's last iteration: it persists
+            self.beginning.go_on_from(self._pass.leave_at())
         # Workers count before ranks: then the batches that a loader yields, worker by worker, are the order's own.
         ranks = self.settle_ranks()
         world_size = ranks.world_size
         reader = self._attach(worker * world_size + ranks.rank, world_size * workers, named=True)
+        self._pass = WorkerPass(reader, None if self.requests is None else self.requests.latest())
         self._choose_epoch(reader)
         self.beginning.forget()
         self._reader, self._pid, self._pass_epoch = reader, os.getpid(), reader.epoch
         if self._loaded_ended:  # the workers that follow, which are given no state, take the places that are kept
             self._loaded_ended, self._pass_epoch = False, -1
-            reader.close(keep_place=True)
+            self._pass.leave()
             return iter(())
-        return self._pass_in_worker(reader, range(worker * world_size, (worker + 1) * world_size))
-
-    def _pass_in_worker(self, reader: Reader, turn: range) -> Iterator[Any]:
-        items = self._items()
-        try:
-            for batch, state in reader.with_states(turn, self.ranks.world_size):
-                item = items.of(batch)
-                del batch
-                yield Told(item, state) if self.tells_places else item
-                del item
-        finally:
-            reader.close(keep_place=True)
+        return self._pass.items(self._items(), range(worker * world_size, (worker + 1) * world_size), world_size)

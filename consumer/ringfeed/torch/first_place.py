@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from ringfeed.errors import RingfeedError
 from ringfeed.reader.attachment import Control, open_control
 from ringfeed.reader.state import ResumeState, state_at
 from ringfeed.shm.descriptor import read_descriptor
@@ -53,18 +52,6 @@ def state_before_the_start(ring: str, start: str, shape: tuple[int, int, bool]) 
     if start == "epoch" and position:
         epoch, position = epoch + 1, 0
     return state_at(control.descriptor, epoch=epoch, position=position, shape=shape)
-
-
-def nobody_reads(ring: str) -> bool:
-    """Return whether a group that attached now would begin an idle ring, at its very beginning."""
-    try:
-        control = open_control(ring)
-    except RingfeedError:  # no daemon yet
-        return False
-    try:
-        return _where_others_are(control) is None
-    finally:
-        control.close()
 
 
 def _where_others_are(control: Control) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ from ringfeed.reader.reader import superseded
 from ringfeed.reader.state import following_epoch
 from ringfeed.torch.accelerate import prepared
 from ringfeed.torch.dataset import RingDataset
-from ringfeed.torch.first_place import nobody_reads
+from ringfeed.torch.requests import Requests
 from ringfeed.torch.told import ItemCollate
 
 _OTHERS_SETTINGS: Final = {
@@ -87,11 +87,12 @@ class RingLoader(DataLoader[Any]):
         self._pass: weakref.ref[_Pass] | None = None
         self._accelerated = False
         self._taken = 0  # batches of the latest iteration by workers
+        self._requests: Requests | None = None  # as the workers of that iteration see them
         self._sent = False  # to an epoch, since the latest batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what runs out: iterations and workers are this process's."""
-        return {**self.__dict__, "_pass": None, "_iterator": None}
+        return {**self.__dict__, "_pass": None, "_iterator": None, "_requests": None}
 
     def __len__(self) -> int:
         """Batches of the next epoch: a whole one, save where it joins others in the middle of theirs, without workers.
@@ -119,20 +120,23 @@ class RingLoader(DataLoader[Any]):
         self._supersede()
         if beginning.chosen:
             self._iterator = None  # persistent workers have gone on from there
-        self._taken = 0
         dataset.settle_ranks()
         dataset.leave_to_workers()
         if self._state is not None:
-            beginning.go_on_from(self._state)
-        at_the_very_beginning = not beginning.chosen and nobody_reads(self.ring)
-        dataset.tells_places = True  # its workers take this along; another loader's of the same dataset do not
+            if self._taken and self._requests is not None and self._requests.latest().is_look():
+                beginning.repeat(self._state)
+            else:
+                beginning.go_on_from(self._state)
+        self._taken = 0
+        if self._requests is None or self._iterator is None:
+            self._requests = Requests()
+        self._requests.begin()
+        dataset.requests = self._requests  # its workers take this along; another loader's of the same dataset do not
         try:
             batches = super().__iter__()
         finally:
-            dataset.tells_places = False
-        if at_the_very_beginning:
-            beginning.load((0, 0))
-        current = _Pass(self, batches)
+            dataset.requests = None
+        current = _Pass(self, batches, self._requests)
         self._pass = weakref.ref(current)
         return current
 
@@ -196,7 +200,7 @@ class RingLoader(DataLoader[Any]):
         self._taken += 1
         self._sent = False
         beginning = self._ring_dataset.beginning
-        if state is None or self._taken > 1 or beginning.goes_on:
+        if state is None or self._taken > 1:
             beginning.forget()
         self._state = self._state if state is None else state
 
@@ -228,9 +232,10 @@ class RingLoader(DataLoader[Any]):
 class _Pass(Iterator[Any]):
     """One iteration of a loader with workers: keeps the loader's state, and lets its workers go once superseded."""
 
-    def __init__(self, loader: RingLoader, batches: Iterator[Any]) -> None:
+    def __init__(self, loader: RingLoader, batches: Iterator[Any], requests: Requests) -> None:
         self._loader = loader
         self._batches: Iterator[Any] | None = batches
+        self._requests = requests
         self._superseded = False
 
     def __next__(self) -> Any:  # noqa: ANN401  # what transforms return
@@ -238,10 +243,12 @@ class _Pass(Iterator[Any]):
             if self._superseded:
                 raise SupersededError(superseded(self._loader.ring))
             raise StopIteration
+        self._requests.ask()
         try:
             item, state = next(self._batches)
         except StopIteration:
-            self._batches = None
+            self._requests.ask()  # an epoch that was read to its end is more than a look, however short
+            self._end()
             self._loader.told(None)
             raise
         self._loader.told(state)
@@ -250,4 +257,13 @@ class _Pass(Iterator[Any]):
     def supersede(self) -> None:
         """A later iteration begins."""
         self._superseded = self._batches is not None
-        self._batches = None
+        self._end()
+
+    def __del__(self) -> None:
+        """Let workers that wait for their next batch end at once; torch would wait 5 s for them, and kill them."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._batches is not None:
+            self._requests.end()
+            self._batches = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ringfeed.plan import Place
 from ringfeed.shm.lane import Request
 from ringfeed.shm.layout import Start
-from ringfeedd.ring.group import Group, Loop
+from ringfeedd.ring.group import Group, Loop, Member
 from ringfeedd.ring.ring import Ring
 
 
@@ -54,7 +54,7 @@ def loop_of(group: Group, request: Request, ring: Ring) -> Loop:
     theirs = [member for member in group.members if owner and member.kin.owner == owner]
     # Of a rank whose process was started again while others are there, its earlier workers read.
     theirs = theirs or [member for member in (group.members[request.rank],) if member.came]
-    reached = (member.place.epoch + (member.place.position > 0) for member in theirs)
+    reached = (_following(member, ring) for member in theirs)
     epoch = max(reached, default=group.start.epoch)
     if _first_seq(group, request, Place(ring.seq(epoch, 0), epoch, 0)) >= ring.floor:
         return Loop(number, epoch)
@@ -70,6 +70,17 @@ def _first_seq(group: Group, request: Request, place: Place) -> int:
     workers, world_size = request.kin.workers, request.world_size
     ranks = world_size // workers if workers and world_size % workers == 0 else 1
     return group.members[request.rank % ranks].plan.block(place).seq
+
+
+def _following(member: Member, ring: Ring) -> int:
+    """Return the first epoch of which a member has read nothing. What a worker was killed with was not read."""
+    place = member.place
+    if member.lane is None and not member.given_up and member.released < member.plan.block(place).seq:
+        here = ring.place(member.released)
+        place = Place(member.released, here.epoch, here.position)
+        if member.plan.block(Place(place.seq - place.position, place.epoch, 0)).seq == place.seq:
+            return place.epoch
+    return place.epoch + (place.position > 0)
 
 
 def loop_place(loop: Loop, ring: Ring) -> Place:
