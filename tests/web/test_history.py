@@ -37,13 +37,14 @@ def test_rates_are_differences_by_second(status):
         [lane(batches=16, waited_s=2.5), lane(1, "new", batches=1, waited_s=0.5)],
         decoded_pairs=status.decoded_pairs + 30,
         downloaded_bytes=status.downloaded_bytes + 5_000_000,
+        delivered_pairs=status.delivered_pairs + 28,
         retries_429=status.retries_429 + 8,
     )
     found = rates(before, now)
     assert (found.decoded, found.megabytes, found.retries["429"]) == (15, 2.5, 4)
     assert found.batches == {0: 3.0, 1: 0.5}
     assert found.waiting == {0: 0.75, 1: 0.25}
-    assert found.delivered == 3 * 4 + 0.5 * 4
+    assert found.delivered == 14
     assert found.mean_waiting == 0.5
     assert rates(before, later(status, 2)).mean_waiting is None
 

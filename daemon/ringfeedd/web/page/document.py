@@ -21,7 +21,7 @@ from ringfeedd.web.page.sections import (
     readers_card,
     ring_card,
     tone,
-    verdict,
+    verdict_card,
 )
 from ringfeedd.web.page.words import count, span
 from ringfeedd.web.snapshot import RingView
@@ -122,7 +122,7 @@ def page_parts(
     tabs = [
         tag(
             "a",
-            tag("i", class_=f"dot {tone(each, shown.get(each.name, _NOTHING).rates)}"),
+            tag("i", class_=f"dot {tone(each)}"),
             each.name,
             href=f"?ring={each.name}",
             **({"aria_current": "page"} if each is view else {}),
@@ -155,7 +155,7 @@ def page_parts(
 
 
 def _ring(view: RingView, shown: Shown, points: int) -> list[Node]:
-    status, first = view.status, verdict(view, shown.rates)
+    status, first = view.status, verdict_card(view, shown.rates)
     failed = failed_card(view.failed)
     if status is None:
         return [each for each in (first, failed) if each is not None]

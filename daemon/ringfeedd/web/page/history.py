@@ -49,7 +49,7 @@ class Rates:
     """What happened between two looks at a ring; all by second.
 
     Attributes:
-        delivered: pairs that readers took; each group's count.
+        delivered: pairs that readers took, once for each group.
         decoded: pairs.
         megabytes: 10^6 compressed bytes.
         requests: of the store, for all rings of the daemon.
@@ -78,7 +78,7 @@ def rates(before: RingStatus, now: RingStatus) -> Rates | None:
     if seconds <= 0 or now.daemon_pid != before.daemon_pid or now.decoded_pairs < before.decoded_pairs:
         return None
     former = {(lane.lane, lane.pid, lane.group, lane.rank): lane for lane in before.consumers}
-    batches, waiting, delivered = {}, {}, 0.0
+    batches, waiting = {}, {}
     for lane in now.consumers:
         known = former.get((lane.lane, lane.pid, lane.group, lane.rank))
         if known is not None and known.batches > lane.batches:
@@ -87,13 +87,12 @@ def rates(before: RingStatus, now: RingStatus) -> Rates | None:
         waited = lane.waited_s - (known.waited_s if known else 0.0)
         batches[lane.lane] = taken / seconds
         waiting[lane.lane] = min(1.0, max(0.0, waited / seconds))
-        delivered += taken * lane.batch_size / seconds
     retries = {
         cause: max(0, count - before.retries_by_cause.get(cause, 0)) / seconds
         for cause, count in now.retries_by_cause.items()
     }
     return Rates(
-        delivered=delivered,
+        delivered=max(0, now.delivered_pairs - before.delivered_pairs) / seconds,
         decoded=(now.decoded_pairs - before.decoded_pairs) / seconds,
         megabytes=max(0, now.downloaded_bytes - before.downloaded_bytes) / seconds / 1e6,
         requests=max(0, now.store.requests - before.store.requests) / seconds,

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from ringfeed.cli.status import LaneStatus, RingStatus, by_pass
+from ringfeed.health.verdict import WAITED, Bound
 from ringfeed.shm.failures import FailedPair, FailedPairs
 from ringfeedd.web.page.cards import card, group_colours, table
 from ringfeedd.web.page.charts import ring_drawing
@@ -21,62 +22,51 @@ from ringfeedd.web.snapshot import RingView
 MOST_SHOWN: Final = 50
 """Failed pairs on the page, of those that ``errors.json`` lists."""
 
-WAITS_MUCH: Final = 0.05
-"""Part of their time that trainers wait above which the page says that they do."""
+_BAD: Final = frozenset({Bound.STORE_DOWN, Bound.DAEMON})
+_UNKNOWN: Final = frozenset({Bound.STARTING, Bound.IDLE, Bound.DAEMON})
 
 # The verdict.
 
 
-def verdict(view: RingView, rates: Rates | None) -> Node:
-    """The card that says first how the ring fares."""
+def verdict_card(view: RingView, rates: Rates | None) -> Node:
+    """The card that says first what bounds the ring, in the words of `ringfeed status`."""
     status = view.status
     if status is None:
         return card("verdict bad", "", tag("div", tag("strong", view.problem)))
-    store = f"the store {status.store.sentence(status.workers)}"
-    if not (status.store.unreachable or status.store.limit_per_s):
-        store = ""
-    said = status.verdict.sentence
-    bad = [each for each in (status.reason, status.hangs, store, status.held_up) if each and each not in said]
-    waiting = rates.mean_waiting if rates else None
+    verdict = status.verdict
+    title, _, rest = verdict.sentence.partition(": ")
+    store = f"the store {status.store.sentence(status.workers)}" if status.store.unreachable else ""
+    more = [text for text in (status.reason, status.hangs, store, status.held_up) if text and text not in rest]
     state = tag("span", status.state, class_=f"tag {'bad' if view.ailment else 'ok'}")
+    setting = f"{verdict.setting} = {verdict.suggested}" if verdict.suggested is not None else ""
+    before, found, after = rest.partition(setting) if setting else (rest, "", "")
     return card(
-        f"verdict {tone(view, rates)}",
+        f"verdict {tone(view)}",
         "",
-        tag("span", percent(waiting), class_="share", title="part of their time that the readers wait"),
+        tag("span", percent(_waiting(status)), class_="share", title="of its time the longest waiting reader waits"),
         tag(
             "div",
-            tag("strong", _headline(status, waiting)),
+            tag("strong", f"{title[:1].upper()}{title[1:]}" or "Not measured yet"),
             " ",
             state,
-            *(tag("p", sentence, class_="bad") for sentence in bad),
-            *([tag("p", said, class_="bound" if status.verdict.well else "bound bad")] if said else []),
+            tag("p", before, tag("code", found) if found else None, after) if rest else None,
+            *(tag("p", text, class_="bad") for text in more),
             tag("p", _facts(status, rates)),
         ),
     )
 
 
-def tone(view: RingView, rates: Rates | None) -> str:
+def tone(view: RingView) -> str:
     """How the ring fares in one word: ``ok``, ``warn`` or ``bad``; a class of the style."""
     status = view.status
-    if status is None or view.ailment or status.store.unreachable:
+    if status is None or view.ailment or status.store.unreachable or status.verdict.by in _BAD:
         return "bad"
-    waiting = rates.mean_waiting if rates else None
-    return "warn" if not status.verdict.well or status.held_up or (waiting or 0) > WAITS_MUCH else "ok"
+    return "ok" if status.verdict.well and not status.held_up else "warn"
 
 
-def _headline(status: RingStatus, waiting: float | None) -> str:
-    wrong = {
-        f"The ring is {status.state}.": status.state != "serving",
-        "The daemon hangs.": bool(status.hangs),
-        "The store does not answer.": status.store.unreachable,
-        "Readers wait for another reader.": bool(status.held_up),
-        "No reader is attached.": not status.consumers,
-        "Serving.": waiting is None,
-    }
-    if found := next((sentence for sentence, holds in wrong.items() if holds), ""):
-        return found
-    waits_much = (waiting or 0) > WAITS_MUCH
-    return f"Readers wait {percent(waiting)} of their time." if waits_much else "Readers are fed: they hardly wait."
+def _waiting(status: RingStatus) -> float | None:
+    """Part of the latest seconds that the longest waiting reader waited; None where that is not known."""
+    return None if status.verdict.by in _UNKNOWN else status.verdict.waited
 
 
 def _facts(status: RingStatus, rates: Rates | None) -> str:
@@ -189,7 +179,7 @@ def _bar(share: float | None) -> Node:
     bar = tag(
         "svg",
         tag("rect", width="48", height="7", rx="3.5", class_="rail"),
-        tag("rect", width=f"{48 * share:.1f}", height="7", rx="3.5", class_="warn" if share > WAITS_MUCH else "ok"),
+        tag("rect", width=f"{48 * share:.1f}", height="7", rx="3.5", class_="warn" if share > WAITED else "ok"),
         class_="bar",
         viewBox="0 0 48 7",
         aria_hidden="true",
