@@ -393,12 +393,19 @@ def test_one_cause_bounds_a_ring(served, status):
     assert bound == dict.fromkeys(Bound, 0) | {Bound.STORE_LIMIT: 1}
 
 
-def test_the_page_says_what_bounds_the_ring(served, status):
-    for by, place in ((Bound.DECODING, "bound bad"), (Bound.NOTHING, "bound")):
-        said = Verdict(by, f"bound by {by}: 1 worker has <pairs> to decode")
+def test_the_page_says_first_what_bounds_the_ring(served, status):
+    for by, tone in ((Bound.DECODING, "warn"), (Bound.STORE_DOWN, "bad"), (Bound.NOTHING, "ok")):
+        sentence = f"bound by {by}: 1 worker has <pairs> to decode. Set workers = 3 for more"
+        said = Verdict(by, sentence, waited=0.38, setting="workers", suggested=3)
         view = dataclasses.replace(look(served.service), status=dataclasses.replace(status, verdict=said))
         page = status_page([view], "gpu01")
-        assert f'<p class="{place}">bound by {by}: 1 worker has &lt;pairs&gt; to decode</p>' in page
+        (card,) = re.findall(rf'<section class="card verdict {tone}">(.*?)</section>', page)
+        assert card.startswith('<span class="share" ')
+        assert ">38 %</span>" in card
+        assert f"<strong>Bound by {by}</strong>" in card
+        advice = "Set <code>workers = 3</code> for more"
+        assert f"<p>1 worker has &lt;pairs&gt; to decode. {advice}</p>" in card
+        assert page.index(card) < page.index('class="card w4"')
 
 
 def test_what_all_rings_share_is_told_once(served):

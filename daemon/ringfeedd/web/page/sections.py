@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Final
 
 from ringfeed.cli.status import LaneStatus, RingStatus, by_pass
-from ringfeed.health.verdict import WAITED, Bound
+from ringfeed.health.evidence import Bound
+from ringfeed.health.verdict import WAITED
 from ringfeed.shm.failures import FailedPair, FailedPairs
 from ringfeedd.web.page.cards import card, group_colours, table
 from ringfeedd.web.page.charts import ring_drawing
