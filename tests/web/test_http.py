@@ -394,10 +394,11 @@ def test_one_cause_bounds_a_ring(served, status):
 
 
 def test_the_page_says_first_what_bounds_the_ring(served, status):
+    well = dataclasses.replace(status, store=dataclasses.replace(status.store, failing_s=0.0))
     for by, tone in ((Bound.DECODING, "warn"), (Bound.STORE_DOWN, "bad"), (Bound.NOTHING, "ok")):
         sentence = f"bound by {by}: 1 worker has <pairs> to decode. Set workers = 3 for more"
         said = Verdict(by, sentence, waited=0.38, setting="workers", suggested=3)
-        view = dataclasses.replace(look(served.service), status=dataclasses.replace(status, verdict=said))
+        view = dataclasses.replace(look(served.service), status=dataclasses.replace(well, verdict=said))
         page = status_page([view], "gpu01")
         (card,) = re.findall(rf'<section class="card verdict {tone}">(.*?)</section>', page)
         assert card.startswith('<span class="share" ')
