@@ -24,7 +24,7 @@ from typing import get_type_hints
 import aiohttp
 import pytest
 from house import Daemon, trainer, wait_until, write_folder
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from ring_fixtures import served_ring
@@ -107,6 +107,7 @@ def test_nothing_can_be_done_but_reading(method):
     assert refusal("localhost", method="HEAD") is None
 
 
+@settings(deadline=None)
 @given(given=st.none() | st.text() | st.text().map(lambda text: f"Bearer {text}"))
 @example(TOKEN)
 @example(f"bearer {TOKEN}")
@@ -256,6 +257,7 @@ class Tags(HTMLParser):
         self.texts.append(data)
 
 
+@settings(deadline=None, max_examples=50)
 @given(name=st.text(max_size=60), reason=st.text(max_size=60))
 @example(name='"><script>alert(1)</script>', reason="<img src=x onerror=alert(1)>")
 @example(name="\x00\ud800\u202e]]><!--", reason="&lt;b&gt;")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ring_fixtures import served_ring, turning
 
@@ -49,6 +49,7 @@ def state_of(stream: FakeStream, lanes: list[LaneStatus], seq: int) -> str:
     return "decoded" if seq in stream.ready else "downloading" if seq in stream.in_flight else "empty"
 
 
+@settings(deadline=None)
 @given(streams())
 def test_each_slot_of_a_small_ring_has_its_own_cell(case):
     stream, lanes = case
@@ -59,6 +60,7 @@ def test_each_slot_of_a_small_ring_has_its_own_cell(case):
     assert view.ahead == sum(seq >= stream.floor + stream.slots for seq in stream.in_flight)
 
 
+@settings(deadline=None)
 @given(streams(), st.integers(1, 9))
 def test_a_cell_shows_what_most_of_its_slots_hold(case, most_cells):
     stream, lanes = case
