@@ -10,7 +10,6 @@ import signal
 import subprocess
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +19,6 @@ MIRROR = "http://deb.debian.org/debian"
 PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,procps"
 VENV = "/opt/ringfeed"
 NAME = "ringfeed-trial"
-WITHOUT_LOCK = {"bookworm"}
-"""Its Python 3.11.2 is older than what the lock is for."""
-
 COMMAND_S = 900
 """For one command, e.g. debootstrap with a slow mirror."""
 
@@ -55,17 +51,9 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - began
 
 
-def requirements(suite: str) -> str:
-    """Return what the daemon needs of PyPI, with hashes where the lock is for this Debian's Python."""
-    if suite not in WITHOUT_LOCK:
-        return (REPOSITORY / "scripts/locks/daemon.txt").read_text()
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    return "\n".join([*project["dependencies"], *project["optional-dependencies"]["fast"]])
-
-
 def base(suite: str) -> Path:
     """Return a root with Debian and, in /opt/ringfeed, what the daemon needs from PyPI; make it if there is none."""
-    needs = requirements(suite)
+    needs = (REPOSITORY / "scripts/locks/daemon.txt").read_text()
     key = hashlib.sha256(f"{suite} {PACKAGES} {VENV} {needs}".encode()).hexdigest()[:16]
     root = CACHE / f"{suite}-{key}"
     if root.is_dir():

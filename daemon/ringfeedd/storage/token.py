@@ -119,6 +119,8 @@ async def _first_token(session: aiohttp.ClientSession) -> Bearer:
     try:
         token = Token(scopes=[READ_ONLY], session=session)
     except FileNotFoundError as error:
+        if named is None:  # gcloud-aio-auth before 5.6 insists on a file in $CLOUDSDK_CONFIG
+            raise StartError(NO_CREDENTIALS) from error
         sentence = f"GOOGLE_APPLICATION_CREDENTIALS names {named}, and there is no such file; correct or unset it."
         raise StartError(sentence) from error
     except Exception as error:  # a key, a type or a field that the library does not know
