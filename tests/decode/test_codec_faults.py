@@ -82,7 +82,7 @@ def serve(tmp_path, monkeypatch):
 
 
 def reasons(log):
-    return dict(re.findall(r"the pair '(\d\d)' failed to load: (.*)", log))
+    return dict(re.findall(r"pair '(\d\d)' failed to load: (.*)", log))
 
 
 def test_a_crash_a_glutton_and_a_bomb_cost_themselves_and_nothing_beside_them(serve) -> None:

@@ -1,5 +1,6 @@
 """Documents say what they mean in the field's words: some words and phrases that readers stumbled over are not used."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -23,6 +24,14 @@ BANNED = {
     r"let(?:s|ting)? go": "release",
 }
 """Patterns of what is not written, and what to write instead."""
+
+
+PACKAGES = (
+    *("daemon/ringfeedd/catalog", "daemon/ringfeedd/cli", "daemon/ringfeedd/config", "daemon/ringfeedd/storage"),
+    *("daemon/ringfeedd/decode", "daemon/ringfeedd/ring", "daemon/ringfeedd/supervisor", "daemon/ringfeedd/system"),
+    *("daemon/ringfeedd/cache", "consumer/ringfeed/cli"),
+)
+"""Packages of which the docstrings and messages are checked too; add one once it is clean."""
 
 
 def documents() -> list[str]:
@@ -57,6 +66,16 @@ def stumbles(text: str) -> list[str]:
 def test_a_document_has_no_banned_words(document):
     found = stumbles((REPOSITORY / document).read_text())
     assert not found, f"{document}: " + "; ".join(found)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_docstrings_and_messages_have_no_banned_words(package):
+    found = []
+    for path in sorted((REPOSITORY / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found += [f"{path.name}:{node.lineno}: {stumble}" for stumble in stumbles(node.value)]
+    assert not found, "\n".join(found)
 
 
 def test_code_and_quotations_are_passed_over():

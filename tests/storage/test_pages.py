@@ -106,7 +106,7 @@ def test_whatever_a_server_answers_is_a_catalog_or_a_sentence(bodies):
 def test_a_listing_that_goes_in_a_circle_ends_with_a_sentence():
     bodies = [json.dumps({"items": [{"name": "p/x"}], "nextPageToken": token}).encode() for token in "abcabc"]
     sentence, requests = listed(*bodies)
-    assert "gives the same pages of its listing for ever" in sentence
+    assert "gives the same pages of its listing again and again" in sentence
     assert requests <= 2 * 5
 
 

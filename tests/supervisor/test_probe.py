@@ -93,7 +93,7 @@ def test_pictures_that_cannot_be_read_are_passed_by(folder):
     assert (24, 32) in look(folder).sample
     for path in (folder / "images").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(StartError, match=r"none of the .* pairs that were looked at could be had"):
+    with pytest.raises(StartError, match=r"none of the .* pairs that were looked at could be loaded"):
         look(folder)
 
 

@@ -111,7 +111,7 @@ def ring_name(text: str) -> str:
 
 
 def any_whole(text: str) -> int:
-    """A type of argument: a whole number, whose bounds are somebody else's to check."""
+    """Return a whole number; the caller checks its bounds."""
     try:
         return int(text)
     except ValueError as error:
@@ -119,7 +119,7 @@ def any_whole(text: str) -> int:
 
 
 def any_number(text: str) -> float:
-    """A type of argument: a number, whose bounds are somebody else's to check."""
+    """Return a number; the caller checks its bounds."""
     try:
         return float(text)
     except ValueError as error:

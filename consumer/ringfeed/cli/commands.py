@@ -170,7 +170,7 @@ def add_errors(commands: argparse._SubParsersAction[CommandParser]) -> None:
     """Add `errors` to a parser's commands."""
     parser = commands.add_parser(
         "errors",
-        help="list the pairs that could not be had, and why",
+        help="list the pairs that failed to load, and why",
         description="Lists the pairs that failed since the daemon's start, at most the latest 1000 of a ring, also of "
         "a ring that was stopped for them. Other pairs took their places in the stream.",
         epilog="Exit codes: 0 every ring asked for is there, whatever failed; 3 one is not, or there is none.",

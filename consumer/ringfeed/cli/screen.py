@@ -1,4 +1,4 @@
-"""A terminal that a live view draws on: its keys, and how lines are laid out on it."""
+"""A terminal that a live view draws on: its keys, and how lines fit on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `ringfeed status` shows: everything that a ring's words tell, read without disturbing anybody."""
+"""What `ringfeed status` shows: everything that a ring's words tell, read without a message to the daemon."""
 
 from __future__ import annotations
 

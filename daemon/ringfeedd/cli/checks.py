@@ -169,7 +169,7 @@ def environment(environ: Mapping[str, str], *, credentials_readable: bool) -> It
             "environment",
             Level.BAD,
             f"GOOGLE_APPLICATION_CREDENTIALS names {path!r}, which this user cannot read",
-            "Mend the path or the file's mode, or unset it on a Google VM",
+            "Correct the path or the file's mode, or unset it on a Google VM",
         )
 
 
@@ -258,7 +258,7 @@ def _gone(status: RingStatus) -> _Finding | None:
         cure = "See its log, e.g. `journalctl -u ringfeed`, and start it again"
         return Level.BAD, f"its daemon (pid {status.daemon_pid}) died", cure
     if status.state == "failed":
-        cure = f"`ringfeed errors {status.ring}` lists the pairs; mend them, and restart the daemon"
+        cure = f"`ringfeed errors {status.ring}` lists the pairs; fix them, and restart the daemon"
         return Level.BAD, f"was stopped: {status.reason}", cure
     return None
 
@@ -276,10 +276,10 @@ def _hangs(status: RingStatus, process: Process | None) -> _Finding | None:
 
 
 def _waits(status: RingStatus) -> _Finding | None:
-    """Somebody cannot read, though the daemon does its work."""
+    """Judge whether readers are kept from reading while the daemon works."""
     if len(status.consumers) >= status.lanes:
         cure = "Raise `lanes` in the daemon's configuration and restart it"
-        return Level.WARN, f"all {status.lanes} lanes are taken; nobody else can attach", cure
+        return Level.WARN, f"all {status.lanes} lanes are taken; no other reader can attach", cure
     if not status.verdict.well:
         return Level.WARN, status.verdict.sentence, f"`ringfeed status {status.ring}` shows every reader"
     return None

@@ -102,7 +102,7 @@ def _clock() -> Check:
 
 
 def _synchronised() -> bool | None:
-    """What the kernel was told of the clock by whoever keeps it; None where it cannot be asked."""
+    """Return the kernel's state of the clock, as time synchronisation sets it; None if it cannot be read."""
     try:
         state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
     except (OSError, AttributeError):
@@ -183,7 +183,7 @@ def _rings() -> Iterator[Check]:
             with contextlib.suppress(RingfeedError):
                 listed = read_failed_pairs(name)
                 if listed is not None and listed.stopped:
-                    cure = f"`ringfeed errors {name}` lists the pairs; mend them, and start the daemon again"
+                    cure = f"`ringfeed errors {name}` lists the pairs; fix them, and start the daemon again"
                     yield Check(f"ring {name}", Level.BAD, f"was stopped: {listed.stopped}", cure)
     if not served:
         yield Check("rings", Level.WARN, "no ring is served on this machine", "`ringfeed serve gs://bucket/prefix`")

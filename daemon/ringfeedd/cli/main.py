@@ -91,8 +91,8 @@ def _add_clean(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser = commands.add_parser(
         "clean",
         help="remove what dead daemons left in /dev/shm",
-        description="Removes the files of rings whose daemon is dead. A daemon does so by itself for its own rings "
-        "when it starts; what is served, or another user's, is left alone.",
+        description="Removes the files of rings whose daemon is dead. A daemon does so for its own rings when it "
+        "starts. Files of living daemons and of other users stay.",
         epilog="Exit codes: 0 nothing of a dead daemon is left; 3 something is.",
     )
     parser.add_argument("rings", nargs="*", type=ring_name, metavar="RING", help="rings to look at (default: all)")
@@ -109,9 +109,9 @@ def _clean(arguments: argparse.Namespace) -> int:
 def _add_doctor(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser = commands.add_parser(
         "doctor",
-        help="look for what ails this machine and its rings, and say what to do",
-        description="Looks at shared memory, limits, environment, packages, leftovers, every ring, and asks each "
-        "bucket that is read for a page of its listing and for one object. Changes nothing.",
+        help="check this machine and its rings for common problems",
+        description="Checks shared memory, limits, environment, packages, leftovers and every ring, and asks each bucket "
+        "that is read for a page of its listing and for one object. Says what to do. Changes nothing.",
         epilog="Exit codes: 0 nothing is bad; 1 something is.",
     )
     parser.add_argument("root", nargs="?", metavar="ROOT", help="a bucket to be asked as well: gs://bucket/prefix")

@@ -44,7 +44,7 @@ OBJECT_CAUSES = frozenset({"size", "crc32c"})
 
 
 OUTAGE_CAUSES = frozenset({"connect", "timeout", "reset", "truncated", "deadline"})
-"""Of failures in which nobody answered; statuses by which a store asks for patience are ``http_...``."""
+"""Causes of failures without an answer; statuses with which a store asks to wait are ``http_...``."""
 
 
 class SourceError(Exception):
@@ -76,7 +76,7 @@ class SourceError(Exception):
 
     @property
     def of_store(self) -> bool:
-        """Whether it tells of the store, or of the way to it: while it is down, everybody fails like this."""
+        """Return True if the failure concerns the store or the network: during an outage every object fails so."""
         return (self.retryable or self.cause == "deadline") and self.cause not in OBJECT_CAUSES
 
     @property
@@ -86,10 +86,10 @@ class SourceError(Exception):
 
     @property
     def of_outage(self) -> bool:
-        """Whether nobody answered, or the store said that it cannot now: it is worth a start's while to wait.
+        """Return True if there was no answer, or the store said that it cannot now: a start may wait for it.
 
-        A wrong answer (a redirect, a login page, a token that is refused) is none: there, somebody has to mend
-        a setting, and wants to be told at once.
+        False for a wrong answer (a redirect, a login page, a refused token): a setting has to be corrected, so the
+        start ends at once.
         """
         return self.of_store and (self.cause in OUTAGE_CAUSES or self.cause.startswith("http_"))
 
@@ -113,7 +113,7 @@ class Reading(Protocol):
         ...
 
     def cancel(self) -> None:
-        """End it, unless it has ended; nobody is told."""
+        """End it, unless it has ended; no callback is called."""
         ...
 
 
@@ -153,7 +153,7 @@ class Source(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections and threads; reads in flight fail."""
+        """Close connections and threads; reads in flight fail."""
         ...
 
 

@@ -28,10 +28,10 @@ LISTED_FIELDS = "items(name,size,generation,crc32c),nextPageToken"
 LISTING_BACKOFF = Backoff(max_attempts=5, base_s=0.25, max_s=8.0)
 
 LISTING_WAIT_S = 60.0
-"""For which one page of a listing is tried again, unless somebody waits for less."""
+"""Seconds for which one page of a listing is retried, unless the caller allows less."""
 
 READ_TIMEOUT_S = 20.0
-"""Silence after which a request is cut; a body that drips is cut by the deadline of its pair."""
+"""Seconds without data after which a request is cut; a slow body is cut by the deadline of its pair."""
 
 _BUCKET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
 

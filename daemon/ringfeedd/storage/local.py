@@ -147,7 +147,7 @@ class LocalSource:
                     raise SourceError(f"{name} under {self._root} is no regular file.", cause="missing")
                 if generation and max(0, status.st_mtime_ns) != generation:
                     sentence = (
-                        f"{name} under {self._root} was changed since it was listed; `ringfeed refresh` lists it anew."
+                        f"{name} under {self._root} was changed since it was listed; `ringfeed refresh` lists it again."
                     )
                     raise SourceError(sentence, cause="changed")
                 return file.read(max_bytes + 1)

@@ -80,7 +80,7 @@ class Paging:
             sentence = f"{self._root} gives a page token of {len(token):,} characters; is it a GCS server?"
             raise SourceError(sentence, cause="not_json")
         if hash(token) in self._seen:
-            raise SourceError(f"{self._root} gives the same pages of its listing for ever.", cause="not_json")
+            raise SourceError(f"{self._root} gives the same pages of its listing again and again.", cause="not_json")
         self._seen.add(hash(token))
         return token
 

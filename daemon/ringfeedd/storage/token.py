@@ -34,9 +34,9 @@ CHECK = "Check the credentials and the way to Google."
 
 
 class Bearer:
-    """Hands out the value of the ``Authorization`` header.
+    """Gives requests the value of the ``Authorization`` header.
 
-    The library refreshes in the task of whoever asks first, so that cancelling that one request would fail the others
+    The library refreshes in the task of the first request, so that cancelling that one request would fail the others
     that wait with it. Here the refresh is a task of its own, and requests wait for it behind a shield.
     """
 
@@ -45,7 +45,7 @@ class Bearer:
         self._refreshing: asyncio.Task[None] | None = None
 
     async def header(self) -> str:
-        """``Bearer ...``, fresh enough to be sent. Raises: `SourceError` where no token can be had."""
+        """``Bearer ...``, fresh enough to be sent. Raises: `SourceError` if there is no token."""
         header = self.header_now()
         if header is None:
             await self._refresh()
@@ -79,7 +79,7 @@ class Bearer:
         try:
             await asyncio.shield(self._start())
         except Exception as error:  # the library raises whatever its transport, its parser and its keys raise
-            sentence = f"No access token for Google Cloud Storage could be had ({_in_short(error)})."
+            sentence = f"Could not get an access token for Google Cloud Storage ({_in_short(error)})."
             cause, unreachable = outage_cause(error) or "unauthorized", is_unreachable(error)
             raise SourceError(sentence, cause=cause, retryable=True, unreachable=unreachable) from error
 

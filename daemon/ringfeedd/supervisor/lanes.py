@@ -29,7 +29,7 @@ class Reception:
     def __init__(
         self, ring: Ring, groups: Groups, memory: RingMemory, on_gone: Callable[[int], None] = lambda _lane: None
     ) -> None:
-        """Open it, with nobody on any lane.
+        """Begin with all lanes free.
 
         Args:
             on_gone: called with the lane of a consumer that has ended, before its words are another's.
@@ -96,7 +96,7 @@ class Reception:
         self._memory.lanes[lane].free()
 
     def _forget_former(self, lane: int, now: float) -> None:
-        """Another consumer writes here: whoever had the lane is gone, though it is locked, by the newcomer already."""
+        """Note that a lane's consumer has ended: another one writes here, and has locked the lane already."""
         self._forget_request(lane)
         if lane in self._groups.lanes():
             self._note_gone(lane, Leaving.NO, now)
@@ -150,7 +150,7 @@ class Reception:
                 self._accept(lane, request, answer)
 
     def tell_absences(self, now: float, now_ns: int) -> None:
-        """Write on each lane who of its group is away, where anybody has come or gone.
+        """Write on each lane which ranks of its group are away, after a rank has come or gone.
 
         Args:
             now_ns: the same moment as consumers' clock shows it, which does not stand while the daemon is stopped.

@@ -1,4 +1,4 @@
-"""``size = "auto"``: look at some pairs before the ring is laid out, and choose a slot that fits them."""
+"""``size = "auto"``: look at some pairs before the ring is made, and choose a slot that fits them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def probe_sizes(source: Source, catalog: Catalog, *, max_pixels: int, exif
         client.close()
     if not sizes:
         raise StartError(
-            f"none of the {len(indices)} pairs that were looked at could be had; the first failed: {reasons[0]}"
+            f"none of the {len(indices)} pairs that were looked at could be loaded; the first failed: {reasons[0]}"
         )
     return Looked(*([sizes[index] for index in some if index in sizes] for some in (spread, largest)))
 
@@ -124,7 +124,7 @@ def _largest(columns: ObjectColumns) -> Iterator[int]:
 
 
 async def _silence(client: StoreClient) -> str:
-    """Wait until the store has answered nobody for `SILENCE_S`; the cause of the latest failure."""
+    """Wait until the store has not answered for `SILENCE_S`; return the cause of the latest failure."""
     clock = asyncio.get_running_loop()
     heard = clock.time()
     while True:

@@ -64,7 +64,7 @@ class Refresher:
             self._listing = self._do(self._refresh())
 
     def save(self, catalog: Catalog) -> asyncio.Task[None]:
-        """Keep a listing for the next start, beside what goes on."""
+        """Keep a listing for the next start, in the background."""
         return self._do(self._write(self.settings.cache().save, catalog))
 
     def keep(self, now: float) -> None:

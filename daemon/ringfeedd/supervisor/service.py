@@ -102,13 +102,13 @@ class RingService:
         return self._editions.catalogs
 
     def expect(self, formers: list[Former]) -> None:
-        """Begin where former daemons' consumers stood, and keep their places for them."""
+        """Begin where the consumers of earlier daemons stood, and keep their places."""
         for former in formers:
             if former.serves_the_same(self.memory.descriptor):
                 self.formers.append(former)
             else:
                 _LOG.warning(
-                    "ring %s: %d readers of a former daemon read another catalog, seed or order, and will be told so",
+                    "ring %s: %d readers of an earlier daemon read another catalog, seed or order; they get an error",
                     *(self.name, len(former.places)),
                 )
                 self._let_go(former)
@@ -119,12 +119,12 @@ class RingService:
         self.ring.seek(epoch, position)
         self.groups.inherit(places, self.ring, self._clock())
         _LOG.info(
-            "ring %s: goes on for %d readers of a former daemon at epoch %d, position %d",
+            "ring %s: continues for %d readers of an earlier daemon at epoch %d, position %d",
             *(self.name, len(places), epoch, position),
         )
 
     def _forget_formers(self) -> None:
-        """Remove what is left of former daemons whose consumers have all come, or gone."""
+        """Remove the files of earlier daemons whose consumers have all come or gone."""
         for former in [former for former in self.formers if not former.lives]:
             self._let_go(former)
             self.formers.remove(former)
@@ -144,7 +144,7 @@ class RingService:
     # Another listing.
 
     def refresh(self, edition: Edition) -> None:
-        """Take a new listing of the root; its pairs come in with the first epoch that nobody has begun."""
+        """Take a new listing of the root; its pairs come in with the first epoch that no group has begun."""
         try:
             self._outcome = self._editions.offer(edition, self.groups)
         except ValueError as error:
@@ -153,7 +153,7 @@ class RingService:
             self._listed = True
 
     def begin_later(self, epoch: int, edition: Edition) -> None:
-        """Let ``edition`` begin with ``epoch``, as a former daemon had promised; before anybody can find the ring."""
+        """Let ``edition`` begin with ``epoch``, as an earlier daemon had promised; before the ring is announced."""
         self._editions.offer(edition, self.groups)
         self.memory.descriptor = replace(self.memory.descriptor, catalogs=self._editions.after(epoch))
         self._editions.begin(epoch)
@@ -172,7 +172,7 @@ class RingService:
                 self.groups.change(self.ring)
             if not self.groups and len(self.memory.descriptor.catalogs) > 1:
                 self.memory.announce_catalogs((editions.newest.served(0),))
-                self._outcome += "; nobody reads, so from the beginning"
+                self._outcome += "; no group reads, so from the beginning"
                 editions.settle()
                 self._cancel_stale(pool)
         except OSError as error:  # nothing has changed yet, and the next turn tries again
@@ -322,7 +322,7 @@ class RingService:
         self.ring.see_front(self.groups.front(), read=self.groups.read)
 
     def _go_elsewhere(self, pool: Pool, epoch: int, position: int) -> bool:
-        """Go to the place of a consumer that waits for its answer, where nobody else reads; False: not yet.
+        """Go to the place of a consumer that waits for its answer, if no other one reads; False: not yet.
 
         It may lie before a change that is over, from when there is nothing left: then consumers are told so first, and
         one that insists on a state of that time finds that it cannot have it.

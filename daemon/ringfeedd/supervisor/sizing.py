@@ -62,7 +62,7 @@ def has_room(settings: Settings, spec: DecodeSpec, rings: list[str], room: Room)
 
 
 def geometries(settings: Settings, spec: DecodeSpec, rings: list[str], room: Room) -> list[Geometry]:
-    """Lay out every ring of the daemon.
+    """Plan the geometry of every ring of the daemon.
 
     Raises:
         StartError: there is too little memory for them.

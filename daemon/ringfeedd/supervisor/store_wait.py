@@ -20,7 +20,7 @@ NOTICE_S: Final = 30.0
 """What the service manager is asked for, twice as often, while the store is waited for."""
 
 SILENCE_S: Final = 5.0
-"""Requests that are under way, which have retries of their own, find nobody for so long: only then it is an outage."""
+"""Seconds without any answer to requests and their retries, after which it is an outage."""
 
 _NOTHING_S: Final = 0.01
 """So little of the time left is none: a sleep may end early, by the clock's grain."""

@@ -138,7 +138,7 @@ class Supervisor:
             return code
 
     def starter_gone(self) -> None:
-        """End once nobody needs the rings any more; at once where there are none yet. On the event loop."""
+        """End once no process needs the rings any more; at once if there are none yet. On the event loop."""
         self._need = Need()
         if self.services:
             self._wake.set()
@@ -242,14 +242,14 @@ class Supervisor:
             self._wake.set()  # there may be more
 
     def _is_unneeded(self) -> bool:
-        """Whether the process that started this daemon is gone, and nobody else needs it."""
+        """Return True if the process that started this daemon is gone, and no other one needs it."""
         if self._need is None or not self._need.ended([one.memory for one in self.services], self._clock()):
             return False
         self._why_stopped = self._why_stopped or NOBODY_LEFT
         return True
 
     async def _something_to_do(self) -> None:
-        """Wait until somebody wakes the loop, for a tick at most."""
+        """Wait until the loop is woken, for a tick at most."""
         tick = asyncio.get_running_loop().call_later(TICK_S, self._wake.set)
         try:
             await self._wake.wait()
@@ -297,7 +297,7 @@ class Supervisor:
             if not service.ready:
                 self._say(
                     f"ring {service.name}: no pair is published yet, because the readers of other rings take all that "
-                    f"the workers can do; it gets its share when somebody reads it"
+                    f"the workers can do; it gets its share when a reader attaches"
                 )
         self._serving = f"serving {rings} from {self._settings.config.root}"
         self._notifier.ready(self._serving)

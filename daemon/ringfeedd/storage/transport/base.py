@@ -41,7 +41,7 @@ class Plane(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of the connections; requests in flight fail."""
+        """Close the connections; requests in flight fail."""
         ...
 
 

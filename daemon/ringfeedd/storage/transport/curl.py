@@ -114,7 +114,7 @@ class _Request:
             on_end(result)
 
     def cancel(self) -> None:
-        """End it, unless it has ended; nobody is told."""
+        """End it, unless it has ended; no callback is called."""
         if self._transfer is not None:
             self._on_end = None
             self._curl.cut(self._transfer.easy, CLOSED)

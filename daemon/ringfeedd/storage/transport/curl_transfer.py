@@ -98,7 +98,7 @@ class Transfer:
         return self._size
 
     def forget(self) -> None:
-        """Let go of the body."""
+        """Release the body."""
         self._pieces = []
 
     def _take(self, piece: bytes) -> int | None:
