@@ -110,8 +110,8 @@ def _add_doctor(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser = commands.add_parser(
         "doctor",
         help="check this machine and its rings for common problems",
-        description="Checks shared memory, limits, environment, packages, leftovers and every ring, and asks each bucket "
-        "that is read for a page of its listing and for one object. Says what to do. Changes nothing.",
+        description="Checks shared memory, limits, environment, packages, leftovers and every ring, and asks each "
+        "bucket that is read for a page of its listing and for one object. Says what to do. Changes nothing.",
         epilog="Exit codes: 0 nothing is bad; 1 something is.",
     )
     parser.add_argument("root", nargs="?", metavar="ROOT", help="a bucket to be asked as well: gs://bucket/prefix")
