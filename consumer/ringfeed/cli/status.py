@@ -215,9 +215,26 @@ class RingStatus(RingCounts, DaemonCounts):
             "readers": f"{len(self.consumers)}/{count(self.lanes, 'lane')} in {count(self.groups, 'group')} "
             f"({self.lingering_groups} lingering; {readers})",
         }
+        if self.cache_rows or self.cache_disk_chosen:
+            rows["cache"] = self._cache()
         if self.refresh:
             rows["refresh"] = self.refresh
         return rows
+
+    def _cache(self) -> str:
+        """Return how full the tiers are, and what they saved."""
+        tiers = []
+        if self.cache_rows:
+            size = self.cache_rows_filled * self.cache_row_bytes / 2**30
+            tiers.append(f"memory holds {self.cache_rows_filled:,}/{self.cache_rows:,} pairs ({size:.1f} GiB)")
+        if self.cache_disk_chosen:
+            size = self.cache_disk_bytes / 2**30
+            tiers.append(f"disk holds {self.cache_disk_pairs:,}/{self.cache_disk_chosen:,} pairs ({size:.1f} GiB)")
+        hits, seen = self.memory_hits + self.disk_hits, self.memory_hits + self.decoded_pairs
+        rate = f"{hits / seen:.0%}" if seen else "0%"
+        said = f"{'; '.join(tiers)}; {self.memory_hits:,} + {self.disk_hits:,} hits ({rate})"
+        wrong = f", {self.cache_wrong_entries} damaged entries" if self.cache_wrong_entries else ""
+        return f"{said} saved {2 * hits:,} requests, {self.cache_saved_bytes / 1e9:,.2f} GB{wrong}"
 
     def lines(self) -> list[str]:
         """The ring and its readers for people."""

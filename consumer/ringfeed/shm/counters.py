@@ -129,10 +129,14 @@ class RingCounts:
     ] = 0
     delivered_pairs: Annotated[int, Word(400, "pairs", "pairs that readers took, once for each group")] = 0
     saved_requests: Annotated[
-        int, Word(408, "requests", "requests for objects that sharing saved: two for each pair read but not fetched")
+        int,
+        Word(408, "requests", "requests that sharing and the cache saved: two for each pair read but not fetched"),
     ] = 0
     next_pair_age_ns: Annotated[int, Word(472, NS, "how long workers have the pair that is published next", G)] = 0
-    saved_bytes: Annotated[int, Word(416, "bytes", "compressed bytes that sharing saved")] = 0
+    saved_bytes: Annotated[int, Word(416, "bytes", "compressed bytes that sharing and the cache saved")] = 0
+    memory_hits: Annotated[int, Word(848, "pairs", "pairs that came from the memory cache", C, "cache_memory_hits")] = 0
+    disk_hits: Annotated[int, Word(856, "pairs", "pairs that came from the disk cache", C, "cache_disk_hits")] = 0
+    cache_saved_bytes: Annotated[int, Word(864, "bytes", "compressed bytes that the cache alone saved")] = 0
 
     @property
     def retries_by_cause(self) -> dict[str, int]:
@@ -155,6 +159,15 @@ class DaemonCounts:
     cores: Annotated[int, Word(424, "cores", "CPU cores that the daemon may use", G)] = 0
     worker_cpu_ns: Annotated[int, Word(432, NS, "CPU time of all workers")] = 0
     worker_busy_ns: Annotated[int, Word(440, NS, "time that workers had pairs to decode, summed over them")] = 0
+    cache_rows: Annotated[int, Word(872, "pairs", "pairs that the memory cache has room for", G)] = 0
+    cache_rows_filled: Annotated[int, Word(880, "pairs", "pairs now in the memory cache", G)] = 0
+    cache_row_bytes: Annotated[int, Word(888, "bytes", "memory of one pair in the memory cache", G)] = 0
+    cache_disk_chosen: Annotated[int, Word(896, "pairs", "pairs that the disk cache has room for", G)] = 0
+    cache_disk_pairs: Annotated[int, Word(904, "pairs", "pairs now in the disk cache", G)] = 0
+    cache_disk_bytes: Annotated[int, Word(912, "bytes", "disk space that the disk cache takes now", G)] = 0
+    cache_wrong_entries: Annotated[
+        int, Word(920, "pairs", "entries of both caches that were damaged, and fetched again")
+    ] = 0
 
 
 @dataclass

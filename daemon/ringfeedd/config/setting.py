@@ -23,6 +23,7 @@ class Group(StrEnum):
     DECODING = "decoding"
     WORKERS = "workers"
     DOWNLOADS = "downloads"
+    CACHE = "cache"
     FAILURES = "failures"
     NODES = "several machines"
     PAGE = "status page"

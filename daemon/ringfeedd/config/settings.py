@@ -11,9 +11,10 @@ from typing import Any
 
 from ringfeed.shm.identity import SETTINGS as DECIDING
 from ringfeed.shm.identity import Identity
+from ringfeedd.cache.opening import CacheSettings
 from ringfeedd.catalog.cache import CatalogCache, default_folder
 from ringfeedd.catalog.templates import KeyTemplates
-from ringfeedd.config.listen import Listen
+from ringfeedd.config.listen import OFF, Listen
 from ringfeedd.config.table import (
     DEFAULT_STORE_WAIT_S,
     DOWNLOADS_A_WORKER,
@@ -84,6 +85,16 @@ class Settings:
         """Return the cached listings of the root."""
         config = self.config
         return CatalogCache(self.cache_folder, root=config.root, emulator=config.emulator, templates=self.templates)
+
+    def kept(self) -> CacheSettings:
+        """Return what is kept from one epoch to the next."""
+        config = self.config
+        memory, size = config.cache_memory, config.cache_disk_size
+        return CacheSettings(
+            memory=0 if memory == OFF else None if memory == AUTO else int(memory),
+            disk=None if config.cache_disk is None else Path(config.cache_disk),
+            disk_size=None if size == AUTO else int(size),
+        )
 
     def identity(self, *, size: str | None = None) -> Identity:
         """Return the settings that decide ids, pixels and order, as they are served.

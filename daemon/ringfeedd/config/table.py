@@ -6,15 +6,17 @@ From it come the flags of `ringfeed serve` and their help, the keys of the TOML 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, get_args
 
 from ringfeed.shm.descriptor import check_ring_name
 from ringfeed.shm.layout import MAX_LANES, MAX_UINT64
 from ringfeedd.catalog.templates import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplate
-from ringfeedd.config.kinds import Choice, Duration, Number, Rate, Switch, Text, Whole, WordOr
+from ringfeedd.config.kinds import Choice, Duration, Number, Rate, Size, Switch, Text, Whole, WordOr
 from ringfeedd.config.listen import OFF, Listen
 from ringfeedd.config.setting import Group, Setting, declared, setting
 from ringfeedd.decode.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
@@ -86,6 +88,12 @@ def _template(template: str) -> str:
 def _http(http: str) -> str:
     Listen.parse(http)
     return http
+
+
+def _cache_disk(folder: str) -> str:
+    if not folder:
+        raise ValueError("cache.disk.dir is empty; name a folder on a local disk")
+    return os.path.abspath(Path(folder).expanduser())  # noqa: PTH100  # a link may be moved
 
 
 def _project(project: str) -> str:
@@ -316,6 +324,33 @@ class Config:
         Choice(get_args(PlaneName)),
         _FETCH.data_plane,
         help="library that downloads; auto: curl, if the extra 'fast' is installed",
+    )
+
+    cache_memory: int | Literal["auto", "off"] = setting(
+        Group.CACHE,
+        WordOr(OFF, WordOr(AUTO, Size())),
+        OFF,
+        key="cache.memory",
+        help="shared memory for decoded pairs, which later epochs copy; auto: what the machine can spare",
+        example="32 GiB",
+        checked="that there is so much memory, when the daemon starts",
+    )
+    cache_disk: str | None = setting(
+        Group.CACHE,
+        Text("DIR", _cache_disk),
+        None,
+        key="cache.disk.dir",
+        help="folder on a local disk for downloaded pairs, which later epochs and daemons read",
+        unset="none",
+        example="/nvme/ringfeed",
+    )
+    cache_disk_size: int | Literal["auto"] = setting(
+        Group.CACHE,
+        WordOr(AUTO, Size()),
+        AUTO,
+        key="cache.disk.size",
+        help="disk space for the pairs of one root; auto: 0.9 of what is free",
+        example="500 GiB",
     )
 
     max_failed: float = setting(

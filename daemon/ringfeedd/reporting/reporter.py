@@ -211,10 +211,11 @@ class Reporter:
     def _count_savings(self) -> None:
         counts = self.counts
         counts.delivered_pairs = self.ledger.delivered_pairs
-        saved = counts.delivered_pairs - counts.decoded_pairs
+        fetched = counts.decoded_pairs - counts.disk_hits
+        saved = counts.delivered_pairs - fetched
         counts.saved_requests = max(counts.saved_requests, 2 * saved)
-        if counts.decoded_pairs:
-            mean_bytes = counts.downloaded_bytes / counts.decoded_pairs
+        if fetched:
+            mean_bytes = counts.downloaded_bytes / fetched
             counts.saved_bytes = max(counts.saved_bytes, int(saved * mean_bytes))
 
     def _tell(self, found: HoldUp | None, now: float, waited_s: float) -> None:

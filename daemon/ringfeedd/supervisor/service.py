@@ -12,6 +12,8 @@ from ringfeed.shm.counters import DaemonCounts
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.failures import FailedPairs
 from ringfeed.shm.layout import RingState, State
+from ringfeedd.cache.disk import DiskOrder
+from ringfeedd.cache.tiers import RingTiers
 from ringfeedd.catalog.catalog import Catalog
 from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.recovery.fdstore import drop, hand_over
@@ -24,13 +26,13 @@ from ringfeedd.ring.failures import LASTING_CAUSES, Failure, Failures, OnError
 from ringfeedd.ring.fairness import NOTHING, Need
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.revisions import Edition, Editions
-from ringfeedd.ring.ring import Ring
+from ringfeedd.ring.ring import Job, Ring
 from ringfeedd.shm.memory import RingMemory
 from ringfeedd.supervisor.lanes import Reception
 from ringfeedd.system.systemd import Notifier
 from ringfeedd.system.work import Work
 from ringfeedd.worker.pool import Pool
-from ringfeedd.worker.protocol import Decoded, Dropped, Failed, PairJob, Result
+from ringfeedd.worker.protocol import Copied, CopyJob, Decoded, Dropped, Failed, PairJob, Result
 
 _LOG: Final = logging.getLogger("ringfeedd.ring")
 
@@ -40,6 +42,7 @@ class RingService:
 
     Attributes:
         counters: what is counted for the ring.
+        tiers: the cache; None for none.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class RingService:
         self.memory = memory
         self.failures = failures
         self.failed: str | None = None
+        self.tiers: RingTiers | None = None
         self._failure_log = FailureLog(ring.name)
         self._errors_file = ErrorsFile(memory.descriptor, memory.access)
         self._editions = Editions(ring, edition)
@@ -100,6 +104,12 @@ class RingService:
     def catalogs(self) -> list[Catalog]:
         """What is served now, to those who are furthest behind first."""
         return self._editions.catalogs
+
+    def use_tiers(self, tiers: RingTiers) -> None:
+        """Have pairs kept, and taken from where they are kept."""
+        self.tiers = tiers
+        for catalog in self.catalogs:
+            tiers.serve(catalog)
 
     def expect(self, formers: list[Former]) -> None:
         """Begin where the consumers of earlier daemons stood, and keep their places."""
@@ -151,6 +161,8 @@ class RingService:
             self.refuse_refresh(str(error))
         else:
             self._listed = True
+            if self.tiers is not None:
+                self.tiers.serve(edition.catalog)
 
     def begin_later(self, epoch: int, edition: Edition) -> None:
         """Let ``edition`` begin with ``epoch``, as an earlier daemon had promised; before the ring is announced."""
@@ -191,6 +203,9 @@ class RingService:
 
     def result(self, result: Result) -> None:
         """Take note of what a worker has done with one pair."""
+        if self.tiers is not None:
+            self._note_in_tiers(self.tiers, result)
+            self._release(self.tiers)
         if self.failed is not None:
             return
         match result:
@@ -201,6 +216,39 @@ class RingService:
             case Dropped(seq=seq):
                 self.ring.forget(seq)
                 self.ring.lost(seq)
+
+    @staticmethod
+    def _note_in_tiers(tiers: RingTiers, result: Result) -> None:
+        if type(result) is Decoded:
+            tiers.decoded(
+                result.seq,
+                sizes=result.sizes,
+                from_disk=result.from_disk,
+                wrong=result.wrong,
+                stored=result.stored,
+                total=result.total,
+            )
+        else:
+            tiers.ended(result.seq)
+
+    def _release(self, tiers: RingTiers) -> None:
+        """Hand out again what waited for an earlier pair, which is kept now or came to nothing."""
+        for seq in tiers.released:
+            self.ring.lost(seq)
+        tiers.released.clear()
+
+    def copied(self, copied: Copied) -> None:
+        """Take note of pairs that a worker has copied out of the memory tier."""
+        assert self.tiers is not None
+        for seq in copied.wrong:
+            self.tiers.not_copied(seq)
+            self.ring.lost(seq)
+        for seq in copied.seqs:
+            sizes = self.tiers.copied(seq)
+            job = self.ring.finish(seq)
+            if job is not None and sizes is not None and self.failed is None:
+                self.failures.succeed()
+                self._write_record(job, sizes)
 
     def _finish(self, result: Decoded) -> None:
         seq = result.seq
@@ -213,14 +261,19 @@ class RingService:
         if result.retries:
             count_retries(counters, result.retries)
         self.failures.succeed()
-        edition = self._editions.of(seq)
-        index = edition.catalog_index(job.index)
-        pair_id = edition.catalog.encoded_id(index)
+        pair_id = self._write_record(job, result.sizes)
         if result.size_mismatch:
             self._note_mismatch(pair_id, result)
         if result.turn_unsure:
             self._note_unsure_turn(pair_id)
-        self.memory.write_record(seq, index=index, valid=job.attempt == 0, sizes=result.sizes, pair_id=pair_id)
+
+    def _write_record(self, job: Job, sizes: tuple[int, int, int, int]) -> bytes:
+        """Describe a pair that lies in its slot; return its id."""
+        edition = self._editions.of(job.seq)
+        index = edition.catalog_index(job.index)
+        pair_id = edition.catalog.encoded_id(index)
+        self.memory.write_record(job.seq, index=index, valid=job.attempt == 0, sizes=sizes, pair_id=pair_id)
+        return pair_id
 
     def _note_mismatch(self, pair_id: bytes, result: Decoded) -> None:
         self.counters.size_mismatches += 1
@@ -243,13 +296,25 @@ class RingService:
 
     def lost(self, seq: int, *, quarantine: bool) -> None:
         """The worker that had this pair is dead."""
+        was_copied = False
+        if self.tiers is not None:
+            was_copied = self._lost_in_tiers(self.tiers, seq, quarantine=quarantine)
+            self._release(self.tiers)
         if self.failed is not None:
             return
-        if quarantine:
+        if quarantine and not was_copied:
             reason = "it was being decoded each time a worker process died"
             self._replace(seq, Failed(self.number, seq, reason, "crash", 1))
         else:
             self.ring.lost(seq)
+
+    @staticmethod
+    def _lost_in_tiers(tiers: RingTiers, seq: int, *, quarantine: bool) -> bool:
+        """Whether it was only to be copied; with ``quarantine``, the worker died of that, and it is fetched again."""
+        if quarantine and tiers.is_copying(seq):
+            tiers.not_copied(seq)
+            return True
+        return tiers.ended(seq)
 
     def _replace(self, seq: int, failed: Failed) -> None:
         job = self.ring.job(seq)
@@ -357,8 +422,31 @@ class RingService:
         if self.ring.passed_over:
             self._count_passed_over()
         if jobs and self.failed is None:
+            if self.tiers is not None:
+                self._give_cached(self.tiers, pool, jobs)
+                return
             pairs = self._editions.pairs(jobs)
             pool.give(self.number, [PairJob(job.seq, pair) for job, pair in zip(jobs, pairs, strict=True)])
+
+    def _give_cached(self, tiers: RingTiers, pool: Pool, jobs: list[Job]) -> None:
+        """Hand pairs to the workers: those of the memory tier to be copied, the others with what is to be kept."""
+        copies: list[CopyJob] = []
+        fetched: list[Job] = []
+        orders: list[tuple[int, DiskOrder | None]] = []
+        for job in jobs:
+            edition = self._editions.of(job.seq)
+            index = edition.catalog_index(job.index)
+            if (found := tiers.copy(job.seq, edition.catalog, index)) is not None:
+                copies.append(CopyJob(job.seq, *found))
+            elif not tiers.waits(job.seq, edition.catalog, index):
+                fetched.append(job)
+                orders.append(tiers.order(job.seq, edition.catalog, index))
+        pairs = self._editions.pairs(fetched)
+        pool.give(
+            self.number,
+            [PairJob(job.seq, pair, *order) for job, pair, order in zip(fetched, pairs, orders, strict=True)],
+            copies,
+        )
 
     def _publish(self, pool: Pool) -> None:
         ring, memory = self.ring, self.memory
@@ -379,6 +467,10 @@ class RingService:
         if self.failed is None:
             self._errors_file.write_if_due(self.failures, self._clock())
         self._summarise_failures()
+        if self.tiers is not None:
+            hits = self.tiers.hits
+            self.counters.memory_hits, self.counters.disk_hits = hits.memory, hits.disk
+            self.counters.cache_saved_bytes = hits.bytes
         self.counters.failed_pairs = self._errors_file.listing.failed_draws
         self.counters.lane_deaths = self._reception.lane_deaths
         self._reporter.report(self._consumers_clock(), daemon, store, work or Work(), others or {})

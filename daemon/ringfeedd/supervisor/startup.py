@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ringfeed.shm.descriptor import Descriptor
-from ringfeedd.catalog.catalog import TEST
+from ringfeedd.cache.opening import open_tiers
+from ringfeedd.cache.tiers import RingTiers, Tiers
+from ringfeedd.catalog.catalog import TEST, Catalog
 from ringfeedd.catalog.listing import Progress
 from ringfeedd.config import Settings
 from ringfeedd.decode.spec import DecodeSpec
@@ -28,7 +30,7 @@ from ringfeedd.supervisor.discovery import Discovery
 from ringfeedd.supervisor.refresh import Refresher
 from ringfeedd.supervisor.service import RingService
 from ringfeedd.supervisor.signals import wake_by
-from ringfeedd.supervisor.sizing import Room, Shares, geometries, shares, total
+from ringfeedd.supervisor.sizing import Room, Shares, geometries, process_bytes, shares, total
 from ringfeedd.supervisor.store_wait import StoreWait
 from ringfeedd.system.clock import TurnClock
 from ringfeedd.system.files import connections, page_connections, raise_limit
@@ -38,7 +40,7 @@ from ringfeedd.web.token import TokenFile
 from ringfeedd.worker.link import WorkerSettings
 from ringfeedd.worker.pool import Pool
 from ringfeedd.worker.process import Spawner
-from ringfeedd.worker.protocol import Result, RingSpec
+from ringfeedd.worker.protocol import Copied, Result, RingSpec
 
 if TYPE_CHECKING:
     from ringfeedd.web.server import HttpServer
@@ -53,6 +55,7 @@ class Startup:
         services: a service for each ring, once the rings are made.
         locks: the locks of the rings' names.
         store_wait: how long the start waits for a store that does not answer.
+        tiers: the cache, once the rings are made.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Startup:
         config = settings.config
         self.services: list[RingService] = []
         self.locks: list[SingletonLock] = []
+        self.tiers = Tiers()
         self.store_wait = StoreWait(
             settings.store_wait_s,
             say=say,
@@ -151,6 +155,7 @@ class Startup:
         self._mean_pair_bytes = start.catalog.mean_pair_bytes
         shape = self._shares(len(editions))
         self._open_rings(start, spec, shape)
+        self._open_tiers(start.catalog, spec)
         pool = self._open_pool(spec, shape)
         self._undo.push_async_callback(refresher.end)
         for service in self.services:
@@ -220,6 +225,24 @@ class Startup:
             )
         _LOG.info("%d bytes of shared memory are reserved", total(laid_out))
 
+    def _open_tiers(self, catalog: Catalog, spec: DecodeSpec) -> None:
+        config, templates = self._settings.config, self._settings.templates
+        tiers = open_tiers(
+            self._settings.kept(),
+            spec,
+            catalog,
+            origin=[config.root, config.emulator, templates.images.canonical, templates.labels.canonical],
+            ring=self.services[0].name,
+            access=self._settings.access(),
+            needed=process_bytes(self._settings, spec),
+            say=self._say,
+        )
+        if tiers is not None:
+            self.tiers = tiers
+            self._undo.callback(tiers.close)
+            for service in self.services:
+                service.use_tiers(RingTiers(tiers, service.number))
+
     def _open_pool(self, spec: DecodeSpec, shape: Shares) -> Pool:
         rings = [
             RingSpec(
@@ -240,6 +263,8 @@ class Startup:
             most_pairs=shape.most_pairs,
             spawner=self._spawner,
             on_room=self._wake.set,
+            on_copied=self._copied,
+            on_disk_error=lambda reason: self.tiers.disk_failed(reason, self._clock()),
         )
         self._pool = pool
         self._undo.push_async_callback(pool.stop)
@@ -249,6 +274,11 @@ class Startup:
     def _work(self) -> Work:
         """Return what the workers have done; nothing before there are any."""
         return Work() if self._pool is None else self._pool.work()
+
+    def _copied(self, copied: list[Copied]) -> None:
+        for one in copied:
+            self.services[one.ring].copied(one)
+        self._wake.set()
 
     # How the work is spread, now and after a reload.
 
@@ -282,7 +312,17 @@ class Startup:
         if shape.workers < settings.workers:
             self._say(f"{shape.workers} instead of {settings.workers} workers, for concurrency = {config.concurrency}")
         most = tuple(min(own, self._connections) for own in shape.most_concurrency)
-        return WorkerSettings(config.root, config.emulator, each, most, settings.policy, rings)
+        tiers = self.tiers
+        return WorkerSettings(
+            config.root,
+            config.emulator,
+            each,
+            most,
+            settings.policy,
+            rings,
+            memory=None if tiers.memory is None else tiers.memory.spec,
+            disk=None if tiers.disk is None else str(tiers.disk.folder),
+        )
 
     def reconfigure(self, settings: Settings, token: TokenFile | None, pool: Pool) -> None:
         """Go on with the settings of a reload.

@@ -215,9 +215,11 @@ class Supervisor:
                     cores=self._cores,
                     worker_cpu_ns=work.cpu_ns,
                     worker_busy_ns=work.busy_ns,
+                    **self._start.tiers.counts(),
                 )
                 self._refresher.keep(now)
                 self._on_tick()
+                self._start.tiers.look(now)
                 self._start.store_wait.first_pairs(store, there=announced)
                 for service in self.services:
                     others = {

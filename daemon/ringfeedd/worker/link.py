@@ -11,6 +11,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Final
 
+from ringfeedd.cache.rows import RowsSpec
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.storage import ObjectInfo
@@ -42,6 +43,8 @@ class WorkerSettings:
     most_concurrency: tuple[int, ...]
     policy: FetchPolicy
     rings: list[RingSpec]
+    memory: RowsSpec | None = None
+    disk: str | None = None
 
 
 @dataclass
@@ -51,7 +54,7 @@ class WorkerLink:
     Attributes:
         number: its place in the pool, which the next one takes over.
         vitals: its words, which can be read when it is dead, too; see `vitals`.
-        pairs: what it was given and has not answered, by (ring, seq).
+        pairs: what it was given and has not answered, by (ring, seq); None for one that it is to copy only.
         finished: pairs that it has answered.
     """
 
@@ -60,7 +63,7 @@ class WorkerLink:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     vitals: memoryview
-    pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
+    pairs: dict[tuple[int, int], Pair | None] = field(default_factory=dict)
     finished: int = 0
     _heartbeat: tuple[int, float] | None = None
     _named: bool = False
@@ -81,6 +84,7 @@ class WorkerLink:
                 os.ftruncate(vitals_fd, size)
                 vitals = memoryview(mmap.mmap(vitals_fd, size)).cast("Q")
                 fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in settings.rings)]
+                fds += [] if settings.memory is None else [settings.memory.fd]
                 process = await spawner.spawn(module, fds)
             reader, writer = await asyncio.open_connection(sock=ours)
         except BaseException:
@@ -97,6 +101,8 @@ class WorkerLink:
                 policy=settings.policy,
                 rings=settings.rings,
                 witness=witness,
+                memory=settings.memory,
+                disk=settings.disk,
             )
         )
         return link

@@ -23,7 +23,19 @@ from ringfeedd.worker import protocol as messages
 from ringfeedd.worker.heartbeat import VITAL_WORDS, read_work
 from ringfeedd.worker.link import END_TIMEOUT_S, WorkerLink, WorkerSettings
 from ringfeedd.worker.process import FORKABLE, Spawner
-from ringfeedd.worker.protocol import Cancel, Decoded, Jobs, Limit, PairJob, Result, Retune, RingSpec, Stop
+from ringfeedd.worker.protocol import (
+    Cancel,
+    Copied,
+    CopyJob,
+    Decoded,
+    Jobs,
+    Limit,
+    PairJob,
+    Result,
+    Retune,
+    RingSpec,
+    Stop,
+)
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
 
@@ -73,16 +85,21 @@ class Pool:
         most_pairs: int,
         spawner: Spawner | None = None,
         on_room: Callable[[], None] = lambda: None,
+        on_copied: Callable[[list[Copied]], None] = lambda _copied: None,
+        on_disk_error: Callable[[str], None] = lambda _error: None,
     ) -> None:
         """Prepare a pool; `start` starts it.
 
         Args:
             on_results: called with what workers have done.
             on_lost: called with (ring, seq, quarantine) for each pair that a dead worker had; with ``quarantine`` the
-                pair has killed workers before and is not decoded again, also not when it is given in a later epoch.
+                pair has killed workers before and is not decoded again, also not when it is given in a later epoch; or
+                it died while it copied the pair.
             most_pairs: pairs that one worker may have at a time.
             spawner: starts the processes; by default each on its own.
             on_room: called when a new worker can be given pairs.
+            on_copied: called with what workers have copied out of the memory tier.
+            on_disk_error: called when a worker could not store a pair on disk.
         """
         self.size = size
         self._spawner = spawner or Spawner()
@@ -94,6 +111,7 @@ class Pool:
         self._on_results = on_results
         self._on_lost = on_lost
         self._on_room = on_room
+        self._on_copied, self._on_disk_error = on_copied, on_disk_error
         self._most_pairs = most_pairs
         self._workers: dict[int, WorkerLink] = {}
         self._limits: dict[int, int] = {}
@@ -176,10 +194,14 @@ class Pool:
         spare = [max(0, self._most_pairs - len(worker.pairs)) for worker in staying]
         return sum(spare) if max(spare, default=0) >= min(self._most_pairs, LEAST_GIVEN) else 0
 
-    def give(self, ring: int, jobs: Iterable[PairJob]) -> None:
-        """Hand out pairs, no more than there is room for; each to the worker that has the fewest."""
+    def give(self, ring: int, jobs: Iterable[PairJob], copies: Iterable[CopyJob] = ()) -> None:
+        """Hand out pairs, no more than there is room for; each to the worker that has the fewest.
+
+        Args:
+            copies: pairs that are in the memory tier.
+        """
         staying = {number: worker for number, worker in self._workers.items() if number < self.size}
-        shares: dict[int, list[PairJob]] = {number: [] for number in staying}
+        shares: dict[int, Jobs] = {number: Jobs(ring, [], []) for number in staying}
         loads = [(len(worker.pairs), number) for number, worker in staying.items()]
         heapify(loads)
         for job in jobs:
@@ -188,12 +210,17 @@ class Pool:
                 continue
             load, number = loads[0]
             heapreplace(loads, (load + 1, number))
-            shares[number].append(job)
+            shares[number].jobs.append(job)
+        for copy in copies:
+            load, number = loads[0]
+            heapreplace(loads, (load + 1, number))
+            shares[number].copies.append(copy)
         for number, share in shares.items():
-            if share:
+            if share.jobs or share.copies:
                 worker = self._workers[number]
-                worker.pairs.update(((ring, job.seq), job.pair) for job in share)
-                worker.send(Jobs(ring, share))
+                worker.pairs.update(((ring, job.seq), job.pair) for job in share.jobs)
+                worker.pairs.update(((ring, copy.seq), None) for copy in share.copies)
+                worker.send(share)
 
     def set_limit(self, ring: int, limit: int) -> None:
         """Let pairs of ``ring`` below ``limit`` be decoded."""
@@ -243,10 +270,11 @@ class Pool:
                 *(number, worker.process.pid, describe(code), time.monotonic() - began, len(worker.pairs)),
             )
             decoding = worker.decoding
-            if decoding in worker.pairs:
-                self._kills[worker.pairs[decoding]] += 1
+            if decoding is not None and (suspect := worker.pairs.get(decoding)) is not None:
+                self._kills[suspect] += 1
             for (ring, seq), pair in worker.pairs.items():
-                self._on_lost(ring, seq, self._kills[pair] >= KILLS_BEFORE_QUARANTINE)
+                bad = decoding == (ring, seq) if pair is None else self._kills[pair] >= KILLS_BEFORE_QUARANTINE
+                self._on_lost(ring, seq, bad)
             if not worker.finished:
                 await self._pause(RESTART_DELAY_S)
 
@@ -298,25 +326,36 @@ class Pool:
 
     async def _listen(self, worker: WorkerLink) -> None:
         while (message := await messages.read_results(worker.reader)) is not None:
-            pairs = worker.pairs
-            there: Pair | None = None
-            for result in message.results:
-                pair = pairs.pop((result.ring, result.seq), None)
-                if pair is None:
-                    continue
-                if self._kills:
-                    self._kills.pop(pair, None)
-                if type(result) is Decoded:
-                    there = pair
-            if there is not None:
-                self._witness = there.label  # the smaller of the two, mostly
-            worker.finished += len(message.results)
+            self._take_answers(worker, message)
             if message.store is not None:
                 now = time.monotonic()
                 self.store.report(worker.number, message.store, now)
                 if news := self.store.news(now):
                     _LOG.warning("%s: %s", self._settings.root, news)
+            if message.disk_error:
+                self._on_disk_error(message.disk_error)
+            if message.copied:
+                self._on_copied(message.copied)
             self._on_results(message.results)
+
+    def _take_answers(self, worker: WorkerLink, message: messages.Results) -> None:
+        """Take note of the pairs that a worker has answered for."""
+        pairs = worker.pairs
+        there: Pair | None = None
+        for result in message.results:
+            pair = pairs.pop((result.ring, result.seq), None)
+            if pair is None:
+                continue
+            if self._kills:
+                self._kills.pop(pair, None)
+            if type(result) is Decoded:
+                there = pair
+        if there is not None:
+            self._witness = there.label  # the smaller of the two, mostly
+        for copied in message.copied:
+            for seq in (*copied.seqs, *copied.wrong):
+                pairs.pop((copied.ring, seq), None)
+        worker.finished += len(message.results) + sum(len(copied.seqs) for copied in message.copied)
 
     async def stop(self) -> None:
         """End all workers within some `END_TIMEOUT_S`."""

@@ -7,6 +7,9 @@ from typing import Final
 
 import msgspec
 
+from ringfeedd.cache.disk import DiskOrder
+from ringfeedd.cache.rows import RowsSpec
+from ringfeedd.cache.segments import Entry
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.errors import encodable
@@ -41,6 +44,8 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
         most_concurrency: the same where it waits for the store.
         vitals_fd: an inherited memory file of words that tell, without a message, that it lives and what it decodes.
         witness: an object that some worker could read lately, see `StoreClient`.
+        memory: the rows of the memory tier; None for none.
+        disk: the folder of the disk tier; None for none.
     """
 
     root: str
@@ -51,13 +56,34 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     policy: FetchPolicy
     rings: list[RingSpec]
     witness: ObjectInfo | None = None
+    memory: RowsSpec | None = None
+    disk: str | None = None
 
 
 class PairJob(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Fetch one pair and decode it into the slot of ``seq``."""
+    """Fetch one pair and decode it into the slot of ``seq``.
+
+    Attributes:
+        row: of the memory tier, which is to hold the pair as well; negative for none.
+        disk: what the disk tier has to do with it.
+    """
 
     seq: int
     pair: Pair
+    row: int = -1
+    disk: DiskOrder | None = None
+
+
+class CopyJob(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Copy a row of the memory tier into the slot of ``seq``.
+
+    Attributes:
+        total: the sum that the row must have; 0 where that is known.
+    """
+
+    seq: int
+    row: int
+    total: int
 
 
 class Jobs(msgspec.Struct, tag="jobs", frozen=True):
@@ -65,6 +91,7 @@ class Jobs(msgspec.Struct, tag="jobs", frozen=True):
 
     ring: int
     jobs: list[PairJob]
+    copies: list[CopyJob] = []
 
 
 class Limit(msgspec.Struct, tag="limit", frozen=True):
@@ -105,6 +132,10 @@ class Decoded(msgspec.Struct, tag=0, array_like=True, frozen=True, gc=False):
         downloaded: bytes.
         retries: cause -> downloads that were tried again.
         turn_unsure: the image was turned, and the label may have been drawn on it as it is stored.
+        from_disk: the disk tier had it.
+        wrong: what the disk tier had was not whole.
+        stored: where the disk tier has it now.
+        total: the sum of its row in the memory tier; None where it has none.
     """
 
     ring: int
@@ -114,6 +145,10 @@ class Decoded(msgspec.Struct, tag=0, array_like=True, frozen=True, gc=False):
     downloaded: int
     retries: dict[str, int]
     turn_unsure: bool = False
+    from_disk: bool = False
+    wrong: bool = False
+    stored: Entry | None = None
+    total: int | None = None
 
 
 class Failed(msgspec.Struct, tag=1, array_like=True, frozen=True, gc=False):
@@ -137,11 +172,31 @@ class Dropped(msgspec.Struct, tag=2, array_like=True, frozen=True, gc=False):
 Result = Decoded | Failed | Dropped
 
 
+class Copied(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Pairs of one ring that were copied out of the memory tier.
+
+    Attributes:
+        seqs: those that lie in their slots.
+        wrong: those whose row was not whole; nothing was copied.
+    """
+
+    ring: int
+    seqs: list[int]
+    wrong: list[int]
+
+
 class Results(msgspec.Struct, tag="results", frozen=True):
-    """What a worker has done since its last frame, and how it fares with the store where that has changed."""
+    """What a worker has done since its last frame, and how it fares with the store where that has changed.
+
+    Attributes:
+        copied: beside `results`.
+        disk_error: why something could not be stored on disk; empty where everything could.
+    """
 
     results: list[Result]
     store: StoreReport | None = None
+    copied: list[Copied] = []
+    disk_error: str = ""
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -155,15 +210,17 @@ def frame(message: ToWorker | Results) -> bytes:
     return len(body).to_bytes(_LENGTH_BYTES, "little") + body
 
 
-def frame_of_results(results: list[Result], store: StoreReport | None) -> bytes:
+def frame_of_results(
+    results: list[Result], store: StoreReport | None, copied: list[Copied] | None = None, disk_error: str = ""
+) -> bytes:
     """Return the frame of a worker's message; a result that cannot be encoded is replaced by a failure that can.
 
     What cannot be encoded would be lost with all that stands beside it, and the worker would never answer again.
     """
     try:
-        return frame(Results(results, store))
+        return frame(Results(results, store, copied or [], disk_error))
     except (ValueError, OverflowError, TypeError):  # of ValueError: UnicodeEncodeError
-        return frame(Results([_sendable(result) for result in results], store))
+        return frame(Results([_sendable(result) for result in results], store, copied or [], disk_error))
 
 
 def _sendable(result: Result) -> Result:

@@ -26,8 +26,11 @@ import numpy.typing as npt
 
 from ringfeed.shm import segment
 from ringfeed.shm.layout import page_ceil
+from ringfeedd.cache.rows import Rows
+from ringfeedd.cache.segments import Entry, SegmentReader, SegmentWriter, WrongEntryError
 from ringfeedd.decode.image import quiet_codecs
 from ringfeedd.decode.memory import limit_own_memory, worker_bytes
+from ringfeedd.decode.pair import Decoded as DecodedPair
 from ringfeedd.decode.pair import decode_pair
 from ringfeedd.errors import BadPairError, encodable
 from ringfeedd.fetch.client import StoreClient
@@ -54,6 +57,8 @@ from ringfeedd.worker.heartbeat import (
 from ringfeedd.worker.launcher import ORDERS
 from ringfeedd.worker.protocol import (
     Cancel,
+    Copied,
+    CopyJob,
     Decoded,
     Dropped,
     Failed,
@@ -139,16 +144,17 @@ class _Pair:
     Attributes:
         download: under way; None while there is none.
         fetched: its bytes; None before.
+        from_disk: these came from the disk tier; wrong: what was there was not whole.
         dropped: it was cancelled and answered: whoever comes upon it passes it by.
     """
 
-    __slots__ = ("download", "dropped", "fetched", "pair", "ring", "seq")
+    __slots__ = ("download", "dropped", "fetched", "from_disk", "job", "ring", "seq", "wrong")
 
-    def __init__(self, ring: int, job: PairJob) -> None:
-        self.ring, self.seq, self.pair = ring, job.seq, job.pair
+    def __init__(self, ring: int, job: PairJob | CopyJob) -> None:
+        self.ring, self.seq, self.job = ring, job.seq, job
         self.download: PairDownload | None = None
         self.fetched: Fetched | None = None
-        self.dropped = False
+        self.from_disk = self.wrong = self.dropped = False
 
 
 class Worker:
@@ -181,6 +187,17 @@ class Worker:
         self._flush_by = 0.0
         self._memory = worker_bytes([spec.decode for spec in hello.rings])
         self._results: list[Result] = []
+        self._copied = [Copied(ring, [], []) for ring in range(len(hello.rings))]
+        self._cached_rows = self._map_cache(hello)
+        self._disk = None if hello.disk is None else (SegmentReader(hello.disk), SegmentWriter(hello.disk))
+        self._disk_error = ""
+
+    @staticmethod
+    def _map_cache(hello: Hello) -> Rows | None:
+        if hello.memory is None:
+            return None
+        decode = hello.rings[0].decode  # the same for all rings
+        return Rows(hello.memory, decode.image_row_shape, decode.label_row_shape, decode.label_dtype)
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Work until told to stop."""
@@ -189,11 +206,8 @@ class Worker:
         self._hurry()
         while (order := await messages.read_order(reader)) is not None:
             match order:
-                case Jobs(ring, jobs):
-                    pairs = [_Pair(ring, job) for job in jobs]
-                    self._pairs.update(((ring, pair.seq), pair) for pair in pairs)
-                    self._to_download.extend(pairs)
-                    self._client.pump()
+                case Jobs(ring, jobs, copies):
+                    self._take(ring, jobs, copies)
                 case Limit(ring, limit):
                     for pair in self._rings[ring].raise_limit(limit):
                         self._decode_soon(pair)
@@ -205,6 +219,20 @@ class Worker:
                     self._client.retune(policy, concurrency, most)
                 case _:
                     return
+
+    def _take(self, ring: int, jobs: list[PairJob], copies: list[CopyJob]) -> None:
+        for job in jobs:
+            pair = self._pairs[ring, job.seq] = _Pair(ring, job)
+            if job.disk is None or job.disk.place < 0 or self._disk is None:
+                self._to_download.append(pair)
+            else:
+                self._disk[0].read_ahead(job.disk.place, job.disk.size)
+                self._came_to_hand(pair)
+        for copy in copies:
+            pair = self._pairs[ring, copy.seq] = _Pair(ring, copy)
+            self._came_to_hand(pair)
+        if jobs:
+            self._client.pump()
 
     def _beat(self) -> None:
         self._vitals[HEARTBEAT_WORD] += 1
@@ -249,7 +277,8 @@ class Worker:
         while self._to_download:
             pair = self._to_download.popleft()
             if not pair.dropped:
-                pair.download = self._client.fetch(pair.pair, partial(self._downloaded, pair))
+                assert isinstance(pair.job, PairJob)
+                pair.download = self._client.fetch(pair.job.pair, partial(self._downloaded, pair))
                 return True
         return False
 
@@ -262,6 +291,9 @@ class Worker:
             return
         self._came += 1
         pair.fetched = came
+        self._came_to_hand(pair)
+
+    def _came_to_hand(self, pair: _Pair) -> None:
         rows = self._rings[pair.ring]
         if pair.seq < rows.limit:
             self._decode_soon(pair)
@@ -335,32 +367,97 @@ class Worker:
     def _decode(self, pair: _Pair) -> None:
         if pair.dropped:
             return
+        job = pair.job
+        if isinstance(job, CopyJob):
+            self._copy(pair.ring, job)
+            return
+        if pair.fetched is None and not self._read_from_disk(pair, job):
+            self._to_download.append(pair)
+            self._client.pump()
+            return
         assert pair.fetched is not None
         del self._pairs[pair.ring, pair.seq]
         try:
-            result: Result = self._decode_into_slot(pair.ring, pair.seq, pair.fetched)
+            result: Result = self._decode_into_slot(pair, job, pair.fetched)
         except Exception as error:  # noqa: BLE001  # a defect of ours must cost one pair, not the worker
             result = self._failed(pair.ring, pair.seq, error)
         self._results.append(result)
         self._flush_soon()
 
-    def _decode_into_slot(self, ring: int, seq: int, fetched: Fetched) -> Decoded:
+    def _decode_into_slot(self, pair: _Pair, job: PairJob, fetched: Fetched) -> Decoded:
+        ring, seq = pair.ring, pair.seq
         self._vitals[SUSPECT_WORD] = ring << SUSPECT_RING_SHIFT | seq + 1
         rows = self._rings[ring]
         image, label = rows.rows(seq)
+        total: int | None = None
         try:
             decoded = decode_pair(fetched.image, fetched.label, rows.spec.decode, image, label)
+            if job.row >= 0 and self._cached_rows is not None:
+                total = self._cached_rows.fill(job.row, image, label)
         finally:
             self._vitals[SUSPECT_WORD] = 0
+        if job.disk is None and total is None:
+            return self._answer(pair, decoded, fetched)
+        stored = None if pair.from_disk else self._store(job, fetched)
+        return self._answer(pair, decoded, fetched, stored, total)
+
+    @staticmethod
+    def _answer(
+        pair: _Pair, decoded: DecodedPair, fetched: Fetched, stored: Entry | None = None, total: int | None = None
+    ) -> Decoded:
         return Decoded(
-            ring,
-            seq,
+            pair.ring,
+            pair.seq,
             (decoded.image_height, decoded.image_width, decoded.label_height, decoded.label_width),
             decoded.size_mismatch,
-            len(fetched.image) + len(fetched.label),
+            0 if pair.from_disk else len(fetched.image) + len(fetched.label),
             fetched.retries,
             decoded.turn_unsure,
+            pair.from_disk,
+            pair.wrong,
+            stored,
+            total,
         )
+
+    # The tiers.
+
+    def _copy(self, ring: int, job: CopyJob) -> None:
+        """Copy a row of the memory tier into its slot, if it is whole."""
+        assert self._cached_rows is not None
+        del self._pairs[ring, job.seq]
+        self._vitals[SUSPECT_WORD] = ring << SUSPECT_RING_SHIFT | job.seq + 1
+        copied = self._copied[ring]
+        if job.total and self._cached_rows.sum(job.row) != job.total:
+            copied.wrong.append(job.seq)
+        else:
+            self._cached_rows.copy(job.row, *self._rings[ring].rows(job.seq))
+            copied.seqs.append(job.seq)
+        self._vitals[SUSPECT_WORD] = 0
+        self._flush_soon()
+
+    def _read_from_disk(self, pair: _Pair, job: PairJob) -> bool:
+        """Read a pair from the disk tier; return False where it is not there, or not whole."""
+        assert job.disk is not None
+        assert self._disk is not None
+        disk = job.disk
+        try:
+            found = self._disk[0].read(disk.place, disk.size, disk.pair_id, disk.version)
+        except (OSError, WrongEntryError):
+            pair.wrong = True
+            return False
+        pair.fetched = Fetched(found.image, found.label)
+        pair.from_disk = True
+        return True
+
+    def _store(self, job: PairJob, fetched: Fetched) -> Entry | None:
+        """Store a pair in the disk tier, if it is to be."""
+        if job.disk is None or not job.disk.store or self._disk is None:
+            return None
+        try:
+            return self._disk[1].append(job.disk.pair_id, job.disk.version, fetched.image, fetched.label)
+        except OSError as error:
+            self._disk_error = encodable(error.strerror or str(error))
+            return None
 
     def _flush_soon(self) -> None:
         if not self._flushing:
@@ -374,10 +471,14 @@ class Worker:
             return
         self._flushing = False
         report = self._client.report()
-        if self._results or report != self._reported:
+        copied = [one for one in self._copied if one.seqs or one.wrong]
+        if self._results or copied or report != self._reported:
             self._reported = report
-            self._writer.write(messages.frame_of_results(self._results, report))
-            self._results = []
+            self._writer.write(messages.frame_of_results(self._results, report, copied, self._disk_error))
+            self._results, self._disk_error = [], ""
+            for one in copied:
+                one.seqs.clear()
+                one.wrong.clear()
 
 
 async def _main(connection: socket.socket) -> None:
