@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 import uuid
+from types import SimpleNamespace
 
 import pytest
 from house import SHM, Daemon, traces, wait_until, wipe, write_folder
@@ -238,3 +239,34 @@ def test_a_bucket_that_nobody_serves_is_bad_at_once(capsys):
         assert main(["doctor", "gs://b/set", "--emulator", url]) == 1
     assert time.monotonic() - began < 10
     assert re.search(r"^bad +store gs://b/set +cannot be read: ", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("rows", "spare", "found", "advice"),
+    [
+        (0, 100 << 20, "is off; 80% would fit into 0.1 GiB", 'Set memory = "1 GiB"'),
+        (0, 1 << 40, "is off; 100% would fit into 0.1 GiB", 'Set memory = "1 GiB"'),
+        (50, 0, None, ""),
+        (
+            50,
+            100 << 20,
+            "50% of the set fit into the memory cache; 100% would fit into 0.1 GiB",
+            'Set memory = "1 GiB"',
+        ),
+        (100, 0, "all 100 pairs fit into the memory cache", ""),
+    ],
+)
+def test_advice_on_the_cache_is_what_would_fit(rows, spare, found, advice):
+    ring = SimpleNamespace(
+        ring="train",
+        daemon_pid=1,
+        epoch_length=100,
+        num_nodes=1,
+        cache_rows=rows,
+        cache_row_bytes=1 << 20,
+        memory_bytes=16 << 20,
+        slots=16,
+    )
+    said = list(checks.caches([ring], spare))
+    assert [check.found for check in said] == ([] if found is None else [found])
+    assert all(check.cure.startswith(advice) and check.level is Level.OK for check in said)

@@ -14,6 +14,7 @@ TOOLS = ("daemon/ringfeedd/demo", "daemon/ringfeedd/fakegcs", "daemon/ringfeedd/
 """Tools of their own, and the settings, whose errors are complete with the file's line."""
 
 SHOWN = {
+    "caches.py",
     "command.py",
     "files.py",
     "commands.py",

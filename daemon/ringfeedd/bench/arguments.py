@@ -24,6 +24,7 @@ MEASURED: Final = (
         "workers",
         "supervisor",
         "large",
+        "cache",
     ),
     "gpu",
 )

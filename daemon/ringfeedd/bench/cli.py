@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from ringfeedd.bench.arguments import MEASURED
+from ringfeedd.bench.caches import cache
 from ringfeedd.bench.contenders import Peers
 from ringfeedd.bench.errors import BenchError
 from ringfeedd.bench.gpu import gpu
@@ -38,7 +39,7 @@ EXIT_INTERRUPTED: Final = 130
 COMMANDS: Final[dict[str, Callable[[Session], Result]]] = dict(
     zip(
         MEASURED,
-        (solo, least, tls, latency, fanout, ranks, handoff, start, catalog, workers, supervisor, large, gpu),
+        (solo, least, tls, latency, fanout, ranks, handoff, start, catalog, workers, supervisor, large, cache, gpu),
         strict=True,
     )
 )

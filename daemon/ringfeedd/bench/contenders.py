@@ -180,14 +180,21 @@ def _slug(name: str) -> str:
     return re.sub(r"\W+", "-", name).strip("-").lower()
 
 
-def floor(python: str, *, consumers: int = 1, codec: str = "fast", workers: int | None = None) -> Script:
-    """The least work that the task needs, in so many processes; None: one for each core."""
-    said = [] if consumers == 1 else [f"{consumers} consumers"]
+def floor(
+    python: str, *, consumers: int = 1, codec: str = "fast", workers: int | None = None, cache: bool = False
+) -> Script:
+    """The least work that the task needs, in so many processes; None: one for each core.
+
+    Args:
+        cache: pairs are kept decoded in memory, once they came.
+    """
+    said = ["with a cache"] if cache else []
+    said += [] if consumers == 1 else [f"{consumers} consumers"]
     said += [] if workers is None else [counted(workers, "worker")]
     return Script(
         name=", ".join(["least work", *said]),
         command=(python, "-m", "ringfeedd.bench.floor"),
-        settings={"consumers": consumers, "codec": codec, "workers": workers},
+        settings={"consumers": consumers, "codec": codec, "workers": workers, "cache": cache},
         environ=KEPT_MEMORY,
         consumers=consumers,
     )
@@ -218,8 +225,13 @@ PEERS: Final[dict[str, tuple[str, dict[str, Any], dict[str, str]]]] = {
     "WebDataset, fast codecs": ("webdataset_shards.py", {"codec": "fast"}, KEPT_MEMORY),
     "Grain, fast codecs": ("grain_threads.py", {"codec": "fast"}, KEPT_MEMORY),
     "PyTorch DataLoader": ("torch_loader.py", {"codec": "pillow"}, {}),
+    "DataLoader over a dict in memory": ("memory_dict.py", {"codec": "pillow"}, {}),
+    "LitData, local chunks": ("litdata_chunks.py", {"codec": "fast"}, KEPT_MEMORY),
     "the snippet's design": ("snippet.py", {"codec": "pillow"}, {}),
 }
 """Script, settings and environment of every peer; those with fast codecs are tuned as well as we know."""
+
+CACHED_PEERS: Final = ("DataLoader over a dict in memory", "LitData, local chunks")
+"""Those that keep pairs on this machine; LitData's are converted, in the order of its chunks."""
 
 BEST_PEERS: Final = ("SPDL, fast codecs", "LitData raw, fast codecs")

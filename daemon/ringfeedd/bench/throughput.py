@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from ringfeedd.bench.claims import Claim, Measure
-from ringfeedd.bench.contenders import BEST_PEERS, PEERS, Contender, Ringfeed, counted, floor
+from ringfeedd.bench.contenders import BEST_PEERS, CACHED_PEERS, PEERS, Contender, Ringfeed, counted, floor
 from ringfeedd.bench.results import Result
 from ringfeedd.bench.session import Entrant, Session
 from ringfeedd.bench.store import Store
@@ -47,7 +47,7 @@ def solo(session: Session) -> Result:
     least_work = floor(session.python)
     contenders: list[Contender] = [OURS, OURS_PILLOW, least_work]
     if session.peers:
-        contenders += [session.peers.get(name) for name in PEERS]
+        contenders += [session.peers.get(name) for name in PEERS if name not in CACHED_PEERS]
     claims = [
         Claim(OURS.name, BEST_PEERS, ">= 1.7"),
         Claim(OURS.name, BEST_PEERS, "<= 1/1.7", Measure.CPU),

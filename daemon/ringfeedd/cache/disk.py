@@ -54,9 +54,9 @@ LOOK_S: Final = 1.0
 PAUSE_S: Final = 30.0
 """After a failed write, until the next one is tried."""
 
-_PREFIX: Final = "ringfeed-"
-_INDEX, _LOCK, _ROOT = "index", "lock", "root.json"
-_LOCK_BYTE: Final = 0
+PREFIX: Final = "ringfeed-"
+INDEX, LOCK, ROOT = "index", "lock", "root.json"
+LOCK_BYTE: Final = 0
 _MOST_UNWRITTEN_BYTES: Final = 1 << 22
 _LENGTHS, _PLACE = 2, 4
 _LOW: Final = np.uint64((1 << 32) - 1)
@@ -142,7 +142,7 @@ class DiskTier:
             size: bytes that the root's files may take; None: see `AUTO_PART`.
         """
         key = hashlib.blake2b(json.dumps(list(of)).encode(), digest_size=12).hexdigest()
-        self.base, self.folder = folder, folder / f"{_PREFIX}{key}"
+        self.base, self.folder = folder, folder / f"{PREFIX}{key}"
         self._of, self._size = list(of), size
         self._wrong = 0
         self._shares: list[DiskShare] = []
@@ -207,8 +207,8 @@ class DiskTier:
 
     def _take(self) -> None:
         """Become the one daemon that writes here, unless there is one. Raises: OSError."""
-        self._lock_fd = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        if not segment.try_lock(self._lock_fd, _LOCK_BYTE):
+        self._lock_fd = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if not segment.try_lock(self._lock_fd, LOCK_BYTE):
             self._close_files()
             self.problem = (
                 f"the disk cache {self.folder} belongs to another daemon that runs: what was there at the start is "
@@ -216,9 +216,9 @@ class DiskTier:
             )
             return
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._index_fd = os.open(self.folder / _INDEX, flags, 0o600)
+        self._index_fd = os.open(self.folder / INDEX, flags, 0o600)
         self._index_end = os.fstat(self._index_fd).st_size // HEADER.size * HEADER.size
-        root = self.folder / _ROOT
+        root = self.folder / ROOT
         if not root.exists():
             root.write_text(json.dumps(self._of))
 
@@ -300,13 +300,13 @@ class DiskTier:
 
     def _rewrite(self, table: Words) -> None:
         """Put an index of these entries in the place of the old one."""
-        draft = self.folder / f"{_INDEX}.draft"
+        draft = self.folder / f"{INDEX}.draft"
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(draft, flags, 0o600)
             try:
                 segment.write_all(fd, np.ascontiguousarray(table, "<u8").tobytes())
-                draft.rename(self.folder / _INDEX)
+                draft.rename(self.folder / INDEX)
             except OSError:
                 os.close(fd)
                 raise
@@ -431,7 +431,7 @@ class DiskTier:
 def read_index(folder: Path) -> Words:
     """Return the entries of a folder's index, (entries, words), those that were written to their end."""
     try:
-        data = (folder / _INDEX).read_bytes()
+        data = (folder / INDEX).read_bytes()
     except OSError:
         data = b""
     table = np.frombuffer(data[: len(data) // HEADER.size * HEADER.size], "<u8").reshape(-1, WORDS).astype(np.uint64)

@@ -62,7 +62,7 @@ class Spare:
     @classmethod
     def look(cls, ring: str, needed: int) -> Spare:
         """Return what there is now."""
-        return cls(free_bytes(), memory_of_group(), _available_bytes(), needed, leftover_bytes(ring))
+        return cls(free_bytes(), memory_of_group(), available_bytes(), needed, leftover_bytes(ring))
 
     @property
     def in_shm(self) -> int:
@@ -176,7 +176,7 @@ def _open_memory(
         ) from error
 
 
-def _available_bytes() -> int:
+def available_bytes() -> int:
     """Return the bytes that the kernel can give to new memory."""
     for line in MEMORY_FACTS.read_text().splitlines():
         if line.startswith("MemAvailable:"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -24,6 +24,9 @@ FEW_FILES: Final = 128
 SCARCE_FILES: Final = 1024
 
 OLDEST_TORCH: Final = (2, 4)
+
+CACHE_PART: Final = 0.8
+"""Of the memory that is free, which a cache may have."""
 
 GOOGLE_STORAGE: Final = "storage.googleapis.com"
 
@@ -247,6 +250,32 @@ def ring(status: RingStatus, process: Process | None) -> Check:
     if verdict.sentence and verdict.sentence != found:
         found = f"{found}; {verdict.sentence}"
     return Check(f"ring {status.ring}", level, found, cure, verdict)
+
+
+def caches(statuses: Sequence[RingStatus], spare: int) -> Iterable[Check]:
+    """Return what each daemon's cache holds, or could hold.
+
+    Args:
+        statuses: of all rings.
+        spare: bytes of shared memory that could be given to a cache.
+    """
+    daemons: dict[int, list[RingStatus]] = {}
+    for status in statuses:
+        daemons.setdefault(status.daemon_pid, []).append(status)
+    for rings in daemons.values():
+        first = rings[0]
+        pairs = sum(ring.epoch_length * ring.num_nodes for ring in rings)
+        topic = f"cache {first.ring}"
+        if first.cache_rows >= pairs:
+            yield Check(topic, Level.OK, f"all {pairs:,} pairs fit into the memory cache")
+            continue
+        row_bytes = first.cache_row_bytes or -(-first.memory_bytes // first.slots)
+        could = min(pairs, first.cache_rows + int(CACHE_PART * spare) // row_bytes)
+        now = f"{first.cache_rows / pairs:.0%} of the set fit into the memory cache" if first.cache_rows else "is off"
+        found = f"{now}; {could / pairs:.0%} would fit into {could * row_bytes / 2**30:.1f} GiB"
+        if could > 1.1 * first.cache_rows:
+            advice = f'Set memory = "{-(-could * row_bytes >> 30)} GiB" in [cache] to save requests and decodes'
+            yield Check(topic, Level.OK, found, advice)
 
 
 _Finding: TypeAlias = tuple[Level, str, str]

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from ringfeed.errors import NotTrustedError
 from ringfeed.shm import layout, segment
 from ringfeed.text import count
+from ringfeedd.cache.memory import remove_leftover
 from ringfeedd.errors import AlreadyRunningError, StartError
 from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
 from ringfeedd.recovery.other_versions import other_versions
@@ -64,7 +65,7 @@ def clean(rings: Iterable[str], *, force: bool) -> tuple[list[str], bool]:
                 said.append(f"{ring}: trainers wait for a daemon of another release; left alone (--force removes it)")
                 well = False
                 continue
-            removed = len(clear_leavings(ring))
+            removed = len(clear_leavings(ring)) + remove_leftover(ring)
             said.append(
                 f"{ring}: removed {count(removed, 'file')} of a dead daemon"
                 if removed

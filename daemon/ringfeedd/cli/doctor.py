@@ -23,6 +23,7 @@ from ringfeed.shm import layout, segment
 from ringfeed.shm.descriptor import read_descriptor, ring_names
 from ringfeed.shm.failures import read_failed_pairs, rings_with_lists
 from ringfeed.shm.layout import DAEMON_LOCK_BYTE
+from ringfeedd.cache.opening import available_bytes
 from ringfeedd.cli import checks
 from ringfeedd.cli.checks import Check, Level
 from ringfeedd.cli.clean import rings_with_files
@@ -170,7 +171,7 @@ def _daemon_lives(name: str) -> bool:
 
 
 def _rings() -> Iterator[Check]:
-    served = ring_names()
+    served, statuses = ring_names(), []
     for name in served:
         try:
             status = ring_status(name)
@@ -178,6 +179,9 @@ def _rings() -> Iterator[Check]:
             yield Check(f"ring {name}", Level.BAD, str(error))
         else:
             yield checks.ring(status, _process_of(name))
+            if status.state == "serving":
+                statuses.append(status)
+    yield from checks.caches(statuses, _spare_bytes())
     for name in rings_with_lists():
         if name not in served:
             with contextlib.suppress(RingfeedError):
@@ -187,6 +191,13 @@ def _rings() -> Iterator[Check]:
                     yield Check(f"ring {name}", Level.BAD, f"was stopped: {listed.stopped}", cure)
     if not served:
         yield Check("rings", Level.WARN, "no ring is served on this machine", "`ringfeed serve gs://bucket/prefix`")
+
+
+def _spare_bytes() -> int:
+    """Return the bytes of shared memory that are free, in /dev/shm and on the machine."""
+    facts, group = os.statvfs(layout.SHM_DIR), memory_of_group()
+    spare = [facts.f_bavail * facts.f_frsize, available_bytes(), *([] if group is None else [group.left])]
+    return min(spare)
 
 
 def _process_of(ring: str) -> checks.Process | None:

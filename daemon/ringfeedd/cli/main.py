@@ -19,6 +19,7 @@ from ringfeed.cli.commands import add_errors, add_refresh, add_status, add_top
 from ringfeed.errors import RingfeedError
 from ringfeed.text import one_line
 from ringfeedd.bench.arguments import add_bench
+from ringfeedd.cli.caches import add_cache
 from ringfeedd.cli.clean import clean, rings_with_files
 from ringfeedd.cli.completion import add_completion
 from ringfeedd.cli.config import add_config
@@ -167,7 +168,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 _COMMANDS: Final[dict[str, tuple[Callable[[argparse._SubParsersAction[CommandParser]], None], ...]]] = {
-    "run": (add_serve, add_refresh),
+    "run": (add_serve, add_refresh, add_cache),
     "look": (add_status, add_top, add_errors, _add_doctor),
     "set up": (add_config, add_install_service, _add_clean),
     "try": (_add_demo, add_bench),

@@ -23,11 +23,12 @@ class Group(StrEnum):
     DECODING = "decoding"
     WORKERS = "workers"
     DOWNLOADS = "downloads"
-    CACHE = "cache"
     FAILURES = "failures"
     NODES = "several machines"
     PAGE = "status page"
     LOG = "log"
+    CACHE = "cache"
+    """The last, since its settings stand in tables, which a file has at its end."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""What pairs cost that are kept from one epoch to the next, decoded in memory or encoded on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ringfeedd.bench.claims import Claim, Measure
+from ringfeedd.bench.contenders import CACHED_PEERS, Contender, Ringfeed, floor
+from ringfeedd.bench.results import Result
+from ringfeedd.bench.session import Session
+from ringfeedd.bench.store import Store
+
+WARM_EPOCHS: Final = 2
+"""The first fills the tiers; what is read ahead is left behind by the end of the second."""
+
+SLOT_BYTES: Final = 4
+"""Of each pixel: an RGB image and class ids."""
+
+
+def cache(session: Session) -> Result:
+    """Full and half tiers, to one trainer and to four, compared with no cache and with the least work."""
+    workload = session.workload()
+    pairs = len(workload.pairs)
+    half = (workload.height * workload.width * SLOT_BYTES + 128) * pairs // 2
+    with Store(Path(workload.folder)) as store, tempfile.TemporaryDirectory(prefix="ringfeed-bench-") as folder:
+        task = replace(session.task(store, workload), warm_pairs=WARM_EPOCHS * pairs)
+        plain, plain_four = Ringfeed("no cache"), Ringfeed("no cache, 4 groups", groups=4)
+        full = Ringfeed("memory, full", serve=("--cache-memory", "auto"))
+        some = Ringfeed("memory, half of the set", serve=("--cache-memory", f"{half} B"))
+        disk = Ringfeed("disk, full", serve=("--cache-disk", folder, "--cache-disk-size", "100 GiB"))
+        four = Ringfeed("memory, full, 4 groups", groups=4, serve=("--cache-memory", "auto"))
+        least, kept = floor(session.python), floor(session.python, cache=True)
+        kept_four = floor(session.python, cache=True, consumers=4)
+        contenders: list[Contender] = [plain, full, some, disk, least, kept, plain_four, four, kept_four]
+        if session.peers:
+            contenders += [session.peers.get(name) for name in CACHED_PEERS]
+        claims = [
+            Claim(full.name, (plain.name,), ">= 6"),
+            Claim(full.name, (kept.name,), ">= 0.7"),
+            Claim(four.name, (plain_four.name,), ">= 5"),
+            Claim(some.name, (plain.name,), ""),
+            Claim(disk.name, (plain.name,), ""),
+            Claim(disk.name, (least.name,), "<= 1.15", Measure.CPU),
+        ]
+        what = f"One trainer or four, batches of 32, from the third epoch on. {workload}."
+        result = session.rates("cache", what, [(one, task) for one in contenders], claims=claims)
+    return msgspec.structs.replace(result, notes=[*result.notes, *_notes(session)])
+
+
+def _notes(session: Session) -> list[str]:
+    if session.peers:
+        return ["LitData reads chunks of converted data, whose order is that of the chunks."]
+    return ["The other loaders were not run: scripts/bench makes their environment, `ringfeed bench` does not."]
