@@ -163,6 +163,32 @@ def test_what_is_no_http_is_worth_another_attempt(plane, answer):
     run(story, plane, answer, read_timeout_s=1.0)
 
 
+def headers(count: int, size: int) -> bytes:
+    fields = b"".join(b"X-%d: %s\r\n" % (number, b"a" * size) for number in range(count))
+    return b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 5\r\n\r\nbytes"
+
+
+def test_headers_of_a_few_kilobytes_are_accepted(plane):
+    async def story(_server, source):
+        return await read(source, "a", 7, 5)
+
+    assert run(story, plane, headers(2, 20_000)) == b"bytes"
+
+
+@pytest.mark.parametrize("answer", [headers(1, 400_000), headers(5000, 100)])
+def test_larger_headers_are_a_sentence_and_no_outage(plane, answer):
+    async def story(_server, source):
+        with pytest.raises(SourceError, match="the store's answer has headers larger than") as error:
+            await read(source, "a", 7, 5)
+        return error.value
+
+    error = run(story, plane, answer)
+    assert error.cause == "headers"
+    assert error.retryable
+    assert not error.of_store
+    assert not error.of_outage
+
+
 def test_closing_a_source_fails_what_is_in_flight(plane):
     async def story(server, source):
         reads = [asyncio.create_task(read(source, "x", 0)) for _ in range(4)]

@@ -39,7 +39,7 @@ class ObjectInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
     crc32c: int | None = None
 
 
-OBJECT_CAUSES = frozenset({"size", "crc32c"})
+OBJECT_CAUSES = frozenset({"size", "crc32c", "headers"})
 """Worth another attempt, yet they tell of one object and not of the store: it did answer."""
 
 

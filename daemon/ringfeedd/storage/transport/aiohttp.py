@@ -9,7 +9,7 @@ from ringfeedd.storage.base import OnEnd, Reading, TaskReading
 from ringfeedd.storage.payload import text_of
 from ringfeedd.storage.transport.aiohttp_errors import error_from_transport
 from ringfeedd.storage.transport.base import CONNECT_TIMEOUT_S, MAX_ERROR_BYTES
-from ringfeedd.storage.transport.http_errors import error_from_status
+from ringfeedd.storage.transport.http_errors import MAX_HEADER_BYTES, error_from_status
 from ringfeedd.storage.transport.proxy import proxy_for
 
 DNS_TTL_S = 60
@@ -64,6 +64,8 @@ def _open_session(api_root: str, timeout: aiohttp.ClientTimeout) -> aiohttp.Clie
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         proxy=proxy_for(api_root),
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import http
 import socket
 
 import aiohttp
 
 from ringfeedd.storage.base import SourceError
-from ringfeedd.storage.transport.http_errors import RETRYABLE
+from ringfeedd.storage.transport.http_errors import LARGE_HEADERS, RETRYABLE
 
 
 def error_from_transport(error: Exception, what: str) -> SourceError:
     """The error for a request that got no whole response; all of these are worth another attempt."""
+    if _has_large_headers(error):
+        return SourceError(f"{what}: {LARGE_HEADERS}", cause="headers", retryable=True)
     cause, reason = _transport_cause(error)
     detail = str(error).strip().partition("\n")[0][:200]
     sentence = f"{what}: {reason}{f' ({detail})' if detail else ''}."
@@ -32,6 +35,13 @@ def outage_cause(error: Exception) -> str | None:
     if isinstance(error, aiohttp.ClientConnectionError | TimeoutError | ConnectionError):
         return _transport_cause(error)[0]
     return None
+
+
+def _has_large_headers(error: Exception) -> bool:
+    """Return whether aiohttp has refused an answer for its headers; it has no class of errors for that."""
+    if not isinstance(error, aiohttp.ClientResponseError) or error.status != http.HTTPStatus.BAD_REQUEST:
+        return False
+    return error.message.startswith(("Got more than", "Too many headers"))
 
 
 def _transport_cause(error: Exception) -> tuple[str, str]:

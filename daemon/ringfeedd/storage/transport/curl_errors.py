@@ -9,12 +9,18 @@ import pycurl
 
 from ringfeedd.storage.base import SourceError
 from ringfeedd.storage.transport.curl_loop import Ended
+from ringfeedd.storage.transport.http_errors import LARGE_HEADERS
 
 SILENT: Final = Ended(pycurl.E_OPERATION_TIMEDOUT)
 """Our own verdict: libcurl counts silence in whole seconds."""
 
 CLOSED: Final = Ended(pycurl.E_ABORTED_BY_CALLBACK)
 """The source was closed meanwhile."""
+
+_TOO_LARGE: Final = 100
+"""CURLE_TOO_LARGE, which pycurl has no name for: of what we ask, only headers can be."""
+_TOO_LARGE_TOLD: Final = "Too large response"
+"""What libcurl says of many headers, whose code is that of a broken connection."""
 
 _UNRESOLVED: Final = frozenset({pycurl.E_COULDNT_RESOLVE_PROXY, pycurl.E_COULDNT_RESOLVE_HOST})
 _UNREACHABLE: Final = frozenset(
@@ -44,6 +50,8 @@ def error_from_curl(ended: Ended, *, connected: bool, answered: bool, what: str,
         what: begins the sentence.
         system_error: the ``errno`` of its attempt to connect; 0 where there was none.
     """
+    if ended.code == _TOO_LARGE or ended.detail.startswith(_TOO_LARGE_TOLD):
+        return SourceError(f"{what}: {LARGE_HEADERS}", cause="headers", retryable=True)
     cause, reason = _cause(ended.code, connected=connected, answered=answered)
     detail = ended.detail.strip().partition("\n")[0][:200]
     sentence = f"{what}: {reason}{f' ({detail})' if detail else ''}."

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 """What Google's own client libraries try again, and 425."""
 
+MAX_HEADER_BYTES = 64 << 10
+"""Of one header of an answer, with aiohttp; libcurl allows 300 kB of all headers together."""
+
+LARGE_HEADERS = "the store's answer has headers larger than a store sends; is a proxy between?"
+"""A failure with the cause ``headers``: an answer came, so the store is not down."""
+
 MAX_RETRY_AFTER_S = 60.0
 """What a server asks for is a wish. A store that is back sooner than it said must not be left alone for an hour."""
 
