@@ -39,13 +39,17 @@ def test_a_daemon_keeps_to_the_rate_that_the_store_lets_through(ring, tmp_path):
             after = store.ask("/_limit")
             stopping.set()
             trainer.join(30)
+            # What was read ahead for the trainer is dropped, and what the slots hold comes: then all of it is reported.
+            wait_until(lambda: counts_agree(ring_status(f"{ring}-train")))
             status = ring_status(f"{ring}-train")
         passed, refused = after["passed"] - before["passed"], after["refused"] - before["refused"]
         assert passed >= 0.9 * (passed + refused)
         assert status.failed_pairs == 0
         assert status.store.outages == 0
-        assert (
-            status.store.limited_requests >= status.retries_by_cause["429"] > 0
-        )  # some are on their way to the next report
     finally:
         store.kill()
+
+
+def counts_agree(status):
+    """Each answer that limits the rate is one retry, whatever became of the pair."""
+    return status.store.limited_requests == status.retries_by_cause["429"] > 0

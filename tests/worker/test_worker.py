@@ -20,6 +20,7 @@ from ringfeed.shm.layout import page_ceil
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.decode import pair as decode
 from ringfeedd.decode.spec import DecodeSpec, LabelMode
+from ringfeedd.errors import BadPairError
 from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.storage import ObjectInfo, SourceError
 from ringfeedd.storage.base import OnEnd
@@ -116,9 +117,19 @@ def source() -> MemorySource:
 
 
 def work(
-    hello: Hello, source: MemorySource, orders: list[Any], answers: int, *, trace: Any = None
+    hello: Hello,
+    source: MemorySource,
+    orders: list[Any],
+    answers: int,
+    *,
+    trace: Any = None,
+    later: tuple[int, list[Any]] = (0, []),
 ) -> tuple[Pipe, float]:
-    """What the worker answers to these orders, and how long it took, seconds."""
+    """What the worker answers to these orders, and how long it took, seconds.
+
+    Args:
+        later: orders that follow after so many answers.
+    """
 
     async def main() -> tuple[Pipe, float]:
         pipe, orders_in = Pipe(answers), asyncio.StreamReader()
@@ -128,6 +139,10 @@ def work(
         sys.setprofile(trace)
         try:
             for order in orders:
+                orders_in.feed_data(messages.frame(order))
+            while len(pipe.results) < later[0]:  # noqa: ASYNC110  # the pipe has one event, for the end
+                await asyncio.sleep(0.01)
+            for order in later[1]:
                 orders_in.feed_data(messages.frame(order))
             await asyncio.wait_for(pipe.enough.wait(), 60)
         finally:
@@ -228,6 +243,37 @@ def test_a_defect_costs_its_pair_and_holds_up_nothing(hello, source, monkeypatch
     assert len(failed) == 2
     assert failed[3] == "internal"
     assert set(failed.values()) == {"internal"}
+
+
+class LimitingSource(MemorySource):
+    """Puts every third request off."""
+
+    requests = limited = 0
+
+    def begin_read(self, name: str, generation: int, max_bytes: int, on_end: OnEnd) -> Read:
+        self.requests += 1
+        if self.requests % 3:
+            return super().begin_read(name, generation, max_bytes, on_end)
+        self.limited += 1
+        return Read(0, lambda: on_end(SourceError("Later.", cause="http_429", retryable=True)))
+
+
+def test_every_retry_is_reported_whatever_became_of_the_pair(hello, monkeypatch):
+    """Decoded, failed in its decode, and dropped when it was there or on its way."""
+    decoded = []
+
+    def decode_most(*_: object) -> decode.Decoded:
+        decoded.append(1)
+        if len(decoded) % 4 == 0:
+            raise BadPairError("it is no picture", cause="decode")
+        return SIZES
+
+    monkeypatch.setattr(worker, "decode_pair", decode_most)
+    source = LimitingSource()
+    orders = [Limit(0, 40), Jobs(0, [job(seq) for seq in range(60)])]
+    pipe, _ = work(hello, source, orders, 60, later=(40, [Cancel(0, 60)]))
+    assert {type(one) for one in pipe.results} == {Decoded, Failed, Dropped}
+    assert sum(one.retries.get("http_429", 0) for one in pipe.results) == source.limited > 20
 
 
 def test_pairs_that_nobody_wants_any_more_make_room_wherever_they_are(hello, source):

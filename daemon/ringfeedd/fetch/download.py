@@ -54,7 +54,7 @@ class Download:
         data: the verified bytes; None before.
         error: what it failed with, for good.
         attempts: begun so far.
-        retries: cause -> failures that another attempt followed; None for none.
+        retries: cause -> failures that another attempt followed, or was under way beside; None for none.
         began: when the attempt under way began, by the client's clock.
         unanswered: failures since the store last answered anybody.
     """
@@ -229,6 +229,7 @@ class Download:
         client.note(error, began, now)
         if self._reading is not None or (self._second is not None and self._second.reading is not None):
             if not error.final:
+                self._count_retry(error)
                 client.pump()  # the other one may bring it
                 return
             self._stop(given_up=True)
@@ -253,10 +254,13 @@ class Download:
             self._failures += 1
         return self._failures >= policy.max_attempts or self._spent_s >= policy.deadline_s
 
-    def _pause(self, error: SourceError) -> None:
-        policy, client = self._client.policy, self._client
+    def _count_retry(self, error: SourceError) -> None:
         retries = self.retries = self.retries or {}
         retries[error.cause] = retries.get(error.cause, 0) + 1
+
+    def _pause(self, error: SourceError) -> None:
+        policy, client = self._client.policy, self._client
+        self._count_retry(error)
         # in an outage the window makes it wait; and 2.0**10000 would overflow a float before the cap is applied
         steps = 0 if self.unanswered else min(self.attempts - 1, 60)
         widest_s = min(policy.max_delay_s, policy.base_delay_s * LONGER**steps)
@@ -354,7 +358,7 @@ class PairDownload:
         if self.image.retries is self.label.retries:  # both None
             self._on_end(Fetched(image, label))
         else:
-            self._on_end(Fetched(image, label, self._attempts, self._retries()))
+            self._on_end(Fetched(image, label, self._attempts, self.retries()))
 
     def _unpacked(self, data: bytes, one: Download) -> bytes:
         if not data.startswith(GZIP_MAGIC):
@@ -365,7 +369,8 @@ class PairDownload:
     def _attempts(self) -> int:
         return max(self.image.attempts, self.label.attempts)
 
-    def _retries(self) -> dict[str, int]:
+    def retries(self) -> dict[str, int]:
+        """Return how many failures of either object another attempt followed, by cause."""
         retries = dict(self.image.retries or {})
         for cause, count in (self.label.retries or {}).items():
             retries[cause] = retries.get(cause, 0) + count
@@ -375,6 +380,6 @@ class PairDownload:
         error, attempts = one.error, self._attempts
         assert error is not None
         times = f"After {attempts} attempts: " if attempts > 1 else ""
-        bad = BadPairError(f"{times}{error}", cause=error.cause, attempts=max(1, attempts), retries=self._retries())
+        bad = BadPairError(f"{times}{error}", cause=error.cause, attempts=max(1, attempts), retries=self.retries())
         bad.__cause__ = error
         return bad

@@ -208,6 +208,8 @@ class RingService:
             self._release(self.tiers)
         if self.failed is not None:
             return
+        if result.retries:
+            count_retries(self.counters, result.retries)
         match result:
             case Decoded():
                 self._finish(result)
@@ -258,8 +260,6 @@ class RingService:
         counters = self.counters
         counters.decoded_pairs += 1
         counters.downloaded_bytes += result.downloaded
-        if result.retries:
-            count_retries(counters, result.retries)
         self.failures.succeed()
         pair_id = self._write_record(job, result.sizes)
         if result.size_mismatch:
@@ -321,7 +321,6 @@ class RingService:
         if job is None:
             self.ring.forget(seq)
             return
-        count_retries(self.counters, failed.retries)
         pair_id = self._editions.of(seq).pair_id(job.index)
         known = pair_id in self.failures  # it is named once, not every epoch
         if not known and (line := self._failure_log.failed(pair_id, failed.reason, failed.cause, self._clock())):

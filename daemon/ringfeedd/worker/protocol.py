@@ -167,6 +167,7 @@ class Dropped(msgspec.Struct, tag=2, array_like=True, frozen=True, gc=False):
 
     ring: int
     seq: int
+    retries: dict[str, int] = {}
 
 
 Result = Decoded | Failed | Dropped

@@ -305,18 +305,21 @@ class Worker:
         pair.dropped = True
         del self._pairs[pair.ring, pair.seq]
         self._rings[pair.ring].beyond.pop(pair.seq, None)
+        retries = {} if pair.fetched is None else pair.fetched.retries
         if pair.download is not None:
             pair.download.cancel()
+            retries = pair.download.retries()
             pair.download = None
-        self._results.append(Dropped(pair.ring, pair.seq))
+        self._results.append(Dropped(pair.ring, pair.seq, retries))
         self._flush_soon()
 
-    def _failed(self, ring: int, seq: int, error: BaseException) -> Failed:
+    def _failed(self, ring: int, seq: int, error: BaseException, retries: dict[str, int] | None = None) -> Failed:
+        """Return the failure of a pair; ``retries`` are those of its download, where that came to a good end."""
         if isinstance(error, BadPairError):
-            return Failed(ring, seq, str(error), error.cause, error.attempts, error.retries)
+            return Failed(ring, seq, str(error), error.cause, error.attempts, retries or error.retries)
         if isinstance(error, MemoryError):
-            return Failed(ring, seq, self._no_memory, "memory", 1)
-        return Failed(ring, seq, encodable(f"{type(error).__name__}: {error}"), "internal", 1)
+            return Failed(ring, seq, self._no_memory, "memory", 1, retries or {})
+        return Failed(ring, seq, encodable(f"{type(error).__name__}: {error}"), "internal", 1, retries or {})
 
     @property
     def _no_memory(self) -> str:
@@ -380,7 +383,7 @@ class Worker:
         try:
             result: Result = self._decode_into_slot(pair, job, pair.fetched)
         except Exception as error:  # noqa: BLE001  # a defect of ours must cost one pair, not the worker
-            result = self._failed(pair.ring, pair.seq, error)
+            result = self._failed(pair.ring, pair.seq, error, pair.fetched.retries)
         self._results.append(result)
         self._flush_soon()
 
