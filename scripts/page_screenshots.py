@@ -86,7 +86,7 @@ def take(driver: Any, address: str, file: Path, *, width: int, scheme: str, heig
 
 def main() -> None:
     """Parse, and take them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--out", type=Path, default=IMAGES, metavar="DIR", help="docs/images by default")
     parser.add_argument("--seconds", type=float, default=100, help="of history before the pictures are taken")
     options = parser.parse_args()

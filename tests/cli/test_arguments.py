@@ -58,7 +58,7 @@ def last_line(capsys, *arguments: str) -> tuple[int, str]:
         ("refresh --timeout-s -1", 2, "--timeout-s -1: must be at least 0"),
         ("demo --ranks 0", 2, "--ranks 0: must be at least 1"),
         ("bench floor --seconds -5", 2, "--seconds -5: must be at least 0.1"),
-        ("nonsense", 2, "nonsense is not a command; there are serve, config, status, "),
+        ("nonsense", 2, "nonsense is not a command; there are serve, refresh, status, "),
         ("", 2, "no command is given"),
     ],
 )

@@ -12,6 +12,7 @@ from ringfeed.shm.counters import DaemonCounts
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.failures import FailedPairs
 from ringfeed.shm.layout import RingState, State
+from ringfeed.text import count
 from ringfeedd.cache.disk import DiskOrder
 from ringfeedd.cache.tiers import RingTiers
 from ringfeedd.catalog.catalog import Catalog
@@ -452,8 +453,8 @@ class RingService:
         if ring.publish():
             memory.set(State.PUBLISHED, ring.published)
             pool.set_waited_for(self.number, ring.published)
-        for lane, count in self.groups.offers(ring.published):
-            memory.ring_lane(lane, count)
+        for lane, offered in self.groups.offers(ring.published):
+            memory.ring_lane(lane, offered)
 
     def report(
         self,
@@ -491,7 +492,9 @@ class RingService:
         """What was done in all, for a last line."""
         done = self.counters
         mebibytes = f"{done.downloaded_bytes / 2**20:,.0f} MiB downloaded"
-        return ", ".join((f"{self.name}: {done.decoded_pairs:,} pairs", mebibytes, f"{self.failures.total:,} failed"))
+        return ", ".join(
+            (f"{self.name}: {count(done.decoded_pairs, 'pair')}", mebibytes, f"{self.failures.total:,} failed")
+        )
 
     def begin(self) -> None:
         """Let consumers find the ring."""

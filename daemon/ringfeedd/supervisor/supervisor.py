@@ -13,6 +13,7 @@ from typing import Final
 
 from ringfeed.shm.counters import DaemonCounts
 from ringfeed.shm.layout import SHM_DIR
+from ringfeed.text import count
 from ringfeedd.catalog.listing import Progress
 from ringfeedd.config import Config, Loaded, Settings, resolve
 from ringfeedd.config.reload import read_again
@@ -182,7 +183,8 @@ class Supervisor:
         pool = starting.result()
         code = await self._main_loop(pool)
         self._notifier.stopping()
-        self._totals = "; ".join(["", *(service.totals() for service in self.services), f"{pool.deaths} worker deaths"])
+        deaths = count(pool.deaths, "worker death")
+        self._totals = "; ".join(["", *(service.totals() for service in self.services), deaths])
         return code
 
     # Main loop.
