@@ -49,10 +49,7 @@ def cache(session: Session) -> Result:
         ]
         what = f"One trainer or four, batches of 32, from the third epoch on. {workload}."
         result = session.rates("cache", what, [(one, task) for one in contenders], claims=claims)
-    return msgspec.structs.replace(result, notes=[*result.notes, *_notes(session)])
-
-
-def _notes(session: Session) -> list[str]:
     if session.peers:
-        return ["LitData reads chunks of converted data, whose order is that of the chunks."]
-    return ["The other loaders were not run: scripts/bench makes their environment, `ringfeed bench` does not."]
+        return result
+    note = "The other loaders were not run: scripts/bench makes their environment, `ringfeed bench` does not."
+    return msgspec.structs.replace(result, notes=[*result.notes, note])

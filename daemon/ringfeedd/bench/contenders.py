@@ -226,12 +226,11 @@ PEERS: Final[dict[str, tuple[str, dict[str, Any], dict[str, str]]]] = {
     "Grain, fast codecs": ("grain_threads.py", {"codec": "fast"}, KEPT_MEMORY),
     "PyTorch DataLoader": ("torch_loader.py", {"codec": "pillow"}, {}),
     "DataLoader over a dict in memory": ("memory_dict.py", {"codec": "pillow"}, {}),
-    "LitData, local chunks": ("litdata_chunks.py", {"codec": "fast"}, KEPT_MEMORY),
     "the snippet's design": ("snippet.py", {"codec": "pillow"}, {}),
 }
 """Script, settings and environment of every peer; those with fast codecs are tuned as well as we know."""
 
-CACHED_PEERS: Final = ("DataLoader over a dict in memory", "LitData, local chunks")
-"""Those that keep pairs on this machine; LitData's are converted, in the order of its chunks."""
+CACHED_PEERS: Final = ("DataLoader over a dict in memory",)
+"""Those that keep pairs on this machine."""
 
 BEST_PEERS: Final = ("SPDL, fast codecs", "LitData raw, fast codecs")

@@ -34,7 +34,7 @@ EMPTY: Final = 0
 FILLING: Final = 1
 """A worker may write the row."""
 UNPROVEN: Final = 2
-"""A former daemon has filled it; its sum is compared when it is read."""
+"""An earlier daemon has filled it; its sum is compared when it is read."""
 FULL: Final = 3
 
 RESERVED_AT_ONCE: Final = 64 << 20
@@ -169,13 +169,13 @@ class MemoryTier:
         return fd
 
     def _take_over(self) -> int:
-        """Open a dead daemon's file of the same pixels; -1 where there is none, or somebody may still write to it."""
+        """Open a dead daemon's file of the same pixels; -1 where there is none, or a worker may still write to it."""
         try:
             fd = segment.open_existing(self._name, writable=True, own=True)
         except FileNotFoundError:
             return -1
         except (OSError, NotTrustedError) as error:
-            _LOG.warning("the memory cache of a former daemon is not used: %s", error)
+            _LOG.warning("the memory cache of the previous daemon is not used: %s", error)
             return -1
         if os.pread(fd, len(self._header), 0) != self._header or not _lock(fd):
             os.close(fd)

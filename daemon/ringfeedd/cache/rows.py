@@ -31,7 +31,7 @@ _WORD: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class RowGeometry:
-    """How a row is laid out, in bytes: its record, the image, the label, and zeros up to `pitch`."""
+    """What a row consists of, in bytes: its record, the image, the label, and zeros up to `pitch`."""
 
     image_bytes: int
     label_bytes: int

@@ -235,7 +235,7 @@ class RingService:
             tiers.ended(result.seq)
 
     def _release(self, tiers: RingTiers) -> None:
-        """Hand out again what waited for an earlier pair, which is kept now or came to nothing."""
+        """Queue again what waited for an earlier pair, which is kept now or came to nothing."""
         for seq in tiers.released:
             self.ring.lost(seq)
         tiers.released.clear()
