@@ -22,6 +22,9 @@ NAME = "ringfeed-trial"
 COMMAND_S = 900
 """For one command, e.g. debootstrap with a slow mirror."""
 
+INSIDE_S = 120
+"""For one command in the machine, e.g. the start of a service."""
+
 BOOT_S = 60
 STOP_S = 30
 
@@ -30,10 +33,10 @@ class TrialError(Exception):
     """Something is not as it should be; the message says what."""
 
 
-def call(*command: str | Path) -> str:
+def call(*command: str | Path, timeout_s: float = COMMAND_S) -> str:
     """Run a command to its end and return its output. Raises: TrialError with what it printed."""
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=COMMAND_S
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=timeout_s
     )
     if done.returncode:
         printed = (done.stdout + done.stderr).strip()[-2000:]
@@ -136,7 +139,7 @@ class Machine:
 
     def run(self, *command: str | Path) -> str:
         """Run a command as root in the machine and return its output. Raises: TrialError."""
-        return call(*self._inside(*command))
+        return call(*self._inside(*command), timeout_s=INSIDE_S)
 
     def code(self, *command: str | Path) -> int:
         """Return a command's exit code."""
