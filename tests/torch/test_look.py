@@ -16,7 +16,7 @@ from ringfeed.shm.counters import RingCounts
 from ringfeed.shm.counters import read as read_counts
 from ringfeed.shm.layout import Lane, State
 from ringfeed.torch import RingDataset, RingLoader
-from ringfeed.torch.requests import Requests
+from ringfeed.torch.workers.requests import Requests
 from ringfeedd.ring.groups import Groups
 
 LENGTH = 50

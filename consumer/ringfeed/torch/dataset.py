@@ -23,11 +23,11 @@ from ringfeed.torch.beginning import Beginning, Place
 from ringfeed.torch.distributed import Ranks, check_nodes, kin, loader_pid
 from ringfeed.torch.first_place import state_before_the_start, state_of_beginning
 from ringfeed.torch.items import Items
-from ringfeed.torch.loading import collates, spawns_workers_of, tell_of_workers
 from ringfeed.torch.membership import Membership
-from ringfeed.torch.places import WorkersPlaces, give_up_unreachable
-from ringfeed.torch.requests import Requests
-from ringfeed.torch.worker_pass import WorkerPass
+from ringfeed.torch.workers.loading import collates, spawns_workers_of, tell_of_workers
+from ringfeed.torch.workers.places import WorkersPlaces, give_up_unreachable
+from ringfeed.torch.workers.requests import Requests
+from ringfeed.torch.workers.worker_pass import WorkerPass
 
 _ENDED: Final = "ended"
 """In a state of a DataLoader's worker: whether it has yielded the last batch of its pass.

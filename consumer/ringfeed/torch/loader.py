@@ -16,8 +16,8 @@ from ringfeed.reader.reader import superseded
 from ringfeed.reader.state import following_epoch
 from ringfeed.torch.accelerate import prepared
 from ringfeed.torch.dataset import RingDataset
-from ringfeed.torch.requests import Requests
-from ringfeed.torch.told import ItemCollate
+from ringfeed.torch.workers.requests import Requests
+from ringfeed.torch.workers.told import ItemCollate
 
 _OTHERS_SETTINGS: Final = {
     "batch_size": ((None,), "a batch is the dataset's: RingDataset(..., batch_size=...)"),

@@ -7,8 +7,8 @@ from typing import Any
 
 from ringfeed.reader.reader import Reader
 from ringfeed.torch.items import Items
-from ringfeed.torch.requests import RequestedIteration
-from ringfeed.torch.told import Told
+from ringfeed.torch.workers.requests import RequestedIteration
+from ringfeed.torch.workers.told import Told
 
 
 class WorkerPass:

@@ -1,0 +1,1 @@
+"""A DataLoader and its workers: what they ask of each other, and where they stand."""
