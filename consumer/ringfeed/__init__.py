@@ -88,7 +88,7 @@ def attach(
             ``batch.missed``, and its batches are copies. For monitors and live evaluators. ``"yield"``: as ``"block"``,
             but once others have waited some seconds for this reader (the daemon's ``linger_blocking_s``), they go on
             as with ``"skip"`` until it reads on. By default ``"block"``, and in an interactive session ``"yield"``.
-        copy: hand out copies that belong to the caller, at one memcpy a batch. By default False, and in an interactive
+        copy: return copies that belong to the caller, at one memcpy a batch. By default False, and in an interactive
             session (IPython, Jupyter, a console) True.
         wait_s: how many seconds to wait for a daemon that is not there yet.
         restart_s: how many seconds to wait for a new daemon when this one stops or dies; the reader goes on at exactly

@@ -62,7 +62,7 @@ class Epochs:
         return Epochs((*(span for span in self.spans if span[0] < epoch), (epoch, length)))
 
     def since(self, epoch: int) -> Epochs:
-        """What still matters to whoever never looks at an epoch before ``epoch``: its span begins at 0 then."""
+        """What still matters to a reader that never looks at an epoch before ``epoch``: its span begins at 0 then."""
         first, *later = [span for i, span in enumerate(self.spans) if self._last(i) >= epoch]
         return Epochs(((0, first[1]), *later))
 

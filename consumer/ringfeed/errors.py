@@ -28,7 +28,7 @@ class StateMismatchError(RingfeedError, ValueError):
 
 
 class NotTrustedError(RingfeedError):
-    """The ring's files belong to somebody else, or are not what they say."""
+    """The ring's files belong to another user, or are not what they say."""
 
 
 class NoAccessError(NotTrustedError, PermissionError):

@@ -1,4 +1,4 @@
-"""Whether somebody types at a prompt, or runs cells, and what readers do by default there.
+"""Whether a person types at a prompt, or runs cells, and what readers do by default there.
 
 Names in an interactive session live until they are used again, and between two cells nothing runs. So batches are
 copies, and others do not wait for a session that pauses.

@@ -29,7 +29,8 @@ BANNED = {
 PACKAGES = (
     *("daemon/ringfeedd/catalog", "daemon/ringfeedd/cli", "daemon/ringfeedd/config", "daemon/ringfeedd/storage"),
     *("daemon/ringfeedd/decode", "daemon/ringfeedd/ring", "daemon/ringfeedd/supervisor", "daemon/ringfeedd/system"),
-    *("daemon/ringfeedd/cache", "consumer/ringfeed/cli"),
+    *("daemon/ringfeedd/cache", "daemon/ringfeedd/worker", "daemon/ringfeedd/fetch", "daemon/ringfeedd/reporting"),
+    *("consumer/ringfeed/cli", "consumer/ringfeed/health", "consumer/ringfeed/daemon", "consumer/ringfeed/torch"),
 )
 """Packages of which the docstrings and messages are checked too; add one once it is clean."""
 

@@ -67,7 +67,7 @@ class LaneStatus:
 def by_pass(lanes: Iterable[LaneStatus]) -> list[tuple[str, list[LaneStatus]]]:
     """Return the lanes of each pass over the ring, by rank, with a name for it, by name.
 
-    Two runs of one job may be attached under one group's name: the former one's ranks have yet to end.
+    Two runs of one job may be attached under one group's name: the earlier one's ranks have yet to end.
     """
     found = []
     for group, named in groupby(sorted(lanes, key=lambda lane: lane.group), key=lambda lane: lane.group):
@@ -129,7 +129,7 @@ class RingStatus(RingCounts, DaemonCounts):
         heartbeat_age_s: seconds since the daemon's loop turned.
         failures_by_cause: ``failed_pairs`` apart; empty where the list of failed pairs cannot be read.
         store: how the bucket fares, as all rings of the daemon see it.
-        held_up: who holds the ring up at this moment, as a sentence; empty where nobody waits for another reader.
+        held_up: who holds the ring up at this moment, as a sentence; empty where no reader waits for another.
         verdict: what bounds the ring.
         identity: the settings that decide ids, pixels and order, by name.
     """
@@ -265,7 +265,7 @@ def ring_status(ring: str) -> RingStatus:
 
     Raises:
         DaemonNotRunningError: there is no such ring.
-        NotTrustedError: its files cannot be believed.
+        NotTrustedError: its files are not trusted.
     """
     try:
         control = Control(read_descriptor(ring))

@@ -52,7 +52,7 @@ def give_up(rings: Iterable[Descriptor]) -> bool:
     try:
         controls = [Control(ring, lockable=True) for ring in rings]
     except (RingfeedError, OSError):
-        return False  # it is gone, or serves in a later generation: somebody else's affair
+        return False  # it is gone, or serves in a later generation: another process looks after it
     if all(segment.try_lock(control.lock_fd, KEEP_LOCK_BYTE) and not _has_readers(control) for control in controls):
         return True  # with the locks, which end with this process
     for control in controls:

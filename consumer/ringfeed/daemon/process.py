@@ -47,7 +47,7 @@ class DaemonProcess:
         signal.pidfd_send_signal(self._pidfd, number)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
         os.close(self._pidfd)
 
 

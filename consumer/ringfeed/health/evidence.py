@@ -29,7 +29,7 @@ class Bound(enum.StrEnum):
 
 
 WELL: Final = frozenset({Bound.NOTHING, Bound.IDLE, Bound.STARTING})
-"""Nobody is held back, or it is not known yet."""
+"""No reader is held back, or it is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,8 @@ class Evidence:
         store: how the store fares, as a clause with a verb.
         late_s, late_id: of the pair that the later ones wait for; 0 and empty where none is late.
         other: the daemon's other ring.
-        held_up: who holds the ring up at this moment, as a sentence; empty where nobody does.
-        silent: whether that is a reader which has written nothing for long, though nobody waits for it.
+        held_up: who holds the ring up at this moment, as a sentence; empty where none does.
+        silent: whether that is a reader which has written nothing for long, though no reader waits for it.
         readers: those that are attached.
     """
 

@@ -35,7 +35,7 @@ class HoldUp:
         holders: those who stand at the ring's floor and are busy with something else; empty where the place is kept of
             a rank that is away.
         waiting: how many wait.
-        waited_s: seconds, the longest of them; or, where nobody waits, those for which the holder has read nothing.
+        waited_s: seconds, the longest of them; or, where no reader waits, those for which the holder has read nothing.
         ahead: a rank of the first holder's group that waits and has run ahead of it.
         missing: a reader whose group misses ranks, for which the slots are kept.
         slots: of the ring.
@@ -54,7 +54,7 @@ class HoldUp:
 
     @property
     def out_of_step(self) -> bool:
-        """Whether readers of one job do not read together, which no waiting mends."""
+        """Whether readers of one job do not read together, which waiting does not fix."""
         return self.ahead is not None or self.missing is not None or self.earlier or self.starter is not None
 
     @property
@@ -124,7 +124,7 @@ class HoldUp:
 
 
 def hold_up(standings: Iterable[Standing], *, floor: int, published: int, slots: int) -> HoldUp | None:
-    """Who holds the others up at this moment; None where nobody waits, or they wait for the source.
+    """Who holds the others up at this moment; None where no reader waits, or they wait for the source.
 
     Args:
         floor: number of the first pair that any group may still read.

@@ -129,7 +129,7 @@ def _without_waits(e: Evidence) -> Verdict | None:
 
 
 def _others(e: Evidence) -> Verdict | None:
-    """Slots that somebody else keeps."""
+    """Slots that another reader keeps."""
     lately = e.lately
     held = _part(lately.held_ns, lately.waited_ns)
     if held < MOSTLY:

@@ -15,7 +15,7 @@ USERS_VARIABLE: Final = "RINGFEED_TRUSTED_USERS"
 """Names or uids of users whose rings this process believes, comma-separated."""
 
 USERS_FILE: Final = Path("/etc/ringfeed/trusted-users")
-"""The same for every process of this machine, one on a line; believed where nobody but root can write it."""
+"""The same for every process of this machine, one on a line; trusted where root alone can write it."""
 
 SERVICE_USER: Final = "ringfeed"
 """Made by scripts/install-systemd for the daemon; believed where it is a system user, which only root makes."""
@@ -25,9 +25,9 @@ _FIRST_PERSON_UID: Final = 1000
 
 
 def distrust(facts: os.stat_result, *, uid: int, gids: Collection[int], trusted: Collection[int] = ()) -> str | None:
-    """Return why a file in a folder where everybody may write is not believed; None if it is.
+    """Return why a file in a folder where every user may write is not trusted; None if it is.
 
-    A user believes its own files, root's, and those of its groups: nobody can give a file to a group without being in
+    A user trusts its own files, root's, and those of its groups: no user can give a file to a group without being in
     it. Root, who may open everything, believes no group's files: every member could plant one.
 
     Args:

@@ -143,7 +143,7 @@ def named_generation(ring: str, text: bytes) -> str | None:
 
 
 def _read_geometry(facts: dict[str, Any]) -> Geometry:
-    """The geometry, where it is one that a daemon can have laid out: a mapping beyond a segment's end would kill."""
+    """The geometry, where it is one that a daemon can have made: a mapping beyond a segment's end would kill."""
     slots, lanes = _whole("slots", facts["slots"], 1), _whole("lanes", facts["lanes"], 1)
     image, label = (
         Field(
@@ -189,7 +189,7 @@ def read_descriptor(ring: str) -> Descriptor:
     Raises:
         ValueError: the ring's name cannot be one.
         DaemonNotRunningError: there is no such file.
-        NotTrustedError: it cannot be believed.
+        NotTrustedError: it is not trusted.
     """
     check_ring_name(ring)
     try:
@@ -213,7 +213,7 @@ def read_descriptor(ring: str) -> Descriptor:
 
 
 def _last_list(ring: str) -> FailedPairs | None:
-    """Return what a ring's last daemon left of its failed pairs; None where nobody can tell."""
+    """Return what a ring's last daemon left of its failed pairs; None where that is unknown."""
     with contextlib.suppress(NotTrustedError, OSError):
         return read_failed_pairs(ring)
     return None

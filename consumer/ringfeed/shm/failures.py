@@ -1,4 +1,4 @@
-"""The list of a ring's failed pairs, as the daemon leaves it in ``/dev/shm/ringfeed.RING.errors`` for whoever asks.
+"""The list of a ring's failed pairs, as the daemon leaves it in ``/dev/shm/ringfeed.RING.errors`` for other processes.
 
 One JSON object, replaced as a whole. It outlives a ring that was stopped for its failures, because that is when it is
 read; a clean stop removes it, and so does the next daemon's start.
@@ -22,7 +22,7 @@ MOST_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class FailedPair:
-    """One pair that could not be had.
+    """One pair that failed to load.
 
     Attributes:
         reason: a sentence, one line.

@@ -42,11 +42,11 @@ class Request:
     Attributes:
         group: the pass that its ranks share; other groups see every pair as well.
         start: where the group begins; ``at`` is the (epoch, position) of `Start.AT`.
-        anonymous: the group's name dies with this process, so its place is kept for nobody.
+        anonymous: the group's name dies with this process, so its place is not kept.
         wait: rather wait than be refused while other groups have gone beyond the place that is asked for.
         skips: never holds other groups up; it misses what is overwritten before it has read it.
         yields: does so once it has held them up for some seconds, until it reads on.
-        resuming: goes on with a pass that a former daemon served; others that do so may come at the same time.
+        resuming: goes on with a pass that a previous daemon served; others that do so may come at the same time.
         pid: for people; it decides nothing.
         kin: who may go on at its place.
     """
@@ -78,7 +78,7 @@ class Request:
 
     @property
     def sensible(self) -> bool:
-        """Whether its numbers can be meant at all, whatever the ring."""
+        """Whether its numbers are valid, whatever the ring."""
         return (
             1 <= self.world_size <= MAX_WORLD_SIZE
             and 0 <= self.rank < self.world_size

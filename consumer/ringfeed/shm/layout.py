@@ -136,8 +136,8 @@ LANE_WAIT: Final = 4
 LANE_RESUMING: Final = 8
 LANE_SKIPS: Final = 16
 LANE_YIELDS: Final = 32
-"""Flags of a lane's request. An anonymous group's name dies with its process: its place is kept for nobody. One that
-waits is not refused while others have gone on; one that resumes goes on with what a former daemon served; one that
+"""Flags of a lane's request. An anonymous group's name dies with its process: its place is not kept. One that
+waits is not refused while others have gone on; one that resumes goes on with what a previous daemon served; one that
 skips never holds others up; one that yields no longer does once it has done so for some seconds without reading.
 """
 
@@ -272,7 +272,7 @@ MAX_MIRROR_GROWTH: Final = 1.125
 def plan_geometry(
     *, slots: int, lanes: int, image_row: tuple[int, ...], label_row: tuple[int, ...], label_dtype: str
 ) -> Geometry:
-    """Lay out a ring of at least ``slots`` slots.
+    """Plan the geometry of a ring of at least ``slots`` slots.
 
     The slots are rounded up so that each field's region is a whole number of this machine's pages, which lets a
     consumer map the region twice, back to back; where that would cost too much memory the ring is left unmirrored, and

@@ -1,4 +1,4 @@
-"""Absence: which ranks of a group nobody reads as. Pure."""
+"""Absence: which ranks of a group without a reader. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ringfeed.shm.origin import rank_words
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """Ranks of a group that nobody reads as.
+    """Ranks of a group without a reader.
 
     Attributes:
         count: how many.

@@ -1,6 +1,6 @@
 """Kin: which training process, which run of its job and which loop of a loader a consumer belongs to, as numbers.
 
-They tell the daemon who may go on at a place that was left. None of them says whether anybody lives: the locks do.
+They tell the daemon who may go on at a place that was left. None of them says whether a process lives: the locks do.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def spans(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 def copy_out(address: int, nbytes: int) -> None:
-    """Put copies of pages in the pages' own place; what they are copies of is let go.
+    """Put copies of pages in the pages' own place; the originals are released.
 
     At one moment for every other thread, so arrays over the pages show the same bytes before and after it, and keep
     them from then on.

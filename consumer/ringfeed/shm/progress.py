@@ -1,4 +1,4 @@
-"""Where each attached consumer stands at one moment, as its lane's words tell. Pure; whoever maps them may look."""
+"""Where each attached consumer stands at one moment, as its lane's words tell. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Standing:
         epoch: of its next block.
         waiting_s: seconds that it has been waiting for a batch; 0 while it does not.
         attached_s: seconds since the daemon answered it.
-        skips: it holds nobody up.
+        skips: it never stalls other readers.
         yields: it does not for long.
         workers: of the DataLoader whose worker it is, which may have gone ahead of its loop; 0 where it is none.
         absence: who of its group is away.

@@ -116,7 +116,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def open_existing(name: str, *, writable: bool, own: bool = False) -> int:
-    """Open a shared-memory file that exists, and check that nobody else can have planted it.
+    """Open a shared-memory file that exists, and check that no other user can have planted it.
 
     Args:
         own: believe no other user's file, whatever its group.
@@ -128,7 +128,7 @@ def open_existing(name: str, *, writable: bool, own: bool = False) -> int:
     """
     path, flags = shm_path(name), os.O_RDWR if writable else os.O_RDONLY
     try:
-        # O_NONBLOCK: opening a FIFO that somebody planted must not wait for its other end
+        # O_NONBLOCK: opening a FIFO that another user planted must not wait for its other end
         fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -161,7 +161,7 @@ def distrust(facts: os.stat_result) -> str | None:
 
 
 def read_whole(name: str, most_bytes: int, *, own: bool = False) -> bytes:
-    """Read a shared-memory file that nobody else can have planted; see `open_existing`.
+    """Read a shared-memory file that no other user can have planted; see `open_existing`.
 
     Raises:
         NotTrustedError: also where it is larger than ``most_bytes``, which no daemon writes. Else as `open_existing`.
@@ -281,7 +281,7 @@ def unlock(fd: int, byte: int) -> None:
 
 
 def is_locked(fd: int, byte: int, count: int = 1) -> bool:
-    """Whether somebody else holds the lock of a byte, or of any of ``count``: the kernel's word on who lives."""
+    """Whether another process holds the lock of a byte, or of any of ``count``: the kernel's word on who lives."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, count, 0))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 

@@ -28,13 +28,13 @@ WAIT_SLICE_S: Final = 0.2
 """No wait is longer than this: liveness is checked between two slices."""
 
 MAX_TOKENS: Final = 1 << 20
-"""A doorbell that nobody answers is not rung beyond this; sem_post itself fails at 2**31 - 1."""
+"""A doorbell that is not answered is not rung beyond this; sem_post itself fails at 2**31 - 1."""
 
 MOST_DRAINED: Final = 1024
 """Tokens taken at a time: a member of the ring's group can post 2**31 of them, which takes minutes to take."""
 
 FLOOD: Final = 256
-"""So many tokens in a row that were there at once, and told of nothing, are somebody's mischief."""
+"""So many tokens in a row that were there at once, and told of nothing, are a process's mischief."""
 
 FLOOD_PAUSE_S: Final = 0.01
 """Then a wait lasts as long as this: the words are looked at all the same, and no core is busy with it."""
@@ -181,6 +181,6 @@ def semaphore_path(name: str) -> Path:
 
 
 def unlink_doorbell(name: str) -> None:
-    """Remove the semaphore's name; whoever has it open keeps it. Nothing happens where there is none."""
+    """Remove the semaphore's name; processes that have it open keep it. Nothing happens where there is none."""
     with contextlib.suppress(posix_ipc.ExistentialError):
         posix_ipc.unlink_semaphore(name)

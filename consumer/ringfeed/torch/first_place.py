@@ -42,7 +42,7 @@ def state_before_the_start(ring: str, start: str, shape: tuple[int, int, bool]) 
 
     Raises:
         DaemonNotRunningError: no daemon serves the ring.
-        NotTrustedError: its files are not to be believed.
+        NotTrustedError: its files are not trusted.
     """
     control = open_control(ring)
     try:
@@ -55,7 +55,7 @@ def state_before_the_start(ring: str, start: str, shape: tuple[int, int, bool]) 
 
 
 def _where_others_are(control: Control) -> tuple[int, int] | None:
-    """The (epoch, position) where a group would begin beside those who read; None where nobody does."""
+    """The (epoch, position) where a group would begin next to those that read; None where none does."""
     epochs, found = control.descriptor.epochs, []
     for lane in range(control.geometry.lanes):
         page = control.lane(lane)

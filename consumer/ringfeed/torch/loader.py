@@ -80,7 +80,7 @@ class RingLoader(DataLoader[Any]):
                 "batches that were yielded. Leave in_order as it is, or use a plain DataLoader, which has no state."
             )
         super().__init__(dataset, batch_size=None, num_workers=num_workers, **options)
-        self.__dict__["sampler"] = RingSampler()  # DataLoader lets nobody set it
+        self.__dict__["sampler"] = RingSampler()  # DataLoader refuses to have it set
         self.collate_fn = ItemCollate(self.collate_fn)
         self._ring_dataset = dataset
         self._state: dict[str, Any] | None = None

@@ -83,7 +83,7 @@ def measure(urls: Mapping[str, str], ways: Sequence[str], rounds: int = ROUNDS) 
 
 def one_object(root: Path) -> None:
     """Make the bucket: one object, and what a `Store` is asked for at its start."""
-    root.chmod(0o755)  # nginx may be somebody else
+    root.chmod(0o755)  # nginx may run as another user
     for path, data in (("listing/images-0.json", b"{}"), (NAME, os.urandom(OBJECT_BYTES))):
         (root / path).parent.mkdir(exist_ok=True)
         (root / path).write_bytes(data)

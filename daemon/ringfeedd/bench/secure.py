@@ -23,7 +23,7 @@ OURS_PLAIN: Final = Ringfeed("Ringfeed, without TLS")
 
 
 def tls(session: Session) -> Result:
-    """Everybody over TLS, and what a GET costs by each transport."""
+    """All loaders over TLS, and what a GET costs by each transport."""
     workload = session.workload()
     least_work = replace(floor(session.python), name="least work, TLS")
     secure: list[Contender] = [OURS, OURS_AIOHTTP, least_work]

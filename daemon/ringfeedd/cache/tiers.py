@@ -137,7 +137,7 @@ class RingTiers:
 
     Attributes:
         hits: see `Hits`.
-        released: pairs that waited for an earlier one and need not any more; to be handed out, and cleared, by the
+        released: pairs that waited for an earlier one and need not any more; to be dispatched, and cleared, by the
             caller.
     """
 

@@ -23,7 +23,7 @@ CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 _OTHER_VARIABLES: Final = (CONFIG_VARIABLE, f"{PREFIX}TRUSTED_USERS")
 _TESTS: Final = tuple(f"{PREFIX}{word}" for word in ("FUZZ_", "TEST_", "BENCH_", "SOAK_"))
 
-# What Kubernetes and Docker links put into every container beside a service that is called ringfeed.
+# What Kubernetes and Docker links put into every container next to a service that is called ringfeed.
 _SERVICE: Final = re.compile(
     rf"{PREFIX}(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)"
 )

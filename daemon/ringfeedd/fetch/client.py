@@ -27,7 +27,7 @@ LOOK_S: Final = 0.5
 
 SECOND_AFTER_S: Final = 1.0
 SECOND_AFTER_MEDIANS: Final = 4.0
-"""After which the object that everybody waits for gets a second request."""
+"""After which the object that all readers wait for gets a second request."""
 
 SECONDS_PART: Final = 0.05
 """Of all requests, for objects that are not waited for yet."""
@@ -97,7 +97,7 @@ class StoreClient:
 
         Args:
             first, most: see `Window`.
-            witness: an object that somebody could read lately. It is asked for where nothing is answered and all that
+            witness: an object that a download could read lately. It is asked for where nothing is answered and all that
                 is wanted has failed so often that only an answer to something else can tell whose fault that is.
             feed: called when one more pair may begin; it calls `fetch`, and returns False where there is none.
             fetched: counts how long each object took.
@@ -190,10 +190,10 @@ class StoreClient:
         return download
 
     def hurry(self, pair: PairDownload, *, soon: bool = False) -> None:
-        """Send a second request for what is late of a pair that everybody waits for; at most one beside each attempt.
+        """Send a second request for what is late of a pair that all readers wait for; at most one with each attempt.
 
         Args:
-            soon: everybody will wait for it next: only as long as few requests are second ones.
+            soon: all readers will wait for it next: only as long as few requests are second ones.
         """
         if soon and self._seconds >= SECONDS_PART * self._requests:
             return
@@ -206,7 +206,7 @@ class StoreClient:
                     one.second(now)
 
     def close(self) -> None:
-        """End all that is under way; nobody is told."""
+        """End all that is under way, without a callback."""
         for download in (*self.flying, *self._again, *self._fresh):
             download.cancel()
         if self._witness_reading is not None:

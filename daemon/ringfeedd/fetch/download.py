@@ -27,7 +27,7 @@ BYTES_PER_S: Final = 1 << 20
 
 LONGER: Final = 1.6
 """The widest pause is so many times the one before. With 2, where two requests of five fail, the few objects that fail
-ten times in a row would make everybody wait for longer than all others together."""
+ten times in a row would make all readers wait for longer than all others together."""
 
 RATE_LIMITED: Final = "http_429"
 OVERLOADED: Final = "http_503"
@@ -54,9 +54,9 @@ class Download:
         data: the verified bytes; None before.
         error: what it failed with, for good.
         attempts: begun so far.
-        retries: cause -> failures that another attempt followed, or was under way beside; None for none.
+        retries: cause -> failures that another attempt followed, or was under way already; None for none.
         began: when the attempt under way began, by the client's clock.
-        unanswered: failures since the store last answered anybody.
+        unanswered: failures since the store last answered any request.
     """
 
     __slots__ = (
@@ -110,7 +110,7 @@ class Download:
         self._reading = self._client.send(self.info, self._came, now)
 
     def second(self, now: float) -> None:
-        """Send a second request beside the one that takes long; the first of the two that brings the object wins."""
+        """Send a second request while the first one takes long; the first of the two that brings the object wins."""
         if self.stage is Stage.UNDER_WAY and self._second is None:
             self._second = _Second(self, now)
             self._second.reading = self._client.send(self.info, self._second.came, now, second=True)
@@ -127,7 +127,7 @@ class Download:
         self._timer = self._client.later(0.0, lambda: self._end(None))
 
     def cancel(self) -> None:
-        """End it; nobody is told."""
+        """End it, without a callback."""
         if self.stage is Stage.UNDER_WAY:
             self._stop(given_up=True)
         elif self._timer is not None:
@@ -243,7 +243,7 @@ class Download:
         client.pump()
 
     def _is_given_up(self, error: SourceError, took_s: float) -> bool:
-        """Count the failure, unless nobody has had an answer since this object began to fail."""
+        """Count the failure, unless no request was answered since this object began to fail."""
         policy, client = self._client.policy, self._client
         if error.of_store and not client.window.answered_since(self._failing_since):
             self.unanswered += 1
@@ -333,7 +333,7 @@ class PairDownload:
         one.refuse(f"{info.name} has {info.size:,} bytes; more than {most:,} are not fetched.", "too_large")
 
     def cancel(self) -> None:
-        """End what is under way; nobody is told."""
+        """End what is under way, without a callback."""
         self.image.cancel()
         self.label.cancel()
 

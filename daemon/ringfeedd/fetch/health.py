@@ -56,7 +56,7 @@ class StoreReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
         outages: how often it was found to answer nothing.
         requests: sent for objects, second ones included.
         limited: of them, those that were answered with "later" (429).
-        second_requests: for an object that everybody waited for.
+        second_requests: for an object that all readers waited for.
         second_requests_won: of these, the ones that came first.
     """
 
@@ -80,12 +80,12 @@ class StoreHealth:
     Attributes:
         workers: that have reported.
         waiting_workers: of these, the ones that keep their pairs back because nothing is answered.
-        failing_since: since when nobody has had an answer; None while somebody has.
-        next_try_at: when the first of them asks again; None while nobody waits for that.
+        failing_since: since when no request was answered; None while one is.
+        next_try_at: when the first of them asks again; None while none waits for that.
         cause: of the latest failure among those that wait.
         limit_per_s: requests a second that the store lets through; 0 while nothing limits them.
         concurrency: most requests that the settings allow at a time.
-        outages: times that nobody had an answer.
+        outages: times that no request was answered.
         requests, limited, second_requests, second_requests_won: see `StoreReport`.
     """
 
@@ -116,7 +116,7 @@ def reason_of(cause: str) -> str:
 
 
 class StoreMonitor:
-    """Adds up what workers report, over their deaths. It is unreachable while workers wait and nobody has an answer."""
+    """Adds up workers' reports, over their deaths. It is unreachable while workers wait and no request is answered."""
 
     def __init__(self) -> None:
         self._reports: dict[int, StoreReport] = {}
@@ -199,7 +199,7 @@ class StoreMonitor:
         return None
 
     def _look(self, now: float) -> None:
-        """See whether anybody has had an answer since those that wait began to fail."""
+        """See whether any request was answered since those that wait began to fail."""
         since = [r.failing_since for r in self._reports.values() if r.state is StoreState.DOWN and r.failing_since]
         if since and self._answered_at <= max(since):
             if self._down_since is None and now - max(since) >= CONFIRMED_S:

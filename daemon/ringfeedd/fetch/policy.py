@@ -12,7 +12,7 @@ from ringfeedd.storage.transport.base import DEFAULT_PLANE, PlaneName
 class FetchPolicy:
     """How hard pairs are tried for.
 
-    Attempts and time count while the store answers somebody. What an object fails with during an outage says nothing
+    Attempts and time count while the store answers any request. What an object fails with during an outage says nothing
     about the object.
 
     Attributes:

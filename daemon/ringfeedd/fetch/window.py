@@ -89,7 +89,7 @@ class Window:
         down_since: since when nothing is answered; None while the store answers.
         next_try_at: when the next request goes out while it is down.
         outages: how often it went down.
-        tries: requests that nobody answered since it is down.
+        tries: requests that were not answered since it is down.
     """
 
     def __init__(self, first: int, most: int, rng: random.Random | None = None) -> None:
@@ -203,7 +203,7 @@ class Window:
             self._hold_until = max(self._hold_until, now + retry_after_s * self._rng.uniform(1.0, 1.1))
 
     def failed(self, now: float, began: float, *, retry_after_s: float | None = None, overloaded: bool = False) -> None:
-        """Take note of a request that nobody answered, or only with a failure of the store's (5xx).
+        """Take note of a request that was not answered, or only with a failure of the store's (5xx).
 
         Args:
             overloaded: it was a 503.

@@ -1,4 +1,4 @@
-"""A ring's list of failed pairs, beside the ring, so that other processes read it without asking the daemon."""
+"""A ring's list of failed pairs, next to the ring, so that other processes read it without asking the daemon."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ class Look:
 
     Attributes:
         waited_s: by reader, how long it has waited in all.
-        aside: readers that skip while others do not: they wait for those, and nobody minds.
-        holder, missing: 1 + the lane that others wait for, or whose group misses a rank; 0: nobody.
+        aside: readers that skip while others do not: they wait for those, which is their choice.
+        holder, missing: 1 + the lane that others wait for, or whose group misses a rank; 0: none.
         held: whether a reader waits for slots that others keep.
         limit_per_s: requests a second that the store lets through; 0 while it does not limit the rate.
         full: whether no slot is free.
@@ -189,7 +189,7 @@ class LatePair:
     """Since when the ring stands at a pair that workers have, while later ones are there."""
 
     def __init__(self) -> None:
-        """Nothing was handed out yet."""
+        """Nothing was dispatched yet."""
         self._handed_out: deque[tuple[int, float]] = deque()  # (head, when it was seen), ascending
         self._published = -1
         self._since = 0.0
@@ -199,7 +199,7 @@ class LatePair:
 
         Args:
             now: seconds, monotonic.
-            head: number of the first pair that was not handed out.
+            head: number of the first pair that was not dispatched.
             published: number of the first pair that is not published.
             behind: pairs after it that are decoded.
             room: pairs from it on that may be decoded now.
@@ -217,5 +217,5 @@ class LatePair:
 
     @property
     def handed_out_at(self) -> float:
-        """When the pair number ``published`` was seen to be handed out; seconds, monotonic."""
+        """When the pair number ``published`` was seen to be dispatched; seconds, monotonic."""
         return self._handed_out[0][1]

@@ -30,7 +30,7 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        """Nobody has come yet."""
+        """No reader has come yet."""
         self.delivered_pairs = 0
         self.waited: dict[tuple[str, int], float] = {}
         self._entries: dict[Reader, _Entry] = {}

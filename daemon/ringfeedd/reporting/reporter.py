@@ -125,7 +125,7 @@ class Reporter:
         memory.set_text(State.OTHER_RING, State.OTHER_RING_LENGTH, other, RING_BYTES)
         memory.count(counts, daemon, store_counts, lately)
         for offset, value in {
-            State.PUBLISHED: ring.published,  # as it is already, unless somebody else wrote there
+            State.PUBLISHED: ring.published,  # as it is already, unless another process wrote there
             State.FLOOR: ring.floor,
             State.HEAD: ring.head,
             State.BASE_SEQ: ring.base.seq,

@@ -7,10 +7,10 @@ from typing import Final
 from ringfeed.health.stalls import HoldUp
 
 FIRST_AFTER_S: Final = 10.0
-"""A step, a validation or a checkpoint may take that long, and nobody has to know."""
+"""A step, a validation or a checkpoint may take that long, and needs no line."""
 
 SOONER_AFTER_S: Final = 5.0
-"""What no waiting mends: ranks that do not read together, a consumer that never says that it reads."""
+"""What waiting does not fix: ranks that do not read together, a consumer that never says that it reads."""
 
 AGAIN_AFTER_S: Final = 300.0
 

@@ -109,7 +109,7 @@ class Groups:
             for member in ours:
                 member.unclaimed = True
                 given_up += not member.live and not member.given_up
-            for member in group.members:  # where nobody is left, also of ranks that never came
+            for member in group.members:  # where none is left, also of ranks that never came
                 if not member.live and (member.unclaimed or not (member.came or group.live)):
                     member.given_up = True
         self.comings_and_goings += 1

@@ -63,7 +63,7 @@ async def open_source(
 
     Raises:
         StartError: no such folder, no such kind of root, no usable credentials, no package for the data plane, or an
-            emulator set in the environment that nobody asked for.
+            emulator set in the environment that the user did not ask for.
         ConfigError: see `absolute_root`.
     """
     if concurrency < 1:

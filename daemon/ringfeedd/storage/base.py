@@ -136,7 +136,7 @@ class Source(Protocol):
             skipped: decides what is left out, and counts it; by default hidden names are left out, and nothing is told.
 
         Raises:
-            SourceError: the listing cannot be had, or broke off; what was yielded so far is not the whole.
+            SourceError: the listing failed, or broke off; what was yielded so far is not the whole.
         """
         ...
 

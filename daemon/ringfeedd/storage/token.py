@@ -58,7 +58,7 @@ class Bearer:
         if not token.access_token or now > token.access_token_refresh_after:
             return None
         if now > token.access_token_preempt_after and not self._is_refreshing():
-            # in good time: nobody waits for this one
+            # in good time: no request waits for this one
             self._start()
         return f"Bearer {token.access_token}"
 
@@ -92,7 +92,7 @@ class Bearer:
     def _start(self) -> asyncio.Task[None]:
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._acquire())
-            # a refresh that failed in good time is nobody's error: the next request tries again
+            # a refresh that failed in good time is no request's error: the next request tries again
             self._refreshing.add_done_callback(lambda task: task.cancelled() or task.exception())
         return self._refreshing
 
@@ -101,7 +101,7 @@ async def open_bearer() -> Bearer:
     """The bearer for the credentials of this machine's user, with a first token in hand.
 
     Raises:
-        StoreDownError: nobody answers who gives tokens.
+        StoreDownError: the token server does not answer.
         StartError: no credentials, or none that work.
     """
     # A session of its own: waiting for a free connection among busy downloads would use up the refresh's 10 s.

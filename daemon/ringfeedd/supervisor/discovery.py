@@ -60,7 +60,7 @@ class Discovery:
         """Find out what to serve, and settle how its pairs are decoded.
 
         Args:
-            formers: of each split, the former daemons whose consumers may come.
+            formers: of each split, the previous daemons whose consumers may come.
             connections: of the source.
 
         Raises:

@@ -125,8 +125,8 @@ class Reception:
 
         Args:
             now_ns: see `tell_absences`.
-            seek: goes on from another (epoch, position), where a request wants that and nobody reads; False where it
-                could not.
+            seek: goes on from another (epoch, position), where a request wants that and no reader is
+                attached; False where it could not.
         """
         for lane, request in list(self._pending.items()):
             answer = self._groups.attach(lane, request, self._ring, now)

@@ -59,7 +59,7 @@ async def probe_sizes(source: Source, catalog: Catalog, *, max_pixels: int, exif
 
     Raises:
         StoreDownError: the store does not answer.
-        StartError: not one of them can be had.
+        StartError: all of them failed to load.
     """
     quiet_codecs()
     spread = np.unique(np.linspace(0, len(catalog) - 1, num=SAMPLE_PAIRS).astype(np.int64)).tolist()

@@ -29,7 +29,7 @@ class Refresher:
     """One for the daemon; on its event loop only.
 
     Attributes:
-        wanted: somebody asks for another listing; `begin` begins it.
+        wanted: another listing was asked for; `begin` begins it.
         settings: of the daemon; a reload changes them.
     """
 
@@ -123,7 +123,7 @@ class Refresher:
             for sentence in catalog.incomplete.sentences():
                 _LOG.info("refresh: %s", sentence)
             editions = make_editions(catalog, config, nodes)
-            # Before anybody is promised what is new. Whoever cancels this waits for the saving itself.
+            # Before any reader is promised what is new. A cancelled refresh waits for the saving itself.
             await asyncio.shield(self.save(catalog))
         except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
             reason = str(error) if isinstance(error, DaemonError) else f"{type(error).__name__}: {error}"

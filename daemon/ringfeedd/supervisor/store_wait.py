@@ -150,7 +150,7 @@ class StoreWait:
 
         Args:
             health: what the workers make of the store.
-            there: whether the first pairs are; then nobody is in a hurry any more.
+            there: whether the first pairs are; then there is no hurry any more.
 
         Raises:
             StoreDownError: for too long.

@@ -30,7 +30,7 @@ class Guard:
     """Decides on each request.
 
     Attributes:
-        token: what a request has to bring; None where everybody on this machine may ask.
+        token: what a request has to bring; None where every user of this machine may ask.
         machine: this machine's name.
     """
 

@@ -57,7 +57,7 @@ class RingView:
 
     @property
     def ailment(self) -> str:
-        """What ails the ring, without anything of its data; empty where nothing does."""
+        """The ring's problem, without anything of its data; empty where nothing does."""
         if self.status is None:
             return f"ring {self.name} cannot be read"
         if self.status.state in ("failed", "dead"):
@@ -76,7 +76,7 @@ def look(ring: Watched) -> RingView:
 
 
 def ailments(views: Sequence[RingView]) -> list[str]:
-    """What ails the daemon, a sentence for each; none where it serves well."""
+    """The daemon's problems, a sentence for each; none where it serves well."""
     if not views:
         return ["the daemon is starting"]
     return [view.ailment for view in views if view.ailment]

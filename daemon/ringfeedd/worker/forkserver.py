@@ -50,7 +50,7 @@ class Request:
     fds: tuple[int, ...]
 
     def encode(self) -> bytes:
-        """As it travels, beside the descriptors themselves."""
+        """As it is sent, along with the descriptors."""
         return struct.pack(f"<{len(self.fds)}i", *self.fds)
 
     @classmethod
@@ -65,7 +65,7 @@ def encode_import(module: str) -> bytes:
 
 
 def decode_pid(answer: bytes) -> int:
-    """The new worker's pid. Raises: OSError: it could not be forked, or nobody is there to do it."""
+    """The new worker's pid. Raises: OSError: it could not be forked, or there is no server."""
     if len(answer) != _PID.size:
         raise ConnectionResetError
     (pid,) = _PID.unpack(answer)
@@ -99,7 +99,7 @@ def serve(control: socket.socket) -> list[int] | None:
 
 
 def _fork_orphan() -> int:
-    """Fork a process which is nobody's child: its pid, or what went wrong as a negative errno; 0 in the new process."""
+    """Fork a process without a parent here: its pid, or what went wrong as a negative errno; 0 in the new process."""
     try:
         read_end, write_end = os.pipe()
     except OSError as error:
@@ -139,7 +139,7 @@ def _take_places(fds: Sequence[int], places: Sequence[int]) -> list[int]:
 
 
 def main(fd: int) -> None:
-    """Serve on an inherited socket. Says nothing: whoever started it sees that it ended, and how."""
+    """Serve on an inherited socket. Says nothing: its parent sees that it ended, and how."""
     kill_with_parent()
     name_process(NAME)
     ignore(ORDERS)

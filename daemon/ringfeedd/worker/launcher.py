@@ -1,6 +1,7 @@
 """The supervisor's end of the fork server: starts the process, asks it for workers, ends it.
 
-Light to import, so that the process can be started before anything else is: its imports then run beside the others.
+Light to import, so that the process can be started before anything else is: its imports then run in
+parallel.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ WORKER_MODULE = FORKABLE
 
 @dataclass(frozen=True, slots=True)
 class PoolStatistics:
-    """Workers alive, workers that died since the start, pairs handed out."""
+    """Workers alive, workers that died since the start, pairs dispatched."""
 
     workers: int
     deaths: int
@@ -189,13 +189,13 @@ class Pool:
 
     @property
     def room(self) -> int:
-        """Pairs that can be handed out now; none as long as that would be a frame for each pair that comes back."""
+        """Pairs that can be dispatched now; none as long as that would be a frame for each pair that comes back."""
         staying = [worker for number, worker in self._workers.items() if number < self.size]
         spare = [max(0, self._most_pairs - len(worker.pairs)) for worker in staying]
         return sum(spare) if max(spare, default=0) >= min(self._most_pairs, LEAST_GIVEN) else 0
 
     def give(self, ring: int, jobs: Iterable[PairJob], copies: Iterable[CopyJob] = ()) -> None:
-        """Hand out pairs, no more than there is room for; each to the worker that has the fewest.
+        """Dispatch pairs, no more than there is room for; each to the worker that has the fewest.
 
         Args:
             copies: pairs that are in the memory tier.

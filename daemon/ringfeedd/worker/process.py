@@ -79,7 +79,7 @@ class Spawner:
         return f"Spawner({self._server!r}, {len(self._living)} forked)"
 
     def need(self, modules: Iterable[str]) -> None:
-        """Say which modules workers will need beside those that every worker does."""
+        """Say which modules workers will need besides those that every worker needs."""
         self._needed += modules
         self._tell_needed()
 
@@ -147,7 +147,7 @@ class Spawner:
         self._listen(server)
         answer: asyncio.Future[ForkedProcess] = asyncio.get_running_loop().create_future()
         try:
-            server.ask(Request(tuple(fds)).encode(), fds)  # at once: whoever is cancelled closes the descriptors
+            server.ask(Request(tuple(fds)).encode(), fds)  # at once: a cancelled caller closes the descriptors
         except ConnectionError:
             self._ended(server)
             raise
@@ -190,7 +190,7 @@ class Spawner:
             self._take(message, self._asked.popleft())
 
     def _take(self, message: bytes, answer: asyncio.Future[ForkedProcess]) -> None:
-        """Hand an answer on to whoever asked."""
+        """Pass an answer on to the caller."""
         pid = None
         try:
             pid = decode_pid(message)
@@ -202,7 +202,7 @@ class Spawner:
         except OSError as error:
             if not answer.done():
                 answer.set_exception(error)
-        if pid is not None:  # nobody will wait for it, and another one may be given its connection
+        if pid is not None:  # no caller will wait for it, and another one may be given its connection
             self._let_go(pid)
 
     def _ended(self, server: ForkServer) -> None:
@@ -211,7 +211,7 @@ class Spawner:
         self._listen_no_more(server)
         self._server = None
         code = server.close()
-        # Before anybody is started in its place, on the same connection. Once is not enough: the process in between may
+        # Before another is started in its place, on the same connection. Once is not enough: the process in between may
         # be among them, and its child is found only when it has ended.
         while strays := list(_unannounced(self._living | {server.pid})):
             for pid in strays:
@@ -245,7 +245,7 @@ class Spawner:
 
     def _tell_needed(self) -> None:
         if self._server is not None:
-            with contextlib.suppress(OSError):  # then it has ended, and whoever asks for a worker notices
+            with contextlib.suppress(OSError):  # then it has ended, and the next request for a worker notices
                 for module in self._needed:
                     self._server.ask(encode_import(module))
 
@@ -260,7 +260,7 @@ class Spawner:
             self._listens = False
 
     def _let_go(self, pid: int) -> None:
-        """End a worker that nobody has talked to."""
+        """End a worker that was sent nothing."""
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -268,7 +268,7 @@ class Spawner:
 
 
 def _unannounced(known: Container[int]) -> Iterator[int]:
-    """Workers of a fork server that was killed before it could tell of them: nobody else will wait for their end."""
+    """Workers of a fork server that was killed before it could tell of them; no other process waits for their end."""
     for listed in Path("/proc/self/task").glob("*/children"):  # not there in some kernels: a zombie the more
         with contextlib.suppress(OSError):
             for pid in map(int, listed.read_text().split()):

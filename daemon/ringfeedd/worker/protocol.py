@@ -152,7 +152,7 @@ class Decoded(msgspec.Struct, tag=0, array_like=True, frozen=True, gc=False):
 
 
 class Failed(msgspec.Struct, tag=1, array_like=True, frozen=True, gc=False):
-    """The pair cannot be had."""
+    """The pair fails to load."""
 
     ring: int
     seq: int
@@ -190,7 +190,7 @@ class Results(msgspec.Struct, tag="results", frozen=True):
     """What a worker has done since its last frame, and how it fares with the store where that has changed.
 
     Attributes:
-        copied: beside `results`.
+        copied: besides `results`.
         disk_error: why something could not be stored on disk; empty where everything could.
     """
 
@@ -216,7 +216,7 @@ def frame_of_results(
 ) -> bytes:
     """Return the frame of a worker's message; a result that cannot be encoded is replaced by a failure that can.
 
-    What cannot be encoded would be lost with all that stands beside it, and the worker would never answer again.
+    What cannot be encoded would be lost with all that stands next to it, and the worker would never answer again.
     """
     try:
         return frame(Results(results, store, copied or [], disk_error))

@@ -4,7 +4,7 @@ The pool has it forked by the fork server, or starts ``python -m ringfeedd.worke
 nothing that others wait for, and may die at any time.
 
 Downloads go on in the kernel and in libcurl while a pair is decoded, and their events are looked at between two
-decodes. So a core is never without work while there is any, nobody waits for the interpreter's lock, and a pair that
+decodes. So a core is never without work while there is any, no thread waits for the interpreter's lock, and a pair that
 kills the process is the one that was being decoded (see ``docs/adr/0006``).
 """
 
@@ -91,7 +91,7 @@ RESULTS_WAIT_S: Final = 0.01
 words, and a ring does not miss 10 ms."""
 
 BUSY_RESULTS_WAIT_S: Final = 0.03
-"""The same while more pairs wait to be decoded: then nobody waits for these, or everybody does for many more."""
+"""The same while more pairs wait to be decoded: then no reader waits for these, or all wait for many more."""
 
 DECODE_TURN_S: Final = 0.004
 """Decodes go on for so long, and to the end of the one under way, before the loop looks at the network again."""
@@ -145,7 +145,7 @@ class _Pair:
         download: under way; None while there is none.
         fetched: its bytes; None before.
         from_disk: these came from the disk tier; wrong: what was there was not whole.
-        dropped: it was cancelled and answered: whoever comes upon it passes it by.
+        dropped: it was cancelled and answered: the loop passes it by.
     """
 
     __slots__ = ("download", "dropped", "fetched", "from_disk", "job", "ring", "seq", "wrong")
@@ -301,7 +301,7 @@ class Worker:
             rows.beyond[pair.seq] = pair
 
     def _drop(self, pair: _Pair) -> None:
-        """Answer for a pair that nobody wants any more; its slot is not written."""
+        """Answer for a pair that is no longer wanted; its slot is not written."""
         pair.dropped = True
         del self._pairs[pair.ring, pair.seq]
         self._rings[pair.ring].beyond.pop(pair.seq, None)

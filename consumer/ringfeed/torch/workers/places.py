@@ -1,7 +1,7 @@
 """The places that a DataLoader's workers leave when they end: their next iteration's workers go on there.
 
-Nobody goes on once the dataset is closed or gone, or the process ends well. Then the daemon is told so, as it would
-keep the places for a while, and the next reader would wait for that long.
+No reader continues once the dataset is closed or gone, or the process ends well. Then the daemon is told so, as it
+would keep the places for a while, and the next reader would wait for that long.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Requests:
         self._words[self._asked(self.iteration)] += 1
 
     def end(self) -> None:
-        """End the iteration: nobody asks for more of its batches."""
+        """End the iteration: no more of its batches are asked for."""
         self._words[_Word.ENDED] = self.iteration
 
     # Its workers.
@@ -84,5 +84,5 @@ class RequestedIteration:
         return self.requests.asked_in(self.number) <= LOOK_BATCHES
 
     def has_ended(self) -> bool:
-        """Return whether nobody asks for more batches."""
+        """Return whether no more batches are asked for."""
         return self.requests.latest_ended >= self.number

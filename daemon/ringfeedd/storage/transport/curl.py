@@ -63,7 +63,7 @@ class CurlPlane:
         """One timer for all: it rings when the transfer that has been silent for longest would be to be cut."""
         assert self._watch is not None
         now = self._loop.time()
-        # A loop that was held up for this long heard nobody: that is no silence of the server's.
+        # A loop that was held up for this long received nothing: the server was not silent.
         late_s = max(0.0, now - self._watch.when())
         self._watch = None
         due = [(transfer.heard() + self._read_timeout_s + late_s, transfer) for transfer in self._flying]

@@ -1,4 +1,4 @@
-"""The pictures that the page shows: made beside the event loop, seldom, and only while somebody looks.
+"""The pictures that the page shows: made outside the event loop, seldom, and only while a browser shows the page.
 
 A request never makes a picture: it gets one of those that were made last. So no number of clients makes the daemon
 scale or encode more than `pairs.NEWEST` pairs a ring each `EVERY_S`.

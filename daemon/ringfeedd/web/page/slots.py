@@ -38,7 +38,7 @@ class Stream(Protocol):
 
     @property
     def in_flight(self) -> Collection[int]:
-        """Numbers of the pairs that were handed to workers, or wait to be handed out again."""
+        """Numbers of the pairs that were handed to workers, or wait to be dispatched again."""
 
     @property
     def ready(self) -> Collection[int]:
