@@ -406,7 +406,7 @@ def test_the_page_says_first_what_bounds_the_ring(served, status):
         assert card.startswith('<span class="share" ')
         assert ">38 %</span>" in card
         assert f"<strong>Bound by {by}</strong>" in card
-        advice = "Set <code>workers = 3</code> for more"
+        advice = "Set <code>workers = 3</code> for more."
         assert f"<p>1 worker has &lt;pairs&gt; to decode. {advice}</p>" in card
         assert page.index(card) < page.index('class="card w4"')
 

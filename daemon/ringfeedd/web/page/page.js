@@ -28,6 +28,18 @@ function morphChildren(old, fresh, ours) {
   there.slice(wanted.length).forEach((node) => node.remove());
 }
 
+// Loads the pictures that the page is about to show, so that no picture of another pair is seen above its name.
+async function load(fresh) {
+  const there = new Set([...document.images].map((image) => image.src));
+  const wanted = [...fresh.querySelectorAll("img")].map((image) => new URL(image.getAttribute("src"), location.href).href);
+  const loads = wanted.filter((source) => !there.has(source)).map((source) => {
+    const image = new Image();
+    image.src = source;
+    return image.decode().catch(() => {});
+  });
+  await Promise.race([Promise.all(loads), new Promise((done) => setTimeout(done, PATIENCE_MS))]);
+}
+
 function turn() {
   const shown = document.querySelector(".wheel");
   if (!shown || calm.matches) { wheel = null; return; }
@@ -68,6 +80,7 @@ async function update() {
   const [header, body] = [fresh.querySelector("header"), fresh.querySelector("main")];
   if (!header || !body) { lost(""); return AGAIN_MS; }
   if (body.dataset.build !== main.dataset.build) { location.reload(); return AGAIN_MS; }
+  await load(fresh);
   lostSince = "";
   document.body.classList.remove("lost");
   notice().textContent = "";

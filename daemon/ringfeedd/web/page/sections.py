@@ -40,6 +40,7 @@ def verdict_card(view: RingView, rates: Rates | None) -> Node:
     more = [text for text in (status.reason, status.hangs, store, status.held_up) if text and text not in rest]
     state = tag("span", status.state, class_=f"tag {'bad' if view.ailment else 'ok'}")
     setting = f"{verdict.setting} = {verdict.suggested}" if verdict.suggested is not None else ""
+    rest += "." if rest and not rest.endswith(".") else ""
     before, found, after = rest.partition(setting) if setting else (rest, "", "")
     return card(
         f"verdict {tone(view)}",
@@ -125,6 +126,7 @@ def pictures_card(ring: str, pictures: Shelf | None) -> Node | None:
                     tabindex="0",
                 ),
                 tag("figcaption", tag("b", each.pair_id, title=each.pair_id), tag("span", caption)),
+                id=f"pair-{each.key}",  # another pair is another figure: no name is ever above an earlier picture
             )
         )
     note = tag("small", "label in colours; point at a pair to see it alone")
