@@ -168,9 +168,9 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 _COMMANDS: Final[dict[str, tuple[Callable[[argparse._SubParsersAction[CommandParser]], None], ...]]] = {
-    "run": (add_serve, add_refresh, add_cache),
+    "run": (add_serve, add_refresh),
     "look": (add_status, add_top, add_errors, _add_doctor),
-    "set up": (add_config, add_install_service, _add_clean),
+    "set up": (add_config, add_install_service, add_cache, _add_clean),
     "try": (_add_demo, add_bench),
 }
 """The commands by what they are for."""
