@@ -14,6 +14,7 @@ from ringfeedd.errors import EXIT_COULD_NOT_START, StartError
 from ringfeedd.shm.memory import reserved_bytes
 from ringfeedd.supervisor.sizing import (
     LEAST_AUTO_SLOTS,
+    MANY_AUTO_SLOTS,
     MOST_AUTO_SLOTS,
     Room,
     Shares,
@@ -35,9 +36,19 @@ def test_slots_chosen_for_the_user_leave_half_of_the_memory_free(free):
     assert total(laid_out) <= free // 2
 
 
-def test_with_plenty_of_memory_a_ring_gets_the_most_slots():
-    (geometry,) = geometries(resolve(Config(root="r")), DecodeSpec(224, 224), ["train"], Room(64 * GIB))
-    assert geometry.slots == MOST_AUTO_SLOTS
+@pytest.mark.parametrize(
+    ("size", "free", "slots"),
+    [
+        (32, 64 * GIB, MOST_AUTO_SLOTS),
+        (64, 64 * GIB, MOST_AUTO_SLOTS),
+        (224, 64 * GIB, MANY_AUTO_SLOTS),
+        (32, GIB // 8, MANY_AUTO_SLOTS),
+        (512, 64 * GIB, MANY_AUTO_SLOTS),
+    ],
+)
+def test_small_slots_are_many_where_memory_is_plenty(size, free, slots):
+    (geometry,) = geometries(resolve(Config(root="r")), DecodeSpec(size, size), ["train"], Room(free))
+    assert slots <= geometry.slots < 1.125 * slots
 
 
 @given(slots=st.integers(2, 3000), height=st.integers(1, 400), width=st.integers(1, 400), free=st.integers(0, GIB))

@@ -195,7 +195,7 @@ class Config:
         Whole(2, 1 << 24),
         None,
         help="slots of each ring",
-        unset="half of the free memory, at most 512",
+        unset="half of the free memory, at most 512; up to 4096 where they are small",
         example=512,
         checked="that the memory suffices, when the daemon starts",
     )

@@ -23,6 +23,7 @@ from .limit import RateLimit
 from .store import FolderStore, MemoryStore, Store, StoredObject, page_of
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 
 MAX_PAGE = 1000
@@ -57,7 +58,9 @@ class FakeGcs:
         port: int = 0,
         page_objects: int = MAX_PAGE,
         reads_per_s: float | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._tls = tls
         self._store: Store = FolderStore(buckets) if isinstance(buckets, Path) else MemoryStore(buckets)
         self._seed, self._host, self._port = seed, host, port
         self.faults, self.page_objects = faults, page_objects
@@ -75,9 +78,10 @@ class FakeGcs:
         # cancellation: a stalled answer ends when its client gives up, not when the server does
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port)
+        site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls)
         await site.start()
-        self.url = f"http://{self._host}:{self._runner.addresses[0][1]}"
+        scheme, host = ("http", self._host) if self._tls is None else ("https", "localhost")
+        self.url = f"{scheme}://{host}:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

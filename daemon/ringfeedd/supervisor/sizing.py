@@ -14,8 +14,15 @@ from ringfeedd.shm.memory import free_bytes, not_enough_memory, reserved_bytes
 from ringfeedd.system.control_group import GroupMemory, memory_of_group
 from ringfeedd.worker.pool import SPARE_PAIRS
 
-MOST_AUTO_SLOTS: Final = 512
+MOST_AUTO_SLOTS: Final = 4096
+MANY_AUTO_SLOTS: Final = 512
 LEAST_AUTO_SLOTS: Final = 16
+"""Chosen slots are within half of the free memory; and more than many only where they are cheap."""
+
+CHEAP_BYTES: Final = 256 << 20
+CHEAP_PART: Final = 1 / 32
+"""Of the free memory: rings that are smaller than both are cheap. More slots bridge a store's latency for longer."""
+
 READAHEAD_BYTES: Final = 64 << 20
 """Compressed bytes that may wait in all workers together for room in one ring."""
 
@@ -83,7 +90,9 @@ def geometries(settings: Settings, spec: DecodeSpec, rings: list[str], room: Roo
     if settings.config.slots is not None:
         laid_out = lay_out(settings.config.slots)
     else:
-        slots = MOST_AUTO_SLOTS
+        slots, cheap = MOST_AUTO_SLOTS, min(CHEAP_BYTES, int(CHEAP_PART * free))
+        while slots > MANY_AUTO_SLOTS and total(lay_out(slots)) > cheap:
+            slots //= 2
         while slots > LEAST_AUTO_SLOTS and total(lay_out(slots)) > free // 2:
             slots //= 2
         laid_out = lay_out(slots)

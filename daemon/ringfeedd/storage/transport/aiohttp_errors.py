@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http
 import socket
+from typing import Final
 
 import aiohttp
 
 from ringfeedd.storage.base import SourceError
+from ringfeedd.storage.transport.base import UNTRUSTED
 from ringfeedd.storage.transport.http_errors import LARGE_HEADERS, RETRYABLE
 
 
@@ -22,7 +24,9 @@ def error_from_transport(error: Exception, what: str) -> SourceError:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Return whether a request failed because its host does not resolve, or refuses the connection."""
+    """Return whether a request failed because its host does not resolve, refuses the connection or is not trusted."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return True
     if isinstance(error, aiohttp.ClientConnectorError):
         return isinstance(error.os_error, socket.gaierror | ConnectionRefusedError)
     return isinstance(error, socket.gaierror | ConnectionRefusedError)
@@ -44,15 +48,19 @@ def _has_large_headers(error: Exception) -> bool:
     return error.message.startswith(("Got more than", "Too many headers"))
 
 
+_CAUSES: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
+    ((aiohttp.ClientPayloadError,), "truncated", "the body broke off"),
+    ((aiohttp.ConnectionTimeoutError,), "connect", "no connection came about in time"),
+    ((TimeoutError,), "timeout", "the server fell silent"),
+    ((aiohttp.ClientConnectorCertificateError,), "connect", UNTRUSTED),
+    ((aiohttp.ClientConnectorError,), "connect", "it cannot be reached"),
+    ((aiohttp.ClientConnectionError, ConnectionError), "reset", "the connection was lost"),
+)
+"""What is raised -> the cause and the reason; the first that fits."""
+
+
 def _transport_cause(error: Exception) -> tuple[str, str]:
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "truncated", "the body broke off"
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return "connect", "no connection came about in time"
-    if isinstance(error, TimeoutError):
-        return "timeout", "the server fell silent"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "connect", "it cannot be reached"
-    if isinstance(error, aiohttp.ClientConnectionError | ConnectionError):
-        return "reset", "the connection was lost"
+    for kinds, cause, reason in _CAUSES:
+        if isinstance(error, kinds):
+            return cause, reason
     return "http", f"the answer cannot be understood, {type(error).__name__}"

@@ -18,6 +18,9 @@ MAX_ERROR_BYTES: Final = 1 << 16
 for."""
 
 
+UNTRUSTED: Final = "its certificate is not trusted; set SSL_CERT_FILE to the file of the authorities that sign it"
+
+
 class Plane(Protocol):
     """Sends GET requests; one for each event loop.
 

@@ -8,6 +8,7 @@ from typing import Final
 import pycurl
 
 from ringfeedd.storage.base import SourceError
+from ringfeedd.storage.transport.base import UNTRUSTED
 from ringfeedd.storage.transport.curl_loop import Ended
 from ringfeedd.storage.transport.http_errors import LARGE_HEADERS
 
@@ -31,10 +32,9 @@ _UNREACHABLE: Final = frozenset(
         pycurl.E_SSL_CONNECT_ERROR,
         pycurl.E_SSL_CERTPROBLEM,
         pycurl.E_SSL_CIPHER,
-        pycurl.E_PEER_FAILED_VERIFICATION,
-        pycurl.E_SSL_CACERT_BADFILE,
     }
 )
+_UNTRUSTED: Final = frozenset({pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE})
 _BROKEN: Final = frozenset(
     {pycurl.E_PARTIAL_FILE, pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, CLOSED.code}
 )
@@ -56,11 +56,13 @@ def error_from_curl(ended: Ended, *, connected: bool, answered: bool, what: str,
     detail = ended.detail.strip().partition("\n")[0][:200]
     sentence = f"{what}: {reason}{f' ({detail})' if detail else ''}."
     refused = ended.code == pycurl.E_COULDNT_CONNECT and system_error == errno.ECONNREFUSED
-    unreachable = ended.code in _UNRESOLVED or refused
+    unreachable = ended.code in _UNRESOLVED | _UNTRUSTED or refused
     return SourceError(sentence, cause=cause, retryable=True, unreachable=unreachable)
 
 
 def _cause(code: int, *, connected: bool, answered: bool) -> tuple[str, str]:
+    if code in _UNTRUSTED:
+        return "connect", UNTRUSTED
     if code in _UNREACHABLE:
         return "connect", "it cannot be reached"
     if code == pycurl.E_OPERATION_TIMEDOUT:
