@@ -3,13 +3,15 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 
 import pytest
-from house import Daemon, traces, wait_until, write_folder
+from house import Daemon, traces, wait_until, wipe, write_folder
 from manager import Manager
 
 import ringfeed
+from ringfeedd.errors import EXIT_CRASH
 from ringfeedd.system.systemd import Notifier
 
 
@@ -90,6 +92,27 @@ def test_a_daemon_that_is_killed_before_a_busy_trainer_came_leaves_it_to_the_nex
             del batches
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+def test_removed_files_cost_no_place_though_the_bucket_has_grown(ring, tmp_path):
+    """The next daemon finds the readers in the manager's keeping, and serves the catalog that they read from."""
+    folder, cache = write_folder(tmp_path / "set", 24), ("--catalog-cache", str(tmp_path / "cache"))
+    daemon = Daemon(str(folder), "--size", "24x32", "--slots", "16", "--workers", "1", *cache, ring=ring)
+    with managed(tmp_path) as manager:
+        process = started(manager, daemon)
+        with ringfeed.attach(f"{ring}-train", batch_size=2, group="busy", drop_last=False) as busy:
+            batches = iter(busy)
+            next(batches)
+            for part in ("images", "labels"):
+                pair = min((folder / part).rglob("*.*"))
+                shutil.copyfile(pair, pair.with_stem("later"))
+            wipe(ring)
+            assert process.wait(10) == EXIT_CRASH
+            process = started(manager, daemon)
+            assert [int(batch.positions[0]) for batch in batches] == list(range(2, 24, 2))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert traces(ring) == []
 
 
 def test_descriptors_that_are_meant_for_another_process_are_not_touched():

@@ -1,8 +1,9 @@
-"""Handing over: at a clean stop, what tells where consumers stand goes into the service manager's keeping.
+"""Handing over: when a daemon stops, what tells where consumers stand goes into the service manager's keeping.
 
-A clean stop leaves nothing in /dev/shm, yet trainers may live through it, busy in a long step, and expect their places
-with the next daemon. systemd keeps descriptors over a restart (its *file descriptor store*) and drops them when the
-service is stopped for good: so the control segment, which has no name any more, goes there.
+A stop leaves nothing in /dev/shm, yet trainers may live through it, busy in a long step, and expect their places with
+the next daemon. The same goes for a daemon whose files were removed. systemd keeps descriptors over a restart (its
+*file descriptor store*) and drops them when the service is stopped for good: so the control segment, which has no name
+any more, goes there.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 _CONTROL, _DESCRIPTOR = "ctl", "descriptor"
 
 
-def hand_over(descriptor: Descriptor, notifier: Notifier) -> None:
-    """Give a generation's control segment, which still has its name, and its descriptor into the manager's keeping."""
-    if not notifier.active:
+def hand_over(descriptor: Descriptor, control_fd: int, notifier: Notifier) -> None:
+    """Store a generation's control segment and its descriptor in the service manager, unless they are there already."""
+    if not notifier.active or _name(descriptor, _CONTROL) in notifier.stored:
         return
     with contextlib.ExitStack() as fds, contextlib.suppress(OSError):
-        # An open file of its own: the daemon's carries the lock that says that it lives.
-        control = os.open(segment.shm_path(descriptor.control), os.O_RDWR | os.O_CLOEXEC)
+        # An open file of its own: the daemon's carries the lock that says that it lives. Not by name: it may be gone.
+        control = segment.reopen(control_fd)
         fds.callback(os.close, control)
         facts = os.memfd_create(f"ringfeed-{descriptor.generation}")
         fds.callback(os.close, facts)

@@ -508,9 +508,9 @@ class RingService:
             self.memory.set(State.STATE, RingState.STOPPING)
             self._errors_file.remove()
             if any(self.memory.lane_lives(lane) for lane in self.groups.lanes()):
-                hand_over(self.memory.descriptor, self._notifier)
+                hand_over(self.memory.descriptor, self.memory.lock_fd, self._notifier)
             for former in self.formers:
-                hand_over(former.descriptor, self._notifier)  # those that still have names
+                hand_over(former.descriptor, former.control.lock_fd, self._notifier)
         self.memory.ring_all()
         self.memory.unlink()
         for former in self.formers:
