@@ -163,7 +163,7 @@ def test_clean_removes_what_a_dead_daemon_left_and_nothing_that_lives(folder, ri
             daemon.process.wait()
             waiting = run("clean", f"{ring}-train")
             assert waiting.returncode == 3
-            assert "1 trainers wait for its next daemon" in waiting.stdout
+            assert "1 trainer waits for its next daemon" in waiting.stdout
         assert re.fullmatch(
             rf"{ring}-train: removed \d+ files? of a dead daemon\n", run("clean", f"{ring}-train").stdout
         )
