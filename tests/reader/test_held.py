@@ -464,7 +464,7 @@ def test_a_late_write_reaches_no_later_batch(served):
         batch, following = next(batches), next(batches)  # until the second is asked for, the first is only looked at
         image = batch.image
         batch.release()
-        wait_until(lambda: reader._control.published >= 16 + BATCH)
+        wait_until(lambda: reader._attachment.control.published >= 16 + BATCH)
         following = next(batches)
         assert reader._attachment.data.clean_until >= 16 + BATCH
         write_through(image, 9)

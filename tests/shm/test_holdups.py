@@ -147,8 +147,8 @@ def test_a_wait_is_measured_by_the_clock_that_began_it(caplog):
             ringfeed.attach(served.name, batch_size=4, group="fast") as fast,
         ):
             next(iter(slow))
-            fast._page[Lane.TAKEN] = fast._page[Lane.RELEASED] = SLOTS
-            fast._page[Lane.WAITING_SINCE_NS] = time.monotonic_ns() - int(12e9)
+            fast._attachment.page[Lane.TAKEN] = fast._attachment.page[Lane.RELEASED] = SLOTS
+            fast._attachment.page[Lane.WAITING_SINCE_NS] = time.monotonic_ns() - int(12e9)
             wait_until(lambda: report(served.service) or "for 12 s now" in caplog.text, 5)
 
 
@@ -260,7 +260,7 @@ def test_a_consumer_that_never_moves_a_word_is_named_in_log_and_status(moved, wo
         served.service._consumers_clock = time.monotonic_ns
         with turning(served), ringfeed.attach(served.name, batch_size=4, group="mute") as mute:
             if moved is not None:
-                mute._page[moved] = SLOTS
+                mute._attachment.page[moved] = SLOTS
             page = served.memory.lanes[mute._attachment.lane]
             page[Lane.ANSWERED_NS] -= int(7e9)
             wait_until(lambda: report(served.service) or f"its word {word} has not moved" in caplog.text, 5)

@@ -95,7 +95,7 @@ def test_an_epoch_of_one_batch_is_looked_at_too():
 
 def test_the_daemon_keeps_the_slots_of_a_look_and_its_reader_asks_for_no_more(served):
     with ringfeed.attach(served.name, batch_size=2) as reader:
-        page = reader._page
+        page = reader._attachment.page
         next(iter(reader))
         assert (page[Lane.TAKEN], page[Lane.RELEASED]) == (2, 0)
         batches = iter(reader)

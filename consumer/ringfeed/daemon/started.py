@@ -17,7 +17,7 @@ from typing import Final
 
 from ringfeed.daemon.keep import give_up, keep
 from ringfeed.errors import RingfeedError
-from ringfeed.reader.reader import close_open_readers
+from ringfeed.reader.registry import close_open_readers
 from ringfeed.shm import segment
 from ringfeed.shm.descriptor import Descriptor
 

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import sys
 import threading
-import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Self
 
 from ringfeed.errors import (
     DaemonGoneError,
-    DaemonNotRunningError,
-    OtherVersionError,
     ReaderClosedError,
-    RingHeldError,
     SlotOverwrittenError,
     SupersededError,
 )
-from ringfeed.health.stalls import ONE_RANK_ALONE
 from ringfeed.log import warn
 from ringfeed.plan import Block, Place
 from ringfeed.reader.attachment import Attachment
 from ringfeed.reader.batch import Batch
-from ringfeed.reader.holding import Holding
-from ringfeed.reader.reconnect import RESTART_S, attach_to_the_next
+from ringfeed.reader.place.cursor import Cursor, Turn
+from ringfeed.reader.place.iteration import EpochIterator, LoaderIteration, superseded
+from ringfeed.reader.reconnect import RESTART_S, attach_again, attach_elsewhere
+from ringfeed.reader.registry import let_make_way, register, unregister
 from ringfeed.reader.rows import read_batch
+from ringfeed.reader.session import Session
 from ringfeed.reader.state import ResumeState, Standing, state_at
-from ringfeed.reader.waits import Wait
-from ringfeed.shm.descriptor import Descriptor, read_descriptor
+from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.lane import Request
-from ringfeed.shm.layout import Lane, Leaving, RingState, Start, State
+from ringfeed.shm.layout import Lane, Leaving, Start
 
 
 class Reader:
@@ -68,44 +62,28 @@ class Reader:
         self._may_miss = request.may_miss
         self._copy = copy or self._may_miss  # what may be overwritten at any moment cannot be lent
         self._missed = self._missed_before = self._moved_before = 0
-        self._take_attachment(Attachment(ring, request, state=state))
-        self.joined_at = (self._place.epoch, self._place.position)
-        midway = request.start is not Start.AT and self._plan.block(self._place).position >= self._plan.round_pairs
-        self._joined_midway = self._place if midway else None
+        attachment = Attachment(ring, request, state=state)
+        self._cursor = Cursor(attachment.plan, attachment.place, may_join_midway=request.start is not Start.AT)
+        self._attach(attachment, waited_ns=0)
+        place = self._cursor.place
+        self.joined_at = (place.epoch, place.position)
         self._batches = 0
-        self._waited_ns = 0
-        self._iteration = 0
-        self._broken_off = False
-        self._next_epoch_chosen = False
-        self._ended_epoch: int | None = None
-        self._first = False  # the next batch is an iteration's first
-        self._look: Place | None = None  # where that one's round began, as long as the iteration is a look
         self._read_ahead_for: LoaderIteration | None = None
         self._lock = threading.RLock()  # a signal's handler may want the state in the middle of a wait
         self._pid = os.getpid()
         self._closed = False
         self._stood_in_the_way = False
         self._thread = threading.get_ident()
-        _OPEN.add(self)
+        register(self)
 
-    def _take_attachment(self, attachment: Attachment) -> None:
+    def _attach(self, attachment: Attachment, *, waited_ns: int) -> None:
         self._attachment = attachment
-        self._control = attachment.control
-        self._page = attachment.page
-        self._plan = attachment.plan
-        self._place: Place = attachment.place
-        block = self._plan.block(self._place)
-        self._laid_out = (self._plan, self._place, block)
-        first = block.seq
-        self._page[Lane.TAKEN] = self._page[Lane.RELEASED] = first
-        self._holding = Holding(attachment, seq=first)
-        self._leases = self._holding.leases
-        # A reader that is simply forgotten reads no more, so what is left of its batches must hold nobody up.
-        self._forget = weakref.finalize(self, self._holding.forget)
-        self._forget.atexit = False
+        self._cursor.stand(attachment.plan, attachment.place)
+        self._session = Session(attachment, self, seq=self._cursor.block.seq, waited_ns=waited_ns)
+        self._leases = self._session.leases
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"epoch {self.epoch}, position {self._place.position}"
+        state = "closed" if self._closed else f"epoch {self.epoch}, position {self._cursor.place.position}"
         return (
             f"Reader({self.ring!r}, group {self.group!r}, rank {self.rank}/{self.world_size}, "
             f"batch size {self.batch_size}, {state}, {self._leases.count} batches held)"
@@ -136,20 +114,19 @@ class Reader:
     @property
     def epoch(self) -> int:
         """The epoch of the next batch."""
-        return self._plan.block(self._place).epoch
+        return self._cursor.epoch
 
     def __len__(self) -> int:
         """Batches in the whole of the next batch's epoch; another number once a refresh has brought new pairs.
 
         Of the epoch that it joined in the middle, those from there on.
         """
-        epoch, joined = self.epoch, self._joined_midway
-        return self._plan.steps_left(epoch, joined.position if joined and joined.epoch == epoch else 0)
+        return self._cursor.steps
 
     @property
     def joined_midway(self) -> bool:
         """Whether its first epoch is a part of one, since others were reading."""
-        return self._joined_midway is not None
+        return self._cursor.joined is not None
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch; after an iteration that was broken off, the next one.
@@ -165,23 +142,19 @@ class Reader:
         with self._lock:
             self._check_open()
             self._take_back()
-            if self._broken_off:
-                self._skip(self._plan.epoch_start(self._place))
-            if self._may_miss and self._lost(self._block(self._place)):
+            if (following := self._cursor.rest_to_skip) is not None:
+                self._skip(following)
+            if self._may_miss and self._lost(self._cursor.block):
                 self._miss()  # so the iteration is one of pairs that are still there
-            self._iteration += 1
-            ended, self._ended_epoch = self._ended_epoch, None
-            iteration, epoch, self._first = self._iteration, self.epoch if ended is None else ended, True
-        return _EpochIterator(self, iteration, epoch)
+            iteration, epoch = self._cursor.begin()
+        return EpochIterator(self, iteration, epoch)
 
     def _take_back(self) -> None:
         """Let the only batch of an iteration that has been left be the next one again."""
-        if self._look is not None:
-            self._place, self._broken_off = self._look, False
-            self._page[Lane.TAKEN] = seq = self._plan.block(self._place).seq
-            self._leases.skip(seq)
+        if self._cursor.take_back():
+            self._session.pass_to(self._cursor.block.seq)
             self._attachment.data.loosen()  # the same slots are read again, and its arrays may live and be written into
-            self._forget_look()
+            self._leases.keep(None)
 
     def read_ahead_for(self, iteration: LoaderIteration | None) -> None:
         """Read for a loader's iteration, of which the loader knows how far it has come."""
@@ -192,7 +165,7 @@ class Reader:
         return self._read_ahead_for is not None and self._read_ahead_for.is_look()
 
     def _forget_look(self) -> None:
-        self._look = None
+        self._cursor.look = None
         self._leases.keep(None)
 
     def take(self, iteration: int, epoch: int) -> Batch | None:
@@ -201,19 +174,20 @@ class Reader:
         Raises:
             SupersededError: a later iteration has begun.
         """
+        cursor = self._cursor
         with self._lock:
             self._check_open()
             self._thread = threading.get_ident()
             while True:
-                if iteration != self._iteration:
+                if iteration != cursor.iteration:
                     raise SupersededError(superseded(self.ring))
-                if self._look is not None and not self._only_looks():
+                if cursor.look is not None and not self._only_looks():
                     self._forget_look()
-                block = self._block(self._place)
+                block = cursor.block
                 if block.epoch != epoch:
-                    self._tell_of_unread_shares(epoch)
+                    self._session.tell_of_unread_shares(self._request, epoch)
                     return None
-                if (gone := self._wait_for(block)) is not None:
+                if (gone := self._session.wait_for(block, self)) is not None:
                     self._attach_to_the_next_daemon(gone)
                 elif self._refreshed():
                     continue  # the epoch may be longer than it was when its first block was laid out
@@ -222,25 +196,15 @@ class Reader:
                 elif (batch := self._take(block)) is not None:
                     return batch
 
-    def _block(self, place: Place) -> Block:
-        """`Plan.block`. What follows one batch is the next one, so it is mostly known already."""
-        plan, known, block = self._laid_out
-        if plan is not self._plan or known is not place:
-            block = self._plan.block(place)
-            self._laid_out = (self._plan, place, block)
-        return block
-
     def _take(self, block: Block) -> Batch | None:
         """The batch of a block that is published. None where it was overwritten while it was copied."""
-        before, broken_off = self._place, self._broken_off
-        self._place, self._next_epoch_chosen = block.next, False
-        following = self._block(block.next)
-        self._broken_off = following.epoch == block.epoch
-        first, self._first = self._first and not self._request.skips, False
+        cursor = self._cursor
+        before = cursor.take()
+        first = before.first and not self._request.skips
         if first:
             self._leases.keep(block.seq)
-        lease = self._leases.take(block.seq, following.seq)
-        self._page[Lane.TAKEN] = following.seq
+        lease = self._leases.take(block.seq, cursor.block.seq)
+        self._session.page[Lane.TAKEN] = cursor.block.seq
         batch: Batch | None = None
         try:
             batch = read_batch(self._attachment, block, lease, copy=self._copy)
@@ -248,23 +212,23 @@ class Reader:
             if not self._may_miss:
                 raise
         except BaseException:  # Ctrl-C, say: nobody has got this batch, so it is the next one still
-            self._place, self._broken_off, self._first = before, broken_off, first
+            cursor.undo(before)
             self._leases.skip(block.seq)
             lease.release()
             raise
         if first:
-            self._look = before
+            cursor.look = before.place
         # before the lease ends: from then on the loss may be our own doing
         lost = batch is None or (self._may_miss and self._lost(block))
         if self._copy:
             lease.release()
         if batch is None or lost:
-            self._first = first
-            self._forget_look()
+            cursor.lose(before)
+            self._leases.keep(None)
             self._note_missed(block.count)
             return None
         self._batches += 1
-        self._page[Lane.BATCHES] = self._batches
+        self._session.page[Lane.BATCHES] = self._batches
         batch.missed, self._missed_before = self._missed - self._missed_before, self._missed
         return batch
 
@@ -275,27 +239,26 @@ class Reader:
         except DaemonGoneError as gone:
             self._attach_to_the_next_daemon(gone)
             return True
-        self._plan = self._attachment.plan
+        if changes:
+            self._cursor.change(self._attachment.plan)
         if changes > 1:
             # Only a reader that nobody waits for can have slept over a whole change: where it stood is not known.
-            before = self._place.seq
+            before = self._cursor.place.seq
             self._reattach(replace(self._request, start=Start.NOW, at=(0, 0)))
-            self._note_missed((self._place.seq - before) // self.world_size)
+            self._note_missed((self._cursor.place.seq - before) // self.world_size)
         return changes > 0
 
     def _lost(self, block: Block) -> bool:
         """Whether the block's slots may be overwritten by now; to be asked of a reader that may miss pairs."""
-        return self._control.word(State.FLOOR) > block.seq
+        return self._session.floor > block.seq
 
     def _miss(self) -> None:
         """Pass over what is lost."""
-        before, broken_off, floor = self._place, self._broken_off, self._control.word(State.FLOOR)
+        floor = self._session.floor
         if self._refreshed():
             return  # the floor may lie in epochs of which only the new plan knows the length
-        self._skip(self._plan.skip_to(before, floor))
-        # an iteration goes on within its epoch; one that ends here is not broken off by its user
-        self._broken_off = broken_off and self._place.epoch == before.epoch
-        missed = (self._place.seq - before.seq) // self.world_size
+        missed = self._cursor.pass_over(floor) // self.world_size
+        self._session.pass_to(self._cursor.block.seq)
         self._note_missed(missed)
         if self._request.yields:
             warn(
@@ -305,88 +268,37 @@ class Reader:
 
     def _note_missed(self, pairs: int) -> None:
         self._missed += pairs
-        self._page[Lane.MISSED_PAIRS] = self._missed
+        self._session.page[Lane.MISSED_PAIRS] = self._missed
 
     def _skip(self, place: Place) -> None:
-        self._place = place
-        self._broken_off = self._next_epoch_chosen = False
-        seq = self._plan.block(place).seq
-        self._page[Lane.TAKEN] = seq
-        self._leases.skip(seq)
+        self._cursor.skip(place)
+        self._session.pass_to(self._cursor.block.seq)
 
-    def _wait_for(self, block: Block) -> DaemonGoneError | None:
-        """Wait until the block is published. Returns why it never will be, if its daemon is gone."""
-        control, bell = self._control, self._attachment.bell
-        if block.next.seq - self._leases.oldest > self._attachment.geometry.slots:
-            self._move_out()  # else this round, also another rank's part of it, can never be published
-        if control.published >= block.end:
-            bell.take()  # one token a batch: on arm64 only a successful wait orders the reads that follow it
-            return None
-        self._leases.settle()  # an interrupt may have come between the end of a lease and telling it
-        wait = Wait(began := time.monotonic_ns())
-        self._page[Lane.WAITING_SINCE_NS] = began
-        try:
-            while True:
-                self._let_make_way(block)
-                took = bell.wait()
-                self._check_open()  # another thread, or a signal's handler, may have closed it meanwhile
-                if self._read_ahead_for is not None:
-                    self._follow(self._read_ahead_for)
-                if control.published >= block.end:
-                    return None
-                if took and not bell.flooded:
-                    continue
-                if (gone := control.gone()) and control.published < block.end:
-                    return gone
-                if (
-                    self._look is None
-                    and wait.is_due(time.monotonic_ns())
-                    and (why := wait.explain(self, block, control))
-                ):
-                    warn("%s", why)
-        finally:
-            self._waited_ns += time.monotonic_ns() - began
-            self._page[Lane.WAITED_NS] = self._waited_ns
-            self._page[Lane.WAITING_SINCE_NS] = 0
+    def before_slice(self, block: Block) -> None:
+        """Make way for a block that is waited for."""
+        let_make_way(self, block.end)
 
-    def _follow(self, iteration: LoaderIteration) -> None:
-        """Stop with the loader's iteration, and stop keeping what it began with once it is more than a look.
+    def after_slice(self) -> None:
+        """Go on waiting only if that is wanted, and keep what the iteration began with only as long as it is a look.
 
         Raises:
-            SupersededError: it has ended.
+            ReaderClosedError: another thread, or a signal's handler, has closed it.
+            SupersededError: the loader's iteration has ended.
         """
+        self._check_open()
+        if (iteration := self._read_ahead_for) is None:
+            return
         if iteration.has_ended():
             raise SupersededError(superseded(self.ring))
-        if self._look is not None and not iteration.is_look():
+        if self._cursor.look is not None and not iteration.is_look():
             self._forget_look()
 
-    def _tell_of_unread_shares(self, epoch: int) -> None:
-        """Warn at an epoch's end where a rank of the group never came, so that nobody read its share."""
-        absence, workers = self._page.read_absence(time.monotonic_ns()), self._request.kin.workers
-        ranks = self.world_size // workers if workers else self.world_size
-        if absence is None or absence.came or (absence.rank - self.rank) % max(1, ranks) == 0:
-            return  # another worker of this rank may come when this one is done
-        warn(
-            "%s: this process has read its share of epoch %d, 1/%d of it, and nobody that one's. %s.",
-            *(absence.sentence(self.group, self.world_size, workers), epoch, self.world_size, ONE_RANK_ALONE),
-        )
+    @property
+    def may_complain(self) -> bool:
+        """Whether a long wait is worth a line: one for the slots of a look is the trainer's pause."""
+        return self._cursor.look is None
 
     # What it holds.
-
-    def _move_out(self) -> None:
-        """Give the slots of all batches that are held back; their arrays keep their bytes.
-
-        Raises:
-            RingHeldError: there is no memory for them.
-        """
-        try:
-            self._holding.move_out(alone=True)
-        except OSError as error:
-            raise RingHeldError(
-                f"This reader holds {self._leases.count} batches (from pair {self._leases.oldest} on) of the "
-                f"{self._attachment.geometry.slots} slots of ring {self.ring!r}, so the next one can never be "
-                f"published, and they could not be moved out of the ring: {error.strerror}. Drop batches."
-            ) from error
 
     def make_way(self, end: int) -> bool:
         """Do not keep pairs below ``end`` from being published: another reader of this process waits for them.
@@ -394,15 +306,14 @@ class Reader:
         What this one holds moves out of the ring. If it stands in the way itself, and the thread that waits is the one
         that reads from it, or that thread is gone, it would never read on, so it is closed. Returns whether it is.
         """
-        slots = self._attachment.geometry.slots
-        if self._request.skips or end - self._leases.oldest <= slots:
+        if self._request.skips or not self._session.is_in_the_way(end):
             return False
-        if self._look is not None:
+        if self._cursor.look is not None:
             self._forget_look()
         with contextlib.suppress(OSError):
-            self._holding.move_out(alone=False)
+            self._session.holding.move_out(alone=False)
         alive = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
-        if end - self._leases.oldest <= slots or self._thread in alive or not self._lock.acquire(blocking=False):
+        if not self._session.is_in_the_way(end) or self._thread in alive or not self._lock.acquire(blocking=False):
             return False
         try:
             self._stood_in_the_way = True
@@ -411,15 +322,14 @@ class Reader:
             self._lock.release()
         return True
 
-    def _let_make_way(self, block: Block) -> None:
-        """Have the other readers of this process not stand in the way of a block."""
-        for reader in list(_OPEN):
-            if (
-                reader.group != self.group
-                and reader.descriptor.generation == self.descriptor.generation
-                and reader.make_way(block.end)
-            ):
-                warn("%r was closed: %r waited for it in the same thread.", reader, self)
+    @property
+    def pass_of(self) -> tuple[str, str]:
+        """The generation of its ring, and its group."""
+        return self.descriptor.generation, self.group
+
+    def renew_lock(self) -> None:
+        """Forget that a thread is in it: this is a forked child, which has only one thread."""
+        self._lock = threading.RLock()
 
     def _attach_to_the_next_daemon(self, gone: DaemonGoneError) -> None:
         """Go on at exactly the next pair once a new daemon serves the ring. Batches that are held stay readable.
@@ -428,32 +338,21 @@ class Reader:
             DaemonGoneError: none came in time, or the ring was stopped for a reason that a restart does not mend.
             StateMismatchError: the new one serves another order, or other pixels.
         """
-        state = Standing.of(self._state())
-
-        def ask(descriptor: Descriptor) -> Request:
-            return replace(self._request, start=Start.AT, at=state.place(descriptor, strict=True), resuming=True)
-
-        attachment = self._next_attachment(gone, ask, state)
-        # Until here its lane with the former daemon said where it stands, to this one and the next.
-        self._give_back(Leaving.LEAVE)
-        self._take_attachment(attachment)
-        warn("%r goes on with the new daemon.", self)
-
-    def _next_attachment(
-        self, gone: Exception, ask: Callable[[Descriptor], Request], state: ResumeState | None
-    ) -> Attachment:
-        if self._control.word(State.STATE) == RingState.FAILED or not self._restart_s:
-            raise gone
-        # As text: a handler that keeps its records would keep the error, its frames, and the batches in those.
-        warn("%s This reader waits up to %.0f s for the next one.", str(gone), self._restart_s)
-        return attach_to_the_next(
-            self.descriptor, gone, ask, state, restart_s=self._restart_s, still_wanted=self._check_open
+        standing = Standing.of(self._state())
+        attachment = attach_again(
+            *(self._attachment, gone, self._request, standing),
+            restart_s=self._restart_s,
+            still_wanted=self._check_open,
         )
+        # Until here its lane with the earlier daemon said where it stands, to this one and the next.
+        self._give_back(Leaving.LEAVE)
+        self._attach(attachment, waited_ns=self._session.waited_ns)
+        warn("%r goes on with the new daemon.", self)
 
     # Where it stands.
 
     def _state(self) -> ResumeState:
-        return self._state_of(self._place)
+        return self._state_of(self._cursor.place)
 
     def _state_of(self, place: Place) -> ResumeState:
         request = self._request
@@ -471,13 +370,13 @@ class Reader:
         taken as many steps.
         """
         with self._lock:
-            place = self._plan.epoch_start(self._place) if self._next_epoch_chosen else self._place
-            return self._state_of(place).to_dict()
+            return self._state_of(self._cursor.state_place).to_dict()
 
     def looked_at(self) -> dict[str, Any] | None:
         """Return where the next iteration begins if the last one was a look at its first batch; else None."""
         with self._lock:
-            return None if self._look is None else self._state_of(self._look).to_dict()
+            look = self._cursor.look
+            return None if look is None else self._state_of(look).to_dict()
 
     def with_states(self, turn: range, world_size: int) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """One epoch, each batch with the state once all ranks of its turn, and before, have taken theirs of the round.
@@ -489,22 +388,17 @@ class Reader:
             turn: the ranks whose turn it is together with this one.
             world_size: for the state; the ranks that do not take turns.
         """
-        first, last = (replace(self._plan, rank=rank) for rank in (turn[0], turn[-1]))
+        shared = Turn(self._cursor.plan, turn)
+        shape = (world_size, self.batch_size, self._request.drop_last)
         batches = iter(self)
         while True:
-            before = self._place
+            before = self._cursor.place
             batch = next(batches, None)
             if batch is None:
                 return
-            if first.block(before).repeated:
-                del batch
-                continue
-            block = last.block(before)
-            place = block.next
-            if last.rank < last.world_size - 1 and not block.repeated and block.end < place.seq:
-                place = Place(block.end, block.epoch, block.position + block.count)
-            shape = (world_size, last.batch_size, last.drop_last)
-            yield batch, state_at(self.descriptor, epoch=place.epoch, position=place.position, shape=shape).to_dict()
+            if (place := shared.stands_after(before)) is not None:
+                state = state_at(self.descriptor, epoch=place.epoch, position=place.position, shape=shape)
+                yield batch, state.to_dict()
             del batch
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
@@ -535,15 +429,8 @@ class Reader:
         with self._lock:
             self._check_open()
             self._take_back()
-            self._ended_epoch = None
-            following = self._plan.epoch_start(self._place) if self._broken_off else self._place
-            if following.epoch == epoch and following.position and self._plan.at_epoch_end(following):
-                self._iteration += 1
-                self._ended_epoch = epoch
-            elif self._plan.block(following).epoch != epoch:
-                self._go_to((epoch, 0))
-            else:
-                self._next_epoch_chosen = self._broken_off  # so that the state says where the next iteration begins
+            if (at := self._cursor.choose(epoch)) is not None:
+                self._go_to(at)
 
     def _go_to(self, at: tuple[int, int], state: ResumeState | None = None, *, strict: bool = True) -> None:
         """Stand at (epoch, position), which a state may tell the catalog of.
@@ -552,48 +439,35 @@ class Reader:
             strict: where there is none, insist on the order that was read so far.
         """
         self._take_back()
-        here = self._place
-        self._joined_midway = None
-        self._iteration += 1
-        self._ended_epoch = None
-        self._next_epoch_chosen = False
-        if at == (here.epoch, here.position):
-            self._broken_off = False
-        elif at == (here.epoch + 1, 0):
-            self._skip(self._plan.epoch_start(here))
+        if (place := self._cursor.leave_for(at)) is not None:
+            self._skip(place)
         else:
             # Where a later epoch begins only the daemon knows: a refresh may be changing the epochs before it.
             self._reattach(replace(self._request, start=Start.AT, at=at), state, strict=strict)
 
     def _reattach(self, request: Request, state: ResumeState | None = None, *, strict: bool = True) -> None:
-        former, here = self.descriptor, Standing.of(self._state())
+        earlier, here = self._attachment, Standing.of(self._state())
         self._give_back(Leaving.LEAVE)
-        self._broken_off = False
-
-        def ask(descriptor: Descriptor) -> Request:
-            if strict and state is None:
-                here.place(descriptor, strict=True)  # what is asked for is a place of the order that was read so far
-            return request
-
+        self._cursor.broken_off = False
         try:
-            try:
-                if read_descriptor(self.ring).generation != former.generation:
-                    raise DaemonGoneError(f"The daemon of ring {self.ring!r} was restarted; attach anew.")
-                attachment = Attachment(self.ring, request, state=state, still_wanted=self._check_open)
-            except (DaemonNotRunningError, DaemonGoneError, OtherVersionError) as gone:
-                attachment = self._next_attachment(gone, ask, state)
+            attachment = attach_elsewhere(
+                *(earlier, request, state),
+                order_of=here if strict and state is None else None,  # a place of the order that was read so far
+                restart_s=self._restart_s,
+                still_wanted=self._check_open,
+            )
         except BaseException:
             self.close()  # its lane is given back, and may be another consumer's by now
             raise
-        self._take_attachment(attachment)
+        self._attach(attachment, waited_ns=self._session.waited_ns)
 
     def statistics(self) -> dict[str, Any]:
         """Return the batches taken, held now and moved out of the ring, the seconds waited and the pairs missed."""
         return {
             "batches": self._batches,
-            "waited_s": self._waited_ns / 1e9,
+            "waited_s": self._session.waited_ns / 1e9,
             "held_batches": self._leases.count,
-            "moved_batches": self._moved_before + self._holding.moved,
+            "moved_batches": self._moved_before + self._session.holding.moved,
             "missed_pairs": self._missed,
         }
 
@@ -610,7 +484,7 @@ class Reader:
                 group and rank, for this rank while others of its group are there, and for a state.
             take_back: the place is the one where the iteration began, if it is a look.
         """
-        _OPEN.discard(self)
+        unregister(self)
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True  # a thread that waits for a batch sees it within a slice, and lets the lock go
@@ -621,18 +495,9 @@ class Reader:
 
     def _give_back(self, leaving: Leaving) -> None:
         """Give the lane back, and all slots; held arrays keep their bytes."""
-        self._look = None
-        self._forget.detach()
-        held = self._leases.count
-        try:
-            self._holding.end(leaving)
-        except OSError as error:
-            warn(
-                "%d batches that are held of ring %r could not be moved out of it, so they may show other pairs from "
-                "now on: %s",
-                *(held, self.ring, error.strerror),
-            )
-        self._moved_before += self._holding.moved
+        self._cursor.look = None
+        self._session.end(leaving)
+        self._moved_before += self._session.holding.moved
 
     def _check_open(self) -> None:
         if os.getpid() != self._pid:
@@ -647,63 +512,3 @@ class Reader:
                     f"wait for it. Begin a new iteration, and let the readers of a thread take turns."
                 )
             raise ReaderClosedError(f"This reader of ring {self.ring!r} is closed; attach again.")
-
-
-class LoaderIteration(Protocol):
-    """An iteration over a loader, as the readers of its workers see it."""
-
-    def is_look(self) -> bool:
-        """Whether no more than its first batch was asked for."""
-
-    def has_ended(self) -> bool:
-        """Whether nobody asks for its next batch."""
-
-
-class _EpochIterator(Iterator[Batch]):
-    """One epoch of a reader. Keeps no batch, so that a batch's slots are free as soon as the trainer drops it."""
-
-    def __init__(self, reader: Reader, iteration: int, epoch: int) -> None:
-        self._reader = reader
-        self._iteration = iteration
-        self._epoch = epoch
-        self._ended = False
-
-    def __next__(self) -> Batch:
-        if self._ended:  # an iterator that has ended stays so, whatever began since
-            raise StopIteration
-        batch = self._reader.take(self._iteration, self._epoch)
-        if batch is None:
-            self._ended = True
-            raise StopIteration
-        return batch
-
-
-def superseded(ring: str) -> str:
-    """Return the sentence of an iteration that a later one has superseded."""
-    return (
-        f"This iteration over ring {ring!r} was superseded: a later one has begun, or set_epoch() or load_state_dict() "
-        f"went elsewhere. A group makes one pass at a time: leave one loop before the next begins. To read two passes "
-        f"in step (zip), make a RingDataset, or attach a reader, for each."
-    )
-
-
-_OPEN: weakref.WeakSet[Reader] = weakref.WeakSet()
-
-
-def close_open_readers() -> None:
-    """Detach every reader of this process, at its end."""
-    # A trainer that ends by an exception is likely to be started again: its place is kept, as if it had been killed.
-    failed = getattr(sys, "last_value", None) is not None
-    for reader in list(_OPEN):
-        reader.close(keep_place=failed)
-
-
-def _renew_locks() -> None:
-    # The thread that held one at the fork is not in the child, whose calls are to end in an error, not in a hang.
-    for reader in list(_OPEN):
-        reader._lock = threading.RLock()  # noqa: SLF001  # of this very file
-    _OPEN.clear()  # they are the parent's, which a child's reader must not ask to make way
-
-
-atexit.register(close_open_readers)
-os.register_at_fork(after_in_child=_renew_locks)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from ringfeed.errors import DaemonGoneError, DaemonNotRunningError, OtherVersionError, StateMismatchError
+from ringfeed.log import warn
 from ringfeed.reader.attachment import Attachment
 from ringfeed.reader.state import ResumeState
 from ringfeed.shm.descriptor import Descriptor, read_descriptor
 from ringfeed.shm.identity import Decides, spelled
 from ringfeed.shm.lane import Request
+from ringfeed.shm.layout import RingState, Start, State
 
 RESTART_S: Final = 120.0
 """How long a reader waits for a new daemon when its own is gone."""
@@ -57,6 +60,78 @@ def attach_to_the_next(
         if time.monotonic() >= deadline:
             raise gone
         time.sleep(_RETRY_S)
+
+
+def attach_again(
+    earlier: Attachment,
+    gone: DaemonGoneError,
+    request: Request,
+    standing: ResumeState,
+    *,
+    restart_s: float,
+    still_wanted: Callable[[], None],
+) -> Attachment:
+    """Attach to the next daemon, at exactly the next pair.
+
+    Raises:
+        DaemonGoneError: none came in time, or the ring was stopped for a reason that a restart does not mend.
+        StateMismatchError: the new one serves another order, or other pixels.
+    """
+
+    def ask(descriptor: Descriptor) -> Request:
+        return replace(request, start=Start.AT, at=standing.place(descriptor, strict=True), resuming=True)
+
+    return _follow(earlier, gone, ask, standing, restart_s=restart_s, still_wanted=still_wanted)
+
+
+def attach_elsewhere(
+    earlier: Attachment,
+    request: Request,
+    state: ResumeState | None,
+    *,
+    order_of: ResumeState | None,
+    restart_s: float,
+    still_wanted: Callable[[], None],
+) -> Attachment:
+    """Attach to another place of the ring, whose lane was given back; to the next daemon if this one has just gone.
+
+    Args:
+        state: that the request's place comes from; see `Attachment`.
+        order_of: a state of the order that a next daemon has to serve; None: any order.
+
+    Raises:
+        AttachRefusedError: other groups have gone beyond that place.
+        DaemonGoneError, DaemonNotRunningError: it is gone, and none came in time.
+    """
+    ring = earlier.descriptor.ring
+
+    def ask(descriptor: Descriptor) -> Request:
+        if order_of is not None:
+            order_of.place(descriptor, strict=True)
+        return request
+
+    try:
+        if read_descriptor(ring).generation != earlier.descriptor.generation:
+            raise DaemonGoneError(f"The daemon of ring {ring!r} was restarted; attach anew.")
+        return Attachment(ring, request, state=state, still_wanted=still_wanted)
+    except (DaemonNotRunningError, DaemonGoneError, OtherVersionError) as gone:
+        return _follow(earlier, gone, ask, state, restart_s=restart_s, still_wanted=still_wanted)
+
+
+def _follow(
+    earlier: Attachment,
+    gone: Exception,
+    ask: Callable[[Descriptor], Request],
+    state: ResumeState | None,
+    *,
+    restart_s: float,
+    still_wanted: Callable[[], None],
+) -> Attachment:
+    if earlier.control.word(State.STATE) == RingState.FAILED or not restart_s:
+        raise gone
+    # As text: a handler that keeps its records would keep the error, its frames, and the batches in those.
+    warn("%s This reader waits up to %.0f s for the next one.", str(gone), restart_s)
+    return attach_to_the_next(earlier.descriptor, gone, ask, state, restart_s=restart_s, still_wanted=still_wanted)
 
 
 def check_serves_the_same(descriptor: Descriptor, former: Descriptor) -> None:

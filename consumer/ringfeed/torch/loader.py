@@ -12,7 +12,7 @@ from torch.utils.data.dataloader import _InfiniteConstantSampler
 
 from ringfeed.arguments import whole_number
 from ringfeed.errors import SupersededError
-from ringfeed.reader.reader import superseded
+from ringfeed.reader.place.iteration import superseded
 from ringfeed.reader.state import following_epoch
 from ringfeed.torch.accelerate import prepared
 from ringfeed.torch.dataset import RingDataset

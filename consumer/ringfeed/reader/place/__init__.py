@@ -1,0 +1,1 @@
+"""Where a reader stands, and the iterations that move it: no I/O."""
