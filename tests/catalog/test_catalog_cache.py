@@ -21,7 +21,7 @@ from ringfeedd.catalog.cache_use import IN_USE_S
 from ringfeedd.catalog.listing import build_catalog
 from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.config import Config, resolve
-from ringfeedd.recovery.catalogs import find_promised, make_editions
+from ringfeedd.recovery.catalogs import find_promised, make_revisions
 from ringfeedd.storage.local import LocalSource
 
 PAIRS, MORE = 20, 12
@@ -267,12 +267,12 @@ def test_a_reader_that_waits_at_a_catalogs_first_epoch_is_promised_the_one_befor
     catalogs = [listing(write_folder(tmp_path / f"set{count}", count)) for count in (PAIRS, PAIRS + MORE)]
     config = Config(root="r", test_ratio=0.0)
     nodes = resolve(config).nodes
-    old, new = (make_editions(catalog, config, nodes)["train"] for catalog in catalogs)
+    old, new = (make_revisions(catalog, config, nodes)["train"] for catalog in catalogs)
     descriptor = SimpleNamespace(newest=new.served(1), catalog=lambda epoch: (new if epoch else old).served(0))
     for at, first, later in [((0, 4), old, {"train": 1}), ((1, 0), old, {"train": 1}), ((1, 4), new, {})]:
         former = SimpleNamespace(descriptor=descriptor, places=[SimpleNamespace(at=at)])
         start = find_promised({"train": [former]}, catalogs, config, nodes)
-        assert start.editions["train"].split.fingerprint == first.split.fingerprint
+        assert start.revisions["train"].split.fingerprint == first.split.fingerprint
         assert {split: epoch for split, (epoch, _) in start.later.items()} == later
 
 

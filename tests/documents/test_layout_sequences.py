@@ -7,7 +7,7 @@ import contextlib
 import pytest
 from document import tables, timeouts
 from document_reader import Consumer, NoDaemon, sequences
-from ring_fixtures import Served, fake_edition, served_ring
+from ring_fixtures import Served, fake_revision, served_ring
 
 from ringfeed.shm.layout import LANE_RESUMING, LANE_SKIPS, LANE_WAIT, Leaving, RingState, Start, State
 from ringfeedd.ring.groups import DEFAULT_LINGER_BLOCKING_S
@@ -68,7 +68,7 @@ def test_the_documented_sequences_read_an_epoch_and_free_the_lane(served: Served
 
 def test_the_documented_sequences_read_on_through_a_refresh(served: Served):
     consumer = attach(served, "growing", BATCH_SIZE=5)
-    served.service.refresh(fake_edition(60, fingerprint="a" * 32))
+    served.service.refresh(fake_revision(60, fingerprint="a" * 32))
     assert read_epoch(consumer) == ids(0, 50)
     assert read_epoch(consumer) == ids(0, 60)
     PAGE.detach(consumer, Leaving.LEAVE)

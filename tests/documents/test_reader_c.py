@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from house import Daemon, wait_until, write_folder
-from ring_fixtures import fake_edition, served_ring, turning
+from ring_fixtures import fake_revision, served_ring, turning
 
 import ringfeed
 from ringfeed.shm.layout import RingState, State, plan_geometry
@@ -83,7 +83,7 @@ def test_the_c_reader_reads_on_through_a_refresh(program, tmp_path):
         while reading.poll() is None:
             served.turn(0.01)
             if not refreshed and served.service.ring.floor > 60:
-                served.service.refresh(fake_edition(60, fingerprint="a" * 32))
+                served.service.refresh(fake_revision(60, fingerprint="a" * 32))
                 refreshed = True
         output.seek(0)
         read = [line.split() for line in output]

@@ -7,7 +7,7 @@ from ring_fixtures import make_descriptor, make_service, served_ring, small_geom
 
 import ringfeed
 from ringfeed.shm.layout import Leaving
-from ringfeedd.recovery.predecessor import read_formers
+from ringfeedd.recovery.predecessor import read_predecessors
 from ringfeedd.shm.memory import Access, RingMemory
 
 
@@ -21,18 +21,18 @@ def reading():
 
 def test_a_reader_that_ends_before_it_has_come_costs_its_place_and_not_the_daemon(reading):
     served, reader = reading
-    formers = read_formers(served.name)
+    predecessors = read_predecessors(served.name)
     memory = RingMemory(make_descriptor(served.name, small_geometry(), 50), Access())
     try:
         now = 0.0
         service = make_service(memory, clock=lambda: now)
-        service.expect(formers)
+        service.expect(predecessors)
         step(service, served.pool)
         assert len(service.groups) == 1
         reader._attachment.detach(Leaving.NO)  # as if it had been killed, between two looks
         now += 1.0
         step(service, served.pool)  # which lets go of the former daemon's segment, and asks once more who lives
-        assert service.formers == []
+        assert service.predecessors == []
         now += 1000.0
         step(service, served.pool)
         assert len(service.groups) == 0
@@ -43,7 +43,7 @@ def test_a_reader_that_ends_before_it_has_come_costs_its_place_and_not_the_daemo
 
 def test_nobody_lives_in_a_segment_that_was_let_go(reading):
     served, _ = reading
-    (former,) = read_formers(served.name)
+    (former,) = read_predecessors(served.name)
     assert former.lives
     former.control.close()
     assert not former.lives

@@ -16,9 +16,9 @@ from ringfeed.shm.lane import Accepted, Refused, Request
 from ringfeed.shm.layout import Leaving, Start
 from ringfeedd.order import make_order
 from ringfeedd.ring.admission import Seek, Wait
-from ringfeedd.ring.group import FormerPlace
+from ringfeedd.ring.group import PredecessorPlace
 from ringfeedd.ring.groups import Groups
-from ringfeedd.ring.rendezvous import GATHER_S, Gathering
+from ringfeedd.ring.rendezvous import GATHER_S, Rendezvous
 from ringfeedd.ring.ring import Ring
 
 LINGER_S = 100.0
@@ -44,26 +44,26 @@ def asking(group: str, rank: int, at: tuple[int, int], *, world: int = 2, batch:
 
 
 def test_a_group_begins_at_the_earliest_place_of_its_ranks_once_all_are_heard():
-    gathering = Gathering()
+    gathering = Rendezvous()
     assert gathering.place(asking("g", 0, (1, 8)), now=0.0) is None
     assert gathering.place(asking("g", 1, (1, 4)), now=0.1) == (1, 4)
 
 
 def test_ranks_that_do_not_come_are_waited_for_a_bounded_time():
-    gathering = Gathering()
+    gathering = Rendezvous()
     assert gathering.place(asking("g", 0, (1, 8)), now=5.0) is None
     assert gathering.place(asking("g", 0, (1, 8)), now=5.0 + GATHER_S) == (1, 8)
 
 
 def test_a_rank_that_asks_again_counts_once_and_with_its_latest_place():
-    gathering = Gathering()
+    gathering = Rendezvous()
     gathering.place(asking("g", 0, (0, 4)), now=0.0)
     assert gathering.place(asking("g", 0, (2, 0)), now=0.1) is None
     assert gathering.place(asking("g", 1, (2, 4)), now=0.2) == (2, 0)
 
 
 def test_groups_that_lost_their_daemon_wait_for_each_other_even_when_they_are_complete():
-    gathering = Gathering()
+    gathering = Rendezvous()
     assert gathering.place(asking("late", 0, (3, 0), world=1, resuming=True), now=0.0) is None
     assert gathering.place(asking("early", 0, (1, 0), world=1, resuming=True), now=0.9) is None
     assert gathering.place(asking("late", 0, (3, 0), world=1, resuming=True), now=GATHER_S) == (3, 0)
@@ -71,7 +71,7 @@ def test_groups_that_lost_their_daemon_wait_for_each_other_even_when_they_are_co
 
 
 def test_a_group_with_a_state_is_no_reason_for_others_to_wait_as_those_that_resume_are():
-    gathering = Gathering()
+    gathering = Rendezvous()
     gathering.place(asking("g", 0, (1, 0)), now=0.0)
     assert not gathering.resuming
     gathering.place(asking("h", 0, (1, 0), resuming=True), now=0.0)
@@ -81,14 +81,14 @@ def test_a_group_with_a_state_is_no_reason_for_others_to_wait_as_those_that_resu
 
 
 def test_a_group_that_asked_long_ago_and_never_came_back_is_not_gathered_for_ever():
-    gathering = Gathering()
+    gathering = Rendezvous()
     gathering.place(asking("gone", 0, (0, 0), resuming=True), now=0.0)
     gathering.place(asking("g", 0, (5, 0)), now=1000.0)
     assert not gathering.resuming
 
 
 def test_repr_counts_groups_and_ranks():
-    gathering = Gathering()
+    gathering = Rendezvous()
     gathering.place(asking("g", 0, (0, 0), world=3), now=0.0)
     gathering.place(asking("g", 1, (0, 0), world=3), now=0.0)
     assert repr(gathering) == "Gathering(1 groups, 2 ranks)"
@@ -97,8 +97,8 @@ def test_repr_counts_groups_and_ranks():
 # Inheriting.
 
 
-def former(group: str, rank: int, at: tuple[int, int], lives=lambda: True, **shape) -> FormerPlace:
-    return FormerPlace(asking(group, rank, at, **shape), at, at, lives)
+def former(group: str, rank: int, at: tuple[int, int], lives=lambda: True, **shape) -> PredecessorPlace:
+    return PredecessorPlace(asking(group, rank, at, **shape), at, at, lives)
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ class Restarting(RuleBasedStateMachine):
     @rule()
     def the_daemon_is_killed_and_served_again(self) -> None:
         self.serve()
-        places = [FormerPlace(r.request(), r.at, r.at, lambda r=r: r.alive) for r in self.readers if r.alive]
+        places = [PredecessorPlace(r.request(), r.at, r.at, lambda r=r: r.alive) for r in self.readers if r.alive]
         first = min(place.at for place in places)
         self.ring.seek(*first)
         self.groups.inherit(places, self.ring, self.now)

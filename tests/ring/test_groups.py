@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from ring_fixtures import fake_edition
+from ring_fixtures import fake_revision
 
 from ringfeed.epochs import Epochs
 from ringfeed.plan import Block, Place, Plan
@@ -19,7 +19,7 @@ from ringfeed.shm.layout import MAX_SEQ, Leaving, Start
 from ringfeedd.order import make_order
 from ringfeedd.ring.admission import Seek, Wait
 from ringfeedd.ring.groups import Groups
-from ringfeedd.ring.revisions import Editions
+from ringfeedd.ring.revisions import Revisions
 from ringfeedd.ring.ring import Ring
 
 LINGER_S = 100.0
@@ -117,7 +117,7 @@ class ComingAndGoing(RuleBasedStateMachine):
     @initialize(length=st.integers(13, 40))
     def begin(self, length: int) -> None:
         self.ring = make_ring(length)
-        self.editions = Editions(self.ring, fake_edition(length))
+        self.revisions = Revisions(self.ring, fake_revision(length))
         self.announced = self.ring.epochs
         self.groups = Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S, gather_s=0.0)
         self.references: dict[str, Reference] = {}
@@ -147,17 +147,17 @@ class ComingAndGoing(RuleBasedStateMachine):
         list(self.groups.offers(self.ring.published))
 
     def change_catalog(self) -> None:
-        if (epoch := self.editions.due(self.groups)) is not None:
-            self.announced = Epochs(tuple((c.since_epoch, c.epoch_length) for c in self.editions.after(epoch)))
-            self.editions.begin(epoch)
+        if (epoch := self.revisions.due(self.groups)) is not None:
+            self.announced = Epochs(tuple((c.since_epoch, c.epoch_length) for c in self.revisions.after(epoch)))
+            self.revisions.begin(epoch)
             self.groups.change(self.ring)
         if not len(self.groups) and len(self.announced.spans) > 1:
-            self.announced = Epochs.all(self.editions.newest.order.length)
-            self.editions.settle()
+            self.announced = Epochs.all(self.revisions.newest.order.length)
+            self.revisions.settle()
 
     @rule(length=st.integers(13, 40))
     def refresh(self, length: int) -> None:
-        self.editions.offer(fake_edition(length, fingerprint=f"{length}"), self.groups)
+        self.revisions.offer(fake_revision(length, fingerprint=f"{length}"), self.groups)
 
     def forget_the_gone(self) -> None:
         there = {group.name: group for group in self.groups}
@@ -183,7 +183,7 @@ class ComingAndGoing(RuleBasedStateMachine):
             answer = self.groups.attach(lane, request, self.ring, self.now)
         if isinstance(answer, Seek):
             assert not len(self.groups), "only an idle ring may go elsewhere"
-            if not self.editions.changing:  # as the service does: what is over cannot be gone back to
+            if not self.revisions.changing:  # as the service does: what is over cannot be gone back to
                 self.announced = self.ring.epochs
             self.ring.seek(answer.epoch, answer.position)
             answer = self.groups.attach(lane, request, self.ring, self.now)
@@ -380,18 +380,18 @@ def test_a_rank_that_was_refused_or_went_unanswered_holds_nobody_to_its_place(ri
 
 
 def test_a_listing_that_would_leave_a_group_empty_that_came_after_it_waits_until_that_one_has_gone(groups, ring):
-    editions = Editions(ring, fake_edition(31))
-    editions.offer(fake_edition(20, fingerprint="20"), groups)
-    editions.begin(editions.due(groups))
-    editions.offer(fake_edition(5, fingerprint="5"), groups)  # waits: the first pairs may still be read
-    assert editions.due(groups) is None
+    revisions = Revisions(ring, fake_revision(31))
+    revisions.offer(fake_revision(20, fingerprint="20"), groups)
+    revisions.begin(revisions.due(groups))
+    revisions.offer(fake_revision(5, fingerprint="5"), groups)  # waits: the first pairs may still be read
+    assert revisions.due(groups) is None
     ring.seek(3, 0)
     attached(groups, ring, "trio", 0, 0, start=Start.AT, at=(3, 0))  # rounds of 12 pairs
-    assert editions.due(groups) is None
+    assert revisions.due(groups) is None
     assert not ring.changing
     groups.gone(0, Leaving.LEAVE, 0.0)
     groups.expire(LINGER_S, ring)
-    assert editions.due(groups) is not None
+    assert revisions.due(groups) is not None
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from ringfeed.shm.lane import LanePage
 from ringfeed.shm.layout import FIRST_LANE_LOCK_BYTE, PAGE_BYTES, Lane, State
 from ringfeed.shm.semaphore import Doorbell
 from ringfeedd.fetch.health import StoreHealth
-from ringfeedd.recovery.predecessor import read_formers
+from ringfeedd.recovery.predecessor import read_predecessors
 
 fuzz = settings(
     max_examples=int(os.environ.get("RINGFEED_FUZZ_EXAMPLES", "60")),
@@ -146,7 +146,7 @@ def test_a_ring_that_says_it_stands_beyond_all_epochs_has_no_status(served):
 
 def look_for_formers(served):
     """As a successor does; what it opens would otherwise stay open, thousands of examples long."""
-    for former in read_formers(served.name):
+    for former in read_predecessors(served.name):
         former.control.close()
 
 

@@ -15,7 +15,7 @@ from ring_fixtures import served_ring, turning
 
 import ringfeed
 from ringfeed.cli.status import ring_status
-from ringfeed.health.stalls import HoldUp, hold_up
+from ringfeed.health.stalls import Stall, hold_up
 from ringfeed.shm.counters import DaemonCounts
 from ringfeed.shm.layout import Lane
 from ringfeed.shm.missing import Absence
@@ -91,8 +91,8 @@ def test_whoever_is_named_stands_at_the_floor_busy_and_somebody_waits(released, 
         assert all(h.released == floor and not h.waiting_s and not h.skips for h in found.holders)
 
 
-def found(waited_s: float) -> HoldUp:
-    return HoldUp((reader("slow"),), 1, waited_s)
+def found(waited_s: float) -> Stall:
+    return Stall((reader("slow"),), 1, waited_s)
 
 
 def test_the_log_has_a_line_after_ten_seconds_then_one_in_five_minutes_and_one_when_it_is_over():

@@ -118,11 +118,11 @@ def test_a_living_reader_refuses_a_next_daemon_with_another_setting(name):
 
 
 def test_a_predecessors_places_are_kept_only_by_one_that_serves_the_same():
-    from ringfeedd.recovery.predecessor import read_formers  # noqa: PLC0415
+    from ringfeedd.recovery.predecessor import read_predecessors  # noqa: PLC0415
 
     with served_ring() as served, turning(served), ringfeed.attach(served.name, batch_size=4) as reader:
         next(iter(reader))
-        (former,) = read_formers(served.name)
+        (former,) = read_predecessors(served.name)
         same = former.descriptor
         assert former.serves_the_same(replace(same, generation="0" * 16))
         for name, value in OTHER.items():

@@ -19,7 +19,7 @@ from document import DOCUMENT, constants, enumerations, sizes, tables, words
 from document_reader import DocumentReader
 from hypothesis import example, given
 from hypothesis import strategies as st
-from ring_fixtures import Served, fake_edition, served_ring, small_geometry, turning
+from ring_fixtures import Served, fake_revision, served_ring, small_geometry, turning
 
 import ringfeed
 from ringfeed.shm import layout, segment
@@ -218,7 +218,7 @@ def test_a_reader_written_from_the_document_alone_reads_on_through_a_refresh(ser
     reader = DocumentReader(served.name)
     reader.ask(b"growing", batch_size=5)
     served.turn()
-    served.service.refresh(fake_edition(60, fingerprint="a" * 32))
+    served.service.refresh(fake_revision(60, fingerprint="a" * 32))
     served.turn()
     seq, epoch, position = (reader.lane_word(name) for name in ("SEQ", "EPOCH", "POSITION"))
     read = []

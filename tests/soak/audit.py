@@ -161,8 +161,8 @@ class Undisturbed:
         """None where the epoch has no such position."""
         if place[1] >= self.epoch_length(place[0]):
             return None
-        edition = self._edition(place[0])
-        return self._ids[edition][self._orders[edition].index(*place)]
+        revision = self._edition(place[0])
+        return self._ids[revision][self._orders[revision].index(*place)]
 
     def places(self, end: Place) -> Iterator[Place]:
         """All before ``end``, which may be the very end of an epoch."""

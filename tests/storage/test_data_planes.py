@@ -18,7 +18,7 @@ from ringfeedd.storage import SourceError, open_source
 from ringfeedd.storage.base import read
 from ringfeedd.storage.gcs import GcsSource
 from ringfeedd.storage.transport import proxy
-from ringfeedd.storage.transport.choice import open_plane
+from ringfeedd.storage.transport.choice import open_transport
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndata"
 
@@ -311,16 +311,16 @@ def test_a_plane_whose_package_is_missing_is_one_sentence_with_the_way_to_it():
 
 
 async def auto_plane():
-    plane = open_plane("auto", "http://127.0.0.1:1", concurrency=1, read_timeout_s=1.0)
+    plane = open_transport("auto", "http://127.0.0.1:1", concurrency=1, read_timeout_s=1.0)
     await plane.close()
     return type(plane).__name__
 
 
 @NO_PYCURL
 def test_libcurl_is_taken_where_it_is_installed():
-    assert asyncio.run(auto_plane()) == "CurlPlane"
+    assert asyncio.run(auto_plane()) == "CurlTransport"
 
 
 @pytest.mark.usefixtures("_no_pycurl")
 def test_aiohttp_is_taken_where_libcurl_is_not_installed():
-    assert asyncio.run(auto_plane()) == "AiohttpPlane"
+    assert asyncio.run(auto_plane()) == "AiohttpTransport"

@@ -21,7 +21,7 @@ from ringfeedd.fakegcs import FakeGcs, Fault
 from ringfeedd.storage import SourceError, open_source
 from ringfeedd.storage.base import read
 from ringfeedd.storage.gcs import GcsSource
-from ringfeedd.storage.token import open_bearer
+from ringfeedd.storage.token import open_token_provider
 from ringfeedd.storage.transport.http_errors import error_from_status
 
 ODD_NAMES = [
@@ -373,7 +373,7 @@ def run_with_credentials(story, credentials, plane):
         async with FakeGcs({"b": {"p/x": b"data"}}) as server:
             server.tokens = ["t1"]
             credentials(server)
-            bearer = await open_bearer()
+            bearer = await open_token_provider()
             options = {"concurrency": 4, "backoff": QUICK, "data_plane": plane}
             source = GcsSource("b", "p/", api_root=server.url, bearer=bearer, **options)
             try:
@@ -448,7 +448,7 @@ def test_the_token_is_asked_for_reading_only(tmp_path, monkeypatch):
         account = {"client_email": "a@b", "private_key": pem, "private_key_id": "k", "token_uri": uri}
         (tmp_path / "key.json").write_text(json.dumps({"type": "service_account", "project_id": "p", **account}))
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
-        await (await open_bearer()).close()
+        await (await open_token_provider()).close()
         await runner.cleanup()
 
     asyncio.run(asyncio.wait_for(main(), 30))

@@ -14,7 +14,7 @@ import pytest
 from growing import epoch_of, names, pictures, put
 from house import Daemon, Output, traces, wait_until, wipe, write_folder
 from PIL import Image
-from ring_fixtures import fake_edition, served_ring
+from ring_fixtures import fake_revision, served_ring
 
 import ringfeed
 from ringfeed.cli.status import ring_status
@@ -214,7 +214,7 @@ def test_a_reader_that_sleeps_over_two_changes_holds_nobody_up_and_knows_where_i
         assert len(next(iter(sleeper))) == 4
         for length in (20, 28):
             with lock:
-                served.service.refresh(fake_edition(length, fingerprint=f"{length}"))
+                served.service.refresh(fake_revision(length, fingerprint=f"{length}"))
             while len(epoch_of(steady)) < length:
                 pass
         batch = next(batch for _ in range(5) for batch in sleeper)
@@ -235,13 +235,13 @@ def test_a_change_is_over_when_every_reader_has_seen_it_also_one_that_waits_at_a
     ):
         assert len(epoch_of(early)) == 12  # the ring is full and ends with the epoch, since the other has read nothing
         with lock:
-            served.service.refresh(fake_edition(16, fingerprint="2" * 32))
+            served.service.refresh(fake_revision(16, fingerprint="2" * 32))
         assert len(epoch_of(late)) == 12
         batches = iter(late)
         next(batches)  # it is in the second epoch; the first one validates, say, and has not looked since
         assert late.descriptor.catalog_changes == 1
         with lock:
-            served.service.refresh(fake_edition(20, fingerprint="3" * 32))
+            served.service.refresh(fake_revision(20, fingerprint="3" * 32))
         for _ in range(3):  # whole turns, each with all that it can do
             with lock:
                 served.turn(0.001)
@@ -259,7 +259,7 @@ def test_a_job_that_goes_back_behind_a_change_that_is_over_is_told_so_and_gets_n
             state = reader.state_dict()
             assert len(epoch_of(reader)) == 12
             with lock:
-                served.service.refresh(fake_edition(16, fingerprint="2" * 32))
+                served.service.refresh(fake_revision(16, fingerprint="2" * 32))
             while len(epoch_of(reader)) < 16 or len(served.service.catalogs) > 1:
                 pass
             later = reader.state_dict()

@@ -18,7 +18,7 @@ from ringfeed.shm import descriptor, segment
 from ringfeed.shm.lane import LanePage
 from ringfeed.shm.semaphore import Doorbell
 from ringfeedd.recovery.cleanup import clear_leavings
-from ringfeedd.recovery.predecessor import read_formers
+from ringfeedd.recovery.predecessor import read_predecessors
 from ringfeedd.ring.groups import Groups
 from ringfeedd.shm import memory as shm
 from ringfeedd.shm.lock import SingletonLock
@@ -75,14 +75,14 @@ def trainer_story(ring: str, group: str, path: str) -> None:
 def daemon_story(ring: str, epoch_length: str) -> None:
     """Serve a painted ring until SIGTERM, as the supervisor does."""
     lock = SingletonLock(ring, Access())
-    formers = read_formers(ring)
-    for former in formers:
+    predecessors = read_predecessors(ring)
+    for former in predecessors:
         former.keep()
-    clear_leavings(ring, frozenset(former.descriptor.generation for former in formers))
+    clear_leavings(ring, frozenset(former.descriptor.generation for former in predecessors))
     memory = RingMemory(make_descriptor(ring, small_geometry(lanes=2), int(epoch_length)), Access())
     service = make_service(memory, epoch_length=int(epoch_length), groups=Groups(gather_s=0.05))
     pool = PaintingPool(memory)
-    service.expect(formers)
+    service.expect(predecessors)
     service.begin()
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))

@@ -19,7 +19,7 @@ from ringfeed.shm.layout import Geometry, plan_geometry
 from ringfeedd.order import make_order
 from ringfeedd.ring.failures import Failures
 from ringfeedd.ring.groups import Groups
-from ringfeedd.ring.revisions import Edition
+from ringfeedd.ring.revisions import Revision
 from ringfeedd.ring.ring import Ring
 from ringfeedd.shm.memory import Access, RingMemory
 from ringfeedd.supervisor.service import RingService
@@ -107,8 +107,8 @@ class FakeSplit:
         return len(self.indices)
 
 
-def fake_edition(length: int, fingerprint: str = "f" * 32) -> Edition:
-    return Edition(make_order("sequential", length=length, seed=0), FakeCatalog(), FakeSplit(length, fingerprint))
+def fake_revision(length: int, fingerprint: str = "f" * 32) -> Revision:
+    return Revision(make_order("sequential", length=length, seed=0), FakeCatalog(), FakeSplit(length, fingerprint))
 
 
 class PaintingPool:
@@ -190,13 +190,13 @@ def make_service(
     groups: Groups | None = None,
 ) -> RingService:
     """A service for a ring in memory."""
-    edition = fake_edition(epoch_length)
+    revision = fake_revision(epoch_length)
     return RingService(
         0,
-        ring=Ring(memory.descriptor.ring, slots=memory.geometry.slots, readahead=0, order=edition.order),
+        ring=Ring(memory.descriptor.ring, slots=memory.geometry.slots, readahead=0, order=revision.order),
         groups=groups or Groups(),
         memory=memory,
-        edition=edition,
+        revision=revision,
         failures=Failures(0.01),
         clock=clock,
         consumers_clock=consumers_clock,

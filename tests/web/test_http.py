@@ -50,7 +50,7 @@ from ringfeedd.web import metrics
 from ringfeedd.web.access import Guard
 from ringfeedd.web.page.document import POLICY, status_page
 from ringfeedd.web.server import HttpServer
-from ringfeedd.web.snapshot import RingView, ailments, look
+from ringfeedd.web.snapshot import RingSnapshot, ailments, look
 from ringfeedd.web.token import read_token
 
 TOKEN = "correct horse battery staple"
@@ -262,9 +262,9 @@ class Tags(HTMLParser):
 @example(name='"><script>alert(1)</script>', reason="<img src=x onerror=alert(1)>")
 @example(name="\x00\ud800\u202e]]><!--", reason="&lt;b&gt;")
 def test_no_id_and_no_reason_can_become_markup_and_none_is_lost(served, status, name, reason):
-    def view(pair_id: str, why: str) -> RingView:
+    def view(pair_id: str, why: str) -> RingSnapshot:
         pair = FailedPair(pair_id, why, "corrupt", 1, 1, 0.0, 0.0)
-        return RingView(served.name, status, "", FailedPairs(served.name, "0" * 16, "", 1, {"corrupt": 1}, [pair]))
+        return RingSnapshot(served.name, status, "", FailedPairs(served.name, "0" * 16, "", 1, {"corrupt": 1}, [pair]))
 
     page = status_page([view(name, reason)], "gpu01")
     plain, hostile = Tags(status_page([view("x", "y")], "gpu01")), Tags(page)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ringfeed.errors import DaemonNotRunningError, NotTrustedError, RingfeedError
 from ringfeed.health.evidence import UNMEASURED, Evidence, Verdict
-from ringfeed.health.stalls import HoldUp
+from ringfeed.health.stalls import Stall
 from ringfeed.health.verdict import judge, unreachable
 from ringfeed.reader.attachment import Control
 from ringfeed.shm.counters import DaemonCounts, Lately, RingCounts, StoreCounts, read
@@ -332,7 +332,7 @@ def _read(control: Control) -> RingStatus:
     return status
 
 
-def _evidence(status: RingStatus, control: Control, now: int, found: HoldUp | None) -> Evidence:
+def _evidence(status: RingStatus, control: Control, now: int, found: Stall | None) -> Evidence:
     lately = read(Lately, control.word)
     since = lately.late_since_ns
     gone = {"dead": f"its process (pid {status.daemon_pid}) died", "failed": f"it was stopped: {status.reason}"}

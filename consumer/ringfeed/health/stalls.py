@@ -28,7 +28,7 @@ ONE_RANK_ALONE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class HoldUp:
+class Stall:
     """A full ring in which some wait for others to release slots.
 
     Attributes:
@@ -123,7 +123,7 @@ class HoldUp:
         )
 
 
-def hold_up(standings: Iterable[Standing], *, floor: int, published: int, slots: int) -> HoldUp | None:
+def hold_up(standings: Iterable[Standing], *, floor: int, published: int, slots: int) -> Stall | None:
     """Who holds the others up at this moment; None where no reader waits, or they wait for the source.
 
     Args:
@@ -151,19 +151,19 @@ def hold_up(standings: Iterable[Standing], *, floor: int, published: int, slots:
         earlier = any(reader.group == first.group and first.run not in (0, reader.run) for reader in waiting)
         earlier &= furthest is None
         starter = next((one for one in holders if any(one.starts(reader) for reader in waiting)), None)
-        return HoldUp(tuple(holders), len(waiting), longest_s, ahead=furthest, earlier=earlier, starter=starter)
+        return Stall(tuple(holders), len(waiting), longest_s, ahead=furthest, earlier=earlier, starter=starter)
     missing = next((r for r in readers if r.absence is not None and not r.skips), None)
-    return HoldUp((), len(waiting), longest_s, missing=missing)
+    return Stall((), len(waiting), longest_s, missing=missing)
 
 
-def _writes_nothing(at_the_floor: list[Standing], slots: int) -> HoldUp | None:
+def _writes_nothing(at_the_floor: list[Standing], slots: int) -> Stall | None:
     """A reader that keeps the whole ring, because it never says that it reads, or that it is done with what it read."""
     for reader in at_the_floor:
         never_took = reader.taken <= reader.first and not reader.waiting_s
         never_released = reader.taken > reader.first >= reader.released
         keeps_all = reader.taken + reader.world_size * reader.batch_size > reader.released + slots
         if reader.attached_s >= IDLE_AFTER_S and (never_took or (never_released and keeps_all)):
-            return HoldUp((reader,), 0, reader.attached_s, slots=slots)
+            return Stall((reader,), 0, reader.attached_s, slots=slots)
     return None
 
 

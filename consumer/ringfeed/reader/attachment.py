@@ -21,7 +21,7 @@ from ringfeed.errors import (
     RingFailedError,
     RingfeedError,
 )
-from ringfeed.health.stalls import HoldUp, hold_up
+from ringfeed.health.stalls import Stall, hold_up
 from ringfeed.log import TELL_AFTER_S, warn
 from ringfeed.reader.data import RingData
 from ringfeed.reader.state import ResumeState
@@ -148,7 +148,7 @@ class Control:
                     found.append(Standing.read(page, request, self.descriptor.epochs, now_ns, published, number))
         return found
 
-    def held_up(self) -> HoldUp | None:
+    def held_up(self) -> Stall | None:
         """Who holds the ring up at this moment; None where nobody waits for another reader."""
         floor, published = self.word(State.FLOOR), self.published
         return hold_up(self.standings(), floor=floor, published=published, slots=self.geometry.slots)

@@ -19,9 +19,9 @@ from typing import Any, Final
 from ringfeedd.bench.authority import own_authority
 from ringfeedd.bench.store import BUCKET, Store
 from ringfeedd.errors import StartError
-from ringfeedd.storage import PlaneName
-from ringfeedd.storage.transport.base import Plane, get
-from ringfeedd.storage.transport.choice import open_plane
+from ringfeedd.storage import TransportName
+from ringfeedd.storage.transport.base import Transport, get
+from ringfeedd.storage.transport.choice import open_transport
 
 OBJECT_BYTES: Final = 70_000
 NAME: Final = "images/x.jpg"
@@ -33,23 +33,23 @@ GETS: Final = 150
 ROUNDS: Final = 7
 READ_TIMEOUT_S: Final = 20.0
 HTTP2: Final = "curl, HTTP/2"
-WAYS: Final[dict[str, PlaneName]] = {"aiohttp": "gcloud", "curl": "curl", HTTP2: "curl"}
+WAYS: Final[dict[str, TransportName]] = {"aiohttp": "gcloud", "curl": "curl", HTTP2: "curl"}
 """What objects are read with; without TLS there is no HTTP/2."""
 
 
-async def _read(plane: Plane, url: str, times: int) -> None:
+async def _read(plane: Transport, url: str, times: int) -> None:
     for _ in range(times):
         assert len(await get(plane, url, None, OBJECT_BYTES, NAME)) == OBJECT_BYTES
 
 
-def _open(way: str, url: str) -> Plane:
+def _open(way: str, url: str) -> Transport:
     """Raises: `StartError` without its package."""
     options: dict[str, Any] = {"concurrency": CONCURRENCY, "read_timeout_s": READ_TIMEOUT_S}
     if way != HTTP2:
-        return open_plane(WAYS[way], url, **options)
-    from ringfeedd.storage.transport.curl import CurlPlane  # noqa: PLC0415  # an extra
+        return open_transport(WAYS[way], url, **options)
+    from ringfeedd.storage.transport.curl import CurlTransport  # noqa: PLC0415  # an extra
 
-    return CurlPlane(url, **options, http2=True)
+    return CurlTransport(url, **options, http2=True)
 
 
 async def cpu_us(way: str, url: str) -> float:

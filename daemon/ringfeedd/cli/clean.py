@@ -12,7 +12,7 @@ from ringfeedd.cache.memory import remove_leftover
 from ringfeedd.errors import AlreadyRunningError, StartError
 from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
 from ringfeedd.recovery.other_versions import other_versions
-from ringfeedd.recovery.predecessor import read_formers
+from ringfeedd.recovery.predecessor import read_predecessors
 from ringfeedd.shm.lock import SingletonLock
 from ringfeedd.shm.memory import Access
 
@@ -53,7 +53,7 @@ def clean(rings: Iterable[str], *, force: bool) -> tuple[list[str], bool]:
             well = False
             continue
         try:
-            waiting = sum(len(former.places) for former in read_formers(ring))
+            waiting = sum(len(former.places) for former in read_predecessors(ring))
             if waiting and not force:
                 said.append(
                     f"{ring}: {count(waiting, 'trainer')} {'waits' if waiting == 1 else 'wait'} for its next daemon; "

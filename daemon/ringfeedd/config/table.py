@@ -25,7 +25,7 @@ from ringfeedd.nodes import AUTO, MAX_NODES
 from ringfeedd.order import Mode
 from ringfeedd.ring.failures import OnError
 from ringfeedd.ring.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
-from ringfeedd.storage import MAX_OBJECTS, PlaneName
+from ringfeedd.storage import MAX_OBJECTS, TransportName
 from ringfeedd.storage.roots import absolute_root
 
 DOWNLOADS_A_WORKER, MOST_DOWNLOADS_A_WORKER, MOST_DOWNLOADS = 128, 512, 4096
@@ -319,9 +319,9 @@ class Config:
         unset="600, but not for a host that has never answered",
         example=600.0,
     )
-    data_plane: PlaneName = setting(
+    data_plane: TransportName = setting(
         Group.DOWNLOADS,
-        Choice(get_args(PlaneName)),
+        Choice(get_args(TransportName)),
         _FETCH.data_plane,
         help="library that downloads; auto: curl, if the extra 'fast' is installed",
     )

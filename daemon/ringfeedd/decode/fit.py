@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Framing:
+class Placement:
     """Which part of a picture is scaled to which size, and where that lies in the row.
 
     Attributes:
@@ -58,19 +58,19 @@ class Framing:
 
 
 @lru_cache(maxsize=256)
-def frame(fit: Fit, *, width: int, height: int, row_width: int, row_height: int) -> Framing:
+def frame(fit: Fit, *, width: int, height: int, row_width: int, row_height: int) -> Placement:
     """How a picture of ``width`` x ``height`` comes into a row of ``row_width`` x ``row_height``, all in pixels."""
     whole = (0.0, 0.0, float(width), float(height))
     if fit == Fit.CROP:
-        return Framing(width, height, _covering_box(width, height, row_width, row_height), row_width, row_height)
+        return Placement(width, height, _covering_box(width, height, row_width, row_height), row_width, row_height)
     if fit == Fit.PAD:
         shown_width, shown_height = _contained_size(width, height, row_width, row_height)
         left = round((row_width - shown_width) * 0.5)
         top = round((row_height - shown_height) * 0.5)
-        return Framing(width, height, whole, shown_width, shown_height, left, top)
+        return Placement(width, height, whole, shown_width, shown_height, left, top)
     if fit == Fit.NATIVE:
-        return Framing(width, height, whole, width, height)
-    return Framing(width, height, whole, row_width, row_height)
+        return Placement(width, height, whole, width, height)
+    return Placement(width, height, whole, row_width, row_height)
 
 
 def _covering_box(width: int, height: int, row_width: int, row_height: int) -> Box:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ringfeedd.decode import codecs as fast_codecs
-from ringfeedd.decode.fit import Box, Framing, frame
+from ringfeedd.decode.fit import Box, Placement, frame
 from ringfeedd.decode.image import Picture, as_bad_pair, open_picture
 from ringfeedd.decode.label_turn import label_turn
 from ringfeedd.decode.spec import DecodeSpec, Fit, LabelMode
@@ -95,7 +95,7 @@ def decode_pair(
     return decoded
 
 
-def _write_image(picture: Picture, framing: Framing, spec: DecodeSpec, row: NDArray[np.uint8]) -> None:
+def _write_image(picture: Picture, framing: Placement, spec: DecodeSpec, row: NDArray[np.uint8]) -> None:
     target = _target(row, framing, spec, spec.image_pad)
     as_stored = framing.keeps_every_pixel and picture.turn is None
     if as_stored and target.flags.c_contiguous and any(fast(picture, target) for fast in fast_codecs.FOR_IMAGES):
@@ -110,7 +110,7 @@ def _write_image(picture: Picture, framing: Framing, spec: DecodeSpec, row: NDAr
     np.copyto(target, np.asarray(rgb))
 
 
-def _write_label(picture: Picture, framing: Framing, spec: DecodeSpec, row: LabelRow) -> None:
+def _write_label(picture: Picture, framing: Placement, spec: DecodeSpec, row: LabelRow) -> None:
     target = _target(row, framing, spec, spec.label_pad)
     if spec.label_mode == LabelMode.RGB:
         np.copyto(target, np.asarray(_to_rgb(_fitted(_upright(picture), framing), picture.role)))
@@ -121,7 +121,7 @@ def _write_label(picture: Picture, framing: Framing, spec: DecodeSpec, row: Labe
         np.copyto(target, numbers // step if step > 1 else numbers, casting="unsafe")
 
 
-def _write_fast_label(picture: Picture, framing: Framing, target: LabelRow) -> bool:
+def _write_fast_label(picture: Picture, framing: Placement, target: LabelRow) -> bool:
     if picture.turn is not None:
         return False
     if framing.keeps_every_pixel:
@@ -135,7 +135,7 @@ def _write_fast_label(picture: Picture, framing: Framing, target: LabelRow) -> b
     return True
 
 
-def _fitted(values: Image.Image, framing: Framing) -> Image.Image:
+def _fitted(values: Image.Image, framing: Placement) -> Image.Image:
     """A label's values in the size in which they are shown: nearest picks one, and makes none that was not there."""
     if framing.keeps_every_pixel:
         return values
@@ -174,11 +174,11 @@ def _check_row(role: str, row: LabelRow, shape: tuple[int, ...], dtype: LabelTyp
         raise ValueError(f"the {role} row is {row.dtype} {row.shape}; it must be {dtype} {shape} and C-contiguous")
 
 
-def _frame(picture: Picture, spec: DecodeSpec) -> Framing:
+def _frame(picture: Picture, spec: DecodeSpec) -> Placement:
     return frame(spec.fit, width=picture.width, height=picture.height, row_width=spec.width, row_height=spec.height)
 
 
-def _target(row: LabelRow, framing: Framing, spec: DecodeSpec, pad_value: int) -> LabelRow:
+def _target(row: LabelRow, framing: Placement, spec: DecodeSpec, pad_value: int) -> LabelRow:
     """The part of the row that the picture's pixels go to, (height, width[, 3]); what lies around it is filled."""
     if spec.fit == Fit.NATIVE:
         shape = (framing.height, framing.width, *row.shape[2:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ringfeedd.storage.base import MAX_OBJECT_BYTES
-from ringfeedd.storage.transport.base import DEFAULT_PLANE, PlaneName
+from ringfeedd.storage.transport.base import DEFAULT_TRANSPORT, TransportName
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class FetchPolicy:
     min_bytes_per_s: float = 2048.0
     max_object_bytes: int = MAX_OBJECT_BYTES
     read_timeout_s: float = 20.0
-    data_plane: PlaneName = DEFAULT_PLANE
+    data_plane: TransportName = DEFAULT_TRANSPORT
     user_project: str | None = None
 
 

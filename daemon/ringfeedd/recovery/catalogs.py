@@ -11,8 +11,8 @@ from ringfeedd.config import Config
 from ringfeedd.errors import StartError
 from ringfeedd.nodes import Nodes, NodeShare
 from ringfeedd.order import make_order
-from ringfeedd.recovery.predecessor import Former
-from ringfeedd.ring.revisions import Edition
+from ringfeedd.recovery.predecessor import Predecessor
+from ringfeedd.ring.revisions import Revision
 
 
 @dataclass(frozen=True)
@@ -20,23 +20,23 @@ class Start:
     """What a daemon begins with.
 
     Attributes:
-        catalog: the listing of the first editions.
-        editions: by split.
+        catalog: the listing of the first revisions.
+        revisions: by split.
         later: by split, what follows from which epoch on: a refresh that was under way.
     """
 
     catalog: Catalog
-    editions: dict[str, Edition]
-    later: dict[str, tuple[int, Edition]] = field(default_factory=dict)
+    revisions: dict[str, Revision]
+    later: dict[str, tuple[int, Revision]] = field(default_factory=dict)
 
 
-def make_editions(catalog: Catalog, config: Config, nodes: Nodes) -> dict[str, Edition]:
-    """The editions of one listing by the name of their split; without a test split that would have no pairs.
+def make_revisions(catalog: Catalog, config: Config, nodes: Nodes) -> dict[str, Revision]:
+    """The revisions of one listing by the name of their split; without a test split that would have no pairs.
 
     Raises:
         StartError: there are too few pairs.
     """
-    editions = {}
+    revisions = {}
     for name, split in catalog.split(config.test_ratio).items():
         if not len(split) and name == TEST:
             continue  # a handful of pairs may well give it none
@@ -51,12 +51,12 @@ def make_editions(catalog: Catalog, config: Config, nodes: Nodes) -> dict[str, E
                 f"{nodes.num_nodes}: each machine must get one; serve it on fewer machines, or add pairs"
             )
         order = NodeShare(make_order(config.order, length=len(split), seed=config.seed), nodes)
-        editions[name] = Edition(order, catalog, split)
-    return editions
+        revisions[name] = Revision(order, catalog, split)
+    return revisions
 
 
 def find_promised(
-    formers: Mapping[str, list[Former]], cached: Iterable[Catalog], config: Config, nodes: Nodes
+    predecessors: Mapping[str, list[Predecessor]], cached: Iterable[Catalog], config: Config, nodes: Nodes
 ) -> Start | None:
     """The start that serves on what previous daemons' consumers read; None where the cache does not hold it.
 
@@ -66,7 +66,7 @@ def find_promised(
     """
     first: dict[str, str] = {}
     later: dict[str, tuple[int, str]] = {}
-    for split, of_split in formers.items():
+    for split, of_split in predecessors.items():
         epoch, position = min(place.at for former in of_split for place in former.places)
         descriptor = of_split[0].descriptor
         if not position and epoch == descriptor.newest.since_epoch:
@@ -75,17 +75,17 @@ def find_promised(
         first[split] = descriptor.catalog(epoch).fingerprint
         if descriptor.newest.since_epoch > epoch:
             later[split] = (descriptor.newest.since_epoch, descriptor.newest.fingerprint)
-    begin: tuple[Catalog, dict[str, Edition]] | None = None
-    following: dict[str, tuple[int, Edition]] = {}
+    begin: tuple[Catalog, dict[str, Revision]] | None = None
+    following: dict[str, tuple[int, Revision]] = {}
     for catalog in cached:
         with contextlib.suppress(StartError):
-            editions = make_editions(catalog, config, nodes)
-            has = {split: edition.split.fingerprint for split, edition in editions.items()}
+            revisions = make_revisions(catalog, config, nodes)
+            has = {split: revision.split.fingerprint for split, revision in revisions.items()}
             if begin is None and all(has.get(split) == fingerprint for split, fingerprint in first.items()):
-                begin = (catalog, editions)
+                begin = (catalog, revisions)
             for split, (epoch, fingerprint) in later.items():
                 if has.get(split) == fingerprint:
-                    following[split] = (epoch, editions[split])
+                    following[split] = (epoch, revisions[split])
         if begin is not None and len(following) == len(later):
             return Start(*begin, following)
     return None

@@ -19,11 +19,11 @@ from ringfeed.shm import layout, segment
 from ringfeed.shm.descriptor import MOST_BYTES, Descriptor
 from ringfeed.shm.lane import Accepted, Request
 from ringfeed.shm.layout import MAX_SEQ, Lane, State
-from ringfeedd.ring.group import FormerPlace
+from ringfeedd.ring.group import PredecessorPlace
 
 
 @dataclass(frozen=True)
-class Former:
+class Predecessor:
     """What a daemon of a ring left that is no more.
 
     Attributes:
@@ -32,7 +32,7 @@ class Former:
     """
 
     control: Control
-    places: list[FormerPlace]
+    places: list[PredecessorPlace]
 
     @property
     def descriptor(self) -> Descriptor:
@@ -76,7 +76,7 @@ class Former:
         self.control.close()
 
 
-def read_formers(ring: str, handed_over: Iterable[Control] = ()) -> list[Former]:
+def read_predecessors(ring: str, handed_over: Iterable[Control] = ()) -> list[Predecessor]:
     """Look for the consumers of all previous daemons of a ring; to be called before its files are cleared.
 
     Args:
@@ -89,16 +89,16 @@ def read_formers(ring: str, handed_over: Iterable[Control] = ()) -> list[Former]
     controls += (control for descriptor in _descriptors(ring) if (control := _open(descriptor)) is not None)
     controls.sort(key=lambda control: control.word(State.STARTED_NS), reverse=True)
     seen: set[tuple[str, int, int]] = set()
-    formers = []
+    predecessors = []
     for control in controls:
         places = [place for lane in range(control.geometry.lanes) if (place := _former_place(control, lane))]
         places = [place for place in places if _whose(place.request) not in seen]
         seen |= {_whose(place.request) for place in places}
         if places:
-            formers.append(Former(control, places))
+            predecessors.append(Predecessor(control, places))
         else:
             control.close()
-    return formers
+    return predecessors
 
 
 def _whose(request: Request) -> tuple[str, int, int]:
@@ -119,7 +119,7 @@ def _open(descriptor: Descriptor) -> Control | None:
     return None
 
 
-def _former_place(control: Control, lane: int) -> FormerPlace | None:
+def _former_place(control: Control, lane: int) -> PredecessorPlace | None:
     if not control.lane_lives(lane):
         return None
     page = control.lane(lane)
@@ -133,4 +133,4 @@ def _former_place(control: Control, lane: int) -> FormerPlace | None:
     plan = request.plan(epochs)
     place, reached = (plan.skip_to(answer.place, seq) for seq in (taken, max(taken, control.published)))
     lives = partial(control.lane_lives, lane)
-    return FormerPlace(request, (place.epoch, place.position), (reached.epoch, reached.position), lives)
+    return PredecessorPlace(request, (place.epoch, place.position), (reached.epoch, reached.position), lives)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from ringfeed.health.evidence import Evidence, Verdict
-from ringfeed.health.stalls import HoldUp, hold_up
+from ringfeed.health.stalls import Stall, hold_up
 from ringfeed.health.verdict import WAITED, judge, unreachable
 from ringfeed.shm.counters import DaemonCounts, RingCounts, StoreCounts
 from ringfeed.shm.lane import Request
@@ -185,7 +185,7 @@ class Reporter:
                 found[lane, page[Lane.ANSWER_NONCE]] = standing
         return found
 
-    def _slower_group(self, standings: Mapping[Reader, Standing]) -> HoldUp | None:
+    def _slower_group(self, standings: Mapping[Reader, Standing]) -> Stall | None:
         """Return who sets the pace, though slots are free at this moment: those that it has just given back.
 
         A group that hardly waits, while another one waits for what fills the slots of its latest round.
@@ -218,7 +218,7 @@ class Reporter:
             mean_bytes = counts.downloaded_bytes / fetched
             counts.saved_bytes = max(counts.saved_bytes, int(saved * mean_bytes))
 
-    def _tell(self, found: HoldUp | None, now: float, waited_s: float) -> None:
+    def _tell(self, found: Stall | None, now: float, waited_s: float) -> None:
         """Name in the log what makes readers wait for long."""
         assert self.verdict is not None
         news = self._verdicts.look(self.verdict, now, waited_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ringfeed.health.stalls import HoldUp
+from ringfeed.health.stalls import Stall
 
 FIRST_AFTER_S: Final = 10.0
 """A step, a validation or a checkpoint may take that long, and needs no line."""
@@ -23,7 +23,7 @@ class HoldUpWatch:
         self._said_at: float | None = None
         self._since = 0.0
 
-    def look(self, found: HoldUp | None, now: float) -> str | None:
+    def look(self, found: Stall | None, now: float) -> str | None:
         """What to say now, if anything.
 
         Args:

@@ -13,7 +13,7 @@ from ringfeedd.ring.ring import Ring
 
 
 @dataclass(frozen=True, slots=True)
-class FormerPlace:
+class PredecessorPlace:
     """Where a rank stood when its daemon went.
 
     Attributes:

@@ -17,8 +17,8 @@ from ringfeed.shm.layout import Leaving, Start
 from ringfeed.shm.missing import Absence
 from ringfeedd.ring.admission import Seek, Wait, place_among_others, same_shape, why_never
 from ringfeedd.ring.claims import goes_on, is_of, loop_of, loop_place, still_there
-from ringfeedd.ring.group import FormerPlace, Group, Member
-from ringfeedd.ring.rendezvous import GATHER_S, Gathering
+from ringfeedd.ring.group import Group, Member, PredecessorPlace
+from ringfeedd.ring.rendezvous import GATHER_S, Rendezvous
 from ringfeedd.ring.ring import Ring
 
 DEFAULT_LINGER_S: Final = 300.0
@@ -45,7 +45,7 @@ class Groups:
         Args:
             linger_s: how long the place of a rank that went is kept while that costs its own group alone.
             linger_blocking_s: how long it is kept while another group waits for its slots.
-            gather_s: see `Gathering`.
+            gather_s: see `Rendezvous`.
         """
         self.linger_s = linger_s
         self.linger_blocking_s = linger_blocking_s
@@ -54,7 +54,7 @@ class Groups:
         self._groups: list[Group] = []
         self._lanes: dict[int, tuple[Group, Member]] = {}
         self._waiting = False
-        self._gathering = Gathering(gather_s)
+        self._gathering = Rendezvous(gather_s)
 
     def __repr__(self) -> str:
         return f"Groups({len(self._groups)} groups, {len(self._lanes)} lanes, {self.lingering} lingering)"
@@ -145,7 +145,7 @@ class Groups:
         """No reader waits for an answer to this request any more."""
         self._gathering.withdraw(request)
 
-    def inherit(self, places: Iterable[FormerPlace], ring: Ring, now: float) -> None:
+    def inherit(self, places: Iterable[PredecessorPlace], ring: Ring, now: float) -> None:
         """Keep the places of those who read from a previous daemon, who may come back in any order.
 
         The ring must stand at the earliest of them, and have no groups.

@@ -24,7 +24,7 @@ class _Group:
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
-class Gathering:
+class Rendezvous:
     """The places that ranks of groups which have not begun ask for, as (epoch, position)."""
 
     def __init__(self, gather_s: float = GATHER_S) -> None:

@@ -1,4 +1,4 @@
-"""Editions: one listing of the root after the other, as one ring serves them, and when the next one comes in. Pure."""
+"""Revisions: one listing of the root after the other, as one ring serves them, and when the next one comes in. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ringfeedd.ring.ring import Job, Ring
 
 
 @dataclass(frozen=True, slots=True)
-class Edition:
+class Revision:
     """What stands at each place of an epoch.
 
     Attributes:
@@ -46,50 +46,49 @@ class Edition:
         return ServedCatalog(since_epoch, self.order.length, self.split.fingerprint)
 
 
-class Editions:
-    """The editions of one ring, by the epoch with which each began, and the one that waits to begin.
+class Revisions:
+    """The revisions of one ring, by the epoch with which each began, and the one that waits to begin.
 
     Attributes:
         newest: the one that is served from some epoch on for good.
     """
 
-    def __init__(self, ring: Ring, edition: Edition) -> None:
+    def __init__(self, ring: Ring, revision: Revision) -> None:
         """Start with the one whose order the ring gives."""
         self._ring = ring
-        self._take({0: edition})
-        self._waiting: Edition | None = None
+        self._take({0: revision})
+        self._waiting: Revision | None = None
 
     def __repr__(self) -> str:
         waiting = ", one waits" if self._waiting else ""
-        return (
-            f"Editions({', '.join(f'{len(e.split)} pairs from epoch {n}' for n, e in self._editions.items())}{waiting})"
-        )
+        each = ", ".join(f"{len(one.split)} pairs from epoch {epoch}" for epoch, one in self._revisions.items())
+        return f"Revisions({each}{waiting})"
 
-    def _take(self, editions: dict[int, Edition]) -> None:
-        self._editions = editions
-        self.newest = editions[max(editions)]
+    def _take(self, revisions: dict[int, Revision]) -> None:
+        self._revisions = revisions
+        self.newest = revisions[max(revisions)]
 
     @property
     def catalogs(self) -> list[Catalog]:
-        """Those of the editions that are read, the earliest first."""
-        return [edition.catalog for edition in self._editions.values()]
+        """Those of the revisions that are read, the earliest first."""
+        return [revision.catalog for revision in self._revisions.values()]
 
     @property
     def changing(self) -> bool:
         """Whether pairs of an earlier one can still be given."""
-        return len(self._editions) > 1
+        return len(self._revisions) > 1
 
-    def of(self, seq: int) -> Edition:
+    def of(self, seq: int) -> Revision:
         """The one whose pair has this number."""
-        return self.newest if len(self._editions) == 1 else self._editions[self._ring.since(seq)]
+        return self.newest if len(self._revisions) == 1 else self._revisions[self._ring.since(seq)]
 
     def pairs(self, jobs: list[Job]) -> list[Pair]:
         """The pair of each job."""
-        if len(self._editions) == 1:
+        if len(self._revisions) == 1:
             return self.newest.pairs([job.index for job in jobs])
         return [self.of(job.seq).pair(job.index) for job in jobs]
 
-    def offer(self, edition: Edition, groups: Groups) -> str:
+    def offer(self, revision: Revision, groups: Groups) -> str:
         """Take a new listing, which begins as soon as it can, see `due`; returns a sentence on what comes of it.
 
         Where the ids are the same, so is the order, and it only tells of objects that were replaced.
@@ -97,30 +96,30 @@ class Editions:
         Raises:
             ValueError: some group would read nothing of it.
         """
-        old, new = len(self.newest.split), len(edition.split)
-        if edition.split.fingerprint == self.newest.split.fingerprint:
-            self._take({**self._editions, max(self._editions): edition})
+        old, new = len(self.newest.split), len(revision.split)
+        if revision.split.fingerprint == self.newest.split.fingerprint:
+            self._take({**self._revisions, max(self._revisions): revision})
             self._waiting = None
             return f"the ids are the same {old:,} as before; objects that were replaced are read as they are now"
-        if group := groups.left_empty(edition.order.length):
+        if group := groups.left_empty(revision.order.length):
             plan = group.members[0].plan
             raise ValueError(
-                f"not taken: an epoch would have {edition.order.length:,} pairs, fewer than one round of group "
+                f"not taken: an epoch would have {revision.order.length:,} pairs, fewer than one round of group "
                 f"{group.name!r}, which reads {plan.round_pairs} at a time and drops what is left"
             )
-        self._waiting = edition
+        self._waiting = revision
         return f"{new:,} pairs instead of {old:,} wait until all readers have passed the last change"
 
     def due(self, groups: Groups) -> int | None:
-        """The epoch with which the edition that waits can begin now; None while there is none, or it cannot.
+        """The epoch with which the revision that waits can begin now; None while there is none, or it cannot.
 
         It cannot while some reader may still want pairs from before the last change, or may not know of it yet: what
         consumers are told of holds one change at a time. Nor while there is a group to which its epochs would give no
         batch, which came after it was offered.
         """
-        if groups.passed(max(self._editions)) and self._ring.forget_former_orders():
+        if groups.passed(max(self._revisions)) and self._ring.forget_former_orders():
             self._take({0: self.newest})
-        if self._waiting is None or len(self._editions) > 1 or groups.left_empty(self._waiting.order.length):
+        if self._waiting is None or len(self._revisions) > 1 or groups.left_empty(self._waiting.order.length):
             return None
         return groups.earliest_change(self._ring, self._waiting.order.length)
 
@@ -131,13 +130,13 @@ class Editions:
         return (self.newest.served(0), following) if epoch else (following,)
 
     def begin(self, epoch: int) -> str:
-        """Give the pairs of the edition that waits from ``epoch`` on; returns a sentence."""
+        """Give the pairs of the revision that waits from ``epoch`` on; returns a sentence."""
         assert self._waiting is not None
-        old, edition = self.newest, self._waiting
-        self._ring.change(epoch, edition.order)
-        self._take({0: old, epoch: edition} if epoch else {0: edition})
+        old, revision = self.newest, self._waiting
+        self._ring.change(epoch, revision.order)
+        self._take({0: old, epoch: revision} if epoch else {0: revision})
         self._waiting = None
-        return f"{len(edition.split):,} pairs instead of {len(old.split):,} from epoch {epoch} on"
+        return f"{len(revision.split):,} pairs instead of {len(old.split):,} from epoch {epoch} on"
 
     def settle(self) -> None:
         """Serve the newest in all epochs; no reader may be attached."""

@@ -11,11 +11,11 @@ from ringfeedd.storage.local import LocalSource
 from ringfeedd.storage.pages import MAX_OBJECTS
 from ringfeedd.storage.roots import GCS_SCHEME, absolute_root
 from ringfeedd.storage.skipped import Kind, Skipped
-from ringfeedd.storage.transport.base import DEFAULT_PLANE, PlaneName
-from ringfeedd.storage.transport.choice import plane_module
+from ringfeedd.storage.transport.base import DEFAULT_TRANSPORT, TransportName
+from ringfeedd.storage.transport.choice import transport_module
 
 __all__ = [
-    "DEFAULT_PLANE",
+    "DEFAULT_TRANSPORT",
     "GCS_SCHEME",
     "LISTING_WAIT_S",
     "MAX_OBJECTS",
@@ -23,10 +23,10 @@ __all__ = [
     "PAGE_OBJECTS",
     "Kind",
     "ObjectInfo",
-    "PlaneName",
     "Skipped",
     "Source",
     "SourceError",
+    "TransportName",
     "modules_for",
     "open_source",
 ]
@@ -38,7 +38,7 @@ async def open_source(
     emulator: str | None,
     concurrency: int,
     read_timeout_s: float = READ_TIMEOUT_S,
-    data_plane: PlaneName = DEFAULT_PLANE,
+    data_plane: TransportName = DEFAULT_TRANSPORT,
     user_project: str | None = None,
     listing_wait_s: float = LISTING_WAIT_S,
     max_objects: int = MAX_OBJECTS,
@@ -86,11 +86,11 @@ async def open_source(
     return _open_folder(Path(folder), concurrency)
 
 
-def modules_for(root: str, *, emulator: str | None, data_plane: PlaneName = DEFAULT_PLANE) -> list[str]:
+def modules_for(root: str, *, emulator: str | None, data_plane: TransportName = DEFAULT_TRANSPORT) -> list[str]:
     """The modules that `open_source` will import for it, and a process may import before there is a loop."""
     if not root.startswith(GCS_SCHEME):
         return []
-    return [plane_module(data_plane), *([] if emulator else [f"{__name__}.token"])]
+    return [transport_module(data_plane), *([] if emulator else [f"{__name__}.token"])]
 
 
 def _open_folder(folder: Path, concurrency: int) -> LocalSource:

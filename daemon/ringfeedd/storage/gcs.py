@@ -13,13 +13,13 @@ from ringfeedd.storage.listing import GcsListing
 from ringfeedd.storage.pages import MAX_OBJECTS, Paging
 from ringfeedd.storage.retry import SYSTEM_CLOCK, Backoff, with_retries
 from ringfeedd.storage.skipped import Skipped
-from ringfeedd.storage.transport.base import DEFAULT_PLANE, Plane, PlaneName, get
-from ringfeedd.storage.transport.choice import open_plane
+from ringfeedd.storage.transport.base import DEFAULT_TRANSPORT, Transport, TransportName, get
+from ringfeedd.storage.transport.choice import open_transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from ringfeedd.storage.token import Bearer
+    from ringfeedd.storage.token import TokenProvider
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ _BUCKET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
 class GcsSource:
     """Objects below ``gs://bucket/prefix``; see `Source`.
 
-    Lists with gcloud-aio-storage, see `GcsListing`. Reads by requests of our own through the same `Plane`:
+    Lists with gcloud-aio-storage, see `GcsListing`. Reads by requests of our own through the same `Transport`:
     `Storage.download` cannot name a generation, follows redirects, and unpacks gzip, after which size and crc32c no
     longer fit.
     """
@@ -50,11 +50,11 @@ class GcsSource:
         prefix: str,
         *,
         api_root: str = GOOGLE_API,
-        bearer: Bearer | None,
+        bearer: TokenProvider | None,
         concurrency: int,
         backoff: Backoff = LISTING_BACKOFF,
         read_timeout_s: float = READ_TIMEOUT_S,
-        data_plane: PlaneName = DEFAULT_PLANE,
+        data_plane: TransportName = DEFAULT_TRANSPORT,
         user_project: str | None = None,
         listing_wait_s: float = LISTING_WAIT_S,
         max_objects: int = MAX_OBJECTS,
@@ -83,7 +83,7 @@ class GcsSource:
         self._bearer, self._backoff = bearer, backoff
         self._root = f"gs://{bucket}/{prefix}".rstrip("/")
         self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
-        self._plane = open_plane(data_plane, api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
+        self._plane = open_transport(data_plane, api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
         self._billed = {} if user_project is None else {"userProject": user_project}
         self._billed_query = f"&{urlencode(self._billed)}" if self._billed else ""
         self._listing = GcsListing(self._plane, api_root=api_root, bucket=bucket, root=self._root)
@@ -156,7 +156,7 @@ class GcsSource:
 class _AuthorisedRead:
     """A read with credentials; once more with a fresh token if the server refuses the one that is held."""
 
-    def __init__(self, plane: Plane, bearer: Bearer, request: tuple[str, int, str], on_end: OnEnd) -> None:
+    def __init__(self, plane: Transport, bearer: TokenProvider, request: tuple[str, int, str], on_end: OnEnd) -> None:
         self._plane, self._bearer, self._request, self._on_end = plane, bearer, request, on_end
         self._header = bearer.header_now()
         self._reading: Reading
@@ -193,7 +193,7 @@ async def open_gcs(
     emulator: str | None,
     concurrency: int,
     read_timeout_s: float,
-    data_plane: PlaneName,
+    data_plane: TransportName,
     user_project: str | None = None,
     listing_wait_s: float = LISTING_WAIT_S,
     max_objects: int = MAX_OBJECTS,
@@ -233,9 +233,9 @@ async def open_gcs(
             f"pass --emulator {host} to read from it, or unset the variable to read from Google."
         )
         raise StartError(sentence)
-    from ringfeedd.storage.token import open_bearer  # noqa: PLC0415  # as for listings: an emulator needs none
+    from ringfeedd.storage.token import open_token_provider  # noqa: PLC0415  # as for listings: an emulator needs none
 
-    bearer = await open_bearer()
+    bearer = await open_token_provider()
     try:
         return GcsSource(
             bucket,

@@ -1,7 +1,7 @@
 """A bucket's listing, page by page, by gcloud-aio-storage, which knows the API's addresses.
 
-Its requests go through a `Plane`: with a session of its own it reads whatever a server sends into memory, and follows
-redirects.
+Its requests go through a `Transport`: with a session of its own it reads whatever a server sends into memory, and
+follows redirects.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gcloud.aio.storage import Storage
 
-    from ringfeedd.storage.transport.base import Plane
+    from ringfeedd.storage.transport.base import Transport
 
 MAX_PAGE_BYTES: Final = 16 << 20
 """Of one page, packed as well as unpacked: 1000 names of 1024 bytes, every byte escaped, take some 6 MiB."""
@@ -35,7 +35,7 @@ PAGE_TIMEOUT_S: Final = 300.0
 class GcsListing:
     """The pages of one bucket's listing."""
 
-    def __init__(self, plane: Plane, *, api_root: str, bucket: str, root: str) -> None:
+    def __init__(self, plane: Transport, *, api_root: str, bucket: str, root: str) -> None:
         """Prepare.
 
         Args:
@@ -66,7 +66,7 @@ class GcsListing:
         if self._storage is None:
             from gcloud.aio.storage import Storage  # noqa: PLC0415  # workers, which never list, do without it
 
-            # "dev" stands for: send no credentials of your own, so the token is never asked. We add ours, see `Bearer`.
+            # "dev": send no credentials of your own, so the token is never asked. Ours are added, see `TokenProvider`.
             session: Any = self._session
             self._storage = Storage(session=session, token=session, api_root=self._api_root, api_is_dev=True)
         return self._storage
@@ -97,7 +97,7 @@ class GcsListing:
 class _PlaneSession:
     """What gcloud-aio-storage uses of an aiohttp session, with the requests sent through a plane."""
 
-    plane: Plane
+    plane: Transport
     what: str
 
     async def get(self, url: str, *, headers: Mapping[str, str], params: Mapping[str, str], **_: object) -> _Answer:

@@ -33,7 +33,7 @@ NO_CREDENTIALS = (
 CHECK = "Check the credentials and the way to Google."
 
 
-class Bearer:
+class TokenProvider:
     """Gives requests the value of the ``Authorization`` header.
 
     The library refreshes in the task of the first request, so that cancelling that one request would fail the others
@@ -97,7 +97,7 @@ class Bearer:
         return self._refreshing
 
 
-async def open_bearer() -> Bearer:
+async def open_token_provider() -> TokenProvider:
     """The bearer for the credentials of this machine's user, with a first token in hand.
 
     Raises:
@@ -114,7 +114,7 @@ async def open_bearer() -> Bearer:
         raise
 
 
-async def _first_token(session: aiohttp.ClientSession) -> Bearer:
+async def _first_token(session: aiohttp.ClientSession) -> TokenProvider:
     named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     try:
         token = Token(scopes=[READ_ONLY], session=session)
@@ -131,7 +131,7 @@ async def _first_token(session: aiohttp.ClientSession) -> Bearer:
         await _probe_metadata_server(session, token.token_uri)
     else:
         await _insist_that_it_resolves(token.token_uri)
-    bearer = Bearer(token)
+    bearer = TokenProvider(token)
     try:
         async with asyncio.timeout(FIRST_TOKEN_S):
             await bearer.header()

@@ -14,8 +14,8 @@ from ringfeedd.catalog.listing import Progress, build_catalog
 from ringfeedd.config import Settings
 from ringfeedd.decode.spec import DecodeSpec, Fit
 from ringfeedd.errors import StartError
-from ringfeedd.recovery.catalogs import Start, find_promised, make_editions
-from ringfeedd.recovery.predecessor import Former
+from ringfeedd.recovery.catalogs import Start, find_promised, make_revisions
+from ringfeedd.recovery.predecessor import Predecessor
 from ringfeedd.storage import LISTING_WAIT_S, Source, open_source
 from ringfeedd.supervisor.sizing import Room, has_room
 from ringfeedd.supervisor.store_wait import SILENCE_S, StoreWait
@@ -56,7 +56,7 @@ class Discovery:
         self._store_wait, self._notifier = store_wait, notifier
         self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
 
-    async def discover(self, formers: dict[str, list[Former]], *, connections: int) -> Found:
+    async def discover(self, predecessors: dict[str, list[Predecessor]], *, connections: int) -> Found:
         """Find out what to serve, and settle how its pairs are decoded.
 
         Args:
@@ -67,7 +67,7 @@ class Discovery:
             StartError: there is nothing to serve, or the store did not answer for too long.
         """
         config = self._config
-        start = self._known_start({split: of_split for split, of_split in formers.items() if of_split})
+        start = self._known_start({split: of_split for split, of_split in predecessors.items() if of_split})
         listed = start is None
         source = await self._store_wait.has(
             lambda: open_source(
@@ -87,21 +87,21 @@ class Discovery:
             if start is None:
                 start = await self._listed_start(source)
             self._on_listed()
-            size = self._settings.pixels or self._promised_size(formers)
+            size = self._settings.pixels or self._promised_size(predecessors)
             size = size or await self._common_size(source, start.catalog)
         finally:
             await source.close()
         return Found(start, self._spec(*size), listed)
 
-    def _known_start(self, formers: dict[str, list[Former]]) -> Start | None:
+    def _known_start(self, predecessors: dict[str, list[Predecessor]]) -> Start | None:
         """Return a start without a listing: the catalogs of living trainers, or as configured; None where none is."""
         config, start = self._config, None
-        if formers:
-            start = find_promised(formers, self._settings.cache(), config, self._settings.nodes)
+        if predecessors:
+            start = find_promised(predecessors, self._settings.cache(), config, self._settings.nodes)
         elif config.catalog == "cached":
             with contextlib.suppress(StartError, StopIteration):
                 latest = next(iter(self._settings.cache()))
-                start = Start(latest, make_editions(latest, config, self._settings.nodes))
+                start = Start(latest, make_revisions(latest, config, self._settings.nodes))
         if start is not None:
             self._say(f"begins with the {len(start.catalog):,} pairs of an earlier listing of {config.root}")
         return start
@@ -115,7 +115,7 @@ class Discovery:
         self._say(f"found {len(catalog):,} pairs under {config.root}")
         for sentence in catalog.incomplete.sentences():
             self._say(f"  {sentence}")
-        return Start(catalog, make_editions(catalog, config, self._settings.nodes))
+        return Start(catalog, make_revisions(catalog, config, self._settings.nodes))
 
     def _listed_more(self, progress: Progress) -> None:
         self._store_wait.answered()
@@ -144,9 +144,9 @@ class Discovery:
             )
         return size
 
-    def _promised_size(self, formers: dict[str, list[Former]]) -> tuple[int, int] | None:
+    def _promised_size(self, predecessors: dict[str, list[Predecessor]]) -> tuple[int, int] | None:
         """Height and width of the slots that living trainers read, which a look could find otherwise by now."""
-        for former in chain.from_iterable(formers.values()):
+        for former in chain.from_iterable(predecessors.values()):
             height, width, _ = former.descriptor.geometry.image.row_shape
             if former.descriptor.identity == self._settings.identity(size=f"{height}x{width}"):
                 return height, width

@@ -19,7 +19,7 @@ LIVENESS_INTERVAL_S: Final = 0.2
 """How often the kernel is asked whether each attached consumer still lives."""
 
 
-class Reception:
+class LaneManager:
     """Of one ring. What it decides stands in `Groups`; here it is read from the lanes' pages, and written there.
 
     Attributes:

@@ -12,7 +12,7 @@ from ringfeedd.catalog.catalog import Catalog
 from ringfeedd.catalog.listing import Progress, build_catalog
 from ringfeedd.config import Settings
 from ringfeedd.errors import DaemonError
-from ringfeedd.recovery.catalogs import make_editions
+from ringfeedd.recovery.catalogs import make_revisions
 from ringfeedd.storage import open_source
 from ringfeedd.supervisor.service import RingService
 from ringfeedd.system.limits import exhausted
@@ -122,7 +122,7 @@ class Refresher:
             catalog = await list_root(self.settings)
             for sentence in catalog.incomplete.sentences():
                 _LOG.info("refresh: %s", sentence)
-            editions = make_editions(catalog, config, nodes)
+            revisions = make_revisions(catalog, config, nodes)
             # Before any reader is promised what is new. A cancelled refresh waits for the saving itself.
             await asyncio.shield(self.save(catalog))
         except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
@@ -132,8 +132,8 @@ class Refresher:
             return
         for service in self._services():
             split = service.memory.descriptor.split
-            if split in editions:
-                service.refresh(editions[split])
+            if split in revisions:
+                service.refresh(revisions[split])
             else:
                 service.refuse_refresh("not taken: the listing gives this ring none of the pairs")
         self._wake()

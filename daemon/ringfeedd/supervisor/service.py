@@ -18,7 +18,7 @@ from ringfeedd.cache.tiers import RingTiers
 from ringfeedd.catalog.catalog import Catalog
 from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.recovery.fdstore import drop, hand_over
-from ringfeedd.recovery.predecessor import Former
+from ringfeedd.recovery.predecessor import Predecessor
 from ringfeedd.reporting.errorfile import ErrorsFile
 from ringfeedd.reporting.reporter import Reporter
 from ringfeedd.reporting.retries import count_retries
@@ -26,10 +26,10 @@ from ringfeedd.ring.failure_log import FailureLog
 from ringfeedd.ring.failures import LASTING_CAUSES, Failure, Failures, OnError
 from ringfeedd.ring.fairness import NOTHING, Need
 from ringfeedd.ring.groups import Groups
-from ringfeedd.ring.revisions import Edition, Editions
+from ringfeedd.ring.revisions import Revision, Revisions
 from ringfeedd.ring.ring import Job, Ring
 from ringfeedd.shm.memory import RingMemory
-from ringfeedd.supervisor.lanes import Reception
+from ringfeedd.supervisor.lanes import LaneManager
 from ringfeedd.system.systemd import Notifier
 from ringfeedd.system.work import Work
 from ringfeedd.worker.pool import Pool
@@ -53,7 +53,7 @@ class RingService:
         ring: Ring,
         groups: Groups,
         memory: RingMemory,
-        edition: Edition,
+        revision: Revision,
         failures: Failures,
         notifier: Notifier | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -77,14 +77,14 @@ class RingService:
         self.tiers: RingTiers | None = None
         self._failure_log = FailureLog(ring.name)
         self._errors_file = ErrorsFile(memory.descriptor, memory.access)
-        self._editions = Editions(ring, edition)
+        self._revisions = Revisions(ring, revision)
         self._clock = clock
         self._consumers_clock = consumers_clock
         self._notifier = notifier or Notifier()
         self._reporter = Reporter(ring, groups, memory, self._pair_id_of)
         self.counters = self._reporter.counts
-        self.formers: list[Former] = []
-        self._reception = Reception(ring, groups, memory, self._reporter.settle)
+        self.predecessors: list[Predecessor] = []
+        self._reception = LaneManager(ring, groups, memory, self._reporter.settle)
         self._outcome = self._told = ""
         self._listed = self._called_off = False
 
@@ -104,7 +104,7 @@ class RingService:
     @property
     def catalogs(self) -> list[Catalog]:
         """What is served now, to those who are furthest behind first."""
-        return self._editions.catalogs
+        return self._revisions.catalogs
 
     def use_tiers(self, tiers: RingTiers) -> None:
         """Have pairs kept, and taken from where they are kept."""
@@ -112,18 +112,18 @@ class RingService:
         for catalog in self.catalogs:
             tiers.serve(catalog)
 
-    def expect(self, formers: list[Former]) -> None:
+    def expect(self, predecessors: list[Predecessor]) -> None:
         """Begin where the consumers of earlier daemons stood, and keep their places."""
-        for former in formers:
+        for former in predecessors:
             if former.serves_the_same(self.memory.descriptor):
-                self.formers.append(former)
+                self.predecessors.append(former)
             else:
                 _LOG.warning(
                     "ring %s: %d readers of an earlier daemon read another catalog, seed or order; they get an error",
                     *(self.name, len(former.places)),
                 )
                 self._let_go(former)
-        places = [place for former in self.formers for place in former.places]
+        places = [place for former in self.predecessors for place in former.places]
         if not places:
             return
         epoch, position = min(place.at for place in places)
@@ -136,11 +136,11 @@ class RingService:
 
     def _forget_formers(self) -> None:
         """Remove the files of earlier daemons whose consumers have all come or gone."""
-        for former in [former for former in self.formers if not former.lives]:
+        for former in [former for former in self.predecessors if not former.lives]:
             self._let_go(former)
-            self.formers.remove(former)
+            self.predecessors.remove(former)
 
-    def _let_go(self, former: Former) -> None:
+    def _let_go(self, former: Predecessor) -> None:
         former.forget()
         drop(former.descriptor, self._notifier)
 
@@ -154,22 +154,22 @@ class RingService:
 
     # Another listing.
 
-    def refresh(self, edition: Edition) -> None:
+    def refresh(self, revision: Revision) -> None:
         """Take a new listing of the root; its pairs come in with the first epoch that no group has begun."""
         try:
-            self._outcome = self._editions.offer(edition, self.groups)
+            self._outcome = self._revisions.offer(revision, self.groups)
         except ValueError as error:
             self.refuse_refresh(str(error))
         else:
             self._listed = True
             if self.tiers is not None:
-                self.tiers.serve(edition.catalog)
+                self.tiers.serve(revision.catalog)
 
-    def begin_later(self, epoch: int, edition: Edition) -> None:
-        """Let ``edition`` begin with ``epoch``, as an earlier daemon had promised; before the ring is announced."""
-        self._editions.offer(edition, self.groups)
-        self.memory.descriptor = replace(self.memory.descriptor, catalogs=self._editions.after(epoch))
-        self._editions.begin(epoch)
+    def begin_later(self, epoch: int, revision: Revision) -> None:
+        """Let ``revision`` begin with ``epoch``, as an earlier daemon had promised; before the ring is announced."""
+        self._revisions.offer(revision, self.groups)
+        self.memory.descriptor = replace(self.memory.descriptor, catalogs=self._revisions.after(epoch))
+        self._revisions.begin(epoch)
 
     def refuse_refresh(self, reason: str) -> None:
         """Say that a refresh came to nothing."""
@@ -177,16 +177,16 @@ class RingService:
         self.memory.end_refresh(reason, taken=False)
 
     def _change_edition(self, pool: Pool) -> None:
-        editions = self._editions
+        revisions = self._revisions
         try:
-            if (epoch := editions.due(self.groups)) is not None:
-                self.memory.announce_catalogs(editions.after(epoch))
-                self._outcome = editions.begin(epoch)
+            if (epoch := revisions.due(self.groups)) is not None:
+                self.memory.announce_catalogs(revisions.after(epoch))
+                self._outcome = revisions.begin(epoch)
                 self.groups.change(self.ring)
             if not self.groups and len(self.memory.descriptor.catalogs) > 1:
-                self.memory.announce_catalogs((editions.newest.served(0),))
+                self.memory.announce_catalogs((revisions.newest.served(0),))
                 self._outcome += "; no group reads, so from the beginning"
-                editions.settle()
+                revisions.settle()
                 self._cancel_stale(pool)
         except OSError as error:  # nothing has changed yet, and the next turn tries again
             self._outcome = f"the descriptor in /dev/shm could not be written: {error.strerror}; tried again"
@@ -270,9 +270,9 @@ class RingService:
 
     def _write_record(self, job: Job, sizes: tuple[int, int, int, int]) -> bytes:
         """Describe a pair that lies in its slot; return its id."""
-        edition = self._editions.of(job.seq)
-        index = edition.catalog_index(job.index)
-        pair_id = edition.catalog.encoded_id(index)
+        revision = self._revisions.of(job.seq)
+        index = revision.catalog_index(job.index)
+        pair_id = revision.catalog.encoded_id(index)
         self.memory.write_record(job.seq, index=index, valid=job.attempt == 0, sizes=sizes, pair_id=pair_id)
         return pair_id
 
@@ -322,7 +322,7 @@ class RingService:
         if job is None:
             self.ring.forget(seq)
             return
-        pair_id = self._editions.of(seq).pair_id(job.index)
+        pair_id = self._revisions.of(seq).pair_id(job.index)
         known = pair_id in self.failures  # it is named once, not every epoch
         if not known and (line := self._failure_log.failed(pair_id, failed.reason, failed.cause, self._clock())):
             _LOG.warning("ring %s: %s", self.name, line)
@@ -340,7 +340,7 @@ class RingService:
 
     def _count_passed_over(self) -> None:
         for job in self.ring.passed_over:
-            if stop := self.failures.fail_again(self._editions.of(job.seq).pair_id(job.index)):
+            if stop := self.failures.fail_again(self._revisions.of(job.seq).pair_id(job.index)):
                 self.fail(stop)
         self.ring.passed_over.clear()
 
@@ -392,9 +392,9 @@ class RingService:
         It may lie before a change that is over, from when there is nothing left: then consumers are told so first, and
         one that insists on a state of that time finds that it cannot have it.
         """
-        if len(self.memory.descriptor.catalogs) > 1 and not self._editions.changing:
+        if len(self.memory.descriptor.catalogs) > 1 and not self._revisions.changing:
             try:
-                self.memory.announce_catalogs((self._editions.newest.served(0),))
+                self.memory.announce_catalogs((self._revisions.newest.served(0),))
             except OSError as error:
                 _LOG.error("ring %s: the descriptor in /dev/shm could not be written: %s", self.name, error.strerror)
                 return False
@@ -425,7 +425,7 @@ class RingService:
             if self.tiers is not None:
                 self._give_cached(self.tiers, pool, jobs)
                 return
-            pairs = self._editions.pairs(jobs)
+            pairs = self._revisions.pairs(jobs)
             pool.give(self.number, [PairJob(job.seq, pair) for job, pair in zip(jobs, pairs, strict=True)])
 
     def _give_cached(self, tiers: RingTiers, pool: Pool, jobs: list[Job]) -> None:
@@ -434,14 +434,14 @@ class RingService:
         fetched: list[Job] = []
         orders: list[tuple[int, DiskOrder | None]] = []
         for job in jobs:
-            edition = self._editions.of(job.seq)
-            index = edition.catalog_index(job.index)
-            if (found := tiers.copy(job.seq, edition.catalog, index)) is not None:
+            revision = self._revisions.of(job.seq)
+            index = revision.catalog_index(job.index)
+            if (found := tiers.copy(job.seq, revision.catalog, index)) is not None:
                 copies.append(CopyJob(job.seq, *found))
-            elif not tiers.waits(job.seq, edition.catalog, index):
+            elif not tiers.waits(job.seq, revision.catalog, index):
                 fetched.append(job)
-                orders.append(tiers.order(job.seq, edition.catalog, index))
-        pairs = self._editions.pairs(fetched)
+                orders.append(tiers.order(job.seq, revision.catalog, index))
+        pairs = self._revisions.pairs(fetched)
         pool.give(
             self.number,
             [PairJob(job.seq, pair, *order) for job, pair, order in zip(fetched, pairs, orders, strict=True)],
@@ -482,7 +482,7 @@ class RingService:
 
     def _pair_id_of(self, seq: int) -> str:
         job = self.ring.job(seq)
-        return "" if job is None else self._editions.of(seq).pair_id(job.index)
+        return "" if job is None else self._revisions.of(seq).pair_id(job.index)
 
     def failed_pairs(self) -> FailedPairs:
         """The pairs that failed to load, and why the ring was stopped if it was, as the list in /dev/shm has them."""
@@ -509,9 +509,9 @@ class RingService:
             self._errors_file.remove()
             if any(self.memory.lane_lives(lane) for lane in self.groups.lanes()):
                 hand_over(self.memory.descriptor, self.memory.lock_fd, self._notifier)
-            for former in self.formers:
+            for former in self.predecessors:
                 hand_over(former.descriptor, former.control.lock_fd, self._notifier)
         self.memory.ring_all()
         self.memory.unlink()
-        for former in self.formers:
+        for former in self.predecessors:
             former.forget()

@@ -20,7 +20,7 @@ from ringfeedd.recovery.catalogs import Start
 from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
 from ringfeedd.recovery.fdstore import take_over
 from ringfeedd.recovery.other_versions import forget_other_versions, keep_other_versions
-from ringfeedd.recovery.predecessor import Former, read_formers
+from ringfeedd.recovery.predecessor import Predecessor, read_predecessors
 from ringfeedd.ring.failures import Failures
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.ring import Ring
@@ -96,7 +96,7 @@ class Startup:
         self._notifier, self._spawner, self._clock, self._wake = notifier, spawner, clock, wake
         self._on_results, self._on_lost = on_results, on_lost
         self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
-        self._formers: dict[str, list[Former]] = {}
+        self._formers: dict[str, list[Predecessor]] = {}
         self._server: HttpServer | None = None
         self._connections = settings.most_downloads
         self._files = self._page_connections = 0
@@ -122,12 +122,12 @@ class Startup:
             lock = SingletonLock(name, access)
             self._undo.callback(lock.release)
             self.locks.append(lock)
-            formers = self._formers[name] = read_formers(name, handed_over)
-            for former in formers:
+            predecessors = self._formers[name] = read_predecessors(name, handed_over)
+            for former in predecessors:
                 former.keep()
             others = keep_other_versions(name)
             self._undo.callback(forget_other_versions, name, others)
-            if cleared := clear_leavings(name, others.union(former.descriptor.generation for former in formers)):
+            if cleared := clear_leavings(name, others.union(former.descriptor.generation for former in predecessors)):
                 _LOG.info("ring %s: cleared %d files of a dead daemon", name, len(cleared))
             if foreign := foreign_files(name):
                 _LOG.warning("ring %s: %s", name, foreign)
@@ -147,13 +147,13 @@ class Startup:
             refresher.save(start.catalog)
         else:
             refresher.wanted = settings.nodes.num_nodes == 1
-        editions = start.editions
-        if config.test_ratio and TEST not in editions:
+        revisions = start.revisions
+        if config.test_ratio and TEST not in revisions:
             self._say(
                 f"ring {names[TEST]}: not served, since test_ratio = {config.test_ratio:g} gives it none of the pairs"
             )
         self._mean_pair_bytes = start.catalog.mean_pair_bytes
-        shape = self._shares(len(editions))
+        shape = self._shares(len(revisions))
         self._open_rings(start, spec, shape)
         self._open_tiers(start.catalog, spec)
         pool = self._open_pool(spec, shape)
@@ -179,12 +179,12 @@ class Startup:
         self._say(f"status page: {address}")
 
     def _open_rings(self, start: Start, spec: DecodeSpec, shape: Shares) -> None:
-        settings, config, editions = self._settings, self._settings.config, start.editions
-        names = [settings.ring_names[split] for split in editions]
+        settings, config, revisions = self._settings, self._settings.config, start.revisions
+        names = [settings.ring_names[split] for split in revisions]
         laid_out = geometries(settings, spec, names, Room.look())
         identity = settings.identity(size=f"{spec.height}x{spec.width}")
-        for number, (edition, name, geometry) in enumerate(zip(editions.values(), names, laid_out, strict=True)):
-            order, split = edition.order, edition.split
+        for number, (revision, name, geometry) in enumerate(zip(revisions.values(), names, laid_out, strict=True)):
+            order, split = revision.order, revision.split
             descriptor = Descriptor(
                 ring=name,
                 generation="",
@@ -192,7 +192,7 @@ class Startup:
                 geometry=geometry,
                 identity=identity,
                 split=split.name,
-                catalogs=(edition.served(0),),
+                catalogs=(revision.served(0),),
             )
             memory = RingMemory(descriptor, settings.access())
             self._undo.callback(memory.give_back)
@@ -201,7 +201,7 @@ class Startup:
                 ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, order=order),
                 groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
                 memory=memory,
-                edition=edition,
+                revision=revision,
                 failures=Failures(config.max_failed, on_error=config.on_error),
                 notifier=self._notifier,
                 clock=self._clock,

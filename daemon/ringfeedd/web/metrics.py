@@ -23,7 +23,7 @@ from ringfeed.text import one_line
 from ringfeedd.ring.labels import group_label
 from ringfeedd.system.histogram import Times
 from ringfeedd.system.work import Work
-from ringfeedd.web.snapshot import RingView, ailments
+from ringfeedd.web.snapshot import RingSnapshot, ailments
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """What every Prometheus reads; our names are plain, so the text is the same in later versions of the format."""
@@ -70,7 +70,7 @@ _Rings: TypeAlias = Sequence[tuple[str, RingStatus]]
 class RingCollector(Collector):
     """Makes metrics of the rings at the moment of a scrape."""
 
-    def __init__(self, views: Sequence[RingView], work: Work) -> None:
+    def __init__(self, views: Sequence[RingSnapshot], work: Work) -> None:
         """Of these rings, and of what the daemon's workers have done."""
         self._views, self._work = views, work
 
@@ -110,7 +110,7 @@ def _labels(*values: str) -> list[str]:
     return [one_line(value) for value in values]
 
 
-def _of_the_daemon(views: Sequence[RingView], work: Work) -> Iterator[Metric]:
+def _of_the_daemon(views: Sequence[RingSnapshot], work: Work) -> Iterator[Metric]:
     build = GaugeMetricFamily(
         "ringfeed_build_info", "Release and layout version of the daemon; always 1.", labels=["version", "layout"]
     )
@@ -182,7 +182,7 @@ def _counted(rings: _Rings) -> Iterator[Metric]:
     yield from families.values()
 
 
-def _states(views: Iterable[RingView]) -> Iterator[Metric]:
+def _states(views: Iterable[RingSnapshot]) -> Iterator[Metric]:
     metric = GaugeMetricFamily(
         "ringfeed_state", "1 for the state that the ring is in, else 0.", labels=["ring", "state"]
     )
@@ -215,7 +215,7 @@ def _of_lanes(
         yield metric
 
 
-def metrics_text(views: Sequence[RingView], work: Work | None = None) -> bytes:
+def metrics_text(views: Sequence[RingSnapshot], work: Work | None = None) -> bytes:
     """Everything, as text: the rings, their workers, and the supervisor process itself."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)

@@ -38,7 +38,7 @@ class Watched(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RingView:
+class RingSnapshot:
     """One ring at one moment.
 
     Attributes:
@@ -65,17 +65,17 @@ class RingView:
         return f"ring {self.name}: {self.status.hangs}" if self.status.hangs else ""
 
 
-def look(ring: Watched) -> RingView:
+def look(ring: Watched) -> RingSnapshot:
     """Look at a ring as any other process would, by its words in shared memory."""
     try:
         status = ring_status(ring.name)
         slots = look_at_slots(ring.ring, status.consumers)
-        return RingView(ring.name, status, "", ring.failed_pairs(), slots, dict(ring.waited))
+        return RingSnapshot(ring.name, status, "", ring.failed_pairs(), slots, dict(ring.waited))
     except (RingfeedError, OSError) as error:
-        return RingView(ring.name, None, str(error), ring.failed_pairs())
+        return RingSnapshot(ring.name, None, str(error), ring.failed_pairs())
 
 
-def ailments(views: Sequence[RingView]) -> list[str]:
+def ailments(views: Sequence[RingSnapshot]) -> list[str]:
     """The daemon's problems, a sentence for each; none where it serves well."""
     if not views:
         return ["the daemon is starting"]

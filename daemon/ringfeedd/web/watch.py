@@ -11,7 +11,7 @@ from typing import Final
 from ringfeedd.web.page.document import Shown, live_parts, status_page
 from ringfeedd.web.page.gallery import Gallery
 from ringfeedd.web.page.history import POINT_S, Recorder
-from ringfeedd.web.snapshot import RingView, Watched, look
+from ringfeedd.web.snapshot import RingSnapshot, Watched, look
 
 LOOK_EVERY_S: Final = 0.1
 """Shortest time between two looks at the rings."""
@@ -37,7 +37,7 @@ class Watch:
         self.gallery = Gallery()
         self._recorder = Recorder()
         self._looked_at = self._rendered_at = -RENDER_EVERY_S
-        self._views_then: list[RingView] = []
+        self._views_then: list[RingSnapshot] = []
         self._rendered: dict[object, str] = {}
         self._recording: asyncio.Task[None] | None = None
 
@@ -53,7 +53,7 @@ class Watch:
                 await self._recording
         await self.gallery.close()
 
-    def views(self) -> list[RingView]:
+    def views(self) -> list[RingSnapshot]:
         """The rings as they were a moment ago at most: many requests cost the daemon no more looks than a few."""
         now = time.monotonic()
         if now - self._looked_at >= LOOK_EVERY_S:
@@ -99,7 +99,7 @@ class Watch:
             await self.gallery.look(asked)
         return asked.name
 
-    def _made(self, key: object, render: Callable[[list[RingView], dict[str, Shown]], str]) -> str:
+    def _made(self, key: object, render: Callable[[list[RingSnapshot], dict[str, Shown]], str]) -> str:
         now = time.monotonic()
         if now - self._rendered_at >= RENDER_EVERY_S:
             self._rendered_at = now
@@ -109,7 +109,7 @@ class Watch:
             self._rendered[key] = render(views, {view.name: self._shown(view) for view in views})
         return self._rendered[key]
 
-    def _shown(self, view: RingView) -> Shown:
+    def _shown(self, view: RingSnapshot) -> Shown:
         rates = self._recorder.rates(view.name, view.status) if view.status is not None else None
         pictures = self.gallery.shelf(view.name) if self._pictures else None
         return Shown(self._recorder.history(view.name), rates, pictures)

@@ -15,8 +15,8 @@ from ringfeedd.storage.transport.proxy import proxy_for
 DNS_TTL_S = 60
 
 
-class AiohttpPlane:
-    """GET by a session of its own; see `Plane`."""
+class AiohttpTransport:
+    """GET by a session of its own; see `Transport`."""
 
     def __init__(self, api_root: str, *, read_timeout_s: float) -> None:
         """Inside the event loop that will use it; see `GcsSource` for the arguments."""
@@ -27,7 +27,7 @@ class AiohttpPlane:
         self._session = _open_session(api_root, timeout)
 
     def begin(self, url: str, authorization: str | None, max_bytes: int, what: str, on_end: OnEnd) -> Reading:
-        """See `Plane.begin`."""
+        """See `Transport.begin`."""
         progress = _Progress()
         reading = TaskReading(self._get(url, authorization, max_bytes, what, progress), on_end)
         progress.reading = reading
@@ -48,7 +48,7 @@ class AiohttpPlane:
             raise error_from_transport(error, what) from error
 
     async def close(self) -> None:
-        """See `Plane.close`."""
+        """See `Transport.close`."""
         await self._session.close()
 
 

@@ -7,11 +7,11 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 from ringfeedd.storage.base import OnEnd, Reading, SourceError
 
-PlaneName: TypeAlias = Literal["auto", "gcloud", "curl"]
+TransportName: TypeAlias = Literal["auto", "gcloud", "curl"]
 """``"gcloud"``: aiohttp, as gcloud-aio-storage uses it. ``"curl"``: libcurl; the extra ``fast`` brings it. ``"auto"``:
 libcurl where it is installed."""
 
-DEFAULT_PLANE: Final[PlaneName] = "auto"
+DEFAULT_TRANSPORT: Final[TransportName] = "auto"
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_ERROR_BYTES: Final = 1 << 16
 """Of the body of an answer that is no 200; libcurl does not tell the status before the end, and reads what was asked
@@ -21,11 +21,11 @@ for."""
 UNTRUSTED: Final = "its certificate is not trusted; set SSL_CERT_FILE to the file of the authorities that sign it"
 
 
-class Plane(Protocol):
+class Transport(Protocol):
     """Sends GET requests; one for each event loop.
 
-    Implementations: `ringfeedd.storage.transport.aiohttp.AiohttpPlane`,
-    `ringfeedd.storage.transport.curl.CurlPlane`. None of them follows a redirect, keeps a cookie, unpacks a body or
+    Implementations: `ringfeedd.storage.transport.aiohttp.AiohttpTransport`,
+    `ringfeedd.storage.transport.curl.CurlTransport`. None of them follows a redirect, keeps a cookie, unpacks a body or
     tries again what the server answered; each verifies TLS, and cancelling a request ends its transfer. None waits
     for a free connection: the caller counts.
     """
@@ -48,8 +48,8 @@ class Plane(Protocol):
         ...
 
 
-async def get(plane: Plane, url: str, authorization: str | None, max_bytes: int, what: str) -> bytes:
-    """Return the body of a 200; see `Plane.begin`. Raises: SourceError."""
+async def get(plane: Transport, url: str, authorization: str | None, max_bytes: int, what: str) -> bytes:
+    """Return the body of a 200; see `Transport.begin`. Raises: SourceError."""
     came: asyncio.Future[bytes | SourceError] = asyncio.get_running_loop().create_future()
     reading = plane.begin(url, authorization, max_bytes, what, came.set_result)
     try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 
 from ringfeedd.errors import StartError
-from ringfeedd.storage.transport.base import Plane, PlaneName
+from ringfeedd.storage.transport.base import Transport, TransportName
 
 
-def open_plane(name: PlaneName, api_root: str, *, concurrency: int, read_timeout_s: float) -> Plane:
+def open_transport(name: TransportName, api_root: str, *, concurrency: int, read_timeout_s: float) -> Transport:
     """The plane of that name, inside the event loop that will use it; see `GcsSource` for the arguments.
 
     Raises:
@@ -17,7 +17,7 @@ def open_plane(name: PlaneName, api_root: str, *, concurrency: int, read_timeout
     if name == "gcloud":
         return _aiohttp_plane(api_root, read_timeout_s)
     try:
-        from ringfeedd.storage.transport.curl import CurlPlane  # noqa: PLC0415  # an extra: without it all else works
+        from ringfeedd.storage.transport.curl import CurlTransport  # noqa: PLC0415  # an extra: without it all else works
     except ImportError as error:
         if name == "auto":
             return _aiohttp_plane(api_root, read_timeout_s)
@@ -25,16 +25,16 @@ def open_plane(name: PlaneName, api_root: str, *, concurrency: int, read_timeout
             f"The data plane is curl, which needs the package pycurl, and that cannot be imported ({error}); "
             "pip install 'ringfeed[fast]', or leave it at auto."
         ) from error
-    return CurlPlane(api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
+    return CurlTransport(api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
 
 
-def plane_module(name: PlaneName) -> str:
-    """The module that `open_plane` imports for it."""
+def transport_module(name: TransportName) -> str:
+    """The module that `open_transport` imports for it."""
     there = name != "gcloud" and importlib.util.find_spec("pycurl") is not None
     return f"{__package__}.{'curl' if there else 'aiohttp'}"
 
 
-def _aiohttp_plane(api_root: str, read_timeout_s: float) -> Plane:
-    from ringfeedd.storage.transport.aiohttp import AiohttpPlane  # noqa: PLC0415  # a third of a second, for who uses it
+def _aiohttp_plane(api_root: str, read_timeout_s: float) -> Transport:
+    from ringfeedd.storage.transport.aiohttp import AiohttpTransport  # noqa: PLC0415  # a third of a second, for who uses it
 
-    return AiohttpPlane(api_root, read_timeout_s=read_timeout_s)
+    return AiohttpTransport(api_root, read_timeout_s=read_timeout_s)

@@ -12,8 +12,8 @@ from ringfeedd.storage.transport.curl_transfer import Transfer
 from ringfeedd.storage.transport.proxy import proxy_for
 
 
-class CurlPlane:
-    """GET by pycurl, one handle for each request under way, which are used again and again; see `Plane`."""
+class CurlTransport:
+    """GET by pycurl, one handle for each request under way, which are used again and again; see `Transport`."""
 
     def __init__(self, api_root: str, *, concurrency: int, read_timeout_s: float, http2: bool = False) -> None:
         """Inside the event loop that will use it; see `GcsSource` for the arguments.
@@ -34,7 +34,7 @@ class CurlPlane:
         return f"CurlPlane({self._api_root}, {len(self._flying)} in flight)"
 
     def begin(self, url: str, authorization: str | None, max_bytes: int, what: str, on_end: OnEnd) -> Reading:
-        """See `Plane.begin`."""
+        """See `Transport.begin`."""
         if self._closed:
             return _Refused(self._loop, what, on_end)
         transfer = self._idle.pop() if self._idle else Transfer(self._loop.time, self._proxy, self._http2)
@@ -52,7 +52,7 @@ class CurlPlane:
         self._idle.append(transfer)
 
     async def close(self) -> None:
-        """See `Plane.close`."""
+        """See `Transport.close`."""
         if not self._closed:
             self._closed = True
             if self._watch is not None:

@@ -54,7 +54,7 @@ class Transfer:
         self._set_headers(None)
 
     def prepare(self, url: str, authorization: str | None, max_bytes: int) -> None:
-        """Set what this request asks for; see `Plane.begin`."""
+        """Set what this request asks for; see `Transport.begin`."""
         self.easy.setopt(pycurl.URL, url)
         if authorization != self._authorization:
             self._set_headers(authorization)
@@ -74,7 +74,7 @@ class Transfer:
         return max(self._heard, self._began + max(sent_us, head_us) / 1e6)
 
     def body(self, ended: Ended, what: str) -> bytes:
-        """What came of it, once it has ended. Raises: `SourceError` where that is no 200 with a body; see `Plane`."""
+        """What came of it, once it has ended. Raises: `SourceError` unless it is a 200 with a body; see `Transport`."""
         status: int = self.easy.getinfo(pycurl.RESPONSE_CODE)
         enough = ended.code == pycurl.E_WRITE_ERROR and self._size > self._limit
         if ended.code and not enough:

@@ -24,7 +24,7 @@ from ringfeedd.web.page.sections import (
     verdict_card,
 )
 from ringfeedd.web.page.words import count, span
-from ringfeedd.web.snapshot import RingView
+from ringfeedd.web.snapshot import RingSnapshot
 
 REFRESH_S: Final = 2
 """How often a browser without scripts loads the page again."""
@@ -71,7 +71,7 @@ _NOTHING: Final = Shown()
 
 
 def status_page(
-    views: Sequence[RingView],
+    views: Sequence[RingSnapshot],
     machine: str,
     shown: Mapping[str, Shown] | None = None,
     *,
@@ -91,7 +91,7 @@ def status_page(
 
 
 def live_parts(
-    views: Sequence[RingView],
+    views: Sequence[RingSnapshot],
     machine: str,
     shown: Mapping[str, Shown],
     *,
@@ -108,7 +108,7 @@ def live_parts(
 
 
 def page_parts(
-    views: Sequence[RingView],
+    views: Sequence[RingSnapshot],
     machine: str,
     shown: Mapping[str, Shown] | None = None,
     *,
@@ -154,7 +154,7 @@ def page_parts(
     return [header, notice, main]
 
 
-def _ring(view: RingView, shown: Shown, points: int) -> list[Node]:
+def _ring(view: RingSnapshot, shown: Shown, points: int) -> list[Node]:
     status, first = view.status, verdict_card(view, shown.rates)
     failed = failed_card(view.failed)
     if status is None:

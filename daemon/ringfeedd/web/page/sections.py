@@ -18,7 +18,7 @@ from ringfeedd.web.page.history import Rates
 from ringfeedd.web.page.markup import Node, tag
 from ringfeedd.web.page.slots import STATES
 from ringfeedd.web.page.words import NONE, count, number, percent
-from ringfeedd.web.snapshot import RingView
+from ringfeedd.web.snapshot import RingSnapshot
 
 MOST_SHOWN: Final = 50
 """Failed pairs on the page, of those that ``errors.json`` lists."""
@@ -29,7 +29,7 @@ _UNKNOWN: Final = frozenset({Bound.STARTING, Bound.IDLE, Bound.DAEMON})
 # The verdict.
 
 
-def verdict_card(view: RingView, rates: Rates | None) -> Node:
+def verdict_card(view: RingSnapshot, rates: Rates | None) -> Node:
     """The card that says first what bounds the ring, in the words of `ringfeed status`."""
     status = view.status
     if status is None:
@@ -58,7 +58,7 @@ def verdict_card(view: RingView, rates: Rates | None) -> Node:
     )
 
 
-def tone(view: RingView) -> str:
+def tone(view: RingSnapshot) -> str:
     """How the ring fares in one word: ``ok``, ``warn`` or ``bad``; a class of the style."""
     status = view.status
     if status is None or view.ailment or status.store.unreachable or status.verdict.by in _BAD:
@@ -81,7 +81,7 @@ def _facts(status: RingStatus, rates: Rates | None) -> str:
 # The ring.
 
 
-def ring_card(view: RingView, status: RingStatus, rates: Rates | None) -> Node | None:
+def ring_card(view: RingSnapshot, status: RingStatus, rates: Rates | None) -> Node | None:
     """The card with the ring's slots; None where nothing says what lies in them."""
     if view.slots is None:
         return None
