@@ -6,8 +6,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, NoReturn
 
 import ringfeed
 from ringfeed.cli.arguments import CommandParser, ring_name
@@ -18,11 +17,20 @@ from ringfeedd.cache.upkeep import DiskCache, clear, disk_caches, wrong_entries
 from ringfeedd.cli.clean import rings_with_files
 from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_CRASH, StartError
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 WARM_GROUP = "cache-warm"
 WARM_BATCH = 16
 
 REPORT_S = 5.0
 """A daemon reports four times a second; one that has not by then is busy."""
+
+
+def _bar(total: int, what: str) -> tqdm[NoReturn]:
+    from tqdm import tqdm  # noqa: PLC0415  # no other command needs it
+
+    return tqdm(total=total, desc=what, unit=" pairs", file=sys.stderr)
 
 
 def add_cache(commands: argparse._SubParsersAction[CommandParser]) -> None:
@@ -78,7 +86,7 @@ def _warm_ring(ring: str) -> None:
     batch = max(1, min(WARM_BATCH, status.slots // 4))
     with (
         ringfeed.attach(ring, batch_size=batch, group=WARM_GROUP, drop_last=False, copy=False) as reader,
-        tqdm(total=status.epoch_length, desc=f"warming {ring}", unit=" pairs", file=sys.stderr) as bar,
+        _bar(status.epoch_length, f"warming {ring}") as bar,
     ):
         for read in reader:
             bar.update(len(read))
@@ -111,7 +119,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     found = 0
     for one in _caches(arguments.folder):
-        with tqdm(total=one.pairs, desc="verifying", unit=" pairs", file=sys.stderr) as bar:
+        with _bar(one.pairs, "verifying") as bar:
             wrong = wrong_entries(one, bar.update)
         found += wrong
         print(one_line(f"{one.root}: {one.pairs:,} pairs, {wrong:,} damaged; a daemon fetches these again"))
