@@ -116,13 +116,13 @@ def on_a_full_ring(
 
 
 def wait_until_full(ring: str, slots: int) -> None:
-    """Wait until every slot is published, or two epochs are: no more are fetched for a ring without readers.
+    """Wait until every slot is published, or a whole epoch is: no more is fetched for a ring without readers.
 
     Raises:
         TimeoutError: it was not within a minute.
     """
     deadline = time.monotonic() + FULL_TIMEOUT_S
-    full = min(slots, 2 * read_descriptor(ring).newest.epoch_length)
+    full = min(slots, read_descriptor(ring).newest.epoch_length)
     while ring_status(ring).published < full:
         if time.monotonic() > deadline:
             raise TimeoutError(f"the ring {ring} was not full after {FULL_TIMEOUT_S:.0f} s")

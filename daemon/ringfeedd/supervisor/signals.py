@@ -18,7 +18,7 @@ def obey(*, stop: Callable[[str], None], refresh: Callable[[], None]) -> Iterato
     """Call ``stop`` at SIGTERM and SIGINT, with their name, and ``refresh`` at SIGHUP.
 
     A SIGHUP that comes because the process's terminal was closed is a stop. Signals that were held back are obeyed
-    now; where they were, they are held back again afterwards, and ignored until the loop is closed.
+    now; where they were, they are held back again afterwards, and ignored from then on.
     """
     loop = asyncio.get_running_loop()
     had_terminal = os.isatty(0)
@@ -37,6 +37,9 @@ def obey(*, stop: Callable[[str], None], refresh: Callable[[], None]) -> Iterato
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
+        if before >= set(ORDERS):
+            # The loop restores the defaults when it is closed, and a signal that another thread takes then would kill.
+            loop.remove_signal_handler = _keep  # type: ignore[method-assign]
         for number in ORDERS:
             if number in before:
                 # A second Ctrl-C comes to nothing: a process that is about to end holds them back to its end. Threads
@@ -45,6 +48,10 @@ def obey(*, stop: Callable[[str], None], refresh: Callable[[], None]) -> Iterato
             else:
                 loop.remove_signal_handler(number)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _keep(sig: int) -> bool:  # noqa: ARG001  # as the loop calls it
+    return False
 
 
 @contextlib.contextmanager
