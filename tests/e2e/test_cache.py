@@ -111,9 +111,10 @@ def test_memory_of_half_the_set_hits_its_share_in_each_epoch(ring):
                 status = ring_status(f"{ring}-train")
                 hits.append(status.memory_hits)
                 decoded.append(status.decoded_pairs)
-    slots = 16  # up to so many pairs of the next epoch are in the ring by then, and the counts are a moment old
-    for counts in (hits, decoded):
-        assert abs(counts[-1] - counts[1] - 8 * PAIRS // 2) <= 2 * slots
+    kept, others = (counts[-1] - counts[1] for counts in (hits, decoded))
+    # the counts are a moment old, and up to an epoch is on its way
+    assert kept + others >= 7 * PAIRS
+    assert 0.4 <= kept / (kept + others) <= 0.6
 
 
 def test_a_full_disk_saves_every_request_over_a_restart(ring, tmp_path):

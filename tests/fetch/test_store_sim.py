@@ -92,7 +92,6 @@ def at_random(causes, part, *, first=None):
         (["http_429"], 0.15, None, 0.8),
         pytest.param(["http_429"], 0.01, None, 0.8, marks=pytest.mark.slow),
         pytest.param(["http_429"], 0.05, None, 0.8, marks=pytest.mark.slow),
-        pytest.param(["http_429"], 0.5, None, 0.5, marks=pytest.mark.slow),
         pytest.param(["http_503"], 0.05, None, 0.8, marks=pytest.mark.slow),
         pytest.param(["http_503"], 0.3, None, 0.7, marks=pytest.mark.slow),
     ],

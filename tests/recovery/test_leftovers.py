@@ -256,7 +256,9 @@ def test_a_former_descriptor_of_any_size_is_read_up_to_a_bound(ring):
         file.truncate(18 << 30)
     path.chmod(0o600)
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
-    script = limited + "from ringfeedd.recovery.predecessor import read_formers; print(read_formers(sys.argv[1]))"
+    script = (
+        limited + "from ringfeedd.recovery.predecessor import read_predecessors; print(read_predecessors(sys.argv[1]))"
+    )
     assert finish(trainer(script, ring)).strip() == "[]"
 
 

@@ -119,7 +119,7 @@ def test_lightnings_own_launcher(run, block):
 @pytest.mark.parametrize("block", ["accelerate", "accelerate_prepared"])
 def test_accelerate(run, block, ranks):
     steps = STEPS // ranks
-    then = "print('rest', rest)\n" if block == "accelerate_prepared" else ""
+    then = "print(f'rest {rest}')\n" if block == "accelerate_prepared" else ""
     if ranks == 2:
         then += f"assert len(train) == {steps}\n"
     said = run(block, then, ranks=ranks, needs=["accelerate"])
