@@ -105,15 +105,25 @@ def test_memory_of_half_the_set_hits_its_share_in_each_epoch(ring):
     with serve_in_thread(store) as served:
         store.url = served.url
         with daemon(store, ring, "--cache-memory", HALF), ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
-            hits, decoded = [], []
-            for _ in range(10):
+
+            def counts(epochs):
+                """Pairs from memory and pairs decoded, once they tell of so many epochs: they are a moment old."""
+
+                def now():
+                    status = ring_status(f"{ring}-train")
+                    return status.memory_hits, status.decoded_pairs
+
+                wait_until(lambda: sum(now()) >= epochs * PAIRS)
+                return now()
+
+            read(reader)
+            read(reader)
+            before = counts(2)
+            for _ in range(8):
                 read(reader)
-                status = ring_status(f"{ring}-train")
-                hits.append(status.memory_hits)
-                decoded.append(status.decoded_pairs)
-    kept, others = (counts[-1] - counts[1] for counts in (hits, decoded))
-    # the counts are a moment old, and up to an epoch is on its way
-    assert kept + others >= 7 * PAIRS
+            after = counts(10)
+    kept, others = after[0] - before[0], after[1] - before[1]
+    assert kept + others >= 6 * PAIRS  # up to an epoch is on its way at each look
     assert 0.4 <= kept / (kept + others) <= 0.6
 
 
