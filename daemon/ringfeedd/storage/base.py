@@ -191,8 +191,13 @@ class TaskReading:
 
 async def read(source: Source, name: str, generation: int, max_bytes: int = MAX_OBJECT_BYTES) -> bytes:
     """Read one object; see `Source.begin_read`. Raises: SourceError."""
+    return await ended(lambda on_end: source.begin_read(name, generation, max_bytes, on_end))
+
+
+async def ended(begin: Callable[[OnEnd], Reading]) -> bytes:
+    """Begin a read, wait for its end, and return its bytes. Cancelling this ends the read. Raises: SourceError."""
     came: asyncio.Future[bytes | SourceError] = asyncio.get_running_loop().create_future()
-    reading = source.begin_read(name, generation, max_bytes, came.set_result)
+    reading = begin(came.set_result)
     try:
         result = await came
     finally:

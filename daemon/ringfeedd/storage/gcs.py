@@ -211,35 +211,25 @@ async def open_gcs(
         sentence = f"{bucket!r} in {root} is no bucket's name; write gs://BUCKET/PREFIX, the bucket in lower case."
         raise ConfigError(sentence)
     prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
+    api_root, bearer = GOOGLE_API, None
     if emulator is not None:
         api_root = emulator_address(emulator)
-        return GcsSource(
-            bucket,
-            prefix,
-            api_root=api_root,
-            bearer=None,
-            concurrency=concurrency,
-            read_timeout_s=read_timeout_s,
-            data_plane=data_plane,
-            user_project=user_project,
-            listing_wait_s=listing_wait_s,
-            max_objects=max_objects,
-            answered=answered,
-        )
-    if host := os.environ.get("STORAGE_EMULATOR_HOST"):
+    elif host := os.environ.get("STORAGE_EMULATOR_HOST"):
         # The library would obey it, and send every request there without credentials or TLS checks.
         sentence = (
             f"STORAGE_EMULATOR_HOST is set to {host}, but no emulator was asked for; "
             f"pass --emulator {host} to read from it, or unset the variable to read from Google."
         )
         raise StartError(sentence)
-    from ringfeedd.storage.token import open_token_provider  # noqa: PLC0415  # as for listings: an emulator needs none
+    else:
+        from ringfeedd.storage.token import open_token_provider  # noqa: PLC0415  # as for listings: not for an emulator
 
-    bearer = await open_token_provider()
+        bearer = await open_token_provider()
     try:
         return GcsSource(
             bucket,
             prefix,
+            api_root=api_root,
             bearer=bearer,
             concurrency=concurrency,
             read_timeout_s=read_timeout_s,
@@ -250,7 +240,8 @@ async def open_gcs(
             answered=answered,
         )
     except StartError:
-        await bearer.close()
+        if bearer is not None:
+            await bearer.close()
         raise
 
 

@@ -190,19 +190,17 @@ class Supervisor:
     # Main loop.
 
     async def _main_loop(self, pool: Pool) -> int:
-        announced = False
-        self._first_ready = math.inf
         reported = -math.inf
         while not self._stop.is_set() and not self._is_unneeded():
             self._wake.clear()
             if self._reload_wanted:
                 self._reload(pool)
-            self._refresher.begin(ready=announced)
+            self._refresher.begin(ready=self._announced)
             for service in self.services:
                 service.step(pool)
             self._hand_out(pool)
             pool.check()
-            if failed := self._all_failed(ready=announced):
+            if failed := self._all_failed():
                 return failed
             now = self._clock()
             if now - reported >= TICK_S:
@@ -222,15 +220,14 @@ class Supervisor:
                 self._refresher.keep(now)
                 self._on_tick()
                 self._start.tiers.look(now)
-                self._start.store_wait.first_pairs(store, there=announced)
+                self._start.store_wait.first_pairs(store, there=self._announced)
                 for service in self.services:
                     others = {
                         other.name: other.counters.decoded_pairs for other in self.services if other is not service
                     }
                     service.report(daemon, store, work, others)
             self._check_files(now)
-            if not announced and self._is_ready(now):
-                announced = True
+            if not self._announced and self._is_ready(now):
                 self._announce()
             self._watchdog.feed(time.monotonic())
             await self._something_to_do()
@@ -277,11 +274,11 @@ class Supervisor:
                 f"(systemd does), and attached trainers continue at their next pair"
             )
 
-    def _all_failed(self, *, ready: bool) -> int | None:
+    def _all_failed(self) -> int | None:
         reasons = [f"ring {service.name}: {service.failed}" for service in self.services if service.failed]
         if len(reasons) < len(self.services):
             return None
-        if not ready:
+        if not self._announced:
             raise StartError("; ".join(reasons))
         return EXIT_CRASH
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final, Literal, Protocol, TypeAlias
 
-from ringfeedd.storage.base import OnEnd, Reading, SourceError
+from ringfeedd.storage.base import OnEnd, Reading, ended
 
 TransportName: TypeAlias = Literal["auto", "gcloud", "curl"]
 """``"gcloud"``: aiohttp, as gcloud-aio-storage uses it. ``"curl"``: libcurl; the extra ``fast`` brings it. ``"auto"``:
@@ -50,12 +49,4 @@ class Transport(Protocol):
 
 async def get(plane: Transport, url: str, authorization: str | None, max_bytes: int, what: str) -> bytes:
     """Return the body of a 200; see `Transport.begin`. Raises: SourceError."""
-    came: asyncio.Future[bytes | SourceError] = asyncio.get_running_loop().create_future()
-    reading = plane.begin(url, authorization, max_bytes, what, came.set_result)
-    try:
-        result = await came
-    finally:
-        reading.cancel()
-    if isinstance(result, SourceError):
-        raise result
-    return result
+    return await ended(lambda on_end: plane.begin(url, authorization, max_bytes, what, on_end))
