@@ -31,6 +31,7 @@ PACKAGES = (
     *("daemon/ringfeedd/decode", "daemon/ringfeedd/ring", "daemon/ringfeedd/supervisor", "daemon/ringfeedd/system"),
     *("daemon/ringfeedd/cache", "daemon/ringfeedd/worker", "daemon/ringfeedd/fetch", "daemon/ringfeedd/reporting"),
     *("consumer/ringfeed/cli", "consumer/ringfeed/health", "consumer/ringfeed/daemon", "consumer/ringfeed/torch"),
+    *("consumer/ringfeed/reader", "daemon/ringfeedd/web"),
 )
 """Packages of which the docstrings and messages are checked too; add one once it is clean."""
 

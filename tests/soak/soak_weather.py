@@ -28,10 +28,10 @@ OUTAGES = (REFUSING, AWAY, SILENT, HOSTILE_PAGES)
 
 
 class Weather:
-    """The store's process, and what ails it at the moment.
+    """The store's process, and its problem at the moment.
 
     Attributes:
-        now: the ailment; empty while there is only what `ALWAYS` is.
+        now: the problem; empty while there is only what `ALWAYS` is.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:

@@ -50,7 +50,7 @@ from ringfeedd.web import metrics
 from ringfeedd.web.access import Guard
 from ringfeedd.web.page.document import POLICY, status_page
 from ringfeedd.web.server import HttpServer
-from ringfeedd.web.snapshot import RingSnapshot, ailments, look
+from ringfeedd.web.snapshot import RingSnapshot, look, problems
 from ringfeedd.web.token import read_token
 
 TOKEN = "correct horse battery staple"
@@ -530,7 +530,7 @@ LANE = LaneStatus(
 def test_health_is_503_when_a_ring_failed_or_the_loop_does_not_turn(served, status, change, sentence):
     changed = dataclasses.replace(status, **{"heartbeat_age_s": 0.1, **change})
     view = dataclasses.replace(look(served.service), status=changed)
-    found = ailments([look(served.service), view])[-1:] if change else ailments([view])
+    found = problems([look(served.service), view])[-1:] if change else problems([view])
     assert (found != []) == bool(change)
     assert sentence in "".join(found)
 

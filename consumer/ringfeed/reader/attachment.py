@@ -55,6 +55,16 @@ GIVE_UP_TIMEOUT_S: Final = 1.0
 """How long to wait for the answer of a daemon that is asked to keep no places."""
 
 
+def stopped(ring: str) -> DaemonGoneError:
+    """Return the error for a ring whose daemon has ended cleanly."""
+    return DaemonGoneError(f"The daemon of ring {ring!r} was stopped; start it again and attach again.")
+
+
+def restarted(ring: str) -> DaemonGoneError:
+    """Return the error for an attachment to the daemon before the present one."""
+    return DaemonGoneError(f"The daemon of ring {ring!r} was restarted; attach again.")
+
+
 class Control:
     """The control segment as a consumer sees it: read-only, with the kernel's word on whether the daemon lives."""
 
@@ -103,7 +113,7 @@ class Control:
         self.slot_table: npt.NDArray[np.uint64] = table.reshape(slots, SlotRecord.WORDS)
 
     def distrust(self, why: str) -> str:
-        """The sentence for a segment that cannot be believed."""
+        """The sentence for a segment that is not trusted."""
         file = trust.describe(segment.shm_path(self.descriptor.control))
         return f"{file} is not the control segment of ring {self.descriptor.ring!r}: {why}; restart the daemon"
 
@@ -149,7 +159,7 @@ class Control:
         return found
 
     def held_up(self) -> Stall | None:
-        """Who holds the ring up at this moment; None where nobody waits for another reader."""
+        """Who holds the ring up at this moment; None where no reader waits for another."""
         floor, published = self.word(State.FLOOR), self.published
         return hold_up(self.standings(), floor=floor, published=published, slots=self.geometry.slots)
 
@@ -167,11 +177,11 @@ class Control:
         if state == RingState.FAILED:
             return RingFailedError(f"The ring {ring!r} was stopped by its daemon: {self.reason()}")
         if state == RingState.STOPPING:
-            return DaemonGoneError(f"The daemon of ring {ring!r} was stopped; start it again and attach anew.")
+            return stopped(ring)
         if not self.daemon_lives():
             return DaemonGoneError(
                 f"The daemon of ring {ring!r} (pid {self.descriptor.pid}) died; see its log, start it again, and "
-                f"attach anew."
+                f"attach again."
             )
         return None
 
@@ -220,9 +230,7 @@ class Attachment:
                 self._open(undo)
                 accepted = self._ask(request, still_wanted)
             except FileNotFoundError as error:
-                raise DaemonGoneError(
-                    f"The daemon of ring {ring!r} was stopped; start it again and attach anew."
-                ) from error
+                raise stopped(ring) from error
             undo.pop_all()
         # A reader that is simply forgotten must not keep its lane, nor its place in the ring.
         self._detach = weakref.finalize(
@@ -235,7 +243,7 @@ class Attachment:
         try:
             self.new_catalogs()  # since the descriptor was read, before the daemon answered
             if not accepted.sensible(self.descriptor.epochs):
-                raise NotTrustedError(self.control.distrust(f"the answer on lane {self.lane} cannot be meant"))
+                raise NotTrustedError(self.control.distrust(f"invalid answer on lane {self.lane}"))
             if state is not None:
                 state.place(self.descriptor, strict=True)
         except BaseException:
@@ -349,7 +357,7 @@ class Attachment:
         except (DaemonNotRunningError, OtherVersionError) as error:
             raise DaemonGoneError(str(error)) from error
         if descriptor.generation != self.descriptor.generation:
-            raise DaemonGoneError(f"The daemon of ring {descriptor.ring!r} was restarted; attach anew.")
+            raise restarted(descriptor.ring)
         self.descriptor = descriptor
         self.plan = self._request.plan(descriptor.epochs)
         return descriptor.catalog_changes - known
@@ -406,7 +414,7 @@ def open_control(ring: str, *, lockable: bool = False) -> Control:
 
     Raises:
         DaemonNotRunningError: no daemon, or a dead one's leavings.
-        NotTrustedError: the files cannot be believed.
+        NotTrustedError: the files are not trusted.
     """
     for _ in range(3):  # a daemon that restarts replaces the descriptor between our two looks
         descriptor = read_descriptor(ring)

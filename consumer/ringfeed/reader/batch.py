@@ -43,7 +43,7 @@ class Batch:
         self._lease = lease
         self.epoch = block.epoch
         self.missed = 0
-        if lease is None:  # copies, whose slots may hold other pairs before anybody asks
+        if lease is None:  # copies, whose slots may hold other pairs before they are asked for
             self.ids, self.valid = records.ids(), records.valid()
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class Batch:
 
     @cached_property
     def valid(self) -> npt.NDArray[np.bool_]:
-        """``(B,)``; False where a replacement stands for a pair that could not be had.
+        """``(B,)``; False where a replacement stands for a pair that failed to load.
 
         False too where a rank without a pair of its own at an epoch's end got another rank's.
         """

@@ -37,7 +37,7 @@ class FieldRows:
         self.renew()
 
     def renew(self) -> None:
-        """Map the field once more, for the arrays to come; those over the former mapping keep it.
+        """Map the field once more, for the arrays to come; those over the previous mapping keep it.
 
         Raises:
             OSError: the kernel refused; nothing has changed.
@@ -98,7 +98,7 @@ class FieldRows:
             pages.copy_out(address, nbytes)
 
     def let_go(self) -> None:
-        """Give former mappings' memory back, except for what was copied out; no other array over them may be in use.
+        """Give previous mappings' memory back, except for what was copied out; no other array over them may be in use.
 
         Raises:
             OSError: the process has too many mappings.

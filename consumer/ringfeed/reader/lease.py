@@ -90,7 +90,7 @@ class Leases:
     """All leases of one reader, in the order in which they were taken.
 
     An array may die in any thread, and in the middle of any line of Python, this file's included: so the end of a lease
-    only sets its flag, and whoever gets the lock settles for all.
+    only sets its flag, and the thread that gets the lock settles for all.
 
     Attributes:
         oldest: number of the first pair that is still leased, or of the next block if none is, as it was told.

@@ -190,7 +190,7 @@ class Reader:
                 if (gone := self._session.wait_for(block, self)) is not None:
                     self._attach_to_the_next_daemon(gone)
                 elif self._refreshed():
-                    continue  # the epoch may be longer than it was when its first block was laid out
+                    continue  # the epoch may be longer than it was when its first block was planned
                 elif self._may_miss and self._lost(block):
                     self._miss()
                 elif (batch := self._take(block)) is not None:
@@ -211,7 +211,7 @@ class Reader:
         except SlotOverwrittenError:
             if not self._may_miss:
                 raise
-        except BaseException:  # Ctrl-C, say: nobody has got this batch, so it is the next one still
+        except BaseException:  # Ctrl-C, say: no caller has got this batch, so it is the next one still
             cursor.undo(before)
             self._leases.skip(block.seq)
             lease.release()
@@ -242,7 +242,7 @@ class Reader:
         if changes:
             self._cursor.change(self._attachment.plan)
         if changes > 1:
-            # Only a reader that nobody waits for can have slept over a whole change: where it stood is not known.
+            # Only a reader that no other waits for can have slept over a whole change: where it stood is not known.
             before = self._cursor.place.seq
             self._reattach(replace(self._request, start=Start.NOW, at=(0, 0)))
             self._note_missed((self._cursor.place.seq - before) // self.world_size)
@@ -335,7 +335,7 @@ class Reader:
         """Go on at exactly the next pair once a new daemon serves the ring. Batches that are held stay readable.
 
         Raises:
-            DaemonGoneError: none came in time, or the ring was stopped for a reason that a restart does not mend.
+            DaemonGoneError: none came in time, or the ring was stopped for a reason that a restart does not fix.
             StateMismatchError: the new one serves another order, or other pixels.
         """
         standing = Standing.of(self._state())
@@ -366,7 +366,7 @@ class Reader:
     def state_dict(self) -> dict[str, Any]:
         """Where the group stands once all of its ranks have taken what this one has; see `ringfeed.reader.state`.
 
-        Counts the batches that were handed out, not what the daemon has prefetched. The same on every rank that has
+        Counts the batches that were delivered, not what the daemon has prefetched. The same on every rank that has
         taken as many steps.
         """
         with self._lock:

@@ -1,4 +1,4 @@
-"""The next daemon of a ring, once one is gone: waiting for it, and insisting that it serves what the former one did."""
+"""The next daemon of a ring, once one is gone: wait for it, and insist that it serves what the previous one did."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from ringfeed.errors import DaemonGoneError, DaemonNotRunningError, OtherVersionError, StateMismatchError
 from ringfeed.log import warn
-from ringfeed.reader.attachment import Attachment
+from ringfeed.reader.attachment import Attachment, restarted
 from ringfeed.reader.state import ResumeState
 from ringfeed.shm.descriptor import Descriptor, read_descriptor
 from ringfeed.shm.identity import Decides, spelled
@@ -31,7 +31,7 @@ def attach_to_the_next(
     restart_s: float,
     still_wanted: Callable[[], None],
 ) -> Attachment:
-    """Attach as soon as another daemon than the former one serves the ring.
+    """Attach as soon as another daemon than the previous one serves the ring.
 
     Args:
         gone: raised where none comes in time, unless one of another layout version did.
@@ -74,7 +74,7 @@ def attach_again(
     """Attach to the next daemon, at exactly the next pair.
 
     Raises:
-        DaemonGoneError: none came in time, or the ring was stopped for a reason that a restart does not mend.
+        DaemonGoneError: none came in time, or the ring was stopped for a reason that a restart does not fix.
         StateMismatchError: the new one serves another order, or other pixels.
     """
 
@@ -112,7 +112,7 @@ def attach_elsewhere(
 
     try:
         if read_descriptor(ring).generation != earlier.descriptor.generation:
-            raise DaemonGoneError(f"The daemon of ring {ring!r} was restarted; attach anew.")
+            raise restarted(ring)
         return Attachment(ring, request, state=state, still_wanted=still_wanted)
     except (DaemonNotRunningError, DaemonGoneError, OtherVersionError) as gone:
         return _follow(earlier, gone, ask, state, restart_s=restart_s, still_wanted=still_wanted)
@@ -135,7 +135,7 @@ def _follow(
 
 
 def check_serves_the_same(descriptor: Descriptor, former: Descriptor) -> None:
-    """Raise unless a new daemon serves the same machine's share as the former one, and makes the same pixels of a pair.
+    """Raise unless a new daemon serves the same machine's share as the previous one, and makes the same pixels.
 
     Their order is compared by the resume state, see `ringfeed.reader.state`.
 

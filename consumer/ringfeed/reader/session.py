@@ -22,7 +22,7 @@ WARN_AFTER_S: Final = 10.0
 class Wait:
     """One wait.
 
-    What no waiting mends, ranks of a group that do not read together, is said after `TELL_AFTER_S`.
+    What waiting does not fix, ranks of a group that do not read together, is said after `TELL_AFTER_S`.
     """
 
     def __init__(self, began_ns: int) -> None:
@@ -92,7 +92,7 @@ class Session:
         self.holding = Holding(attachment, seq=seq)
         self.leases = self.holding.leases
         self.waited_ns = waited_ns
-        # A reader that is simply forgotten reads no more, so what is left of its batches must hold nobody up.
+        # A reader that is simply forgotten reads no more, so what is left of its batches must stall no reader.
         self._forget = weakref.finalize(reader, self.holding.forget)
         self._forget.atexit = False
 
@@ -166,13 +166,13 @@ class Session:
             ) from error
 
     def tell_of_unread_shares(self, request: Request, epoch: int) -> None:
-        """Warn at an epoch's end where a rank of the group never came, so that nobody read its share."""
+        """Warn at an epoch's end where a rank of the group never came, so that its share was not read."""
         absence, workers = self.page.read_absence(time.monotonic_ns()), request.kin.workers
         ranks = request.world_size // workers if workers else request.world_size
         if absence is None or absence.came or (absence.rank - request.rank) % max(1, ranks) == 0:
             return  # another worker of this rank may come when this one is done
         warn(
-            "%s: this process has read its share of epoch %d, 1/%d of it, and nobody that one's. %s.",
+            "%s: this process has read its share of epoch %d, 1/%d of it, and that rank's share was not read. %s.",
             *(absence.sentence(request.group, request.world_size, workers), epoch, request.world_size, ONE_RANK_ALONE),
         )
 

@@ -115,7 +115,7 @@ class ResumeState:
 
 @dataclass(frozen=True, slots=True)
 class Standing(ResumeState):
-    """Where a living reader stands, whose daemon was restarted: nobody gave it a state, and it is not told of one."""
+    """Where a living reader stands, whose daemon was restarted: it was given no state, and is not told of one."""
 
     @classmethod
     def of(cls, state: ResumeState) -> Standing:

@@ -164,7 +164,7 @@ def _read_geometry(facts: dict[str, Any]) -> Geometry:
         or not isinstance(facts["mirrored"], bool)
         or (geometry.mirrored and any(region % layout.PAGE_BYTES for region in regions))
     ):
-        raise ValueError("its geometry is none that a daemon lays out")
+        raise ValueError("invalid geometry")
     return geometry
 
 
@@ -198,7 +198,7 @@ def read_descriptor(ring: str) -> Descriptor:
         if (last := _last_list(ring)) is not None and last.stopped:
             raise DaemonNotRunningError(
                 f"No daemon serves the ring {ring!r}, since its last one stopped it: {last.stopped}. `ringfeed errors "
-                f"{ring}` lists the pairs; start the daemon again when they are mended."
+                f"{ring}` lists the pairs; start the daemon again when they are fixed."
             ) from None
         there = ring_names()
         hint = f"the rings served here are {', '.join(there)}" if there else "no ring is served on this machine"

@@ -23,7 +23,7 @@ from ringfeed.text import one_line
 from ringfeedd.ring.labels import group_label
 from ringfeedd.system.histogram import Times
 from ringfeedd.system.work import Work
-from ringfeedd.web.snapshot import RingSnapshot, ailments
+from ringfeedd.web.snapshot import RingSnapshot, problems
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """What every Prometheus reads; our names are plain, so the text is the same in later versions of the format."""
@@ -116,7 +116,7 @@ def _of_the_daemon(views: Sequence[RingSnapshot], work: Work) -> Iterator[Metric
     )
     build.add_metric([ringfeed.__version__, str(LAYOUT_VERSION)], 1)
     yield build
-    ready = not ailments(views) and any(view.status and view.status.published for view in views)
+    ready = not problems(views) and any(view.status and view.status.published for view in views)
     yield GaugeMetricFamily("ringfeed_ready", "1 while the daemon serves pairs and is well, else 0.", value=ready)
     yield _histogram("fetch", "Seconds to download one object, retries included, by all workers.", work.fetched)
     yield _histogram("decode", "Seconds to decode one pair into its slot, by all workers.", work.decoded)

@@ -21,7 +21,7 @@ from ringfeedd.web.connections import Connections, bind
 from ringfeedd.web.metrics import CONTENT_TYPE, metrics_text
 from ringfeedd.web.page.document import ICON, POLICY, login_page
 from ringfeedd.web.session import LASTS_S, Sessions
-from ringfeedd.web.snapshot import Watched, ailments
+from ringfeedd.web.snapshot import Watched, problems
 from ringfeedd.web.watch import Watch
 
 SHUTDOWN_S: Final = 0.5
@@ -226,7 +226,7 @@ class HttpServer:
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _health(self, _: web.Request) -> web.Response:
-        found = ailments(self._watch.views())
+        found = problems(self._watch.views())
         return web.Response(status=503 if found else 200, text="".join(f"{each}\n" for each in found or ["ok"]))
 
 

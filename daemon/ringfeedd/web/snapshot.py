@@ -56,8 +56,8 @@ class RingSnapshot:
     waited: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
     @property
-    def ailment(self) -> str:
-        """The ring's problem, without anything of its data; empty where nothing does."""
+    def unhealthy(self) -> str:
+        """Why the ring is not served well, without anything of its data; empty if it is."""
         if self.status is None:
             return f"ring {self.name} cannot be read"
         if self.status.state in ("failed", "dead"):
@@ -75,8 +75,8 @@ def look(ring: Watched) -> RingSnapshot:
         return RingSnapshot(ring.name, None, str(error), ring.failed_pairs())
 
 
-def ailments(views: Sequence[RingSnapshot]) -> list[str]:
+def problems(views: Sequence[RingSnapshot]) -> list[str]:
     """The daemon's problems, a sentence for each; none where it serves well."""
     if not views:
         return ["the daemon is starting"]
-    return [view.ailment for view in views if view.ailment]
+    return [view.unhealthy for view in views if view.unhealthy]

@@ -73,7 +73,7 @@ class Cursor:
         self.plan, self.place, self.block = plan, place, plan.block(place)
 
     def change(self, plan: Plan) -> None:
-        """Go on by other lengths of epochs; those of epochs that somebody has begun are the same."""
+        """Go on by other lengths of epochs; those of epochs that have begun are the same."""
         if plan is not self.plan:
             self.stand(plan, self.place)
 
@@ -102,7 +102,7 @@ class Cursor:
         return before
 
     def undo(self, before: Before) -> None:
-        """Give back the block that was taken last: nobody has got its batch."""
+        """Give back the block that was taken last: its batch was not delivered."""
         self.stand(self.plan, before.place)
         self.broken_off, self._first = before.broken_off, before.first
 

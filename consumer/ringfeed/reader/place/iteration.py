@@ -15,7 +15,7 @@ class LoaderIteration(Protocol):
         """Whether no more than its first batch was asked for."""
 
     def has_ended(self) -> bool:
-        """Whether nobody asks for its next batch."""
+        """Whether its next batch is no longer asked for."""
 
 
 class TakesBatches(Protocol):

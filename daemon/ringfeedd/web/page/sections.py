@@ -38,7 +38,7 @@ def verdict_card(view: RingSnapshot, rates: Rates | None) -> Node:
     title, _, rest = verdict.sentence.partition(": ")
     store = f"the store {status.store.sentence(status.workers)}" if status.store.unreachable else ""
     more = [text for text in (status.reason, status.hangs, store, status.held_up) if text and text not in rest]
-    state = tag("span", status.state, class_=f"tag {'bad' if view.ailment else 'ok'}")
+    state = tag("span", status.state, class_=f"tag {'bad' if view.unhealthy else 'ok'}")
     setting = f"{verdict.setting} = {verdict.suggested}" if verdict.suggested is not None else ""
     rest += "." if rest and not rest.endswith(".") else ""
     before, found, after = rest.partition(setting) if setting else (rest, "", "")
@@ -61,7 +61,7 @@ def verdict_card(view: RingSnapshot, rates: Rates | None) -> Node:
 def tone(view: RingSnapshot) -> str:
     """How the ring fares in one word: ``ok``, ``warn`` or ``bad``; a class of the style."""
     status = view.status
-    if status is None or view.ailment or status.store.unreachable or status.verdict.by in _BAD:
+    if status is None or view.unhealthy or status.store.unreachable or status.verdict.by in _BAD:
         return "bad"
     return "ok" if status.verdict.well and not status.held_up else "warn"
 
