@@ -118,14 +118,6 @@ def any_whole(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text}: must be a whole number") from error
 
 
-def any_number(text: str) -> float:
-    """Return a number; the caller checks its bounds."""
-    try:
-        return float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text}: must be a number") from error
-
-
 def out_of_range(
     value: float,
     *,
