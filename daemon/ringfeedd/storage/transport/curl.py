@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from ringfeedd.storage.base import OnEnd, Reading, SourceError
 from ringfeedd.storage.transport.curl_errors import CLOSED, SILENT, error_from_curl
 from ringfeedd.storage.transport.curl_loop import CurlLoop, Ended
 from ringfeedd.storage.transport.curl_transfer import Transfer
 from ringfeedd.storage.transport.proxy import proxy_for
+
+_LATE: Final = 0.1
+"""A timer that rings late by this share of the read timeout tells of a loop that was held up."""
 
 
 class CurlTransport:
@@ -31,7 +35,7 @@ class CurlTransport:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"CurlPlane({self._api_root}, {len(self._flying)} in flight)"
+        return f"CurlTransport({self._api_root}, {len(self._flying)} in flight)"
 
     def begin(self, url: str, authorization: str | None, max_bytes: int, what: str, on_end: OnEnd) -> Reading:
         """See `Transport.begin`."""
@@ -63,10 +67,12 @@ class CurlTransport:
         """One timer for all: it rings when the transfer that has been silent for longest would be to be cut."""
         assert self._watch is not None
         now = self._loop.time()
-        # A loop that was held up for this long received nothing: the server was not silent.
-        late_s = max(0.0, now - self._watch.when())
+        if now - self._watch.when() > _LATE * self._read_timeout_s:
+            # The loop was held up, nobody knows for how long: it received nothing, and the server was not silent.
+            for transfer in self._flying:
+                transfer.excuse(now)
         self._watch = None
-        due = [(transfer.heard() + self._read_timeout_s + late_s, transfer) for transfer in self._flying]
+        due = [(transfer.heard() + self._read_timeout_s, transfer) for transfer in self._flying]
         for moment, transfer in due:
             if moment <= now:
                 self._curl.cut(transfer.easy, SILENT)

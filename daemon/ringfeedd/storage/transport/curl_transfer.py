@@ -69,9 +69,13 @@ class Transfer:
         """
         sent_us: int = self.easy.getinfo(pycurl.PRETRANSFER_TIME_T)
         if not sent_us:
-            return self._began + CONNECT_TIMEOUT_S
+            return max(self._heard, self._began + CONNECT_TIMEOUT_S)
         head_us: int = self.easy.getinfo(pycurl.STARTTRANSFER_TIME_T)
         return max(self._heard, self._began + max(sent_us, head_us) / 1e6)
+
+    def excuse(self, now: float) -> None:
+        """Count the server's silence from `now` on: the event loop stood still, and heard nobody."""
+        self._heard = now
 
     def body(self, ended: Ended, what: str) -> bytes:
         """What came of it, once it has ended. Raises: `SourceError` unless it is a 200 with a body; see `Transport`."""
