@@ -50,6 +50,7 @@ def last_line(capsys, *arguments: str) -> tuple[int, str]:
         ("serve x --slot 3", 2, "unrecognized argument --slot; did you mean --slots?"),
         ("serve x --slot=3", 2, "unrecognized argument --slot=3; did you mean --slots?"),
         ("serve x y", 2, "unrecognized argument y"),
+        ("serve x --data-plane curl", 2, "unrecognized argument --data-plane; it is now called --transport"),
         ("status --jso", 2, "unrecognized argument --jso; did you mean --json?"),
         ("clean --forc", 2, "unrecognized argument --forc; did you mean --force?"),
         ("top --count 0", 2, "--count 0: must be at least 1"),

@@ -59,7 +59,7 @@ def test_a_file_gives_every_setting_by_its_name(written):
         attempt_s = 30
         min_bytes_per_s = 1000
         store_wait_s = 30
-        data_plane = "curl"
+        transport = "curl"
         emulator = "http://localhost:9023"
         user_project = "my-project"
         images = "i/{id}.jpg"
@@ -92,7 +92,7 @@ def test_a_file_gives_every_setting_by_its_name(written):
         attempt_s=30.0,
         min_bytes_per_s=1000.0,
         store_wait_s=30.0,
-        data_plane="curl",
+        transport="curl",
         emulator="http://localhost:9023",
         user_project="my-project",
         images="i/{id}.jpg",
@@ -123,6 +123,7 @@ BAD = {
     "seed = 1": "no root is given",
     'root = "b"\nslot = 5': "2: unrecognized setting slot; did you mean slots?",
     'root = "b"\ntest-ratio = 0': "2: unrecognized setting test-ratio; did you mean test_ratio?",
+    'root = "b"\ndata_plane = "curl"': "2: unrecognized setting data_plane; it is now called transport",
     'root = "b"\n[workers]\nseed = 5': "3: workers is not a table; write workers = VALUE",
     'root = "b"\n[work]\nseed = 5': "3: unrecognized setting work.seed; did you mean seed? Write it above",
     'root = ""': "root is empty",
@@ -287,6 +288,10 @@ def test_an_unknown_variable_is_a_warning():
     )
     assert unknown_variables(environ) == [
         "the environment variable RINGFEED_SLOT is not a setting, and is ignored; did you mean RINGFEED_SLOTS?"
+    ]
+    assert unknown_variables({"RINGFEED_DATA_PLANE": "curl"}) == [
+        "the environment variable RINGFEED_DATA_PLANE is not a setting, and is ignored; "
+        "it is now called RINGFEED_TRANSPORT"
     ]
 
 

@@ -10,8 +10,8 @@ import zlib
 
 import numpy as np
 import pytest
-from data_planes import DATA_PLANES
 from gcs_fixtures import QUICK, ListedSource
+from transports import TRANSPORTS
 
 from ringfeedd.catalog.listing import build_catalog
 from ringfeedd.catalog.templates import KeyTemplates
@@ -31,8 +31,8 @@ MOST_SENT = 64 << 20
 SIDES = (("images", "jpg"), ("labels", "png"))
 
 
-@pytest.fixture(params=DATA_PLANES)
-def plane(request):
+@pytest.fixture(params=TRANSPORTS)
+def transport(request):
     return request.param
 
 
@@ -81,11 +81,11 @@ def packed_zeros(size):
     return pieces
 
 
-def run(use, plane, *answers, **options):
+def run(use, transport, *answers, **options):
     async def main():
         async with HostileServer(*answers) as server:
             settings = {"concurrency": 2, "backoff": QUICK, "read_timeout_s": 5.0} | options
-            source = GcsSource("b", "p/", api_root=server.url, bearer=None, data_plane=plane, **settings)
+            source = GcsSource("b", "p/", api_root=server.url, bearer=None, transport=transport, **settings)
             try:
                 return await use(server, source)
             finally:
@@ -102,23 +102,23 @@ async def listing_error(source):
 
 
 @pytest.mark.parametrize("body", [endless, packed_zeros(700 << 20)], ids=["endless", "gzip"])
-def test_a_page_of_a_listing_is_bounded(plane, body):
+def test_a_page_of_a_listing_is_bounded(transport, body):
     async def use(server, source):
         error = await listing_error(source)
         assert f"a page of more than {MAX_PAGE_BYTES >> 20} MiB" in str(error)
         assert (error.cause, error.retryable) == ("too_large", False)
         assert server.sent < MAX_PAGE_BYTES + (16 << 20)  # with what lies in buffers
 
-    run(use, plane, (b"200 OK", body))
+    run(use, transport, (b"200 OK", body))
 
 
-def test_a_gzipped_page_is_a_page(plane):
+def test_a_gzipped_page_is_a_page(transport):
     page = {"items": [{"name": "p/x", "size": "3"}], "nextPageToken": ""}
 
     async def use(_server, source):
         assert [info.name for page in [page async for page in source.list_pages("")] for info in page] == ["x"]
 
-    run(use, plane, (b"200 OK", gzip.compress(json.dumps(page).encode())))
+    run(use, transport, (b"200 OK", gzip.compress(json.dumps(page).encode())))
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_a_gzipped_page_is_a_page(plane):
     [b'{"items":' + b"[" * 200_000, b"\x1f\x8bnone", gzip.compress(b"{}")[:-9], b"{}]"],
     ids=["nested", "no gzip", "cut gzip", "too long"],
 )
-def test_a_page_that_is_no_json_is_a_sentence(plane, body):
+def test_a_page_that_is_no_json_is_a_sentence(transport, body):
     async def use(server, source):
         error = await listing_error(source)
         assert error.cause == "not_json"
         assert "is it a GCS server" in str(error)
         assert server.requests == QUICK.max_attempts
 
-    run(use, plane, (b"200 OK", body))
+    run(use, transport, (b"200 OK", body))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_page_that_is_no_json_is_a_sentence(plane, body):
     [endless, packed_zeros(256 << 20), b'{"error": {"message": ' + b"[" * 60_000],
     ids=["endless", "gzip", "nested"],
 )
-def test_the_body_of_an_error_is_bounded(plane, body):
+def test_the_body_of_an_error_is_bounded(transport, body):
     async def use(server, source):
         with pytest.raises(SourceError) as caught:
             await read(source, "x", 0, 1 << 20)
@@ -149,11 +149,11 @@ def test_the_body_of_an_error_is_bounded(plane, body):
         assert server.sent < (1 << 20) + MAX_ERROR_BYTES + (16 << 20)
         assert (await listing_error(source)).cause == "forbidden"
 
-    run(use, plane, (b"403 No", body))
+    run(use, transport, (b"403 No", body))
     assert len(text_of(b"".join(packed_zeros(256 << 20)()))) == MAX_ERROR_TEXT_BYTES + 1
 
 
-def test_text_that_cannot_be_encoded_is_escaped_where_it_enters(plane):
+def test_text_that_cannot_be_encoded_is_escaped_where_it_enters(transport):
     async def use(_server, source):
         with pytest.raises(SourceError, match=r"It says") as caught:
             await read(source, "x", 0)
@@ -161,7 +161,7 @@ def test_text_that_cannot_be_encoded_is_escaped_where_it_enters(plane):
         assert "\\ud800" in str(caught.value).encode().decode()
         assert str(await listing_error(source)).encode()
 
-    run(use, plane, (b"403 No", b'{"error": {"message": "\\ud800 no"}}'))
+    run(use, transport, (b"403 No", b'{"error": {"message": "\\ud800 no"}}'))
     for error in (StartError("a\udc80"), BadPairError("a\udc80", cause="x"), SourceError("a\udc80", cause="x")):
         assert str(error) == "a\\udc80"
 
@@ -185,34 +185,34 @@ def pages_without_end(items):
     return answers()
 
 
-def test_a_listing_without_end_stops_at_the_bound_that_is_set(plane):
+def test_a_listing_without_end_stops_at_the_bound_that_is_set(transport):
     async def use(server, source):
         error = await listing_error(source)
         assert "more than 1,000 objects (max_objects)" in str(error)
         assert not error.retryable
         assert server.requests == 11
 
-    run(use, plane, *pages_without_end(100), max_objects=1000)
+    run(use, transport, *pages_without_end(100), max_objects=1000)
 
 
-def test_a_page_token_is_bounded(plane):
+def test_a_page_token_is_bounded(transport):
     page = json.dumps({"items": [{"name": "p/x"}], "nextPageToken": "t" * 5000}).encode()
 
     async def use(server, source):
         assert "page token of 5,000 characters" in str(await listing_error(source))
         assert server.requests == 1
 
-    run(use, plane, (b"200 OK", page))
+    run(use, transport, (b"200 OK", page))
 
 
 @pytest.mark.parametrize("asked", [b"3600", b"nan", b"-3", b"inf"])
-def test_a_listing_does_not_sleep_beyond_its_own_time(plane, asked):
+def test_a_listing_does_not_sleep_beyond_its_own_time(transport, asked):
     async def use(_server, source):
         began = time.monotonic()
         assert (await listing_error(source)).cause == "http_503"
         assert time.monotonic() - began < 3
 
-    run(use, plane, (b"503 No\r\nRetry-After: " + asked, b""), listing_wait_s=1.0)
+    run(use, transport, (b"503 No\r\nRetry-After: " + asked, b""), listing_wait_s=1.0)
 
 
 def test_one_object_of_absurd_size_does_not_shrink_the_read_ahead():

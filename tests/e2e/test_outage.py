@@ -10,10 +10,10 @@ import threading
 
 import numpy as np
 import pytest
-from data_planes import DATA_PLANES
 from decode_reference import reference_image, reference_label
 from house import RINGFEED, Daemon, photographs, wait_until, write_objects
 from store_process import StoreProcess
+from transports import TRANSPORTS
 
 import ringfeed
 from ringfeed.cli.status import ring_status
@@ -95,12 +95,12 @@ def look(ring):
     )
 
 
-@pytest.mark.parametrize("plane", DATA_PLANES)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("outage", [outage_of_two_kinds, pytest.param(outage_in_silence, marks=pytest.mark.slow)])
-def test_an_outage_under_a_live_daemon_costs_time_and_no_pair(store, ring, bucket, outage, plane):
+def test_an_outage_under_a_live_daemon_costs_time_and_no_pair(store, ring, bucket, outage, transport):
     arguments = ["--emulator", store.url, "--size", f"{HEIGHT}x{WIDTH}", "--label-mode", "index", "--slots", "16"]
     arguments += ["--workers", "2", "--concurrency", str(CONCURRENCY), "--max-failed", "0", "--read-timeout-s", "1"]
-    arguments += ["--data-plane", plane]
+    arguments += ["--transport", transport]
 
     def status():
         return ring_status(f"{ring}-train").store

@@ -6,8 +6,8 @@ import re
 import subprocess
 
 import pytest
-from data_planes import DATA_PLANES, localhost_tls
 from house import RINGFEED, Daemon, photographs
+from transports import TRANSPORTS, localhost_tls
 
 import ringfeed
 from ringfeedd.fakegcs.server import FakeGcs, serve_in_thread
@@ -23,11 +23,11 @@ def bucket(tmp_path_factory):
         yield server.url, folder / "cert"
 
 
-@pytest.mark.parametrize("plane", DATA_PLANES)
-def test_pairs_come_over_tls_from_a_trusted_store(bucket, ring, plane, monkeypatch):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_pairs_come_over_tls_from_a_trusted_store(bucket, ring, transport, monkeypatch):
     url, certificate = bucket
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    arguments = ["--emulator", url, "--size", "32x32", "--slots", "16", "--workers", "1", "--data-plane", plane]
+    arguments = ["--emulator", url, "--size", "32x32", "--slots", "16", "--workers", "1", "--transport", transport]
     with (
         Daemon("gs://b/set", *arguments, ring=ring),
         ringfeed.attach(f"{ring}-train", batch_size=4) as reader,
@@ -36,13 +36,13 @@ def test_pairs_come_over_tls_from_a_trusted_store(bucket, ring, plane, monkeypat
     assert len(set(ids)) == PAIRS
 
 
-@pytest.mark.parametrize("plane", DATA_PLANES)
-def test_a_store_with_an_unknown_certificate_is_refused(bucket, ring, plane, tmp_path, monkeypatch):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_store_with_an_unknown_certificate_is_refused(bucket, ring, transport, tmp_path, monkeypatch):
     url, _ = bucket
     localhost_tls(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
     command = [*RINGFEED, "serve", "gs://b/set", "--ring", ring, "--emulator", url, "--size", "32x32"]
-    command += ["--workers", "1", "--data-plane", plane, "--catalog-cache", "off"]
+    command += ["--workers", "1", "--transport", transport, "--catalog-cache", "off"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 3
     assert re.search(r"certificate", run.stderr + run.stdout)

@@ -10,10 +10,10 @@ from collections import Counter
 
 import google_crc32c
 import pytest
-from data_planes import DATA_PLANES
 from hypothesis import given
 from hypothesis import strategies as st
 from store_sim import SimClock, failure
+from transports import TRANSPORTS
 
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.catalog.listing import build_catalog
@@ -347,8 +347,8 @@ def test_a_retry_after_without_a_sensible_time_is_ignored(said):
     assert retry_after_s({"Retry-After": said}) is None
 
 
-@pytest.mark.parametrize("plane", DATA_PLANES)
-def test_every_pair_comes_whole_through_a_server_that_fails_often(plane):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_every_pair_comes_whole_through_a_server_that_fails_often(transport):
     rng = random.Random(5)
     objects = {}
     for number in range(25):
@@ -360,7 +360,7 @@ def test_every_pair_comes_whole_through_a_server_that_fails_often(plane):
 
     async def story():
         async with FakeGcs({"b": objects}, faults, seed=3) as server:
-            source = await open_source("gs://b/p", emulator=server.url, concurrency=8, data_plane=plane)
+            source = await open_source("gs://b/p", emulator=server.url, concurrency=8, transport=transport)
             client = StoreClient(source, policy)
             try:
                 catalog = await build_catalog(source, KeyTemplates.parse())

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from data_planes import DATA_PLANES, localhost_tls
 from gcs_fixtures import QUICK
+from transports import TRANSPORTS, localhost_tls
 
 from ringfeedd.catalog.listing import build_catalog
 from ringfeedd.catalog.templates import KeyTemplates
@@ -44,9 +44,9 @@ ODD_NAMES = [
 READ_TIMEOUT_S = 0.4
 
 
-@pytest.fixture(params=DATA_PLANES)
-def plane(request):
-    """Each data plane gives the same guarantees."""
+@pytest.fixture(params=TRANSPORTS)
+def transport(request):
+    """Each transport gives the same guarantees."""
     return request.param
 
 
@@ -56,7 +56,7 @@ def _no_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def run(story, buckets, faults=(), *, data_plane="gcloud", **options):
+def run(story, buckets, faults=(), *, transport="gcloud", **options):
     """`story(server, source)` with a source on ``gs://b/p`` that retries without waits."""
 
     async def main():
@@ -65,7 +65,7 @@ def run(story, buckets, faults=(), *, data_plane="gcloud", **options):
                 "concurrency": 4,
                 "backoff": QUICK,
                 "read_timeout_s": READ_TIMEOUT_S,
-                "data_plane": data_plane,
+                "transport": transport,
             }
             source = GcsSource("b", "p/", api_root=server.url, bearer=None, **options_of_it)
             try:
@@ -93,7 +93,7 @@ def test_every_page_of_a_listing_is_followed_and_only_the_prefix_is_listed():
     run(story, {"b": objects}, page_objects=10)
 
 
-def test_names_of_every_kind_go_both_ways_with_their_metadata(plane):
+def test_names_of_every_kind_go_both_ways_with_their_metadata(transport):
     objects = {f"p/{name}": name.encode() * 3 for name in ODD_NAMES}
 
     async def story(server, source):
@@ -106,19 +106,19 @@ def test_names_of_every_kind_go_both_ways_with_their_metadata(plane):
             assert (info.size, info.crc32c) == (len(data), google_crc32c.value(data))
             assert info.generation > 0
 
-    run(story, {"b": objects}, data_plane=plane)
+    run(story, {"b": objects}, transport=transport)
 
 
-def test_a_gzipped_object_comes_as_it_is_stored_so_that_it_fits_its_checksum(plane):
+def test_a_gzipped_object_comes_as_it_is_stored_so_that_it_fits_its_checksum(transport):
     stored = gzip.compress(b"pixels")
 
     async def story(server, source):
         assert await read(source, "x", 0) == stored
 
-    run(story, {"b": {"p/x": stored}}, data_plane=plane)
+    run(story, {"b": {"p/x": stored}}, transport=transport)
 
 
-def test_an_object_replaced_after_the_listing_is_missing_and_not_another_image(plane):
+def test_an_object_replaced_after_the_listing_is_missing_and_not_another_image(transport):
     objects = {"p/x": b"old"}
 
     async def story(server, source):
@@ -129,7 +129,7 @@ def test_an_object_replaced_after_the_listing_is_missing_and_not_another_image(p
         assert (caught.value.cause, caught.value.retryable) == ("missing", False)
         assert await read(source, "x", 0) == b"new"
 
-    run(story, {"b": objects}, data_plane=plane)
+    run(story, {"b": objects}, transport=transport)
 
 
 @pytest.mark.parametrize(
@@ -151,32 +151,32 @@ def test_an_object_replaced_after_the_listing_is_missing_and_not_another_image(p
     ],
     ids=lambda value: value.kind + str(value.status) if isinstance(value, Fault) else None,
 )
-def test_each_failure_of_a_read_is_one_error_with_a_word_and_a_verdict(fault, cause, retryable, plane):
+def test_each_failure_of_a_read_is_one_error_with_a_word_and_a_verdict(fault, cause, retryable, transport):
     async def story(server, source):
         with pytest.raises(SourceError, match="gs://b/p/x") as caught:
             await read(source, "x", 0)
         assert (caught.value.cause, caught.value.retryable) == (cause, retryable)
         assert caught.value.retry_after_s == fault.retry_after_s
         # a source does not retry reads; aiohttp alone does so, once, where the connection went away without a byte
-        assert server.count("read") == (2 if fault.kind == "reset" and plane == "gcloud" else 1)
+        assert server.count("read") == (2 if fault.kind == "reset" and transport == "gcloud" else 1)
 
-    run(story, {"b": {"p/x": b"0123456789" * 100}}, [fault], data_plane=plane)
+    run(story, {"b": {"p/x": b"0123456789" * 100}}, [fault], transport=transport)
 
 
 @pytest.mark.parametrize("fault", [Fault("cut"), Fault("short"), Fault("html"), Fault("endless")], ids=lambda f: f.kind)
-def test_a_body_that_nothing_announces_as_wrong_comes_back_bounded_for_its_size_to_be_compared(fault, plane):
+def test_a_body_that_nothing_announces_as_wrong_comes_back_bounded_for_its_size_to_be_compared(fault, transport):
     async def story(server, source):
         data = await read(source, "x", 0, 1000)
         assert len(data) != 1000
         assert len(data) <= 1000 + (1 << 17)
 
-    run(story, {"b": {"p/x": b"0123456789" * 100}}, [fault], data_plane=plane)
+    run(story, {"b": {"p/x": b"0123456789" * 100}}, [fault], transport=transport)
 
 
-def test_more_than_a_hundred_connections_are_used_where_the_concurrency_says_so(plane):
+def test_more_than_a_hundred_connections_are_used_where_the_concurrency_says_so(transport):
     async def main():
         async with FakeGcs({"b": {"p/x": b"1"}}, [Fault("silent")]) as server:
-            source = GcsSource("b", "p/", api_root=server.url, bearer=None, concurrency=130, data_plane=plane)
+            source = GcsSource("b", "p/", api_root=server.url, bearer=None, concurrency=130, transport=transport)
             reads = [asyncio.create_task(read(source, "x", 0)) for _ in range(130)]
             while server.busiest < 130:  # noqa: ASYNC110 - the server keeps counts, and no event for each
                 await asyncio.sleep(0.01)
@@ -188,7 +188,7 @@ def test_more_than_a_hundred_connections_are_used_where_the_concurrency_says_so(
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
-def test_a_read_that_is_cancelled_frees_its_connection(plane):
+def test_a_read_that_is_cancelled_frees_its_connection(transport):
     async def story(server, source):
         stalled = [asyncio.create_task(read(source, "x", 0)) for _ in range(4)]
         while server.count("read") < 4:  # noqa: ASYNC110 - the server keeps counts, and no event for each
@@ -199,7 +199,7 @@ def test_a_read_that_is_cancelled_frees_its_connection(plane):
         server.faults = ()
         return await asyncio.wait_for(read(source, "x", 0), 5)
 
-    assert run(story, {"b": {"p/x": b"1234"}}, [Fault("stall")], data_plane=plane) == b"1234"
+    assert run(story, {"b": {"p/x": b"1234"}}, [Fault("stall")], transport=transport) == b"1234"
 
 
 def test_a_page_that_fails_for_a_while_is_tried_again_and_nothing_is_lost():
@@ -289,10 +289,10 @@ def test_a_bucket_without_access_is_a_sentence():
     assert "Storage Object Viewer" not in text
 
 
-def test_a_requester_pays_bucket_bills_the_named_project(plane):
+def test_a_requester_pays_bucket_bills_the_named_project(transport):
     async def story(server, source):
         server.requester_pays = frozenset({"b"})
-        options = {"emulator": server.url, "concurrency": 2, "data_plane": plane}
+        options = {"emulator": server.url, "concurrency": 2, "transport": transport}
         billed = await open_source("gs://b/p", user_project="example.com:pays", **options)
         try:
             assert await names_of(billed) == ["x"]
@@ -305,7 +305,7 @@ def test_a_requester_pays_bucket_bills_the_named_project(plane):
             await read(source, "x", 0)
         assert caught.value.final
 
-    run(story, {"b": {"p/x": b"1"}}, data_plane=plane)
+    run(story, {"b": {"p/x": b"1"}}, transport=transport)
 
 
 def test_an_emulator_that_cannot_be_reached_is_named():
@@ -368,13 +368,13 @@ def credentials(tmp_path, monkeypatch):
     return write
 
 
-def run_with_credentials(story, credentials, plane):
+def run_with_credentials(story, credentials, transport):
     async def main():
         async with FakeGcs({"b": {"p/x": b"data"}}) as server:
             server.tokens = ["t1"]
             credentials(server)
             bearer = await open_token_provider()
-            options = {"concurrency": 4, "backoff": QUICK, "data_plane": plane}
+            options = {"concurrency": 4, "backoff": QUICK, "transport": transport}
             source = GcsSource("b", "p/", api_root=server.url, bearer=bearer, **options)
             try:
                 return await story(server, source)
@@ -384,16 +384,16 @@ def run_with_credentials(story, credentials, plane):
     return asyncio.run(asyncio.wait_for(main(), 30))
 
 
-def test_listing_and_reads_carry_one_token_that_is_fetched_once(credentials, plane):
+def test_listing_and_reads_carry_one_token_that_is_fetched_once(credentials, transport):
     async def story(server, source):
         assert await names_of(source) == ["x"]
         assert set(await asyncio.gather(*(read(source, "x", 0) for _ in range(20)))) == {b"data"}
         assert server.count("token") == 1
 
-    run_with_credentials(story, credentials, plane)
+    run_with_credentials(story, credentials, transport)
 
 
-def test_a_token_that_is_refused_is_replaced_once_for_all_requests(credentials, plane):
+def test_a_token_that_is_refused_is_replaced_once_for_all_requests(credentials, transport):
     async def story(server, source):
         assert await names_of(source) == ["x"]
         server.tokens = ["t2"]  # t1 is revoked, and the client holds it for an hour to come
@@ -401,10 +401,10 @@ def test_a_token_that_is_refused_is_replaced_once_for_all_requests(credentials, 
         assert await names_of(source) == ["x"]
         assert server.count("token") == 2
 
-    run_with_credentials(story, credentials, plane)
+    run_with_credentials(story, credentials, transport)
 
 
-def test_a_request_that_is_refused_with_a_fresh_token_too_is_final(credentials, plane):
+def test_a_request_that_is_refused_with_a_fresh_token_too_is_final(credentials, transport):
     async def story(server, source):
         server.faults = [Fault("status", status=401)]
         with pytest.raises(SourceError) as caught:
@@ -412,10 +412,10 @@ def test_a_request_that_is_refused_with_a_fresh_token_too_is_final(credentials, 
         assert (caught.value.cause, caught.value.retryable) == ("unauthorized", False)
         assert server.count("read") == 2
 
-    run_with_credentials(story, credentials, plane)
+    run_with_credentials(story, credentials, transport)
 
 
-def test_cancelling_one_request_that_waits_for_a_token_fails_no_other(credentials, plane):
+def test_cancelling_one_request_that_waits_for_a_token_fails_no_other(credentials, transport):
     async def story(server, source):
         server.tokens = ["t2"]
         first, *others = [asyncio.create_task(read(source, "x", 0)) for _ in range(4)]
@@ -425,7 +425,7 @@ def test_cancelling_one_request_that_waits_for_a_token_fails_no_other(credential
         assert await asyncio.gather(*others) == [b"data"] * 3
         assert first.cancelled()
 
-    run_with_credentials(story, credentials, plane)
+    run_with_credentials(story, credentials, transport)
 
 
 def test_the_token_is_asked_for_reading_only(tmp_path, monkeypatch):
@@ -455,7 +455,7 @@ def test_the_token_is_asked_for_reading_only(tmp_path, monkeypatch):
     assert asked == ["https://www.googleapis.com/auth/devstorage.read_only"]
 
 
-def test_a_certificate_that_nobody_signed_is_refused(tmp_path, plane):
+def test_a_certificate_that_nobody_signed_is_refused(tmp_path, transport):
     # api_is_dev keeps the library from looking for credentials; in a session of its own it switches the checks off, too
     context = localhost_tls(tmp_path)
 
@@ -468,7 +468,7 @@ def test_a_certificate_that_nobody_signed_is_refused(tmp_path, plane):
 
         server = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=context)
         url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
-        source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=4, backoff=QUICK, data_plane=plane)
+        source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=4, backoff=QUICK, transport=transport)
         for attempt in (read(source, "x", 0), names_of(source)):
             with pytest.raises(SourceError, match="certificate"):
                 await attempt

@@ -27,12 +27,12 @@ def test_a_daemon_is_imported_without_what_only_a_listing_a_status_page_or_a_wor
 
 
 @pytest.mark.parametrize(
-    ("plane", "expected"), [("auto", ["pycurl"]), ("curl", ["pycurl"]), ("gcloud", ["aiohttp"]), ("folder", [])]
+    ("transport", "expected"), [("auto", ["pycurl"]), ("curl", ["pycurl"]), ("gcloud", ["aiohttp"]), ("folder", [])]
 )
-def test_what_workers_will_need_is_what_opening_the_source_imports(plane, expected, tmp_path):
+def test_what_workers_will_need_is_what_opening_the_source_imports(transport, expected, tmp_path):
     pytest.importorskip("pycurl")
-    root, plane = (str(tmp_path), "auto") if plane == "folder" else ("gs://bucket", plane)
-    given = f"{root!r}, emulator='http://127.0.0.1:9', data_plane={plane!r}"
+    root, transport = (str(tmp_path), "auto") if transport == "folder" else ("gs://bucket", transport)
+    given = f"{root!r}, emulator='http://127.0.0.1:9', transport={transport!r}"
     opened = f"import asyncio, ringfeedd.storage as s; asyncio.run(s.open_source({given}, concurrency=1))"
     told = f"import importlib, ringfeedd.storage as s; [importlib.import_module(m) for m in s.modules_for({given})]"
     assert imported_by(opened, HEAVY) == imported_by(told, HEAVY) == expected

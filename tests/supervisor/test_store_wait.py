@@ -12,12 +12,12 @@ from contextlib import ExitStack
 
 import aiohttp
 import pytest
-from data_planes import DATA_PLANES
 from gcs_fixtures import ManualClock
 from house import Daemon, photographs, traces, wait_until, write_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_process import StoreProcess
+from transports import TRANSPORTS
 
 import ringfeed
 from ringfeed.cli.status import ring_status
@@ -344,12 +344,12 @@ def test_a_daemon_without_patience_or_at_the_end_of_it_ends_with_the_reason(stor
     assert "\nringfeed: the store has not answered for " in said
 
 
-@pytest.mark.parametrize("plane", DATA_PLANES)
-def test_an_address_that_refuses_or_does_not_resolve_ends_the_start(store, ring, plane):
-    arguments = ("--slots", "16", "--workers", "1", "--data-plane", plane)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_an_address_that_refuses_or_does_not_resolve_ends_the_start(store, ring, transport):
+    arguments = ("--slots", "16", "--workers", "1", "--transport", transport)
     nowhere = Daemon("gs://b/set", "--emulator", "http://no-such-host.invalid:1", *arguments, ring=f"{ring}0")
     began = time.monotonic()
-    for code, said in ended(daemon_of(store, ring, "--data-plane", plane), nowhere):
+    for code, said in ended(daemon_of(store, ring, "--transport", transport), nowhere):
         assert code == EXIT_COULD_NOT_START
         assert said.count("\n") == 2
         listed, refused = said.splitlines()

@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NoReturn, TypeVar
 
 from ringfeed.shm.descriptor import check_ring_name
@@ -21,11 +21,13 @@ class CommandParser(argparse.ArgumentParser):
 
     Attributes:
         groups: heading -> names of commands, if its help shows them in groups.
+        renamed: earlier flag -> its name today; the error for it tells the new one.
     """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401  # argparse's own
         super().__init__(**{"allow_abbrev": False, **options})
         self.groups: dict[str, list[str]] = {}
+        self.renamed: dict[str, str] = {}
 
     def format_help(self) -> str:
         """Return the help; commands come in their groups, each with its line."""
@@ -46,7 +48,7 @@ class CommandParser(argparse.ArgumentParser):
         """Parse; what is left over is an error of the command that it was given to."""
         parsed, rest = super().parse_known_args(args, namespace)
         if rest:
-            self.error(not_known(rest[0], self._option_string_actions))
+            self.error(not_known(rest[0], self._option_string_actions, self.renamed))
         return parsed, rest
 
     def error(self, message: str) -> NoReturn:
@@ -55,11 +57,14 @@ class CommandParser(argparse.ArgumentParser):
         sys.exit(EXIT_USAGE)
 
 
-def not_known(word: str, known: Iterable[str]) -> str:
+def not_known(word: str, known: Iterable[str], renamed: Mapping[str, str]) -> str:
     """Return the sentence for a word that no command knows, with the likeliest one that it does."""
     import difflib  # noqa: PLC0415  # for this alone
 
-    near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    flag = word.partition("=")[0]
+    if flag in renamed:
+        return f"unrecognized argument {word}; it is now called {renamed[flag]}"
+    near = difflib.get_close_matches(flag, known, n=1)
     return f"unrecognized argument {word}" + (f"; did you mean {near[0]}?" if near else "")
 
 

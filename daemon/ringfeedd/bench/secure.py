@@ -12,13 +12,13 @@ import msgspec
 from ringfeedd.bench.authority import own_authority
 from ringfeedd.bench.claims import Claim, Measure
 from ringfeedd.bench.contenders import PEERS, Contender, Ringfeed, floor
-from ringfeedd.bench.planes import HTTP2, WAYS, measure, one_object
 from ringfeedd.bench.results import FigureRow, Result, Spread
 from ringfeedd.bench.session import Entrant, Session
 from ringfeedd.bench.store import Store
+from ringfeedd.bench.transports import HTTP2, WAYS, measure, one_object
 
 OURS: Final = Ringfeed("Ringfeed, TLS")
-OURS_AIOHTTP: Final = Ringfeed("Ringfeed with aiohttp, TLS", serve=("--data-plane", "gcloud"))
+OURS_AIOHTTP: Final = Ringfeed("Ringfeed with aiohttp, TLS", serve=("--transport", "gcloud"))
 OURS_PLAIN: Final = Ringfeed("Ringfeed, without TLS")
 
 

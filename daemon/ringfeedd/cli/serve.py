@@ -20,7 +20,7 @@ from ringfeedd.config.kinds import Choice, FormError
 from ringfeedd.config.load import config_path
 from ringfeedd.config.setting import Setting
 from ringfeedd.config.shown import by_group, flag_help
-from ringfeedd.config.table import SETTINGS
+from ringfeedd.config.table import RENAMED, SETTINGS
 from ringfeedd.errors import DaemonError
 from ringfeedd.log import Log
 from ringfeedd.storage import modules_for
@@ -71,6 +71,7 @@ def add_settings(parser: CommandParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="TOML file of the same settings (default: RINGFEED_CONFIG)"
     )
+    parser.renamed = {f"--{name.replace('_', '-')}": one.flag for name, one in RENAMED.items()}
     for heading, settings in by_group():
         group = parser.add_argument_group(heading)
         for one in settings:
@@ -122,7 +123,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     spare_local_hosts(os.environ)
     spawner = Spawner(arguments.server)
     config = loaded.config
-    spawner.need(modules_for(config.root, emulator=config.emulator, data_plane=config.data_plane))
+    spawner.need(modules_for(config.root, emulator=config.emulator, transport=config.transport))
     stop_on_eof = hasattr(arguments, "stop_on_eof")
     try:
         return asyncio.run(

@@ -13,7 +13,7 @@ from typing import Any, Final
 from ringfeedd.config.checks import conflicts
 from ringfeedd.config.kinds import MustBeError, literal
 from ringfeedd.config.setting import PREFIX, Setting
-from ringfeedd.config.table import BY_KEY, SETTINGS, Config
+from ringfeedd.config.table import BY_KEY, RENAMED, SETTINGS, Config
 from ringfeedd.config.toml_file import TomlFile
 from ringfeedd.errors import ConfigError
 
@@ -217,6 +217,9 @@ def _unknown_key(key: str, value: object) -> str:
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in known}
+    renamed = RENAMED.get(word.removeprefix(PREFIX).lower().replace("-", "_"))
+    if renamed is not None:
+        return f"; it is now called {renamed.variable if word.startswith(PREFIX) else renamed.key}"
     near = difflib.get_close_matches(word.lower().replace("-", "_"), by_lower, n=1)
     return f"; did you mean {by_lower[near[0]]}?" if near else ""
 

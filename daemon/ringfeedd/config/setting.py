@@ -45,6 +45,7 @@ class Setting:
         unset: what happens where it is not set.
         example: a value for the example file, where the default shows nothing.
         checked: what is checked besides its kind, and when.
+        earlier: its name in earlier versions; the error for it tells the new one.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Setting:
     unset: str
     example: Any
     checked: str
+    earlier: str
 
     @property
     def required(self) -> bool:
@@ -104,6 +106,7 @@ def setting(
     unset: str = "",
     example: Any = None,  # noqa: ANN401
     checked: str = "",
+    earlier: str = "",
 ) -> Any:  # noqa: ANN401  # a field, which stands where the attribute's value would
     """Declare one setting; see `Setting`."""
     declared = {
@@ -116,6 +119,7 @@ def setting(
         "unset": unset,
         "example": example,
         "checked": checked,
+        "earlier": earlier,
     }
     return dataclasses.field(default=default, metadata={_DECLARED: declared})
 

@@ -164,7 +164,7 @@ def resolve(config: Config, machine: Machine | None = None) -> Settings:
             read_timeout_s=config.read_timeout_s,
             attempt_s=config.attempt_s,
             min_bytes_per_s=config.min_bytes_per_s,
-            data_plane=config.data_plane,
+            transport=config.transport,
             user_project=config.user_project,
         ),
         cache_folder=folders.get(config.catalog_cache, Path(config.catalog_cache)),

@@ -319,11 +319,12 @@ class Config:
         unset="600, but not for a host that has never answered",
         example=600.0,
     )
-    data_plane: TransportName = setting(
+    transport: TransportName = setting(
         Group.DOWNLOADS,
         Choice(get_args(TransportName)),
-        _FETCH.data_plane,
+        _FETCH.transport,
         help="library that downloads; auto: curl, if the extra 'fast' is installed",
+        earlier="data_plane",
     )
 
     cache_memory: int | Literal["auto", "off"] = setting(
@@ -418,3 +419,6 @@ SETTINGS: Final[Mapping[str, Setting]] = declared(Config)
 
 BY_KEY: Final[Mapping[str, Setting]] = {one.key: one for one in SETTINGS.values()}
 """All settings by their name in a file."""
+
+RENAMED: Final[Mapping[str, Setting]] = {one.earlier: one for one in SETTINGS.values() if one.earlier}
+"""Settings by the names that they had in earlier versions."""

@@ -24,7 +24,7 @@ class FetchPolicy:
         min_bytes_per_s: an attempt that brings less, on the mean of some seconds, is cut and tried again.
         max_object_bytes: larger objects are not downloaded; also the bound for what a gzipped object may unpack to.
         read_timeout_s: silence of the store, seconds, after which an attempt is cut and tried again.
-        data_plane: what objects of a bucket are downloaded with, see `ringfeedd.storage.transport.base`.
+        transport: what objects of a bucket are downloaded with, see `ringfeedd.storage.transport.base`.
         user_project: the project that requests to a bucket are billed to; None: the bucket's own.
     """
 
@@ -36,7 +36,7 @@ class FetchPolicy:
     min_bytes_per_s: float = 2048.0
     max_object_bytes: int = MAX_OBJECT_BYTES
     read_timeout_s: float = 20.0
-    data_plane: TransportName = DEFAULT_TRANSPORT
+    transport: TransportName = DEFAULT_TRANSPORT
     user_project: str | None = None
 
 

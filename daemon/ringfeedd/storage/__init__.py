@@ -38,7 +38,7 @@ async def open_source(
     emulator: str | None,
     concurrency: int,
     read_timeout_s: float = READ_TIMEOUT_S,
-    data_plane: TransportName = DEFAULT_TRANSPORT,
+    transport: TransportName = DEFAULT_TRANSPORT,
     user_project: str | None = None,
     listing_wait_s: float = LISTING_WAIT_S,
     max_objects: int = MAX_OBJECTS,
@@ -54,7 +54,7 @@ async def open_source(
         emulator: the address of a GCS emulator, e.g. ``http://127.0.0.1:9023``; None for Google's own service.
         concurrency: requests (connections, or threads) at once, at most.
         read_timeout_s: silence of the bucket, seconds, after which a request is cut; nothing for a folder.
-        data_plane: the transport for a bucket's objects, see `ringfeedd.storage.transport.base`; ignored for a folder.
+        transport: the transport for a bucket's objects, see `ringfeedd.storage.transport.base`; ignored for a folder.
         user_project: the project that requests to a bucket are billed to; nothing for a folder.
         listing_wait_s: for which one page of a bucket's listing is tried again, seconds; nothing for a folder.
         max_objects: a bucket's listing of more is refused; nothing for a folder.
@@ -62,7 +62,7 @@ async def open_source(
             asked again.
 
     Raises:
-        StartError: no such folder, no such kind of root, no usable credentials, no package for the data plane, or an
+        StartError: no such folder, no such kind of root, no usable credentials, no package for the transport, or an
             emulator set in the environment that the user did not ask for.
         ConfigError: see `absolute_root`.
     """
@@ -74,7 +74,7 @@ async def open_source(
             emulator=emulator,
             concurrency=concurrency,
             read_timeout_s=read_timeout_s,
-            data_plane=data_plane,
+            transport=transport,
             user_project=user_project,
             listing_wait_s=listing_wait_s,
             max_objects=max_objects,
@@ -86,11 +86,11 @@ async def open_source(
     return _open_folder(Path(folder), concurrency)
 
 
-def modules_for(root: str, *, emulator: str | None, data_plane: TransportName = DEFAULT_TRANSPORT) -> list[str]:
+def modules_for(root: str, *, emulator: str | None, transport: TransportName = DEFAULT_TRANSPORT) -> list[str]:
     """The modules that `open_source` will import for it, and a process may import before there is a loop."""
     if not root.startswith(GCS_SCHEME):
         return []
-    return [transport_module(data_plane), *([] if emulator else [f"{__name__}.token"])]
+    return [transport_module(transport), *([] if emulator else [f"{__name__}.token"])]
 
 
 def _open_folder(folder: Path, concurrency: int) -> LocalSource:

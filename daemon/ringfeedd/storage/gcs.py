@@ -54,7 +54,7 @@ class GcsSource:
         concurrency: int,
         backoff: Backoff = LISTING_BACKOFF,
         read_timeout_s: float = READ_TIMEOUT_S,
-        data_plane: TransportName = DEFAULT_TRANSPORT,
+        transport: TransportName = DEFAULT_TRANSPORT,
         user_project: str | None = None,
         listing_wait_s: float = LISTING_WAIT_S,
         max_objects: int = MAX_OBJECTS,
@@ -71,22 +71,22 @@ class GcsSource:
             backoff: how pages of the listing are retried.
             read_timeout_s: silence, seconds, after which a request is cut.
             user_project: the project that listings and reads are billed to; None: the bucket's own.
-            data_plane: what requests are made with.
+            transport: what requests are made with.
             listing_wait_s: for which one page is tried again, seconds.
             max_objects: a listing of more is refused.
             answered: see `open_source`.
 
         Raises:
-            StartError: the data plane's package is not installed.
+            StartError: the transport's package is not installed.
         """
         self._bucket, self._prefix, self._api_root = bucket, prefix, api_root
         self._bearer, self._backoff = bearer, backoff
         self._root = f"gs://{bucket}/{prefix}".rstrip("/")
         self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
-        self._plane = open_transport(data_plane, api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
+        self._transport = open_transport(transport, api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
         self._billed = {} if user_project is None else {"userProject": user_project}
         self._billed_query = f"&{urlencode(self._billed)}" if self._billed else ""
-        self._listing = GcsListing(self._plane, api_root=api_root, bucket=bucket, root=self._root)
+        self._listing = GcsListing(self._transport, api_root=api_root, bucket=bucket, root=self._root)
         self._listing_wait_s, self._max_objects = listing_wait_s, max_objects
         self._answered = answered
 
@@ -126,8 +126,8 @@ class GcsSource:
         """Ask for the stored bytes, still gzipped where they are stored so; see `Source.begin_read`."""
         url, what = self._url(name, generation), f"{self._root}/{name} cannot be read"
         if self._bearer is None:
-            return self._plane.begin(url, None, max_bytes, what, on_end)
-        return _AuthorisedRead(self._plane, self._bearer, (url, max_bytes, what), on_end)
+            return self._transport.begin(url, None, max_bytes, what, on_end)
+        return _AuthorisedRead(self._transport, self._bearer, (url, max_bytes, what), on_end)
 
     def _url(self, name: str, generation: int) -> str:
         pinned = f"&generation={generation}" if generation else ""
@@ -135,7 +135,7 @@ class GcsSource:
 
     async def close(self) -> None:
         """Close the connections and the token's session."""
-        await self._plane.close()
+        await self._transport.close()
         if self._bearer is not None:
             await self._bearer.close()
 
@@ -156,15 +156,17 @@ class GcsSource:
 class _AuthorisedRead:
     """A read with credentials; once more with a fresh token if the server refuses the one that is held."""
 
-    def __init__(self, plane: Transport, bearer: TokenProvider, request: tuple[str, int, str], on_end: OnEnd) -> None:
-        self._plane, self._bearer, self._request, self._on_end = plane, bearer, request, on_end
+    def __init__(
+        self, transport: Transport, bearer: TokenProvider, request: tuple[str, int, str], on_end: OnEnd
+    ) -> None:
+        self._transport, self._bearer, self._request, self._on_end = transport, bearer, request, on_end
         self._header = bearer.header_now()
         self._reading: Reading
         if self._header is None:
             self._reading = TaskReading(self._read(bearer.header()), on_end)
         else:
             url, max_bytes, what = request
-            self._reading = plane.begin(url, self._header, max_bytes, what, self._came)
+            self._reading = transport.begin(url, self._header, max_bytes, what, self._came)
 
     @property
     def received(self) -> int | None:
@@ -184,7 +186,7 @@ class _AuthorisedRead:
 
     async def _read(self, header: Awaitable[str]) -> bytes:
         url, max_bytes, what = self._request
-        return await get(self._plane, url, await header, max_bytes, what)
+        return await get(self._transport, url, await header, max_bytes, what)
 
 
 async def open_gcs(
@@ -193,7 +195,7 @@ async def open_gcs(
     emulator: str | None,
     concurrency: int,
     read_timeout_s: float,
-    data_plane: TransportName,
+    transport: TransportName,
     user_project: str | None = None,
     listing_wait_s: float = LISTING_WAIT_S,
     max_objects: int = MAX_OBJECTS,
@@ -203,7 +205,7 @@ async def open_gcs(
 
     Raises:
         ConfigError: no such bucket name.
-        StartError: no credentials, no package for the data plane, or ``STORAGE_EMULATOR_HOST`` set
+        StartError: no credentials, no package for the transport, or ``STORAGE_EMULATOR_HOST`` set
             without `emulator`.
     """
     bucket, _, prefix = root.removeprefix("gs://").partition("/")
@@ -233,7 +235,7 @@ async def open_gcs(
             bearer=bearer,
             concurrency=concurrency,
             read_timeout_s=read_timeout_s,
-            data_plane=data_plane,
+            transport=transport,
             user_project=user_project,
             listing_wait_s=listing_wait_s,
             max_objects=max_objects,

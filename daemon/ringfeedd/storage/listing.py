@@ -35,18 +35,18 @@ PAGE_TIMEOUT_S: Final = 300.0
 class GcsListing:
     """The pages of one bucket's listing."""
 
-    def __init__(self, plane: Transport, *, api_root: str, bucket: str, root: str) -> None:
+    def __init__(self, transport: Transport, *, api_root: str, bucket: str, root: str) -> None:
         """Prepare.
 
         Args:
-            plane: sends the requests.
+            transport: sends the requests.
             api_root: scheme and host without a trailing slash.
             bucket: the bucket's name.
             root: what the operator calls it; for messages.
         """
         self._api_root, self._bucket, self._root = api_root, bucket, root
         self._what = f"{root} cannot be listed: {api_root}"
-        self._session = _PlaneSession(plane, self._what)
+        self._session = _TransportSession(transport, self._what)
         self._storage: Storage | None = None
 
     async def page(self, params: dict[str, str], authorization: str | None) -> Page:
@@ -94,20 +94,20 @@ class GcsListing:
 
 
 @dataclass(frozen=True, slots=True)
-class _PlaneSession:
-    """What gcloud-aio-storage uses of an aiohttp session, with the requests sent through a plane."""
+class _TransportSession:
+    """What gcloud-aio-storage uses of an aiohttp session, with the requests sent through a transport."""
 
-    plane: Transport
+    transport: Transport
     what: str
 
     async def get(self, url: str, *, headers: Mapping[str, str], params: Mapping[str, str], **_: object) -> _Answer:
         address = f"{url}?{urlencode(params)}"
-        return _Answer(await get(self.plane, address, headers.get("Authorization"), MAX_PAGE_BYTES, self.what))
+        return _Answer(await get(self.transport, address, headers.get("Authorization"), MAX_PAGE_BYTES, self.what))
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What it uses of an aiohttp response. A plane raises whatever is no 200."""
+    """What it uses of an aiohttp response. A transport raises whatever is no 200."""
 
     body: bytes
     status: int = 200

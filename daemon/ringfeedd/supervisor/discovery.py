@@ -75,7 +75,7 @@ class Discovery:
                 emulator=config.emulator,
                 concurrency=connections,
                 read_timeout_s=config.read_timeout_s,
-                data_plane=config.data_plane,
+                transport=config.transport,
                 user_project=config.user_project,
                 listing_wait_s=min(LISTING_WAIT_S, max(self._settings.store_wait_s, SILENCE_S)),
                 max_objects=config.max_objects,

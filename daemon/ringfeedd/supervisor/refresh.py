@@ -187,7 +187,7 @@ async def _list(settings: Settings, stop: threading.Event) -> Catalog:
         concurrency=settings.downloads,
         read_timeout_s=config.read_timeout_s,
         user_project=config.user_project,
-        data_plane=config.data_plane,
+        transport=config.transport,
         max_objects=config.max_objects,
     )
     try:

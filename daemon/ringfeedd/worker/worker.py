@@ -495,7 +495,7 @@ async def _main(connection: socket.socket) -> None:
         emulator=hello.emulator,
         concurrency=hello.most_concurrency,
         read_timeout_s=hello.policy.read_timeout_s,
-        data_plane=hello.policy.data_plane,
+        transport=hello.policy.transport,
         user_project=hello.policy.user_project,
     )
     await Worker(hello, source, writer).run(reader)

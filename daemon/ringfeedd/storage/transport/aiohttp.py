@@ -1,4 +1,4 @@
-"""The data plane by aiohttp, which gcloud-aio-storage uses as well."""
+"""The transport by aiohttp, which gcloud-aio-storage uses as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data plane: how the bytes of one object come over HTTP, apart from whose they are and what they must be."""
+"""The transport: how the bytes of one object come over HTTP, apart from whose they are and what they must be."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ class Transport(Protocol):
         ...
 
 
-async def get(plane: Transport, url: str, authorization: str | None, max_bytes: int, what: str) -> bytes:
+async def get(transport: Transport, url: str, authorization: str | None, max_bytes: int, what: str) -> bytes:
     """Return the body of a 200; see `Transport.begin`. Raises: SourceError."""
-    return await ended(lambda on_end: plane.begin(url, authorization, max_bytes, what, on_end))
+    return await ended(lambda on_end: transport.begin(url, authorization, max_bytes, what, on_end))

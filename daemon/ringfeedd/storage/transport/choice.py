@@ -1,4 +1,4 @@
-"""The choice of a data plane by its name."""
+"""The choice of a transport by its name."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ringfeedd.storage.transport.base import Transport, TransportName
 
 
 def open_transport(name: TransportName, api_root: str, *, concurrency: int, read_timeout_s: float) -> Transport:
-    """The plane of that name, inside the event loop that will use it; see `GcsSource` for the arguments.
+    """The transport of that name, inside the event loop that will use it; see `GcsSource` for the arguments.
 
     Raises:
         StartError: its package is not installed.
     """
     if name == "gcloud":
-        return _aiohttp_plane(api_root, read_timeout_s)
+        return _aiohttp_transport(api_root, read_timeout_s)
     try:
         from ringfeedd.storage.transport.curl import CurlTransport  # noqa: PLC0415  # an extra: without it all else works
     except ImportError as error:
         if name == "auto":
-            return _aiohttp_plane(api_root, read_timeout_s)
+            return _aiohttp_transport(api_root, read_timeout_s)
         raise StartError(
-            f"The data plane is curl, which needs the package pycurl, and that cannot be imported ({error}); "
+            f"The transport is curl, which needs the package pycurl, and that cannot be imported ({error}); "
             "pip install 'ringfeed[fast]', or leave it at auto."
         ) from error
     return CurlTransport(api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
@@ -34,7 +34,7 @@ def transport_module(name: TransportName) -> str:
     return f"{__package__}.{'curl' if there else 'aiohttp'}"
 
 
-def _aiohttp_plane(api_root: str, read_timeout_s: float) -> Transport:
+def _aiohttp_transport(api_root: str, read_timeout_s: float) -> Transport:
     from ringfeedd.storage.transport.aiohttp import AiohttpTransport  # noqa: PLC0415  # a third of a second, for who uses it
 
     return AiohttpTransport(api_root, read_timeout_s=read_timeout_s)

@@ -1,4 +1,4 @@
-"""The data plane by libcurl: a third of the CPU that aiohttp takes for a small object."""
+"""The transport by libcurl: a third of the CPU that aiohttp takes for a small object."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class _Request:
 
 
 class _Refused:
-    """A request of a plane that is closed."""
+    """A request of a transport that is closed."""
 
     received = None
 

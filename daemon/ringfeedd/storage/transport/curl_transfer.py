@@ -74,7 +74,7 @@ class Transfer:
         return max(self._heard, self._began + max(sent_us, head_us) / 1e6)
 
     def excuse(self, now: float) -> None:
-        """Count the server's silence from `now` on: the event loop stood still, and heard nobody."""
+        """Count the server's silence from `now` on: the event loop stood still, and received nothing."""
         self._heard = now
 
     def body(self, ended: Ended, what: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Every data plane that is installed here: the same tests hold for each."""
+"""Every transport that is installed here: the same tests hold for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 NO_PYCURL = pytest.mark.skipif(find_spec("pycurl") is None, reason="the extra fast is not installed")
-DATA_PLANES = ["gcloud", pytest.param("curl", marks=NO_PYCURL)]
+TRANSPORTS = ["gcloud", pytest.param("curl", marks=NO_PYCURL)]
 
 
 def localhost_tls(folder: Path) -> ssl.SSLContext:

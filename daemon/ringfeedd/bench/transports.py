@@ -1,4 +1,4 @@
-"""What a download costs by each data plane, without TLS and with it: ``python -m ringfeedd.bench.planes``.
+"""What a download costs by each transport, without TLS and with it: ``python -m ringfeedd.bench.transports``.
 
 No decoding and no daemon.
 """
@@ -37,9 +37,9 @@ WAYS: Final[dict[str, TransportName]] = {"aiohttp": "gcloud", "curl": "curl", HT
 """What objects are read with; without TLS there is no HTTP/2."""
 
 
-async def _read(plane: Transport, url: str, times: int) -> None:
+async def _read(transport: Transport, url: str, times: int) -> None:
     for _ in range(times):
-        assert len(await get(plane, url, None, OBJECT_BYTES, NAME)) == OBJECT_BYTES
+        assert len(await get(transport, url, None, OBJECT_BYTES, NAME)) == OBJECT_BYTES
 
 
 def _open(way: str, url: str) -> Transport:
@@ -54,15 +54,15 @@ def _open(way: str, url: str) -> Transport:
 
 async def cpu_us(way: str, url: str) -> float:
     """CPU of this process for one GET, us; connections are open and warm. Raises: `StartError` without its package."""
-    plane = _open(way, url)
+    transport = _open(way, url)
     address = f"{url}/{BUCKET}/{NAME}"
     try:
-        await asyncio.gather(*(_read(plane, address, WARM_UP) for _ in range(CONCURRENCY)))
+        await asyncio.gather(*(_read(transport, address, WARM_UP) for _ in range(CONCURRENCY)))
         began = time.process_time()
-        await asyncio.gather(*(_read(plane, address, GETS) for _ in range(CONCURRENCY)))
+        await asyncio.gather(*(_read(transport, address, GETS) for _ in range(CONCURRENCY)))
         return (time.process_time() - began) / (GETS * CONCURRENCY) * 1e6
     finally:
-        await plane.close()
+        await transport.close()
 
 
 def measure(urls: Mapping[str, str], ways: Sequence[str], rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -91,7 +91,7 @@ def one_object(root: Path) -> None:
 
 def main() -> None:
     """Print one line for each way."""
-    with tempfile.TemporaryDirectory(prefix="ringfeed-bench-planes-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ringfeed-bench-transports-") as folder:
         root = Path(folder)
         one_object(root)
         with own_authority(root), Store(root) as plain, Store(root, tls=root, http2=True) as secure:

@@ -1,4 +1,4 @@
-"""What both data planes promise beyond the faults of `test_sources_gcs.py`, against servers of a few lines."""
+"""What both transports promise beyond the faults of `test_sources_gcs.py`, against servers of a few lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from email.utils import formatdate
 from time import time
 
 import pytest
-from data_planes import DATA_PLANES, NO_PYCURL, localhost_tls
+from transports import NO_PYCURL, TRANSPORTS, localhost_tls
 
 from ringfeedd.errors import StartError
 from ringfeedd.storage import SourceError, open_source
@@ -23,8 +23,8 @@ from ringfeedd.storage.transport.choice import open_transport
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndata"
 
 
-@pytest.fixture(params=DATA_PLANES)
-def plane(request):
+@pytest.fixture(params=TRANSPORTS)
+def transport(request):
     return request.param
 
 
@@ -62,12 +62,12 @@ class Server:
             writer.close()
 
 
-def run(story, plane, answer=OK, *, prefix="p/", **options):
+def run(story, transport, answer=OK, *, prefix="p/", **options):
     """`story(server, source)` with a source on ``gs://b/p``."""
 
     async def main():
         async with Server(answer) as server:
-            options_of_it = {"concurrency": 4, "read_timeout_s": 5.0, "data_plane": plane} | options
+            options_of_it = {"concurrency": 4, "read_timeout_s": 5.0, "transport": transport} | options
             source = GcsSource("b", prefix, api_root=server.url, bearer=None, **options_of_it)
             try:
                 return await story(server, source)
@@ -77,17 +77,17 @@ def run(story, plane, answer=OK, *, prefix="p/", **options):
     return asyncio.run(asyncio.wait_for(main(), 30))
 
 
-def test_connections_are_kept_for_the_next_requests(plane):
+def test_connections_are_kept_for_the_next_requests(transport):
     async def story(server, source):
         for _ in range(15):
             await asyncio.gather(*(read(source, "x", 7) for _ in range(4)))
         assert len(server.heads) == 60
         assert server.connections <= 4
 
-    run(story, plane)
+    run(story, transport)
 
 
-def test_a_request_names_the_generation_asks_for_the_stored_bytes_and_for_nothing_else(plane):
+def test_a_request_names_the_generation_asks_for_the_stored_bytes_and_for_nothing_else(transport):
     async def story(server, source):
         await read(source, "a b/\N{LATIN SMALL LETTER U WITH DIAERESIS}", 7)
         first, *headers = server.heads[0].rstrip().split("\r\n")
@@ -96,28 +96,28 @@ def test_a_request_names_the_generation_asks_for_the_stored_bytes_and_for_nothin
         assert "Accept-Encoding: gzip" in headers
         assert not names & {"cookie", "authorization", "range", "expect"}
 
-    run(story, plane)
+    run(story, transport)
 
 
 @pytest.mark.parametrize("name", [".", "..", "..."])
-def test_a_name_of_dots_is_a_name_and_no_folder(plane, name):
+def test_a_name_of_dots_is_a_name_and_no_folder(transport, name):
     async def story(server, source):
         await read(source, name, 0)
         assert server.heads[0].startswith(f"GET /storage/v1/b/b/o/{name}?alt=media ")
 
-    run(story, plane, prefix="")
+    run(story, transport, prefix="")
 
 
-def test_cookies_that_a_server_sets_are_not_sent_back(plane):
+def test_cookies_that_a_server_sets_are_not_sent_back(transport):
     async def story(server, source):
         for _ in range(2):
             await read(source, "x", 0)
         assert "cookie" not in "".join(server.heads).lower()
 
-    run(story, plane, OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b; Path=/\r\n\r\n"))
+    run(story, transport, OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b; Path=/\r\n\r\n"))
 
 
-def test_what_the_server_says_of_an_error_is_told_though_it_is_longer_than_the_object(plane):
+def test_what_the_server_says_of_an_error_is_told_though_it_is_longer_than_the_object(transport):
     body = json.dumps({"error": {"message": "no, " * 50 + "thanks"}}).encode()
 
     async def story(_server, source):
@@ -125,21 +125,21 @@ def test_what_the_server_says_of_an_error_is_told_though_it_is_longer_than_the_o
             await read(source, "x", 0, 3)
         assert caught.value.cause == "forbidden"
 
-    run(story, plane, b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    run(story, transport, b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
 
-def test_a_retry_after_may_be_a_date(plane):
+def test_a_retry_after_may_be_a_date(transport):
     async def story(_server, source):
         with pytest.raises(SourceError) as caught:
             await read(source, "x", 0)
         assert 40 < caught.value.retry_after_s <= 50
 
     when = formatdate(time() + 50, usegmt=True).encode()
-    run(story, plane, b"HTTP/1.1 503 No\r\nRetry-After: %s\r\nContent-Length: 0\r\n\r\n" % when)
+    run(story, transport, b"HTTP/1.1 503 No\r\nRetry-After: %s\r\nContent-Length: 0\r\n\r\n" % when)
 
 
 @pytest.mark.parametrize("size", [1000, 300_000, 3_000_000])
-def test_a_body_of_the_announced_size_comes_whole_whatever_the_pieces(plane, size):
+def test_a_body_of_the_announced_size_comes_whole_whatever_the_pieces(transport, size):
     body = bytes(range(250)) * (size // 250)
 
     async def story(_server, source):
@@ -150,17 +150,17 @@ def test_a_body_of_the_announced_size_comes_whole_whatever_the_pieces(plane, siz
         assert body.startswith(cut)
         assert await read(source, "x", 0, size) == body
 
-    run(story, plane, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, body))
+    run(story, transport, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, body))
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"])
-def test_what_is_no_http_is_worth_another_attempt(plane, answer):
+def test_what_is_no_http_is_worth_another_attempt(transport, answer):
     async def story(_server, source):
         with pytest.raises(SourceError, match="gs://b/p/x cannot be read") as caught:
             await read(source, "x", 0)
         assert caught.value.retryable
 
-    run(story, plane, answer, read_timeout_s=1.0)
+    run(story, transport, answer, read_timeout_s=1.0)
 
 
 def headers(count: int, size: int) -> bytes:
@@ -168,28 +168,28 @@ def headers(count: int, size: int) -> bytes:
     return b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 5\r\n\r\nbytes"
 
 
-def test_headers_of_a_few_kilobytes_are_accepted(plane):
+def test_headers_of_a_few_kilobytes_are_accepted(transport):
     async def story(_server, source):
         return await read(source, "a", 7, 5)
 
-    assert run(story, plane, headers(2, 20_000)) == b"bytes"
+    assert run(story, transport, headers(2, 20_000)) == b"bytes"
 
 
 @pytest.mark.parametrize("answer", [headers(1, 400_000), headers(5000, 100)])
-def test_larger_headers_are_a_sentence_and_no_outage(plane, answer):
+def test_larger_headers_are_a_sentence_and_no_outage(transport, answer):
     async def story(_server, source):
         with pytest.raises(SourceError, match="the store's answer has headers larger than") as error:
             await read(source, "a", 7, 5)
         return error.value
 
-    error = run(story, plane, answer)
+    error = run(story, transport, answer)
     assert error.cause == "headers"
     assert error.retryable
     assert not error.of_store
     assert not error.of_outage
 
 
-def test_closing_a_source_fails_what_is_in_flight(plane):
+def test_closing_a_source_fails_what_is_in_flight(transport):
     async def story(server, source):
         reads = [asyncio.create_task(read(source, "x", 0)) for _ in range(4)]
         while len(server.heads) < 4:  # noqa: ASYNC110 - the server keeps counts, and no event for each
@@ -198,16 +198,16 @@ def test_closing_a_source_fails_what_is_in_flight(plane):
         for result in await asyncio.gather(*reads, return_exceptions=True):
             assert isinstance(result, SourceError)
 
-    run(story, plane, None)
+    run(story, transport, None)
 
 
-def test_the_proxy_that_the_environment_names_is_used_unless_no_proxy_spares_the_host(plane, monkeypatch):
+def test_the_proxy_that_the_environment_names_is_used_unless_no_proxy_spares_the_host(transport, monkeypatch):
     async def story(server, _):
         monkeypatch.setenv("http_proxy", server.url)
         for spared in (False, True):
             monkeypatch.setenv("no_proxy", "nowhere.invalid" if spared else "other.invalid")
             source = GcsSource(
-                "b", "p/", api_root="http://nowhere.invalid", bearer=None, concurrency=1, data_plane=plane
+                "b", "p/", api_root="http://nowhere.invalid", bearer=None, concurrency=1, transport=transport
             )
             if spared:
                 with pytest.raises(SourceError) as caught:
@@ -218,7 +218,7 @@ def test_the_proxy_that_the_environment_names_is_used_unless_no_proxy_spares_the
             await source.close()
         assert [head.split()[1] for head in server.heads] == ["http://nowhere.invalid/storage/v1/b/b/o/p%2Fx?alt=media"]
 
-    run(story, plane)
+    run(story, transport)
 
 
 def test_the_proxy_is_looked_up_by_scheme_and_host(monkeypatch):
@@ -234,8 +234,8 @@ import asyncio, sys
 from ringfeedd.storage.base import read
 from ringfeedd.storage.gcs import GcsSource
 
-async def main(url, plane):
-    source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=1, data_plane=plane)
+async def main(url, transport):
+    source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=1, transport=transport)
     try:
         print((await read(source, "x", 0)).decode())
     finally:
@@ -245,14 +245,14 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def test_the_certificates_that_the_environment_names_are_trusted(plane, tmp_path):
+def test_the_certificates_that_the_environment_names_are_trusted(transport, tmp_path):
     tls = localhost_tls(tmp_path)
 
     async def main():
         async with Server(tls=tls) as server:
             for host, expected in (("localhost", 0), ("127.0.0.1", 1)):  # the name is looked at, too
                 child = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-c", SECURE_READ, server.url.replace("localhost", host), plane),
+                    *(sys.executable, "-c", SECURE_READ, server.url.replace("localhost", host), transport),
                     env=os.environ | {"SSL_CERT_FILE": str(tmp_path / "cert")},  # read once in a process
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE,
@@ -271,7 +271,7 @@ def test_a_tls_handshake_that_never_ends_is_no_connection(monkeypatch):
 
     async def story(server, _):
         url = server.url.replace("http:", "https:")
-        source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=1, data_plane="curl")
+        source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=1, transport="curl")
         with pytest.raises(SourceError) as caught:
             await read(source, "x", 0)
         assert (caught.value.cause, caught.value.retryable) == ("connect", True)
@@ -305,15 +305,15 @@ def _no_pycurl(monkeypatch):
 def test_a_plane_whose_package_is_missing_is_one_sentence_with_the_way_to_it():
     async def main():
         with pytest.raises(StartError, match=r"pip install 'ringfeed\[fast\]'"):
-            await open_source("gs://b-1/p", emulator="http://127.0.0.1:1", concurrency=1, data_plane="curl")
+            await open_source("gs://b-1/p", emulator="http://127.0.0.1:1", concurrency=1, transport="curl")
 
     asyncio.run(main())
 
 
 async def auto_plane():
-    plane = open_transport("auto", "http://127.0.0.1:1", concurrency=1, read_timeout_s=1.0)
-    await plane.close()
-    return type(plane).__name__
+    transport = open_transport("auto", "http://127.0.0.1:1", concurrency=1, read_timeout_s=1.0)
+    await transport.close()
+    return type(transport).__name__
 
 
 @NO_PYCURL
