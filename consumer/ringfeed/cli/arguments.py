@@ -62,12 +62,10 @@ def not_known(word: str, known: Iterable[str], renamed: Mapping[str, str]) -> st
     import difflib  # noqa: PLC0415  # for this alone
 
     flag = word.partition("=")[0]
-    advice = ""
     if flag in renamed:
-        advice = f"; it is now called {renamed[flag]}"
-    elif near := difflib.get_close_matches(flag, known, n=1):
-        advice = f"; did you mean {near[0]}?"
-    return f"unrecognized argument {word}{advice}"
+        return f"unrecognized argument {word}; it is now called {renamed[flag]}"
+    near = difflib.get_close_matches(flag, known, n=1)
+    return f"unrecognized argument {word}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def reason(message: str) -> str:
