@@ -35,7 +35,8 @@ def ids_of(catalog):
 
 @given(st.lists(IDS, min_size=1, max_size=60, unique=True), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
-def test_a_catalog_is_the_ids_in_the_order_of_their_utf8_whatever_the_order_of_the_listing(ids, rng):
+def test_a_catalog_is_sorted_by_utf8(ids, rng):
+    """Whatever the order of the listing."""
     names = both(ids)
     rng.shuffle(names)
     catalog = build(names, page=7)
@@ -46,13 +47,14 @@ def test_a_catalog_is_the_ids_in_the_order_of_their_utf8_whatever_the_order_of_t
 
 @given(st.lists(st.text("ab\0", min_size=0, max_size=40), max_size=80))
 @settings(max_examples=200, deadline=None)
-def test_the_order_of_a_table_is_that_of_python_for_long_common_prefixes_and_zero_bytes(ids):
+def test_a_table_sorts_as_python_does(ids):
+    """For long common prefixes and zero bytes, too."""
     table = IdTable.of(ids)
     expected = sorted(range(len(ids)), key=lambda row: (ids[row].encode(), row))
     assert table.order().tolist() == expected
 
 
-def test_each_pair_carries_the_listed_metadata_of_its_own_two_objects():
+def test_each_pair_has_its_two_objects_metadata():
     ids = ["a", "a-b", "a/b", "a b", "ü#%41?", "x.jpg", ".hidden", "日本語", "\U0001f600"]
     names = both(ids)
     random.Random(1).shuffle(names)
@@ -65,11 +67,11 @@ def test_each_pair_carries_the_listed_metadata_of_its_own_two_objects():
     assert sorted(ids_of(catalog)) == sorted(ids)
 
 
-def test_a_store_without_checksums_gives_none_and_not_zero():
+def test_missing_checksums_are_none_and_not_zero():
     assert build(both(["a"]), crc32c=False).pair(0).image.crc32c is None
 
 
-def test_many_pairs_looked_up_together_are_those_looked_up_one_by_one():
+def test_batch_lookup_equals_single_lookup():
     catalog = build(both([f"größe/{number}" for number in range(40)]))
     some = [39, 0, 7, 7, *range(12, 30)]
     assert catalog.pairs(some) == [catalog.pair(index) for index in some]
@@ -84,7 +86,8 @@ def test_an_index_outside_the_catalog_is_an_error():
             catalog.pair(index)
 
 
-def test_incomplete_pairs_are_counted_and_the_first_twenty_named_in_order():
+def test_incomplete_pairs_are_counted_and_twenty_named():
+    """The first twenty, in order."""
     lonely = [f"{number:03}" for number in range(30)]
     names = [f"images/{one}.jpg" for one in reversed(lonely)] + ["labels/z.png"] + both(["whole"])
     incomplete = build(names).incomplete
@@ -94,7 +97,8 @@ def test_incomplete_pairs_are_counted_and_the_first_twenty_named_in_order():
     assert incomplete.sentences()[1] == "labels without an image: 1 (labels/z.png)"
 
 
-def test_of_two_images_with_one_id_the_one_that_the_template_prefers_is_taken_in_any_order_of_listing():
+def test_the_templates_preferred_image_wins():
+    """If two images have one id, in any order of the listing."""
     rivals = ["images/a.jpeg", "images/a.JPG", "images/a.jpg", "images/a.Jpg"]
     for seed in range(8):
         shuffled = random.Random(seed).sample(rivals, 4)
@@ -105,20 +109,22 @@ def test_of_two_images_with_one_id_the_one_that_the_template_prefers_is_taken_in
         assert catalog.pair(0).image.name == "images/a.JPG"
 
 
-def test_an_id_may_have_1024_bytes_and_no_more():
+def test_an_id_has_1024_bytes_at_most():
     fits, too_long = "é" * 512, "é" * 512 + "x"
     catalog = build(both([fits, too_long]))
     assert ids_of(catalog) == [fits]
     assert catalog.incomplete.unusable_ids.count == 2
 
 
-def test_a_file_name_that_is_not_utf8_is_counted_and_can_be_printed():
+def test_a_file_name_outside_utf8_is_counted():
+    """And it can be printed."""
     catalog = build([*both(["a"]), "images/\udcff.jpg"])
     assert catalog.incomplete.unusable_ids.count == 1
     assert catalog.incomplete.unusable_ids.names[0].isprintable()
 
 
-def test_one_listing_serves_both_templates_where_one_prefix_holds_the_other():
+def test_nested_prefixes_need_one_listing():
+    """One listing serves both templates if one prefix holds the other."""
     source = ListedSource(["a.jpg", "a_mask.png", "b_mask.png", "b.jpg"])
     catalog = asyncio.run(build_catalog(source, KeyTemplates.parse("{id}.jpg", "{id}_mask.png")))
     assert ids_of(catalog) == ["a", "b"]
@@ -134,7 +140,8 @@ def test_progress_counts_the_objects_of_both_listings():
     assert len(seen) == 6
 
 
-def test_a_listing_that_breaks_off_is_no_shorter_catalog_but_a_sentence():
+def test_an_interrupted_listing_is_an_error():
+    """It is not taken for a shorter catalog."""
     with pytest.raises(StartError, match="broke off"):
         build(both([f"{n}" for n in range(40)]), page=10, fails_after=20)
 
@@ -144,7 +151,7 @@ def test_a_listing_that_breaks_off_is_no_shorter_catalog_but_a_sentence():
 
 @given(st.sets(IDS, min_size=1, max_size=80), st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
-def test_the_splits_are_disjoint_cover_the_catalog_and_follow_the_published_rule(ids, ratio):
+def test_splits_are_disjoint_complete_and_as_documented(ids, ratio):
     catalog = build(both(sorted(ids)))
     split = catalog.split(ratio)
     parts = [part.indices.tolist() for part in split.values()]
@@ -169,7 +176,8 @@ def test_adding_pairs_moves_no_other_pair():
     assert 30 < len(test_ids(before)) < 90
 
 
-def test_the_whole_range_of_ratios_is_allowed_and_nothing_else():
+def test_the_whole_range_of_ratios_is_allowed():
+    """And nothing outside of it."""
     catalog = build(both(["a", "b", "c"]))
     assert [len(part) for part in catalog.split(0.0).values()] == [3, 0]
     assert [len(part) for part in catalog.split(1.0).values()] == [0, 3]
@@ -178,7 +186,7 @@ def test_the_whole_range_of_ratios_is_allowed_and_nothing_else():
             catalog.split(ratio)
 
 
-def test_a_fingerprint_is_a_function_of_the_ids_in_order_and_of_nothing_else():
+def test_a_fingerprint_depends_on_ordered_ids_only():
     ids = [f"{number}" for number in range(50)]
     split = build(both(ids)).split(0.3)
     assert all(len(part.fingerprint) == 32 for part in split.values())
@@ -190,7 +198,7 @@ def test_a_fingerprint_is_a_function_of_the_ids_in_order_and_of_nothing_else():
 
 
 @given(st.lists(IDS, min_size=1, max_size=60), st.data())
-def test_a_fingerprint_of_some_rows_is_that_of_a_table_of_these_rows(ids, data):
+def test_some_rows_have_their_own_tables_fingerprint(ids, data):
     """Whether they are neighbours, nearly all, a few, or in any order: each is read in its own way."""
     table = IdTable.of(ids)
     rows = data.draw(
@@ -200,7 +208,7 @@ def test_a_fingerprint_of_some_rows_is_that_of_a_table_of_these_rows(ids, data):
     assert table.fingerprint(np.array(rows, np.int64)) == alone.fingerprint(np.arange(len(rows), dtype=np.int64))
 
 
-def test_hash_and_fingerprint_are_the_same_on_every_machine():
+def test_hashes_and_fingerprints_are_equal_on_every_machine():
     assert id_hash("images/ü".encode()) == 0x92CCE7F2561E5535
     assert build(both(["a", "b"])).fingerprint == "48f0513a2d7f18fdcb08b2692dc5df23"
 
@@ -240,7 +248,8 @@ SYNTHETIC = """
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("stride", [1, 7919], ids=["listed in order", "listed in disorder"])
-def test_a_million_pairs_take_less_than_250_mb_of_the_whole_process(stride):
+def test_a_million_pairs_take_less_than_250_mb(stride):
+    """The whole process is counted."""
     code = textwrap.dedent(SYNTHETIC).replace("STRIDE", str(stride))
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 250

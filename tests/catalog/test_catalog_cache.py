@@ -52,7 +52,7 @@ def test_a_listing_comes_back_as_it_was_saved(folder, tmp_path):
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "cache").iterdir()} == {0o600}
 
 
-def test_a_file_that_cannot_be_believed_is_passed_over(folder, tmp_path, caplog):
+def test_an_invalid_file_is_skipped(folder, tmp_path, caplog):
     cache_in(tmp_path).save(listing(folder))
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
@@ -77,7 +77,8 @@ def test_the_latest_listings_are_kept_and_no_more(tmp_path):
     assert [catalog.fingerprint for catalog in cache_in(tmp_path / "cache")] == fingerprints[: -KEPT - 1 : -1]
 
 
-def test_a_listing_that_trainers_read_is_kept_however_many_came_after_it(tmp_path):
+def test_a_listing_in_use_is_never_evicted(tmp_path):
+    """However many listings came after it."""
     catalogs = [listing(write_folder(tmp_path / f"set{count}", count)) for count in range(2, 2 + KEPT + 2)]
     for catalog in catalogs:
         cache_in(tmp_path / "cache").save(catalog)
@@ -114,7 +115,7 @@ def test_a_listing_that_another_daemon_serves_is_kept(tmp_path):
     assert list((tmp_path / "cache").glob("*.served")) == []
 
 
-def test_a_listing_in_use_that_was_removed_is_saved_again(folder, tmp_path):
+def test_a_removed_listing_in_use_is_saved_again(folder, tmp_path):
     cache, catalog = cache_in(tmp_path), listing(folder)
     cache.save(catalog)
     next(tmp_path.glob("*.catalog")).unlink()
@@ -123,7 +124,7 @@ def test_a_listing_in_use_that_was_removed_is_saved_again(folder, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"[", b"{}", b"[1, null]", b"\xff"])
-def test_a_list_of_what_is_in_use_that_cannot_be_read_costs_nothing(folder, tmp_path, content):
+def test_an_unreadable_list_of_uses_costs_nothing(folder, tmp_path, content):
     cache, catalog = cache_in(tmp_path), listing(folder)
     (tmp_path / "0.served").write_bytes(content)
     (tmp_path / "1.served").symlink_to("nowhere")
@@ -131,7 +132,7 @@ def test_a_list_of_what_is_in_use_that_cannot_be_read_costs_nothing(folder, tmp_
     assert [kept.fingerprint for kept in cache] == [catalog.fingerprint]
 
 
-def test_files_that_vanish_while_they_are_looked_at_cost_no_other(folder, tmp_path, monkeypatch):
+def test_a_vanishing_file_costs_no_other_file(folder, tmp_path, monkeypatch):
     catalogs = [listing(write_folder(tmp_path / f"set{count}", count)) for count in range(2, 2 + KEPT + 1)]
     cache = cache_in(tmp_path / "cache")
     for catalog in catalogs[:-1]:
@@ -151,7 +152,7 @@ def test_files_that_vanish_while_they_are_looked_at_cost_no_other(folder, tmp_pa
     assert [kept.fingerprint for kept in cache] == [catalog.fingerprint for catalog in catalogs[:0:-1]]
 
 
-def test_a_draft_is_a_new_file_and_no_link_is_followed(folder, tmp_path, monkeypatch, caplog):
+def test_a_draft_is_new_and_follows_no_link(folder, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(secrets, "token_hex", lambda _: "chosen")
     target = tmp_path / "target"
     target.write_text("mine")
@@ -166,7 +167,7 @@ def test_a_draft_is_a_new_file_and_no_link_is_followed(folder, tmp_path, monkeyp
     assert "could not be cached" in caplog.text
 
 
-def test_a_draft_that_was_cut_off_is_removed_in_time(folder, tmp_path):
+def test_an_interrupted_draft_is_removed_later(folder, tmp_path):
     for name, age_s in [("old.1.draft", IN_USE_S + 1), ("new.1.draft", 0)]:
         (tmp_path / name).write_bytes(b"")
         os.utime(tmp_path / name, (0, time.time() - age_s))
@@ -174,7 +175,7 @@ def test_a_draft_that_was_cut_off_is_removed_in_time(folder, tmp_path):
     assert [path.name for path in tmp_path.glob("*.draft")] == ["new.1.draft"]
 
 
-def test_roots_that_nobody_lists_any_more_are_forgotten_in_time(folder, tmp_path):
+def test_roots_without_listings_are_forgotten_after_a_time(folder, tmp_path):
     for root in ("given up", "in use"):
         cache_in(tmp_path, root).save(listing(folder))
     for path in tmp_path.iterdir():
@@ -184,7 +185,7 @@ def test_roots_that_nobody_lists_any_more_are_forgotten_in_time(folder, tmp_path
     assert list(cache_in(tmp_path, "given up")) == []
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_nothing_else(folder, tmp_path, caplog):
+def test_an_unwritable_cache_is_only_reported(folder, tmp_path, caplog):
     (tmp_path / "file").write_bytes(b"")
     cache_in(tmp_path / "file" / "cache").save(listing(folder))
     assert "the catalog could not be cached" in caplog.text
@@ -221,7 +222,8 @@ def refreshed_from(ring):
     return int(said.rpartition("from epoch ")[2].split()[0])
 
 
-def test_a_daemon_killed_after_the_bucket_has_grown_loses_nobody_and_lets_the_new_pairs_in(tmp_path, ring):
+def test_a_killed_daemons_successor_serves_the_new_pairs(tmp_path, ring):
+    """A daemon is killed after the bucket has grown; no reader is disconnected."""
     folder = write_folder(tmp_path / "set", PAIRS)
     old = names(folder)
     daemon = serve(folder, ring, tmp_path / "cache")
@@ -243,7 +245,8 @@ def test_a_daemon_killed_after_the_bucket_has_grown_loses_nobody_and_lets_the_ne
         assert sorted(seen) == names(folder)
 
 
-def test_a_daemon_killed_between_a_refresh_and_its_epoch_serves_both_catalogs_on(tmp_path, ring):
+def test_a_kill_amid_a_refresh_keeps_both_catalogs(tmp_path, ring):
+    """Between a refresh and its epoch: the next daemon serves the old catalog, then the new one."""
     folder = write_folder(tmp_path / "set", PAIRS)
     old = names(folder)
     daemon = serve(folder, ring, tmp_path / "cache")
@@ -263,7 +266,8 @@ def test_a_daemon_killed_between_a_refresh_and_its_epoch_serves_both_catalogs_on
             assert sorted(epoch_of(reader)) == (names(folder) if epoch >= begins else old)
 
 
-def test_a_reader_that_waits_at_a_catalogs_first_epoch_is_promised_the_one_before_it_too(tmp_path):
+def test_a_waiting_reader_keeps_the_previous_catalog(tmp_path):
+    """A reader that waits at a catalog's first epoch still needs the one before it."""
     catalogs = [listing(write_folder(tmp_path / f"set{count}", count)) for count in (PAIRS, PAIRS + MORE)]
     config = Config(root="r", test_ratio=0.0)
     nodes = resolve(config).nodes
@@ -276,7 +280,8 @@ def test_a_reader_that_waits_at_a_catalogs_first_epoch_is_promised_the_one_befor
         assert {split: epoch for split, (epoch, _) in start.later.items()} == later
 
 
-def test_a_reader_that_is_busy_while_two_daemons_die_goes_on_though_the_second_had_promised_more(tmp_path, ring):
+def test_a_busy_reader_survives_two_killed_daemons(tmp_path, ring):
+    """Also if the second of them had promised more epochs."""
     folder = write_folder(tmp_path / "set", PAIRS)
     old = names(folder)
     daemon = serve(folder, ring, tmp_path / "cache")
@@ -309,7 +314,8 @@ def test_a_reader_that_is_busy_while_two_daemons_die_goes_on_though_the_second_h
             assert [sorted(ids) for ids in epoch_of(busy, quick)] == [expected, expected]
 
 
-def test_a_start_with_the_latest_listing_needs_no_new_one_and_makes_it_beside(tmp_path, ring):
+def test_a_start_uses_the_latest_listing_at_once(tmp_path, ring):
+    """It makes a new one in the background."""
     folder = write_folder(tmp_path / "set", PAIRS)
     with serve(folder, ring, tmp_path / "cache"):
         wait_until(lambda: list((tmp_path / "cache").glob("*.catalog")))

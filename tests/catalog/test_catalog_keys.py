@@ -11,7 +11,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20
 
 
 @given(TEXT, st.sampled_from([DEFAULT_IMAGES, "{id}.png", "a b/{id}_x.v2.tif,tiff", "d/{id}", "d/{id}/rgb.png"]))
-def test_a_name_made_from_an_id_gives_the_id_back(pair_id, text):
+def test_a_name_made_from_an_id_returns_it(pair_id, text):
     template = KeyTemplate.parse(text)
     for suffix in template.suffixes:
         match = template.match(template.name(pair_id, suffix))
@@ -31,7 +31,8 @@ def test_the_defaults_are_the_snippets_names_and_jpeg():
 
 
 @pytest.mark.parametrize("text", ["i/{id}.jpg,jpeg", "i/{id}.jpg,.jpeg", "i/{id}.JPG, JPEG", "i/{id}.jpg,jpeg,jpg"])
-def test_extensions_are_a_list_behind_the_last_dot_in_order_of_preference(text):
+def test_extensions_are_a_list_by_preference(text):
+    """Behind the last dot of the template."""
     assert KeyTemplate.parse(text).suffixes == (".jpg", ".jpeg")
 
 
@@ -46,7 +47,7 @@ def test_case_is_ignored_in_the_extension_only():
     "text",
     ["i/", "i/{id}/{id}.jpg", "/i/{id}.jpg", "i/{id}.", "i/{id}.jpg,", "i/{id},jpg", "i/{id}.a,b/c", "{ID}.jpg"],
 )
-def test_a_template_that_cannot_be_meant_is_refused_with_a_sentence(text):
+def test_an_invalid_template_is_refused_with_a_sentence(text):
     with pytest.raises(ConfigError, match="key template"):
         KeyTemplate.parse(text)
 
@@ -58,14 +59,14 @@ def test_templates_that_name_the_same_objects_are_refused():
         KeyTemplates.parse("x/{id}.jpg,png", "x/{id}.png")
 
 
-def test_an_object_that_fits_both_templates_belongs_to_the_more_literal_one():
+def test_the_more_literal_template_wins_an_object():
     templates = KeyTemplates.parse("{id}.png", "{id}_mask.png")
     assert templates.match("a_mask.png")[0] is None
     assert templates.match("a_mask.png")[1].id == "a"
     assert templates.match("a.png")[0].id == "a"
 
 
-def test_a_prefix_is_listed_once_when_it_holds_the_other():
+def test_a_prefix_within_another_is_not_listed_twice():
     assert KeyTemplates.parse("{id}.jpg", "labels/{id}.png").listed_prefixes == ("",)
     assert KeyTemplates.parse().listed_prefixes == ("images/", "labels/")
     assert KeyTemplates.parse(DEFAULT_IMAGES, DEFAULT_LABELS).labels.prefix == "labels/"

@@ -85,7 +85,8 @@ def reasons(log):
     return dict(re.findall(r"pair '(\d\d)' failed to load: (.*)", log))
 
 
-def test_a_crash_a_glutton_and_a_bomb_cost_themselves_and_nothing_beside_them(serve) -> None:
+def test_crashing_gluttonous_and_exploding_files_cost_only_themselves(serve) -> None:
+    """A crash, a file that takes much memory, and a bomb fail no other pair."""
     comments = {CRASH: b"do: crash", GLUTTON: b"do: eat", BOMB: b""}
     rows, log = serve(comments)
     assert [wanted for wanted, _, _ in rows] == [f"{number:02d}" for number in range(PAIRS)]
@@ -102,7 +103,7 @@ def test_a_crash_a_glutton_and_a_bomb_cost_themselves_and_nothing_beside_them(se
     assert log.count("died with signal 11") == 2
 
 
-def test_a_decode_that_hangs_costs_its_worker_and_itself(serve) -> None:
+def test_a_hanging_decode_costs_its_worker_and_itself(serve) -> None:
     rows, log = serve({CRASH: b"do: hang"}, timeout_s=HANG_TIMEOUT_S)
     assert [wanted for wanted, _, valid in rows if not valid] == [f"{CRASH:02d}"]
     assert len(rows) == PAIRS

@@ -92,7 +92,8 @@ def test_native_pixels_lie_densely_from_the_rows_start(codecs, name, mode) -> No
 @pytest.mark.parametrize(
     ("height", "width"), [(107, 160), (108, 160), (50, 75), (26, 40), (112, 112), (15, 48), (7, 5)]
 )
-def test_a_jpeg_that_shrinks_is_drafted_by_the_largest_scale_that_keeps_every_pixel(name, height, width, fit) -> None:
+def test_a_jpeg_draft_keeps_every_pixel(name, height, width, fit) -> None:
+    """A JPEG that shrinks is drafted by the largest scale that keeps every pixel of the row."""
     image, label = image_bytes(name), label_bytes(name, "index")
     pixels, labels, _ = decode(image, label, DecodeSpec(height, width, fit, LabelMode.INDEX))
     expected = reference_drafted(image, fit, height, width)
@@ -119,7 +120,7 @@ def small(height: int, width: int, seed: int) -> Image.Image:
 
 @given(size=pictures, row=st.tuples(st.integers(1, 50), st.integers(1, 50)), fit=st.sampled_from(FIXED_FITS))
 @settings(max_examples=100, deadline=None)
-def test_any_size_comes_into_any_row_as_pillow_has_it(size, row, fit) -> None:
+def test_any_size_is_scaled_as_pillow_does(size, row, fit) -> None:
     picture = small(*size)
     spec = DecodeSpec(*row, fit, LabelMode.INDEX)
     image, label = encode(picture, "PNG"), encode(picture.convert("L"), "PNG")
@@ -133,7 +134,7 @@ def test_any_size_comes_into_any_row_as_pillow_has_it(size, row, fit) -> None:
 
 @given(size=pictures, quality=st.integers(1, 100), subsampling=st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]))
 @settings(max_examples=100, deadline=None)
-def test_any_small_jpeg_is_pillows_pixels_at_its_own_size(size, quality, subsampling) -> None:
+def test_any_small_jpeg_has_pillows_pixels(size, quality, subsampling) -> None:
     picture = small(*size)
     image = encode(picture, "JPEG", quality=quality, subsampling=subsampling)
     pixels, _, _ = decode(image, encode(picture, "PNG"), DecodeSpec(40, 40, Fit.NATIVE))
@@ -166,7 +167,8 @@ def test_padding_outside_the_rows_range_is_refused() -> None:
             DecodeSpec(4, 4, Fit.PAD, mode, **options)
 
 
-def test_a_line_too_thin_for_the_row_is_still_shown_by_pad() -> None:
+def test_pad_still_shows_a_very_thin_line() -> None:
+    """A line that is too thin for the row."""
     line = Image.new("RGB", (40, 1), (9, 8, 7))
     pixels, _, _ = decode(encode(line, "PNG"), encode(line, "PNG"), DecodeSpec(5, 5, Fit.PAD))
     assert (pixels[2] == (9, 8, 7)).all()
@@ -175,7 +177,7 @@ def test_a_line_too_thin_for_the_row_is_still_shown_by_pad() -> None:
 
 @given(size=pictures, row=st.tuples(st.integers(1, 50), st.integers(1, 50)), fit=st.sampled_from(FIXED_FITS))
 @settings(max_examples=100, deadline=None)
-def test_no_fit_makes_a_class_that_was_not_in_the_label(size, row, fit) -> None:
+def test_no_fit_invents_a_class_in_a_label(size, row, fit) -> None:
     ids = np.random.default_rng(size[2]).choice(np.array([3, 7, 200, 255], np.uint8), size[:2])
     label = encode(Image.fromarray(ids), "PNG")
     _, labels, _ = decode(encode(small(*size), "PNG"), label, DecodeSpec(*row, fit, LabelMode.INDEX))
@@ -188,7 +190,7 @@ def test_no_fit_makes_a_class_that_was_not_in_the_label(size, row, fit) -> None:
     row_width=st.integers(1, 900),
     row_height=st.integers(1, 900),
 )
-def test_a_draft_never_has_fewer_pixels_than_are_shown(width, height, row_width, row_height) -> None:
+def test_a_draft_never_loses_pixels_that_are_shown(width, height, row_width, row_height) -> None:
     for fit in FITS:
         framing = frame(fit, width=width, height=height, row_width=row_width, row_height=row_height)
         left, top, right, bottom = framing.box
@@ -199,7 +201,8 @@ def test_a_draft_never_has_fewer_pixels_than_are_shown(width, height, row_width,
 
 
 @pytest.mark.parametrize("fit", FIXED_FITS)
-def test_a_label_of_another_size_is_fitted_by_itself_and_told(fit) -> None:
+def test_a_label_of_another_size_is_counted(fit) -> None:
+    """It is fitted by itself."""
     image, label = image_bytes("china"), encode(classes(photograph("china").resize((160, 100))), "PNG")
     _, labels, decoded = decode(image, label, DecodeSpec(300, 400, fit, LabelMode.INDEX))
     assert decoded == Decoded(214, 320, 100, 160, size_mismatch=True)
@@ -226,7 +229,8 @@ def test_threads_do_not_disturb_one_another(codecs) -> None:
                 assert decoded == expected[2]
 
 
-def test_a_row_that_is_not_the_rings_is_refused_rather_than_written_beside_it() -> None:
+def test_a_row_of_another_size_is_refused() -> None:
+    """Nothing is written outside the ring's row."""
     spec = DecodeSpec(8, 8)
     data = encode(small(8, 8, 1), "PNG")
     good = np.zeros((8, 8, 3), np.uint8)

@@ -41,7 +41,7 @@ def test_a_plain_jpeg_has_pillows_pixels(quality, subsampling, progressive, opti
             assert np.array_equal(pixels, reference_image(data, "native", 0, 0))
 
 
-def test_every_odd_size_up_to_two_blocks_has_pillows_pixels() -> None:
+def test_odd_sizes_up_to_two_blocks_match_pillow() -> None:
     whole = photograph("flower")
     for height in range(1, 34, 4):
         for width in range(1, 34, 3):
@@ -80,7 +80,8 @@ def test_any_sampling_decodes_alike_with_and_without_it(factors, monkeypatch) ->
     assert isinstance(with_it[0], str) == (factors == 0x44), "Pillow reads all but that one"
 
 
-def test_a_buffer_of_another_size_is_declined_not_half_filled() -> None:
+def test_a_buffer_of_another_size_is_declined() -> None:
+    """It is not half filled."""
     assert fast(image_bytes("china"), 320, 214) is None
     assert fast(image_bytes("china"), 400, 400) is None
 
@@ -93,7 +94,7 @@ def outcome(data: bytes, spec: DecodeSpec) -> object:
         return str(error), error.cause
 
 
-def test_damaged_jpegs_come_out_the_same_with_and_without_it(monkeypatch) -> None:
+def test_damaged_jpegs_decode_identically_with_and_without_it(monkeypatch) -> None:
     rng = np.random.default_rng(4)
     good = image_bytes("china")
     damaged = []
@@ -122,13 +123,13 @@ def pillow_decodes_no_image(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("fit", list(Fit))
-def test_it_is_used_for_an_image_of_the_rows_own_size(fit, monkeypatch) -> None:
+def test_it_decodes_an_image_of_the_rows_size(fit, monkeypatch) -> None:
     pillow_decodes_no_image(monkeypatch)
     _, pixels = outcome(image_bytes("china"), DecodeSpec(214, 320, fit))
     assert pixels == reference_image(image_bytes("china"), "native", 0, 0).tobytes()
 
 
-def test_it_is_used_for_a_padded_image_that_fills_the_rows_width(monkeypatch) -> None:
+def test_it_decodes_a_padded_image_of_full_width(monkeypatch) -> None:
     pillow_decodes_no_image(monkeypatch)
     spec = DecodeSpec(220, 320, Fit.PAD)
     image = np.full(spec.image_row_shape, 0xA5, np.uint8)
@@ -136,7 +137,7 @@ def test_it_is_used_for_a_padded_image_that_fills_the_rows_width(monkeypatch) ->
     assert np.array_equal(image, reference_image(image_bytes("china"), "pad", 220, 320))
 
 
-def test_it_is_not_used_where_the_image_is_turned(monkeypatch) -> None:
+def test_it_does_not_decode_a_turned_image(monkeypatch) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     data = encode(photograph("china"), "JPEG", exif=exif)
@@ -144,7 +145,8 @@ def test_it_is_not_used_where_the_image_is_turned(monkeypatch) -> None:
     assert pixels == reference_image(data, "native", 0, 0, exif=True).tobytes()
 
 
-def test_a_codec_that_differs_from_this_machines_pillow_is_never_used() -> None:
+def test_it_is_never_used_if_pillow_decodes_differently() -> None:
+    """The Pillow of this machine."""
     other = ModuleType("other")
     other.decode_jpeg_header = simplejpeg.decode_jpeg_header
     other.decode_jpeg = lambda *args, **options: simplejpeg.decode_jpeg(*args, fastupsample=True, **options)

@@ -97,7 +97,8 @@ def little_memory():
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_broken_bytes_end_in_pixels_or_in_a_sentence_soon_and_in_little_memory() -> None:
+def test_broken_bytes_end_in_pixels_or_a_sentence() -> None:
+    """Soon, and in little memory."""
     settings(max_examples=400, deadline=None)(given(**ARGUMENTS)(check))()
 
 

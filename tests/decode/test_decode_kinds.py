@@ -28,7 +28,7 @@ from ringfeedd.decode.spec import MAX_SIDE, Fit
 
 @pytest.mark.parametrize("kind", IMAGE_KINDS)
 @pytest.mark.parametrize("fit", [Fit.RESIZE, Fit.CROP, Fit.NATIVE])
-def test_an_image_of_any_kind_is_what_pillow_converts_it_to(kind, fit) -> None:
+def test_images_of_any_kind_match_pillows_conversion(kind, fit) -> None:
     size = SIZE if fit == Fit.NATIVE else (17, 29)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow's advice on transparency would come once a pair
@@ -38,7 +38,8 @@ def test_an_image_of_any_kind_is_what_pillow_converts_it_to(kind, fit) -> None:
         assert np.array_equal(pixels, reference_image(IMAGE_KINDS[kind], fit, *size))
 
 
-def test_the_wrong_extension_does_not_matter_as_only_bytes_are_seen() -> None:
+def test_the_wrong_extension_does_not_matter() -> None:
+    """Only the bytes decide."""
     pixels, labels, _ = decoded(PLAIN, encode(COLOURS, "JPEG"))
     assert np.array_equal(pixels, np.asarray(COLOURS))
     assert np.array_equal(labels, reference_image(encode(COLOURS, "JPEG"), "native", 0, 0))
@@ -49,7 +50,8 @@ def test_a_two_picture_jpeg_shows_its_first() -> None:
     assert np.array_equal(decoded(data, PLAIN)[0], reference_image(encode(COLOURS, "JPEG"), "native", 0, 0))
 
 
-def test_a_16_bit_grey_image_is_refused_as_it_would_become_white() -> None:
+def test_a_16_bit_grey_image_is_refused() -> None:
+    """Pillow's conversion would make it white."""
     error = refused(encode(Image.fromarray(np.full((24, 36), 999, np.uint16)), "PNG"), PLAIN)
     assert error.cause == "unsupported"
     assert "16-bit grey" in str(error)
@@ -99,7 +101,7 @@ def test_an_orientation_that_means_nothing_turns_nothing(orientation) -> None:
 
 @pytest.mark.parametrize("mode", ["index", "gray16"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_grey_labels_of_few_bits_give_the_values_that_are_stored(bits, mode) -> None:
+def test_grey_labels_of_few_bits_keep_stored_values(bits, mode) -> None:
     # 8 pixels a row, so a row is `bits` bytes; every value of 2 and 4 bits comes.
     rows = np.random.default_rng(bits).integers(0, 256, (16, bits), np.uint8)
     label = png(8, 16, bits, 0, b"".join(b"\0" + row.tobytes() for row in rows))
@@ -111,7 +113,8 @@ def test_grey_labels_of_few_bits_give_the_values_that_are_stored(bits, mode) -> 
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_palette_labels_give_indices_whatever_their_colours_and_transparency(bits) -> None:
+def test_palette_labels_keep_indices(bits) -> None:
+    """Whatever their colours and transparency."""
     count = 1 << bits
     values = np.random.default_rng(bits).integers(0, count, (16, 8)).astype(np.uint8)
     picture = Image.frombytes("P", (8, 16), values.tobytes())
@@ -139,7 +142,7 @@ def test_16_bit_labels_keep_every_value() -> None:
         ("rgb", label_bytes("china", "gray16"), 'use label mode "gray16"'),
     ],
 )
-def test_a_label_of_another_kind_than_the_mode_is_refused_with_advice(mode, label, words) -> None:
+def test_a_label_of_another_mode_is_refused(mode, label, words) -> None:
     error = refused(PLAIN, label, mode)
     assert error.cause == "unsupported"
     assert words in str(error)
@@ -177,7 +180,8 @@ def test_a_picture_cut_anywhere_is_refused_as_corrupt(kind) -> None:
             assert refused(PLAIN, whole[:cut], fit=fit, size=size).cause in {"corrupt", "size_mismatch"}
 
 
-def test_a_bomb_is_refused_by_its_header_before_any_pixel_is_decoded(monkeypatch) -> None:
+def test_a_bomb_is_refused_by_its_header(monkeypatch) -> None:
+    """Before any pixel is decoded."""
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
     bomb = png(60_000, 60_000, 1, 0, b"")
     for error in (refused(bomb, PLAIN), refused(PLAIN, bomb)):
@@ -188,7 +192,8 @@ def test_a_bomb_is_refused_by_its_header_before_any_pixel_is_decoded(monkeypatch
         assert refused(png(10_000, 9_900, 8, 2, b""), PLAIN).cause == "too_large"
 
 
-def test_a_side_that_is_too_long_is_refused_however_few_pixels_there_are() -> None:
+def test_a_side_beyond_the_limit_is_refused() -> None:
+    """However few pixels there are."""
     for width, height in ((1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)):
         error = refused(png(width, height, 1, 0, b""), PLAIN)
         assert error.cause == "too_large"
@@ -196,7 +201,8 @@ def test_a_side_that_is_too_long_is_refused_however_few_pixels_there_are() -> No
     assert decoded(png(1, MAX_SIDE, 1, 0, bytes(2 * MAX_SIDE)), PLAIN)[2].image_height == MAX_SIDE
 
 
-def test_a_progressive_jpeg_of_scans_without_end_is_refused_before_any_is_decoded(monkeypatch) -> None:
+def test_a_progressive_jpeg_with_endless_scans_is_refused(monkeypatch) -> None:
+    """Before any scan is decoded."""
     few, many = (with_scans(encode(COLOURS, "JPEG", progressive=True), MAX_SCANS + more) for more in (0, 1))
     assert np.array_equal(decoded(few, PLAIN)[0], reference_image(few, "native", 0, 0))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
@@ -205,7 +211,8 @@ def test_a_progressive_jpeg_of_scans_without_end_is_refused_before_any_is_decode
     assert f"{MAX_SCANS + 1} scans" in str(error)
 
 
-def test_rows_in_many_little_chunks_and_in_none_are_one_stream() -> None:
+def test_chunk_boundaries_do_not_change_the_rows() -> None:
+    """Rows in many little chunks, with empty ones among them, are one stream."""
     start, end = PLAIN.index(b"IDAT") - 4, len(PLAIN) - 12
     stream = PLAIN[start + 8 : end - 4]
     parts = [b"", *(stream[place : place + 1] for place in range(len(stream))), *[b""] * 2000]
@@ -222,12 +229,12 @@ def test_a_lossless_jpeg_is_never_drafted(size) -> None:
     assert np.array_equal(pixels, np.stack([np.asarray(expected)] * 3, axis=2))
 
 
-def test_max_pixels_is_the_last_size_that_is_taken() -> None:
+def test_max_pixels_is_the_largest_size_accepted() -> None:
     assert decoded(PLAIN, PLAIN, max_pixels=24 * 36)[2].image_height == 24
     assert refused(PLAIN, PLAIN, max_pixels=24 * 36 - 1).cause == "too_large"
 
 
-def test_native_refuses_what_the_slot_cannot_hold_and_labels_of_another_size() -> None:
+def test_native_refuses_oversized_images_and_mismatched_labels() -> None:
     tall = encode(COLOURS.resize((4, 216)), "PNG")
     assert decoded(tall, tall, fit=Fit.NATIVE)[2] == Decoded(216, 4, 216, 4, size_mismatch=False)
     larger = encode(COLOURS.resize((5, 216)), "PNG")
@@ -237,5 +244,5 @@ def test_native_refuses_what_the_slot_cannot_hold_and_labels_of_another_size() -
     assert refused(PLAIN, larger, fit=Fit.NATIVE).cause == "size_mismatch"
 
 
-def test_the_sentence_of_a_refusal_keeps_pillows_error_as_its_cause() -> None:
+def test_a_refusal_keeps_pillows_error_as_its_cause() -> None:
     assert refused(image_bytes("china")[:4000], PLAIN).__cause__ is not None

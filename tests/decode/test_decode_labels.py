@@ -79,7 +79,7 @@ def some(height: int, width: int, bits: int = 8, seed: int = 1) -> np.ndarray:
 
 @pytest.mark.parametrize("colour", [GREY, PALETTE])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_values_of_any_width_are_those_that_are_stored(inflater, bits, colour) -> None:
+def test_values_of_any_width_keep_their_stored_value(inflater, bits, colour) -> None:
     for width in range(1, 19):
         values = some(3, width, bits, seed=width)
         found = fast(unfiltered(values, bits, colour))
@@ -89,7 +89,8 @@ def test_values_of_any_width_are_those_that_are_stored(inflater, bits, colour) -
 
 @pytest.mark.parametrize("fit", list(Fit))
 @pytest.mark.parametrize("mode", ["index", "gray16"])
-def test_a_label_that_is_scaled_is_read_so_too(inflater, fit, mode, monkeypatch) -> None:
+def test_a_scaled_label_is_read_fast_too(inflater, fit, mode, monkeypatch) -> None:
+    """With the values that Pillow gives."""
     values = np.asarray(classes(photograph("china")))
     data = unfiltered(values, 8, GREY)
     size = values.shape if fit == Fit.NATIVE else (101, 77)
@@ -103,13 +104,13 @@ def test_a_label_that_is_scaled_is_read_so_too(inflater, fit, mode, monkeypatch)
     assert np.array_equal(label, expected)
 
 
-def test_the_palette_labels_that_pillow_writes_are_read_so(inflater) -> None:
+def test_pillows_palette_labels_are_read_fast_too(inflater) -> None:
     data = label_bytes("china", "index")
     assert np.array_equal(fast(data), reference_label(data, "native", "index", 0, 0))
 
 
 @pytest.mark.parametrize("sizes", [(1,), (0, 5, 0, 1), (8, 8, 8)])
-def test_image_data_in_any_number_of_chunks_is_one_stream(inflater, sizes) -> None:
+def test_chunks_of_any_number_are_one_stream(inflater, sizes) -> None:
     values = some(9, 11)
     stream = zlib.compress(packed(values, 8))
     cuts = [0, *np.cumsum(sizes).tolist(), len(stream)]
@@ -164,7 +165,7 @@ def test_reserved_lengths_are_the_one_known_difference(inflater, kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_what_is_unusual_is_declined_and_comes_out_as_pillow_has_it(inflater, kind, monkeypatch) -> None:
+def test_unusual_files_are_declined_and_left_to_pillow(inflater, kind, monkeypatch) -> None:
     assert fast(ODD[kind]) is None
     for mode in LabelMode:
         spec = DecodeSpec(5, 6, label_mode=mode)
@@ -174,7 +175,8 @@ def test_what_is_unusual_is_declined_and_comes_out_as_pillow_has_it(inflater, ki
             assert with_it == outcome(ODD[kind], spec)
 
 
-def test_rows_of_another_shape_are_declined_not_half_written() -> None:
+def test_rows_of_another_shape_are_declined() -> None:
+    """They are not half written."""
     picture = open_picture("label", unfiltered(some(4, 6)), max_pixels=100)
     for shape in ((6, 4), (4, 6, 3), (8, 12)):
         out = np.full(shape, 0xA5, np.uint8)
@@ -182,7 +184,8 @@ def test_rows_of_another_shape_are_declined_not_half_written() -> None:
         assert (out == 0xA5).all()
 
 
-def test_a_stream_that_unpacks_to_more_than_the_header_says_takes_no_room_for_it(inflater) -> None:
+def test_an_oversized_stream_takes_no_more_memory(inflater) -> None:
+    """A stream that unpacks to more than the header says takes no room for the rest."""
     bomb = with_image_data(unfiltered(VALUES), zlib.compress(bytes(50_000_000), 9))
     compressed = bomb[bomb.index(b"IDAT") + 4 : -16]
     asked = []
@@ -228,9 +231,10 @@ extra = st.lists(
     seed=st.integers(0, 99),
 )
 @settings(max_examples=250, deadline=None)
-def test_any_png_whole_or_broken_comes_out_the_same_with_and_without_it(
+def test_any_png_decodes_identically_with_and_without_it(
     size, kind, filters, chunks, trailing, cut, broken, row, seed
 ) -> None:
+    """Whether the file is complete or broken."""
     bits, colour = kind
     rows = bytearray(packed(some(*size, bits, seed), bits))
     stride = 1 + -(-size[1] * bits // 8)

@@ -191,7 +191,7 @@ def test_a_label_becomes_what_its_row_says(kind, mode) -> None:
             assert np.array_equal(values, stored)
 
 
-def test_the_tables_have_a_row_for_each_that_is_tried_and_no_other() -> None:
+def test_the_tables_list_exactly_the_cases_tried() -> None:
     assert table("image").keys() == IMAGES.keys()
     assert table("label").keys() == LABELS.keys()
     assert set(IMAGE_KINDS) - {"PNG, 16-bit RGB"} <= IMAGES.keys()

@@ -67,7 +67,7 @@ def of(picture, orientation=None, kind="PNG"):
 @pytest.mark.parametrize("mode", LabelMode)
 @pytest.mark.parametrize("orientation", SWAPPING)
 @pytest.mark.parametrize("size", [WIDE, TALL])
-def test_a_label_is_turned_as_its_image_where_its_shape_says_so(size, orientation, mode, fit):
+def test_a_label_is_turned_as_its_shape_says(size, orientation, mode, fit):
     """A label of the stored pixels, and one of what people see, come to the same row."""
     image, label = scene(size, mode)
     options = {"fit": fit, "mode": mode, "size": (64, 64)}
@@ -86,7 +86,8 @@ def test_a_label_is_turned_as_its_image_where_its_shape_says_so(size, orientatio
 
 
 @pytest.mark.parametrize(("size", "orientation"), [(WIDE, 2), (WIDE, 3), (TALL, 4), *((SQUARE, n) for n in SWAPPING)])
-def test_a_label_that_may_lie_either_way_is_taken_as_seen_and_counted(size, orientation):
+def test_an_ambiguous_label_is_used_unturned_and_counted(size, orientation):
+    """A label that may lie either way is taken as people see it."""
     image, label = scene(size)
     photo = of(stored(image, orientation), orientation, "JPEG")
     _, _, expected = decoded(of(image), of(label))
@@ -109,7 +110,7 @@ def test_a_labels_own_orientation_is_kept_to(size, orientation):
     assert not decoded(of(image), of(label, 1))[0].turn_unsure
 
 
-def test_a_labels_orientation_that_its_shape_belies_is_not_kept_to():
+def test_an_orientation_that_contradicts_the_shape_is_ignored():
     """A tool that copies the EXIF data of a photo into a label of what people see."""
     image, label = scene(WIDE)
     _, _, expected = decoded(of(image), of(label))
@@ -119,7 +120,8 @@ def test_a_labels_orientation_that_its_shape_belies_is_not_kept_to():
         assert (row == expected).all()
 
 
-def test_pairs_that_may_be_misaligned_are_counted_and_the_first_is_named(caplog, monkeypatch):
+def test_possibly_misaligned_pairs_are_counted(caplog, monkeypatch):
+    """The first is named in the log."""
     monkeypatch.setattr(PaintingPool, "turn_unsure", True)
     with served_ring() as served:
         served.service.report(DaemonCounts(workers=1), StoreHealth())

@@ -66,18 +66,19 @@ def worst(kind: str) -> bytes:
     return png(SIDE, SIDE, 16, 6, (b"\0" + bytes(8 * SIDE)) * SIDE)
 
 
-def test_rings_are_not_counted_and_what_a_codec_allocates_is() -> None:
+def test_a_codecs_allocations_count_and_rings_do_not() -> None:
     assert finish(trainer(LIMITED + SHARED_IS_NOT_COUNTED)) == "refused\n"
 
 
-def test_a_limit_that_was_there_before_is_never_raised() -> None:
+def test_an_earlier_limit_is_never_raised() -> None:
     assert finish(trainer(LIMITED + NEVER_RAISED)) == "kept\n"
 
 
 @pytest.mark.parametrize(
     ("kind", "fit"), [("CMYK", "resize"), ("CMYK", "native"), ("LA", "native"), ("16-bit RGBA", "native")]
 )
-def test_the_worst_picture_of_max_pixels_decodes_within_what_is_allowed_for_one(tmp_path, kind, fit) -> None:
+def test_the_worst_image_of_max_pixels_is_decoded(tmp_path, kind, fit) -> None:
+    """Within the memory that is allowed for one."""
     (tmp_path / "picture").write_bytes(worst(kind))
     assert finish(trainer(LIMITED + DECODE, tmp_path / "picture", fit, SIDE)) == "decoded\n"
 

@@ -88,7 +88,7 @@ def test_no_metadata_of_a_jpeg_costs_a_pixel(name, fill) -> None:
 
 
 @pytest.mark.parametrize("lie", [-9, -1, 1, 30_000])
-def test_a_segment_that_lies_about_its_length_is_left_to_pillow(lie) -> None:
+def test_pillow_reads_a_segment_of_false_length(lie) -> None:
     """Pillow and libjpeg look for the next marker in what is left."""
     data = bytearray(jpeg_with((0xE1, b"Exif\0\0" + exif(SIX))))
     data[4:6] = struct.pack(">H", int.from_bytes(data[4:6]) + lie)

@@ -69,18 +69,20 @@ def test_what_holds_more_is_left_to_pillow(kind) -> None:
 
 
 @pytest.mark.parametrize("kind", IMAGE_KINDS)
-def test_no_kind_is_read_otherwise_than_pillow_reads_it(kind) -> None:
+def test_every_kind_is_read_as_pillow_reads_it(kind) -> None:
     assert agrees(IMAGE_KINDS[kind])
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_a_file_that_is_cut_anywhere_in_its_header_is_left_to_pillow_or_read_alike(kind) -> None:
+def test_a_truncated_header_is_read_like_pillow_does(kind) -> None:
+    """Cut anywhere; or the file is left to Pillow."""
     data = PLAIN[kind]
     assert all(agrees(data[:length]) for length in range(min(len(data), 900)))
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_any_byte_of_a_header_may_be_any_other(kind) -> None:
+def test_a_corrupt_header_byte_changes_nothing(kind) -> None:
+    """Any byte of a header may be any other: the result is Pillow's, or the file is left to it."""
     data = PLAIN[kind]
     chooser = random.Random(kind)
     for where in range(min(len(data), 700)):

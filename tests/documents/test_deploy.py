@@ -64,7 +64,8 @@ def test_every_container_of_a_pod_shares_the_memory(name, pod):
 
 
 @pytest.mark.parametrize(("name", "pod"), pods())
-def test_daemon_and_trainers_have_the_images_user_or_group(name, pod):
+def test_daemon_and_trainers_share_user_or_group(name, pod):
+    """The images of both have the same user, or one group."""
     context = pod["securityContext"]
     assert UID in (context.get("runAsUser"), *context.get("supplementalGroups", []))
     if (container := daemon(pod)) is not None:
@@ -74,7 +75,7 @@ def test_daemon_and_trainers_have_the_images_user_or_group(name, pod):
         assert "memory" in container["resources"]["limits"]
 
 
-def test_the_daemons_of_the_pods_understand_their_command_and_config(tmp_path):
+def test_pods_daemons_understand_their_command_and_config(tmp_path):
     config = next(manifest for _, manifest in MANIFESTS if manifest["kind"] == "ConfigMap")
     file = tmp_path / "ringfeed.toml"
     file.write_text(config["data"]["ringfeed.toml"])
@@ -98,7 +99,7 @@ def steps():
     return dockerfile.parse_file(str(DEPLOY / "Dockerfile"))
 
 
-def test_the_image_runs_without_root_and_has_a_health_check():
+def test_the_image_is_rootless_and_checks_its_health():
     last = steps()[max(number for number, step in enumerate(steps()) if step.cmd.upper() == "FROM") :]
     values = {step.cmd.upper(): step.value for step in last}
     assert values["USER"] == (f"{UID}:{UID}",)
@@ -111,7 +112,7 @@ def test_the_image_runs_without_root_and_has_a_health_check():
     assert f"--gid {UID}" in made
 
 
-def test_the_image_is_built_from_files_of_the_checkout():
+def test_the_image_is_built_from_the_checkouts_files():
     built = " ".join(" ".join(step.value) for step in steps() if step.cmd.upper() == "RUN")
     locks = re.findall(r"-r (\S+)", built)
     assert locks
@@ -140,7 +141,7 @@ def on_path(folder, name, text):
     (folder / name).chmod(0o755)
 
 
-def test_a_job_feeds_its_trainer_and_stops_its_daemon(tmp_path):
+def test_a_job_feeds_its_trainer_and_stops_ringfeed(tmp_path):
     """A stand-in for srun is one node; the ring `train` has a /dev/shm of its own."""
     path = tmp_path / "bin"
     path.mkdir()

@@ -54,7 +54,7 @@ def read_epoch(consumer: Consumer) -> list[str]:
     return found
 
 
-def test_the_documented_sequences_read_an_epoch_and_free_the_lane(served: Served):
+def test_documented_sequences_read_an_epoch_and_detach(served: Served):
     consumer = attach(served, "one")
     assert read_epoch(consumer) == ids(0, 50)
     assert read_epoch(consumer) == ids(0, 50)
@@ -94,7 +94,7 @@ def test_a_constant_nonce_is_not_answered_twice(served: Served, monkeypatch):
         attach(served, "second")
 
 
-def test_the_documented_wait_reads_what_came_before_a_stop(served: Served):
+def test_the_documented_wait_reads_pairs_before_a_stop(served: Served):
     consumer = attach(served, "last")
     served.memory.set(State.STATE, RingState.STOPPING)
     assert [PAGE.read(consumer) for _ in range(4)] == [ids(i, i + 4) for i in range(0, 16, 4)]
@@ -103,7 +103,7 @@ def test_the_documented_wait_reads_what_came_before_a_stop(served: Served):
     PAGE.detach(consumer, Leaving.LEAVE)
 
 
-def test_the_documented_resume_goes_on_at_the_next_pair(served: Served):
+def test_the_documented_resume_continues_at_the_next_pair(served: Served):
     consumer = attach(served, "lives", BATCH_SIZE=8)
     assert PAGE.read(consumer) == ids(0, 8)
     served.memory.set(State.STATE, RingState.STOPPING)
@@ -131,7 +131,8 @@ def test_the_documented_resume_refuses_another_ring(served: Served):
     PAGE.detach(consumer, Leaving.LEAVE)
 
 
-def test_the_documented_skip_loses_whole_blocks_and_no_pixel(served: Served):
+def test_the_documented_skip_loses_whole_blocks_only(served: Served):
+    """No pixel of a block that is read is lost."""
     skipping = attach(served, "skips", FLAGS=LANE_SKIPS)
     other = attach(served, "waited-for")
     assert PAGE.read_skipping(skipping) == ids(0, 4)
@@ -207,7 +208,7 @@ def test_a_request_begins_where_the_document_says(served: Served, there, start, 
 
 
 @pytest.mark.parametrize(("flags", "outcome"), [(0, "refused"), (LANE_WAIT, "waits"), (LANE_SKIPS, (0, 8))])
-def test_a_place_below_the_floor_is_what_the_document_says(served: Served, flags, outcome):
+def test_a_place_below_the_floor_behaves_as_documented(served: Served, flags, outcome):
     another_group(served, BUSY)
     behind = {"START": Start.AT, "START_POSITION": 4, "FLAGS": flags}
     if outcome == "refused":
@@ -236,14 +237,14 @@ def served_until(served: Served, seconds: float):
     served.turn = turn
 
 
-def test_a_job_that_comes_again_begins_with_an_epoch(served: Served):
+def test_a_restarted_job_begins_with_an_epoch(served: Served):
     another_group(served, BUSY)
     PAGE.detach(attach(served, "mine"), Leaving.KEEP_PLACE)
     served.turn()
     assert attach(served, "mine").place[1:] == (1, 0)
 
 
-def test_a_killed_process_goes_on_at_its_place_by_owner(served: Served):
+def test_a_killed_process_continues_at_its_owners_place(served: Served):
     killed = attach(served, "mine", OWNER=7)
     PAGE.read(killed)
     PAGE.release(killed)

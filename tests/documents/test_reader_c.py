@@ -120,7 +120,8 @@ def test_the_c_reader_says_why_it_ends(program):
     assert run(program, "no-such-ring").returncode == 3
 
 
-def test_the_c_reader_ends_with_its_daemon_and_reads_from_the_next(program, ring, tmp_path):
+def test_the_c_reader_continues_with_the_next_daemon(program, ring, tmp_path):
+    """It reads until its daemon ends."""
     root = write_folder(tmp_path, 20)
     settings = ["--size", "24x32", "--slots", "16", "--workers", 1, "--http", "off"]
     with Daemon(str(root), *settings, ring=ring) as daemon:
@@ -134,7 +135,7 @@ def test_the_c_reader_ends_with_its_daemon_and_reads_from_the_next(program, ring
         assert len(read_by(program, f"{ring}-train")) == 20
 
 
-def test_the_c_reader_reads_native_pixels_of_a_real_daemon(program, ring, tmp_path):
+def test_the_c_reader_reads_a_daemons_native_pixels(program, ring, tmp_path):
     root = write_folder(tmp_path, 20)
     settings = ["--fit", "native", "--size", "120x160", "--label-mode", "index", "--slots", "16", "--seed", 2**64 - 1]
     with Daemon(str(root), *settings, "--workers", 1, "--http", "off", ring=ring):

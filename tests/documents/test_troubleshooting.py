@@ -42,7 +42,7 @@ def test_every_entry_is_a_sentence_of_the_code():
     )
 
 
-def test_an_entry_that_is_cut_short_still_means_one_sentence():
+def test_a_shortened_entry_still_means_one_sentence():
     known = messages()
     vague = {}
     for entry in documented():
