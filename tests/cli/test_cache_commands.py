@@ -49,6 +49,6 @@ def test_a_daemon_without_a_cache_cannot_be_warmed(root, ring, capsys):
         assert "keeps no pairs" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_not_there_is_a_sentence(tmp_path, capsys):
+def test_a_missing_folder_is_a_sentence(tmp_path, capsys):
     assert main(["cache", "show", str(tmp_path / "none")]) == 3
     assert "cannot be listed" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def refusal(code, *arguments, **environ):
     return last
 
 
-def test_serve_says_what_it_found_and_stops_cleanly_on_sigterm(folder, ring):
+def test_serve_reports_findings_and_stops_on_sigterm(folder, ring):
     with Daemon(str(folder), "--size", "32x40", "--test-ratio", "0.5", "--slots", "16", ring=ring) as daemon:
         said = "".join(daemon.output.lines)
         assert f"found 24 pairs under {folder}" in said
@@ -84,7 +84,7 @@ def test_serve_says_what_it_found_and_stops_cleanly_on_sigterm(folder, ring):
     assert traces(ring) == []
 
 
-def test_a_test_split_without_pairs_is_not_served_and_that_is_said(folder, ring):
+def test_an_empty_test_split_is_skipped_and_reported(folder, ring):
     with Daemon(str(folder), "--slots", "16", "--test-ratio", "0.001", ring=ring) as daemon:
         said = "".join(daemon.output.lines)
         assert f"ring {ring}-test: not served, since test_ratio = 0.001 gives it none of the pairs" in said
@@ -92,7 +92,8 @@ def test_a_test_split_without_pairs_is_not_served_and_that_is_said(folder, ring)
         assert ring_status(f"{ring}-train").epoch_length == 24
 
 
-def test_ctrl_c_stops_it_within_five_seconds_and_leaves_nothing(folder, ring):
+def test_ctrl_c_stops_it_and_leaves_nothing(folder, ring):
+    """Within five seconds."""
     with Daemon(str(folder), "--slots", "16", ring=ring) as daemon:
         daemon.process.send_signal(signal.SIGINT)
         assert daemon.process.wait(5) == 0
@@ -146,14 +147,15 @@ def test_status_tells_a_dead_daemon(folder, ring):
         daemon.kill()
 
 
-def test_a_second_daemon_of_the_ring_is_refused_and_the_first_goes_on(folder, ring):
+def test_a_second_daemon_of_a_ring_is_refused(folder, ring):
+    """The first one continues."""
     with Daemon(str(folder), "--slots", "16", ring=ring):
         assert "serves the ring" in refusal(75, "serve", folder, "--ring", ring)
         with ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
             assert len(next(iter(reader))) == 4
 
 
-def test_clean_removes_what_a_dead_daemon_left_and_nothing_that_lives(folder, ring, capsys):
+def test_clean_removes_dead_daemons_files_only(folder, ring, capsys):
     with Daemon(str(folder), "--slots", "16", ring=ring) as daemon:
         served = run("clean", f"{ring}-train")
         assert (served.returncode, served.stdout) == (0, f"{ring}-train: is served; left alone\n")
@@ -175,7 +177,7 @@ def test_clean_removes_what_a_dead_daemon_left_and_nothing_that_lives(folder, ri
 
 @pytest.mark.parametrize("name", ["", "no/name", "../x", "a" * 300, "\udcff"])
 @pytest.mark.parametrize("command", ["status", "errors", "top", "refresh", "clean"])
-def test_a_name_that_no_ring_has_is_a_usage_error(command, name, capsys):
+def test_an_unknown_rings_name_is_a_usage_error(command, name, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([command, name])
     assert capsys.readouterr().err.splitlines()[-1] == (
@@ -184,12 +186,12 @@ def test_a_name_that_no_ring_has_is_a_usage_error(command, name, capsys):
 
 
 @pytest.mark.parametrize("root", ["s3://b/x", "GS://b", "gs://", "gs:///x", "gs://Upper", "http://x/y"])
-def test_a_root_that_no_source_reads_is_bad_configuration(root, ring):
+def test_an_unreadable_root_is_bad_configuration(root, ring):
     assert root in refusal(78, "serve", root, "--ring", ring)
 
 
 @pytest.mark.parametrize("flag", ["--slots", "--seed", "--image-pad", "--label-pad", "--max-pixels"])
-def test_a_count_that_is_none_is_a_usage_error(flag):
+def test_an_invalid_count_is_a_usage_error(flag):
     assert refusal(2, "serve", "b", flag, "1e3").endswith(f"{flag} 1e3: must be a whole number")
 
 
@@ -205,7 +207,7 @@ def test_bad_flags_and_configuration_get_a_sentence_each(folder, ring, tmp_path)
     assert run("nonsense").returncode == 2
 
 
-def test_the_configuration_file_means_what_the_flags_mean_and_flags_win(folder, ring, tmp_path):
+def test_file_and_flags_agree_and_flags_win(folder, ring, tmp_path):
     config = tmp_path / "ringfeed.toml"
     config.write_text(f'root = "{folder}"\nsize = "24x32"\nslots = 32\norder = "sequential"\nlabel_mode = "index"\n')
     daemon = Daemon(str(folder), "--config", config, "--slots", "16", ring=ring)
@@ -217,7 +219,7 @@ def test_the_configuration_file_means_what_the_flags_mean_and_flags_win(folder, 
         assert ids == sorted(ids, key=str.encode)
 
 
-def test_a_root_that_cannot_be_served_gets_a_sentence(ring, tmp_path):
+def test_an_unservable_root_gets_a_sentence(ring, tmp_path):
     assert "no folder" in refusal(3, "serve", tmp_path / "none", "--ring", ring).lower()
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.jpeg").write_bytes(b"x")
@@ -234,14 +236,14 @@ def test_a_root_that_cannot_be_served_gets_a_sentence(ring, tmp_path):
     assert traces(ring) == []
 
 
-def test_a_ring_larger_than_the_memory_says_how_much_is_wanted_and_free(folder, ring):
+def test_an_oversized_ring_names_wanted_and_free_memory(folder, ring):
     said = refusal(3, "serve", folder, "--ring", ring, "--size", "4096x4096", "--slots", "100000")
     assert re.search(r"needs \d+ bytes .* \d+ bytes .* are free", said)
     assert "--shm-size" in said
     assert traces(ring) == []
 
 
-def test_pairs_that_are_all_bad_stop_the_start_with_the_reason(ring):
+def test_only_bad_pairs_stop_the_start_with_reasons(ring):
     objects = {
         f"set/{side}/{n}.{kind}": b"junk" for n in range(40) for side, kind in (("images", "jpg"), ("labels", "png"))
     }
@@ -252,7 +254,7 @@ def test_pairs_that_are_all_bad_stop_the_start_with_the_reason(ring):
     wipe(ring)
 
 
-def test_a_few_bad_pairs_are_replaced_in_their_own_place(ring):
+def test_a_few_bad_pairs_are_replaced_in_place(ring):
     objects = photographs(40)
     images = sorted(name for name in objects if "/images/" in name)
     bad = {name.removeprefix("set/images/").removesuffix(".jpg") for name in images[5:7]}
@@ -285,7 +287,8 @@ def with_cut_images(pairs, positions):
 SMALL = ("--size", "24x32", "--slots", "16", "--order", "sequential", "--workers", "1")
 
 
-def test_errors_lists_what_failed_with_its_reason_for_people_and_programs(ring, capsys):
+def test_errors_lists_failures_for_people_and_programs(ring, capsys):
+    """With the reason of each."""
     objects, bad = with_cut_images(30, [2, 5])
     name = f"{ring}-train"
     with (
@@ -308,7 +311,7 @@ def test_errors_lists_what_failed_with_its_reason_for_people_and_programs(ring, 
     assert ask(capsys, "errors", name)[0] == 3
 
 
-def test_errors_of_a_ring_without_failed_pairs_says_so(capsys):
+def test_errors_says_so_without_failed_pairs(capsys):
     with served_ring() as served:
         assert ask(capsys, "errors", served.name)[:2] == (0, f"{served.name}: no pair has failed\n")
         listed = json.loads(ask(capsys, "errors", "--json", served.name)[1])[served.name]
@@ -340,7 +343,7 @@ def test_errors_status_and_page_agree_at_every_moment(capsys):
         assert f"{listed['failed_draws']} failed (" in ask(capsys, "status", served.name)[1]
 
 
-def test_status_shows_given_up_places_and_fork_server_deaths(capsys):
+def test_status_shows_skipped_places_and_fork_server_deaths(capsys):
     with served_ring() as served, turning(served, 2.0):
         story = "import sys, os, ringfeed; r = ringfeed.attach(sys.argv[1], batch_size=2, group='job'); os._exit(1)"
         trainer(story, served.name).communicate(timeout=30)
@@ -353,7 +356,7 @@ def test_status_shows_given_up_places_and_fork_server_deaths(capsys):
         assert "2 fork servers died" in said
 
 
-def test_status_of_a_daemon_that_hangs_ends_with_3(capsys):
+def test_status_of_a_hanging_daemon_exits_with_3(capsys):
     with served_ring() as served:
         assert ask(capsys, "status", served.name)[0] == 0
         long_ago = time.monotonic_ns() - 60_000_000_000
@@ -429,7 +432,7 @@ def test_without_a_shm_every_command_says_a_sentence(how):
         (("--max-failed", "1", "--on-error", "stop"), r'on_error = "stop", and the pair'),
     ],
 )
-def test_a_ring_that_is_stopped_for_its_failures_tells_every_trainer_why(ring, budget, sentence, capsys):
+def test_a_failed_ring_tells_every_trainer_why(ring, budget, sentence, capsys):
     objects, (bad,) = with_cut_images(60, [40])
     name = f"{ring}-train"
     with serve_in_thread(FakeGcs({"b": objects})) as server:
@@ -452,7 +455,8 @@ def test_a_ring_that_is_stopped_for_its_failures_tells_every_trainer_why(ring, b
             daemon.kill()
 
 
-def test_who_attaches_to_a_ring_that_failed_gets_the_reason_at_once_and_the_other_ring_goes_on(ring):
+def test_attaching_to_a_failed_ring_raises_its_reason(ring):
+    """At once. The other ring continues."""
     objects, (bad,) = with_cut_images(40, [1])
     arguments = (*SMALL, "--test-ratio", "0.5", "--on-error", "stop")
     with serve_in_thread(FakeGcs({"b": objects})) as server:
@@ -473,7 +477,7 @@ def test_who_attaches_to_a_ring_that_failed_gets_the_reason_at_once_and_the_othe
             daemon.kill()
 
 
-def test_trainers_get_a_sentence_for_what_they_cannot_mean(folder, ring):
+def test_invalid_trainer_arguments_get_a_sentence(folder, ring):
     with Daemon(str(folder), "--slots", "16", ring=ring):
         name = f"{ring}-train"
         with pytest.raises(ValueError, match="rank 2 is out of range"):
@@ -493,7 +497,8 @@ def test_trainers_get_a_sentence_for_what_they_cannot_mean(folder, ring):
                 ringfeed.attach(name, batch_size=4, group="g", rank=1, world_size=2)
 
 
-def test_importing_ringfeed_pulls_in_neither_torch_nor_aiohttp_nor_the_daemon():
+def test_importing_ringfeed_loads_no_heavy_package():
+    """Neither torch nor aiohttp nor the daemon."""
     said = finish(
         trainer(
             "import sys, ringfeed; print([m for m in ('torch', 'aiohttp', 'PIL', 'ringfeedd') if m in sys.modules])"

@@ -58,12 +58,12 @@ def reader(**change):
         ({"total": 16 * GIB, "free": 8 * GIB, "writable": True, "mode": 0o41777}, Level.OK),
     ],
 )
-def test_shared_memory_is_judged_by_its_size_its_room_and_its_mode(facts, level):
+def test_shared_memory_is_judged_by_size_room_mode(facts, level):
     assert checks.shared_memory(**facts).level is level
 
 
 @pytest.mark.parametrize(("soft", "level"), [(64, Level.BAD), (256, Level.WARN), (1024, Level.OK), (1 << 20, Level.OK)])
-def test_open_files_are_judged_by_what_a_daemon_needs(soft, level):
+def test_open_files_are_judged_by_a_daemons_needs(soft, level):
     assert checks.open_files(soft, 1 << 20).level is level
 
 
@@ -71,11 +71,12 @@ def test_open_files_are_judged_by_what_a_daemon_needs(soft, level):
     ("now", "synchronised", "level"),
     [(1e9, True, Level.OK), (1e9, None, Level.OK), (1e9, False, Level.WARN), (1e9 - 1e6, True, Level.BAD)],
 )
-def test_a_clock_before_the_installation_is_bad_and_one_that_nobody_keeps_is_told(now, synchronised, level):
+def test_a_wrong_or_unsynchronised_clock_is_reported(now, synchronised, level):
+    """A clock before the installation is bad."""
     assert checks.clock(now_unix_s=now, newest_file_unix_s=1e9, synchronised=synchronised).level is level
 
 
-def test_the_environment_is_silent_unless_something_in_it_changes_what_a_daemon_does():
+def test_only_relevant_environment_variables_are_reported():
     assert list(checks.environment({"PATH": "/bin"}, credentials_readable=True)) == []
     found = checks.environment(
         {
@@ -119,7 +120,7 @@ def test_proxies_are_told_as_a_daemon_uses_them(environ, said, monkeypatch):
     assert (used is not None) == any("every download" in sentence for sentence in said)
 
 
-def test_packages_are_told_with_what_a_missing_one_costs():
+def test_packages_are_reported_with_their_absences_cost():
     found = list(checks.packages(fast={"simplejpeg": None}, torch=None))
     assert [(check.topic, check.level) for check in found] == [("codecs", Level.WARN), ("torch", Level.OK)]
     assert "pip install" in found[0].cure
@@ -150,7 +151,7 @@ def test_packages_are_told_with_what_a_missing_one_costs():
         ({"failed_pairs": 3}, "S", Level.WARN, "ringfeed errors"),
     ],
 )
-def test_the_worst_of_a_ring_is_told_with_what_to_do(status, change, process, level, words):
+def test_a_rings_worst_problem_comes_with_advice(status, change, process, level, words):
     calm = {"heartbeat_age_s": 0.1, "consumers": [], "lanes": 4}
     seen = process and checks.Process(4711, process)
     check = checks.ring(dataclasses.replace(status, **calm | change), seen)
@@ -167,7 +168,8 @@ def doctor(capsys):
     return code, json.loads(capsys.readouterr().out)
 
 
-def test_a_stopped_daemon_and_a_dead_ones_leavings_are_found_and_looking_changes_nothing(tmp_path, capsys):
+def test_stopped_and_dead_daemons_are_found_unchanged(tmp_path, capsys):
+    """A stopped daemon, and the files of a dead one; doctor changes nothing."""
     ring = f"t{uuid.uuid4().hex[:10]}"
     name = f"{ring}-train"
 
@@ -196,7 +198,8 @@ def test_a_stopped_daemon_and_a_dead_ones_leavings_are_found_and_looking_changes
         assert name not in finding("leftovers")["found"]
 
 
-def test_a_file_planted_under_a_rings_name_is_a_finding_and_no_crash():
+def test_a_planted_file_is_a_finding():
+    """Under a ring's name; doctor does not crash."""
     ring = f"t{uuid.uuid4().hex[:10]}"
     (SHM / f"ringfeed.{ring}").write_text("junk")
     (SHM / f"ringfeed.{ring}.lock").symlink_to("/etc/passwd")
@@ -222,7 +225,7 @@ BUCKET = {"b": {"set/images/1.jpg": b"x" * 70_000, "set/labels/1.png": b"y" * 10
         ("any/403", "gs://b/set", Level.BAD, "cannot be read: .*403"),
     ],
 )
-def test_a_bucket_is_asked_for_a_page_and_an_object(fault, root, level, said):
+def test_a_bucket_is_asked_for_page_and_object(fault, root, level, said):
     faults = [parse_fault(fault)] if fault else []
     with serve_in_thread(FakeGcs(BUCKET, faults)) as server:
         check = ask_store(root, server.url)
@@ -231,7 +234,7 @@ def test_a_bucket_is_asked_for_a_page_and_an_object(fault, root, level, said):
     assert bool(check.cure) == (level is not Level.OK)
 
 
-def test_a_bucket_that_nobody_serves_is_bad_at_once(capsys):
+def test_a_bucket_that_refuses_connections_is_bad_immediately(capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"

@@ -92,7 +92,7 @@ def test_status_is_plain_with_no_color(tmp_path):
 ROWS = [Line("train: serving"), Line("row " * 30), Line("  the sentence that matters is long " * 4, sentence=True)]
 
 
-def test_a_sentence_is_wrapped_and_a_row_is_cut():
+def test_sentences_wrap_and_rows_are_cut():
     shown = fit(ROWS, 40, 20)
     assert all(len(line.text) <= 40 for line in shown)
     said = " ".join(line.text.strip() for line in shown if line.sentence)

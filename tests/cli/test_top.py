@@ -45,7 +45,7 @@ def at(seconds, status, **change):
     return Look(seconds, {"train": dataclasses.replace(status, **change)}, [])
 
 
-def test_rates_are_what_was_done_between_two_looks_by_the_time_between_them(status):
+def test_rates_are_differences_over_time(status):
     later = dataclasses.replace(READER, batches=16, waited_s=1.5)
     before = at(10.0, status, decoded_pairs=1000, downloaded_bytes=10_000_000)
     now = at(12.0, status, decoded_pairs=3500, downloaded_bytes=15_000_000, uptime_s=62.0, consumers=[later])
@@ -55,14 +55,15 @@ def test_rates_are_what_was_done_between_two_looks_by_the_time_between_them(stat
 
 
 @pytest.mark.parametrize("change", [None, {"uptime_s": 1.0}])
-def test_no_rate_is_shown_without_a_look_before_or_over_a_restart(status, change):
+def test_rates_need_an_earlier_look_without_a_restart(status, change):
     before = at(10.0, status, decoded_pairs=5000, uptime_s=99.0) if change else None
     said = "\n".join(frame(before, at(12.0, status, decoded_pairs=3)))
     assert "- pairs/s" in said
     assert "-9" not in said
 
 
-def test_a_reader_that_another_one_followed_on_its_lane_begins_without_rates(status):
+def test_a_new_reader_begins_without_rates(status):
+    """A reader that another one followed on its lane."""
     other = dataclasses.replace(READER, pid=43, batches=3)
     said = frame(at(0.0, status), at(1.0, status, uptime_s=61.0, consumers=[other]))
     assert any(re.search(r"job 1/2 +43 +- +- ", line) for line in said)
@@ -74,12 +75,13 @@ def test_no_name_can_act_on_the_terminal(status):
     assert all(line.isprintable() for line in said)
 
 
-def test_it_waits_for_a_ring_where_there_is_none():
+def test_it_waits_for_a_ring():
     assert frame(None, Look(0.0, {}, [])) == ["No ring is served on this machine; waiting for one."]
     assert "No daemon serves the ring 'none-such'" in "\n".join(frame(None, look(["none-such"], 0.0)))
 
 
-def test_where_it_is_no_terminal_frames_follow_each_other_without_control_codes():
+def test_without_a_terminal_frames_are_plain_text():
+    """They follow each other without control codes."""
     with served_ring() as served:
         out = io.StringIO()
         watch([served.name], interval_s=0.05, count=3, out=out)
@@ -87,7 +89,7 @@ def test_where_it_is_no_terminal_frames_follow_each_other_without_control_codes(
     assert "\x1b" not in out.getvalue()
 
 
-def test_on_a_terminal_it_draws_over_itself_and_gives_the_screen_back():
+def test_a_terminal_is_redrawn_and_restored():
     with served_ring() as served, terminal() as (out, read):
         watch([served.name], interval_s=0.05, count=2, out=out)
         said = read()

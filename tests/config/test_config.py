@@ -189,7 +189,7 @@ def test_a_fault_is_one_sentence_with_its_line(written, text):
     assert caught.value.exit_code == EXIT_BAD_CONFIG
 
 
-def test_all_faults_of_all_sources_are_told_at_once(written):
+def test_all_errors_of_all_sources_are_reported_together(written):
     """Values, unknown names, syntax, contradictions, variables and flags, in the order of their places."""
     path = written("""# of a tired person
 root = gs://bucket/prefix
@@ -264,7 +264,7 @@ def test_sizes_are_bytes_or_texts():
             kind.read(value, from_text=False)
 
 
-def test_flags_win_over_variables_over_the_file_over_defaults(written):
+def test_flags_variables_file_and_defaults_win_in_order(written):
     path = written('root = "b"\nslots = 4\nseed = 1\nlanes = 3\n')
     loaded = load(path, {"seed": "3"}, {"RINGFEED_SEED": "2", "RINGFEED_LANES": "5", "RINGFEED_ORDER": ""})
     config = loaded.config
@@ -273,7 +273,7 @@ def test_flags_win_over_variables_over_the_file_over_defaults(written):
     assert origins == ["--seed", "RINGFEED_LANES", f"{path}:2", "default"]
 
 
-def test_a_value_that_is_overridden_is_checked_all_the_same(written):
+def test_an_overridden_value_is_checked_too(written):
     """Else a file would be valid only as long as a flag hides its fault."""
     with pytest.raises(ConfigError, match="slots = 1: must be at least 2"):
         load_config(written('root = "b"\nslots = 1\n'), {"slots": 8})
@@ -377,13 +377,13 @@ def test_a_reload_tells_what_changes_now_and_later():
     assert Changes.between(running, running).sentence() == "no setting has changed"
 
 
-def test_a_bad_flag_is_not_blamed_on_the_file(written):
+def test_a_file_is_not_blamed_for_a_flag(written):
     with pytest.raises(ConfigError) as caught:
         load_config(written('root = "b"\n'), {"slots": 0})
     assert str(caught.value) == "--slots 0: must be at least 2"
 
 
-def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
+def test_a_missing_or_unreadable_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"could not read the configuration .*nowhere\.toml: No such file"):
         load_config(tmp_path / "nowhere.toml", {"root": "b"})
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
@@ -397,7 +397,8 @@ def test_a_configuration_without_end_is_refused(endless):
         load_config(Path(endless), {"root": "b"})
 
 
-def test_a_configured_group_may_attach_and_an_unknown_one_is_named():
+def test_a_configured_group_may_attach_or_is_unknown():
+    """An unknown group is named in an error."""
     name = grp.getgrgid(os.getgid()).gr_name
     access = resolve(load_config(None, {"root": "b", "group": name})).access()
     assert (access.mode, access.gid) == (0o660, os.getgid())
@@ -409,6 +410,7 @@ def test_the_largest_seed_is_a_seed(written):
     assert load_config(written(f'root = "b"\nseed = {2**64 - 1}\n'), {}).seed == 2**64 - 1
 
 
-def test_workers_share_the_rate_of_a_bucket_and_a_folder_has_none():
+def test_workers_share_a_buckets_rate():
+    """A folder has none."""
     policy = resolve(Config(root="/folder", max_attempts=3, deadline_s=60.0, attempt_s=5.0)).policy
     assert (policy.max_attempts, policy.deadline_s, policy.attempt_s) == (3, 60.0, 5.0)

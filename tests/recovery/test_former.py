@@ -19,7 +19,8 @@ def reading():
         yield served, reader
 
 
-def test_a_reader_that_ends_before_it_has_come_costs_its_place_and_not_the_daemon(reading):
+def test_a_readers_early_end_costs_only_its_place(reading):
+    """It ends before it has come to the next daemon, which goes on."""
     served, reader = reading
     predecessors = read_predecessors(served.name)
     memory = RingMemory(make_descriptor(served.name, small_geometry(), 50), Access())
@@ -41,7 +42,7 @@ def test_a_reader_that_ends_before_it_has_come_costs_its_place_and_not_the_daemo
         memory.give_back()
 
 
-def test_nobody_lives_in_a_segment_that_was_let_go(reading):
+def test_a_released_segment_has_no_processes(reading):
     served, _ = reading
     (former,) = read_predecessors(served.name)
     assert former.lives

@@ -36,7 +36,8 @@ def started(manager, daemon):
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "dropped"])
-def test_a_busy_trainer_goes_on_after_a_clean_restart_while_another_reads_on(folder, ring, tmp_path, kept):
+def test_a_busy_trainer_survives_a_clean_restart(folder, ring, tmp_path, kept):
+    """While another one reads on."""
     daemon = Daemon(str(folder), "--size", "24x32", "--slots", "16", "--workers", "1", ring=ring)
     with managed(tmp_path) as manager:
         process = started(manager, daemon)
@@ -73,7 +74,8 @@ def test_a_busy_trainer_goes_on_after_a_clean_restart_while_another_reads_on(fol
         assert traces(ring) == []
 
 
-def test_a_daemon_that_is_killed_before_a_busy_trainer_came_leaves_it_to_the_next(folder, ring, tmp_path):
+def test_a_killed_daemons_busy_trainer_reaches_the_next(folder, ring, tmp_path):
+    """The trainer had not come to the daemon that was killed."""
     daemon = Daemon(str(folder), "--size", "24x32", "--slots", "16", "--workers", "1", ring=ring)
     with managed(tmp_path) as manager:
         process = started(manager, daemon)
@@ -94,7 +96,7 @@ def test_a_daemon_that_is_killed_before_a_busy_trainer_came_leaves_it_to_the_nex
         assert process.wait(10) == 0
 
 
-def test_removed_files_cost_no_place_though_the_bucket_has_grown(ring, tmp_path):
+def test_removed_files_cost_no_place_after_growth(ring, tmp_path):
     """The next daemon finds the readers in the manager's keeping, and serves the catalog that they read from."""
     folder, cache = write_folder(tmp_path / "set", 24), ("--catalog-cache", str(tmp_path / "cache"))
     daemon = Daemon(str(folder), "--size", "24x32", "--slots", "16", "--workers", "1", *cache, ring=ring)
@@ -115,13 +117,13 @@ def test_removed_files_cost_no_place_though_the_bucket_has_grown(ring, tmp_path)
         assert traces(ring) == []
 
 
-def test_descriptors_that_are_meant_for_another_process_are_not_touched():
+def test_another_processs_descriptors_are_not_touched():
     told = {"LISTEN_PID": "1", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b"}
     assert Notifier.from_environ(told).stored == {}
     assert told == {}, "nor may a worker take them for its own"
 
 
-def test_what_was_stored_and_is_no_control_segment_is_passed_over(folder, ring, tmp_path):
+def test_a_stored_descriptor_of_another_kind_is_skipped(folder, ring, tmp_path):
     daemon = Daemon(str(folder), "--size", "24x32", "--slots", "16", "--workers", "1", ring=ring)
     with managed(tmp_path) as manager:
         for kind, text in [("ctl", b"x"), ("descriptor", json.dumps({"ring": ring}).encode())]:

@@ -62,7 +62,7 @@ SOME = [
 
 
 @pytest.mark.parametrize("pattern", ["*", *SOME])
-def test_trainers_continue_after_files_of_a_live_ring_were_removed(folder, ring, pattern):
+def test_trainers_survive_the_removal_of_ring_files(folder, ring, pattern):
     """The daemon ends with a sentence; the next one, as a service manager starts it, serves every next pair."""
     with serve(folder, ring) as daemon:
         trainers = [trainer(BUSY, f"{ring}-train", group) for group in "AB"]
@@ -90,7 +90,7 @@ def test_trainers_continue_after_files_of_a_live_ring_were_removed(folder, ring,
     assert traces(ring) == []
 
 
-def test_each_file_of_a_ring_is_missed_when_it_is_removed_or_replaced():
+def test_each_removed_or_replaced_file_is_missed():
     with served_ring(lanes=2) as served:
         assert served.memory.removed() == []
         for name in traces(served.name):
@@ -105,7 +105,7 @@ def test_each_file_of_a_ring_is_missed_when_it_is_removed_or_replaced():
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.EACCES])
-def test_a_file_that_cannot_be_looked_at_counts_as_there(code, monkeypatch):
+def test_a_file_beyond_inspection_counts_as_present(code, monkeypatch):
     def lstat(_: Path) -> os.stat_result:
         raise OSError(code, os.strerror(code))
 
@@ -118,7 +118,8 @@ def test_a_file_that_cannot_be_looked_at_counts_as_there(code, monkeypatch):
         lock.release()
 
 
-def test_a_lock_whose_file_was_removed_is_not_held_and_does_not_take_its_successors_with_it(ring):
+def test_a_removed_lock_is_not_held(ring):
+    """And does not take its successor's file with it."""
     first = SingletonLock(ring, Access())
     assert first.held
     (SHM / f"ringfeed.{ring}.lock").unlink()
@@ -191,7 +192,8 @@ OWNERSHIP = r"\(mode \d{4}, owner \d+, group \d+\)"
 
 
 @pytest.mark.parametrize("name", ["ringfeed.{}", "ringfeed.{}.errors"])
-def test_a_planted_fixed_name_is_refused_and_nothing_is_removed(ring, plant, name):
+def test_a_planted_fixed_name_is_refused(ring, plant, name):
+    """Nothing is removed."""
     leave_dead(ring)
     (SHM / f"ringfeed.{ring}").unlink()
     path = plant(name.format(ring))
@@ -207,7 +209,7 @@ def test_a_planted_fixed_name_is_refused_and_nothing_is_removed(ring, plant, nam
 @pytest.mark.parametrize(
     "name", [f"ringfeed.{{}}.{GEN}.{kind}" for kind in ("ctl", "data", "former")] + [f"sem.ringfeed.{{}}.{GEN}.space"]
 )
-def test_a_planted_name_of_a_generation_is_passed_over(ring, plant, name):
+def test_a_planted_generations_name_is_skipped(ring, plant, name):
     left = leave_dead(ring)
     path = plant(name.format(ring))
     assert foreign_files(ring)
@@ -221,7 +223,8 @@ def test_a_planted_name_of_a_generation_is_passed_over(ring, plant, name):
 
 @pytest.mark.parametrize("kind", ["ctl", "data", "draft", "former"])
 @pytest.mark.parametrize(("content", "mode"), [(b"", 0o600), (b"x" * 8192, 0o600), (b"", 0o644), (b"x" * 8192, 0o644)])
-def test_what_no_daemon_can_have_made_is_not_removed(ring, kind, content, mode):
+def test_files_of_other_origin_are_not_removed(ring, kind, content, mode):
+    """Files that no daemon can have made."""
     path = SHM / f"ringfeed.{ring}.{GEN}.{kind}"
     path.write_bytes(content)
     path.chmod(mode)
@@ -234,7 +237,8 @@ def test_what_no_daemon_can_have_made_is_not_removed(ring, kind, content, mode):
 @pytest.mark.parametrize(
     "content", [b"", b"x" * 100, b'{"ring": "another", "generation": "0123456789abcdef"}', b"[" * 9999]
 )
-def test_a_fixed_name_that_no_daemon_wrote_stops_the_start(ring, name, content):
+def test_an_unknown_fixed_name_stops_the_start(ring, name, content):
+    """A file that no daemon wrote."""
     path = SHM / name.format(ring)
     path.write_bytes(content)
     path.chmod(0o600)
@@ -243,14 +247,16 @@ def test_a_fixed_name_that_no_daemon_wrote_stops_the_start(ring, name, content):
     assert path.read_bytes() == content
 
 
-def test_a_dead_generation_is_removed_though_its_control_segment_was_damaged(ring):
+def test_a_dead_generation_goes_despite_damage(ring):
+    """Its control segment was damaged."""
     left = leave_dead(ring)
     (control,) = (name for name in left if name.endswith(".ctl"))
     os.truncate(SHM / control, 0)  # as a member of the ring's group can
     assert sorted(clear_leavings(ring)) == left
 
 
-def test_a_former_descriptor_of_any_size_is_read_up_to_a_bound(ring):
+def test_a_previous_descriptor_is_read_within_a_bound(ring):
+    """Whatever its size."""
     path = SHM / f"ringfeed.{ring}.{GEN}.former"
     with path.open("wb") as file:
         file.truncate(18 << 30)
@@ -262,13 +268,14 @@ def test_a_former_descriptor_of_any_size_is_read_up_to_a_bound(ring):
     assert finish(trainer(script, ring)).strip() == "[]"
 
 
-def test_a_planted_lock_stops_the_start_with_a_sentence(ring, plant):
+def test_a_planted_lock_stops_the_start(ring, plant):
     path = plant(f"ringfeed.{ring}.lock")
     with pytest.raises(StartError, match=str(path)):
         SingletonLock(ring, Access())
 
 
-def test_a_lock_file_with_bytes_is_not_taken_for_a_daemons(ring):
+def test_a_lock_file_with_bytes_is_foreign(ring):
+    """It is not taken for a daemon's."""
     path = SHM / f"ringfeed.{ring}.lock"
     path.write_bytes(b"mine")
     path.chmod(0o600)
@@ -277,13 +284,14 @@ def test_a_lock_file_with_bytes_is_not_taken_for_a_daemons(ring):
     assert path.read_bytes() == b"mine"
 
 
-def test_a_trainer_believes_no_planted_descriptor_and_does_not_wait_for_its_other_end(ring, plant):
+def test_a_planted_descriptor_is_neither_trusted_nor_awaited(ring, plant):
+    """A trainer does not wait for the other end of a pipe."""
     path = plant(f"ringfeed.{ring}")
     with pytest.raises(NotTrustedError, match=rf"{path} {OWNERSHIP} is"):
         ringfeed.attach(ring, batch_size=2)
 
 
-def test_a_daemon_that_meets_planted_files_says_which_and_leaves_them(ring, folder, tmp_path):
+def test_a_daemon_names_planted_files_and_leaves_them(ring, folder, tmp_path):
     (SHM / f"ringfeed.{ring}-train.{GEN}.ctl").symlink_to(tmp_path)
     daemon = serve(folder, ring).start()
     daemon.output.wait_for("ready")
@@ -299,7 +307,8 @@ def test_a_daemon_that_meets_planted_files_says_which_and_leaves_them(ring, fold
 
 @pytest.mark.parametrize("part", ["control", "data"])
 @pytest.mark.parametrize("size", [0, 4096, -4096, 4096 << 10])
-def test_a_segment_of_another_size_than_its_descriptor_says_is_a_sentence_and_no_sigbus(part, size):
+def test_a_segments_wrong_size_is_a_sentence(part, size):
+    """Not a SIGBUS: its size differs from what the descriptor says."""
     with served_ring() as served:
         path = segment.shm_path(getattr(served.memory.descriptor, part))
         whole = path.stat().st_size
@@ -310,7 +319,7 @@ def test_a_segment_of_another_size_than_its_descriptor_says_is_a_sentence_and_no
 
 
 @pytest.mark.parametrize("word", [Header.MAGIC, Header.LAYOUT_VERSION, Header.GENERATION, Header.DATA_BYTES])
-def test_a_header_that_differs_from_the_descriptor_is_a_sentence(word):
+def test_a_header_unlike_its_descriptor_is_a_sentence(word):
     with served_ring() as served:
         served.memory._words[word >> 3] ^= 1
         with pytest.raises(NotTrustedError, match="its header differs from the descriptor; restart the daemon"):
@@ -328,7 +337,8 @@ def test_a_doorbell_that_is_none_is_a_sentence(bell):
         assert said.splitlines()[-1] == f"ringfeed.errors.NotTrustedError: {path} is no semaphore; restart the daemon"
 
 
-def test_when_all_lanes_are_taken_the_next_reader_is_told_the_limit_and_how_to_raise_it(monkeypatch):
+def test_a_reader_without_a_lane_learns_the_limit(monkeypatch):
+    """And how to raise it."""
     monkeypatch.setattr(attachment, "FREE_LANE_TIMEOUT_S", 0.1)
     with served_ring(lanes=2) as served, turning(served):
         with ringfeed.attach(served.name, batch_size=2), ringfeed.attach(served.name, batch_size=2):
@@ -373,7 +383,8 @@ print("well")
 
 
 @pytest.mark.slow
-def test_a_shm_that_is_too_small_by_any_amount_is_one_sentence_before_anything_is_served(folder):
+def test_too_small_shared_memory_is_one_sentence(folder):
+    """By any amount, before anything is served."""
     image = label = 32 * 24 * 32 * 3
     geometry = plan_geometry(slots=32, lanes=8, image_row=(24, 32, 3), label_row=(24, 32, 3), label_dtype="uint8")
     assert geometry.data_bytes == image + label
@@ -383,7 +394,8 @@ def test_a_shm_that_is_too_small_by_any_amount_is_one_sentence_before_anything_i
     assert with_its_own_shm("size=64m", STARTING, folder, *sizes).endswith("well\n")
 
 
-def test_a_shm_that_fills_up_after_the_start_stops_neither_readers_nor_a_clean_stop(folder):
+def test_shared_memory_that_fills_up_stops_no_process(folder):
+    """Neither the readers nor a clean stop of the daemon."""
     assert with_its_own_shm("size=2m", FILLED_LATER, folder).endswith("well\n")
 
 

@@ -91,7 +91,7 @@ def listed(*bodies):
 @example([b'"\\ud800"'])
 @example([b'{"\\ud800": 1, "items": [{"name": "\\ud800", "\\ud800": 2}]}'])
 @example([b'{"items": {"name": "x"}, "nextPageToken": 7}'])
-def test_whatever_a_server_answers_is_a_catalog_or_a_sentence(bodies):
+def test_every_server_answer_becomes_a_catalog_or_sentence(bodies):
     result, requests = listed(*bodies)
     assert requests < 100
     if isinstance(result, str):
@@ -103,14 +103,14 @@ def test_whatever_a_server_answers_is_a_catalog_or_a_sentence(bodies):
         assert len(result)
 
 
-def test_a_listing_that_goes_in_a_circle_ends_with_a_sentence():
+def test_a_circular_listing_ends_with_a_sentence():
     bodies = [json.dumps({"items": [{"name": "p/x"}], "nextPageToken": token}).encode() for token in "abcabc"]
     sentence, requests = listed(*bodies)
     assert "gives the same pages of its listing again and again" in sentence
     assert requests <= 2 * 5
 
 
-def test_a_listing_of_empty_pages_without_end_ends_with_a_sentence(monkeypatch):
+def test_endless_empty_pages_end_with_a_sentence(monkeypatch):
     monkeypatch.setattr(pages, "MAX_EMPTY_PAGES", 20)
     paging = Paging("gs://b")
     with pytest.raises(SourceError, match="without objects"):
@@ -125,6 +125,6 @@ def test_a_listing_of_empty_pages_without_end_ends_with_a_sentence(monkeypatch):
         paging.next_token(Page(next_page_token=f"b{number}"))
 
 
-def test_names_outside_the_prefix_are_no_objects_of_it():
+def test_names_outside_the_prefix_are_not_its_objects():
     page = msgspec.convert({"items": [{"name": "p/1"}, {"name": "q/2"}, {"name": ""}]}, Page)
     assert [info.name for info in page.objects("p/")] == ["1"]

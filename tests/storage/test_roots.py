@@ -43,7 +43,7 @@ def test_one_word_in_two_folders_is_two_roots(data, tmp_path, monkeypatch):
     assert absolute_root("data") == str(tmp_path.resolve() / "data") != here
 
 
-def test_a_bucket_loses_only_the_slashes_at_its_end():
+def test_a_bucket_loses_only_trailing_slashes():
     assert {absolute_root(f"gs://b{slashes}") for slashes in ("", "/", "//")} == {"gs://b"}
     assert {absolute_root(f"gs://b/a//c{slashes}") for slashes in ("", "/", "///")} == {"gs://b/a//c"}
     assert absolute_root("gs://b//a") == "gs://b//a"
@@ -64,7 +64,8 @@ def test_a_root_that_is_not_utf8_is_refused(root):
         absolute_root(root)
 
 
-def test_a_root_in_a_folder_that_is_not_utf8_is_refused(tmp_path, monkeypatch):
+def test_a_root_outside_utf8_is_refused(tmp_path, monkeypatch):
+    """A folder on its path has a name that is not UTF-8."""
     odd = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
     odd.mkdir()
     (tmp_path / "link").symlink_to(odd)
@@ -75,7 +76,7 @@ def test_a_root_in_a_folder_that_is_not_utf8_is_refused(tmp_path, monkeypatch):
         absolute_root("data")
 
 
-def test_a_root_below_a_folder_that_is_gone_is_refused(tmp_path, monkeypatch):
+def test_a_root_below_a_removed_folder_is_refused(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -104,7 +105,7 @@ def test_a_template_that_is_not_utf8_is_refused():
         ("v1.2/{id}/seg", "v1.2/{id}/seg"),
     ],
 )
-def test_the_spellings_of_a_template_have_one_in_common(text, canonical):
+def test_spellings_of_a_template_share_one_form(text, canonical):
     assert KeyTemplate.parse(text).canonical == canonical
     assert KeyTemplate.parse(canonical).canonical == canonical
     assert KeyTemplate.parse(canonical).suffixes == KeyTemplate.parse(text).suffixes

@@ -80,7 +80,7 @@ async def names_of(source, prefix=""):
     return [info.name async for page in source.list_pages(prefix) for info in page]
 
 
-def test_every_page_of_a_listing_is_followed_and_only_the_prefix_is_listed():
+def test_all_pages_are_followed_within_the_prefix():
     objects = {f"p/{number:04}": b"x" for number in range(57)} | {"q/1": b"", "p": b""}
 
     async def story(server, source):
@@ -93,7 +93,7 @@ def test_every_page_of_a_listing_is_followed_and_only_the_prefix_is_listed():
     run(story, {"b": objects}, page_objects=10)
 
 
-def test_names_of_every_kind_go_both_ways_with_their_metadata(transport):
+def test_names_of_every_kind_round_trip_with_metadata(transport):
     objects = {f"p/{name}": name.encode() * 3 for name in ODD_NAMES}
 
     async def story(server, source):
@@ -109,7 +109,8 @@ def test_names_of_every_kind_go_both_ways_with_their_metadata(transport):
     run(story, {"b": objects}, transport=transport)
 
 
-def test_a_gzipped_object_comes_as_it_is_stored_so_that_it_fits_its_checksum(transport):
+def test_a_gzipped_object_arrives_as_stored(transport):
+    """So it fits its checksum."""
     stored = gzip.compress(b"pixels")
 
     async def story(server, source):
@@ -118,7 +119,8 @@ def test_a_gzipped_object_comes_as_it_is_stored_so_that_it_fits_its_checksum(tra
     run(story, {"b": {"p/x": stored}}, transport=transport)
 
 
-def test_an_object_replaced_after_the_listing_is_missing_and_not_another_image(transport):
+def test_an_object_replaced_after_the_listing_is_missing(transport):
+    """Its new content is not read as the listed pair's."""
     objects = {"p/x": b"old"}
 
     async def story(server, source):
@@ -151,7 +153,7 @@ def test_an_object_replaced_after_the_listing_is_missing_and_not_another_image(t
     ],
     ids=lambda value: value.kind + str(value.status) if isinstance(value, Fault) else None,
 )
-def test_each_failure_of_a_read_is_one_error_with_a_word_and_a_verdict(fault, cause, retryable, transport):
+def test_each_failed_read_has_a_cause_and_verdict(fault, cause, retryable, transport):
     async def story(server, source):
         with pytest.raises(SourceError, match="gs://b/p/x") as caught:
             await read(source, "x", 0)
@@ -164,7 +166,9 @@ def test_each_failure_of_a_read_is_one_error_with_a_word_and_a_verdict(fault, ca
 
 
 @pytest.mark.parametrize("fault", [Fault("cut"), Fault("short"), Fault("html"), Fault("endless")], ids=lambda f: f.kind)
-def test_a_body_that_nothing_announces_as_wrong_comes_back_bounded_for_its_size_to_be_compared(fault, transport):
+def test_an_undetected_wrong_body_is_bounded_in_size(fault, transport):
+    """The caller compares it with the listing."""
+
     async def story(server, source):
         data = await read(source, "x", 0, 1000)
         assert len(data) != 1000
@@ -173,7 +177,9 @@ def test_a_body_that_nothing_announces_as_wrong_comes_back_bounded_for_its_size_
     run(story, {"b": {"p/x": b"0123456789" * 100}}, [fault], transport=transport)
 
 
-def test_more_than_a_hundred_connections_are_used_where_the_concurrency_says_so(transport):
+def test_more_than_a_hundred_connections_can_be_used(transport):
+    """If the concurrency allows it."""
+
     async def main():
         async with FakeGcs({"b": {"p/x": b"1"}}, [Fault("silent")]) as server:
             source = GcsSource("b", "p/", api_root=server.url, bearer=None, concurrency=130, transport=transport)
@@ -202,7 +208,9 @@ def test_a_read_that_is_cancelled_frees_its_connection(transport):
     assert run(story, {"b": {"p/x": b"1234"}}, [Fault("stall")], transport=transport) == b"1234"
 
 
-def test_a_page_that_fails_for_a_while_is_tried_again_and_nothing_is_lost():
+def test_a_temporarily_failing_page_is_tried_again():
+    """Nothing of the listing is lost."""
+
     async def story(server, source):
         assert len(await names_of(source)) == 30
         assert server.count("list") == 3 + 2
@@ -212,7 +220,9 @@ def test_a_page_that_fails_for_a_while_is_tried_again_and_nothing_is_lost():
 
 
 @pytest.mark.parametrize("kind", ["html", "reset", "status", "redirect", "moved", "silent"])
-def test_a_listing_that_never_comes_is_an_error_and_not_an_empty_bucket(kind):
+def test_a_listing_that_never_comes_is_an_error(kind):
+    """It is not taken for an empty bucket."""
+
     async def story(server, source):
         with pytest.raises(SourceError, match="gs://b/p cannot be listed"):
             await names_of(source)
@@ -318,7 +328,9 @@ def test_an_emulator_that_cannot_be_reached_is_named():
 
 
 @pytest.mark.parametrize("write", ["{}", "{}/", "{}/storage/v1/", " {} "])
-def test_the_emulators_address_may_be_written_as_people_write_it(write):
+def test_the_emulators_address_may_be_written_freely(write):
+    """With or without a scheme or a slash."""
+
     def use(server):
         bare = [server.url, server.url.removeprefix("http://")]
         return [sentence_of("gs://b-1/p/", emulator=write.format(url)) for url in bare]
@@ -332,14 +344,15 @@ def test_an_address_that_is_none_is_refused(emulator):
     assert "no emulator's address" in sentence_of("gs://b-1/p", emulator=emulator)
 
 
-def test_an_emulator_in_the_environment_that_nobody_asked_for_is_refused(monkeypatch):
+def test_an_emulator_of_the_environment_alone_is_refused(monkeypatch):
+    """STORAGE_EMULATOR_HOST must have been asked for."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     text = sentence_of("gs://b-1/p", emulator=None)
     assert "STORAGE_EMULATOR_HOST" in text
     assert "--emulator http://127.0.0.1:1" in text
 
 
-def test_an_emulator_that_was_asked_for_wins_over_the_environment(monkeypatch):
+def test_a_requested_emulator_wins_over_the_environment(monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")  # an emulator needs none
     text = with_server(lambda server: sentence_of("gs://b-1/p", emulator=server.url))
@@ -347,7 +360,7 @@ def test_an_emulator_that_was_asked_for_wins_over_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize("root", ["gs://", "gs:///p", "gs://UPPER/p", "gs://a b/p", "s3://b/p", "http://b/p"])
-def test_an_invalid_root_is_an_error_of_the_settings(root):
+def test_an_invalid_root_is_a_settings_error(root):
     text = sentence_of(root, error=ConfigError, emulator="http://127.0.0.1:1")
     assert root.removesuffix("/p").split("/")[-1] in text
 
@@ -384,7 +397,7 @@ def run_with_credentials(story, credentials, transport):
     return asyncio.run(asyncio.wait_for(main(), 30))
 
 
-def test_listing_and_reads_carry_one_token_that_is_fetched_once(credentials, transport):
+def test_listing_and_reads_share_one_token(credentials, transport):
     async def story(server, source):
         assert await names_of(source) == ["x"]
         assert set(await asyncio.gather(*(read(source, "x", 0) for _ in range(20)))) == {b"data"}
@@ -393,7 +406,7 @@ def test_listing_and_reads_carry_one_token_that_is_fetched_once(credentials, tra
     run_with_credentials(story, credentials, transport)
 
 
-def test_a_token_that_is_refused_is_replaced_once_for_all_requests(credentials, transport):
+def test_a_refused_token_is_replaced_once_for_all(credentials, transport):
     async def story(server, source):
         assert await names_of(source) == ["x"]
         server.tokens = ["t2"]  # t1 is revoked, and the client holds it for an hour to come
@@ -404,7 +417,7 @@ def test_a_token_that_is_refused_is_replaced_once_for_all_requests(credentials, 
     run_with_credentials(story, credentials, transport)
 
 
-def test_a_request_that_is_refused_with_a_fresh_token_too_is_final(credentials, transport):
+def test_a_refusal_with_a_fresh_token_is_final(credentials, transport):
     async def story(server, source):
         server.faults = [Fault("status", status=401)]
         with pytest.raises(SourceError) as caught:
@@ -415,7 +428,7 @@ def test_a_request_that_is_refused_with_a_fresh_token_too_is_final(credentials, 
     run_with_credentials(story, credentials, transport)
 
 
-def test_cancelling_one_request_that_waits_for_a_token_fails_no_other(credentials, transport):
+def test_cancelling_one_token_wait_fails_no_other(credentials, transport):
     async def story(server, source):
         server.tokens = ["t2"]
         first, *others = [asyncio.create_task(read(source, "x", 0)) for _ in range(4)]
@@ -494,7 +507,7 @@ def test_credentials_that_are_none_are_one_sentence(tmp_path, monkeypatch, conte
     assert str(path) in text
 
 
-def test_a_machine_without_any_credentials_hears_so_at_once(tmp_path, monkeypatch):
+def test_a_machine_without_credentials_is_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setattr("gcloud.aio.auth.token.GCE_ENDPOINT_TOKEN", "http://127.0.0.1:1/token")
     assert sentence_of("gs://b-1/p", emulator=None).startswith("No Google credentials were found")

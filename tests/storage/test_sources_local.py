@@ -47,7 +47,7 @@ def read(root, name, generation=0):
     return use(root, lambda source: read_object(source, name, generation))
 
 
-def test_every_file_is_listed_with_its_size_and_can_be_read(folder):
+def test_every_file_is_listed_with_size_and_readable(folder):
     infos = listed(folder)
     assert len(infos) == 5
     for name, info in infos.items():
@@ -56,7 +56,7 @@ def test_every_file_is_listed_with_its_size_and_can_be_read(folder):
         assert read(folder, name, info.generation) == name.encode()
 
 
-def test_a_prefix_is_one_of_names_and_not_of_folders(folder):
+def test_a_prefix_is_of_names_and_not_folders(folder):
     assert set(listed(folder, "images/")) == {"images/a.jpg", "images/b/c d%#?.jpg", "images/ü.jpg"}
     assert len(listed(folder, "images")) == 4
     assert set(listed(folder, "images/b/c")) == {"images/b/c d%#?.jpg"}
@@ -64,7 +64,7 @@ def test_a_prefix_is_one_of_names_and_not_of_folders(folder):
     assert listed(folder, "../set/images/") == {}
 
 
-def test_more_than_a_page_of_files_is_listed_whole(tmp_path):
+def test_more_than_a_page_of_files_is_listed(tmp_path):
     for number in range(2345):
         (tmp_path / f"{number}").touch()
 
@@ -234,13 +234,13 @@ def test_only_names_of_a_listing_are_read(folder, tmp_path):
         assert (caught.value.cause, caught.value.retryable) == ("forbidden", False)
 
 
-def test_a_root_that_is_a_link_itself_is_fine(folder, tmp_path):
+def test_a_root_may_be_a_link_itself(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     assert len(listed(tmp_path / "link", "images/")) == 3
     assert read(tmp_path / "link", "images/a.jpg") == b"images/a.jpg"
 
 
-def test_a_fifo_is_no_object_and_opening_one_hangs_nobody(folder):
+def test_a_fifo_is_no_object_and_hangs_nothing(folder):
     os.mkfifo(folder / "images" / "pipe.jpg")
     assert len(listed(folder)) == 5
     with pytest.raises(SourceError, match="no regular file"):
@@ -265,7 +265,8 @@ def test_a_file_that_went_away_is_missing(folder):
     ("root", "says"),
     [("{}/nowhere", "There is no folder"), ("{}/images/a.jpg", "is a file"), ("file://host/x", "another machine")],
 )
-def test_a_root_that_is_no_folder_is_one_sentence(folder, root, says):
+def test_a_root_must_be_a_folder_or_bucket(folder, root, says):
+    """Else the error is one sentence."""
     with pytest.raises(DaemonError, match=says):
         listed(root.format(folder))
 

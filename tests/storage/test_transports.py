@@ -87,7 +87,9 @@ def test_connections_are_kept_for_the_next_requests(transport):
     run(story, transport)
 
 
-def test_a_request_names_the_generation_asks_for_the_stored_bytes_and_for_nothing_else(transport):
+def test_a_request_asks_only_for_the_stored_generation(transport):
+    """It names the generation and asks for the stored bytes, and for nothing else."""
+
     async def story(server, source):
         await read(source, "a b/\N{LATIN SMALL LETTER U WITH DIAERESIS}", 7)
         first, *headers = server.heads[0].rstrip().split("\r\n")
@@ -100,7 +102,7 @@ def test_a_request_names_the_generation_asks_for_the_stored_bytes_and_for_nothin
 
 
 @pytest.mark.parametrize("name", [".", "..", "..."])
-def test_a_name_of_dots_is_a_name_and_no_folder(transport, name):
+def test_a_name_of_dots_is_not_a_folder(transport, name):
     async def story(server, source):
         await read(source, name, 0)
         assert server.heads[0].startswith(f"GET /storage/v1/b/b/o/{name}?alt=media ")
@@ -108,7 +110,7 @@ def test_a_name_of_dots_is_a_name_and_no_folder(transport, name):
     run(story, transport, prefix="")
 
 
-def test_cookies_that_a_server_sets_are_not_sent_back(transport):
+def test_a_servers_cookies_are_not_sent_back(transport):
     async def story(server, source):
         for _ in range(2):
             await read(source, "x", 0)
@@ -117,7 +119,8 @@ def test_cookies_that_a_server_sets_are_not_sent_back(transport):
     run(story, transport, OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b; Path=/\r\n\r\n"))
 
 
-def test_what_the_server_says_of_an_error_is_told_though_it_is_longer_than_the_object(transport):
+def test_a_long_error_body_is_still_quoted(transport):
+    """Also a body that is longer than the object."""
     body = json.dumps({"error": {"message": "no, " * 50 + "thanks"}}).encode()
 
     async def story(_server, source):
@@ -139,7 +142,8 @@ def test_a_retry_after_may_be_a_date(transport):
 
 
 @pytest.mark.parametrize("size", [1000, 300_000, 3_000_000])
-def test_a_body_of_the_announced_size_comes_whole_whatever_the_pieces(transport, size):
+def test_a_body_of_the_announced_size_is_complete(transport, size):
+    """Whatever the pieces in which it arrives."""
     body = bytes(range(250)) * (size // 250)
 
     async def story(_server, source):
@@ -201,7 +205,7 @@ def test_closing_a_source_fails_what_is_in_flight(transport):
     run(story, transport, None)
 
 
-def test_the_proxy_that_the_environment_names_is_used_unless_no_proxy_spares_the_host(transport, monkeypatch):
+def test_the_environments_proxy_is_used_outside_no_proxy(transport, monkeypatch):
     async def story(server, _):
         monkeypatch.setenv("http_proxy", server.url)
         for spared in (False, True):
@@ -221,7 +225,7 @@ def test_the_proxy_that_the_environment_names_is_used_unless_no_proxy_spares_the
     run(story, transport)
 
 
-def test_the_proxy_is_looked_up_by_scheme_and_host(monkeypatch):
+def test_the_proxy_depends_on_scheme_and_host(monkeypatch):
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("no_proxy", "localhost,.internal")
     assert proxy.proxy_for("https://www.googleapis.com") == "http://proxy:3128"
@@ -266,7 +270,7 @@ def test_the_certificates_that_the_environment_names_are_trusted(transport, tmp_
 
 
 @NO_PYCURL
-def test_a_tls_handshake_that_never_ends_is_no_connection(monkeypatch):
+def test_an_endless_tls_handshake_is_no_connection(monkeypatch):
     monkeypatch.setattr("ringfeedd.storage.transport.curl_transfer.CONNECT_TIMEOUT_S", 0.3)
 
     async def story(server, _):
@@ -281,7 +285,9 @@ def test_a_tls_handshake_that_never_ends_is_no_connection(monkeypatch):
 
 
 @NO_PYCURL
-def test_a_loop_that_was_held_up_for_longer_than_the_time_out_cuts_nobody(monkeypatch):
+def test_a_stalled_event_loop_cuts_no_download(monkeypatch):
+    """Even if it was held up for longer than the time-out."""
+
     async def story(_server, source):
         first = asyncio.create_task(read(source, "x", 0))
         await asyncio.sleep(0)
@@ -302,7 +308,9 @@ def _no_pycurl(monkeypatch):
 
 
 @pytest.mark.usefixtures("_no_pycurl")
-def test_a_plane_whose_package_is_missing_is_one_sentence_with_the_way_to_it():
+def test_a_missing_transport_package_is_one_sentence():
+    """With the command that installs it."""
+
     async def main():
         with pytest.raises(StartError, match=r"pip install 'ringfeed\[fast\]'"):
             await open_source("gs://b-1/p", emulator="http://127.0.0.1:1", concurrency=1, transport="curl")

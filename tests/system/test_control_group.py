@@ -60,7 +60,7 @@ def test_the_group_that_leaves_the_least_counts(machine):
     assert (machine.memory().name, machine.memory().left) == ("/a", 2 * GIB)
 
 
-def test_cached_files_are_reclaimable_and_shared_memory_is_not(machine):
+def test_cached_files_are_reclaimable_and_shared_memory_not(machine):
     machine.version_2("/a", a=(4 * GIB, 3 * GIB, 2 * GIB, GIB))
     assert machine.memory().left == 2 * GIB
 

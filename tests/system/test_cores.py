@@ -40,21 +40,23 @@ def cores(tree):
         ({"a/b": "nonsense"}, 16),
     ],
 )
-def test_quotas_of_the_group_and_of_those_it_is_in_count(tree, quotas, expected):
+def test_quotas_of_all_enclosing_groups_count(tree, quotas, expected):
     for group, quota in quotas.items():
         (tree / group / "cpu.max").write_text(quota)
     assert cores(tree) == expected
 
 
 @pytest.mark.parametrize("membership", [None, "", "12:cpu:/a\n", "0::/../outside\n", "0::/gone\n"])
-def test_without_a_group_that_can_be_found_the_cpu_set_counts(tree, membership):
+def test_without_a_control_group_the_cpu_set_counts(tree, membership):
     (tree / "self").unlink()
     if membership is not None:
         (tree / "self").write_text(membership)
     assert cores(tree) == 16
 
 
-def test_auto_gives_each_worker_enough_downloads_to_hide_a_far_store():
+def test_auto_hides_a_far_store_by_downloads():
+    """It gives each worker enough downloads."""
+
     def downloads(**settings):
         return resolve(Config(root="gs://b", **settings), Machine(16, {})).downloads
 

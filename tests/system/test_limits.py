@@ -105,7 +105,7 @@ print("well")
 """
 
 
-def test_no_wait_grows_or_shrinks_by_a_step_of_the_wall_clock(stepping_clock):
+def test_waits_ignore_steps_of_the_wall_clock(stepping_clock):
     assert run(WAITS, **stepping_clock).endswith("well\n")
 
 
@@ -122,7 +122,8 @@ print("well")
 
 
 @pytest.mark.slow
-def test_daemon_and_trainer_go_on_while_the_wall_clock_steps_by_an_hour_in_both_directions(stepping_clock, folder):
+def test_daemon_and_trainer_survive_wall_clock_steps(stepping_clock, folder):
+    """An hour in both directions."""
     assert run(READS, folder, f"clock{os.getpid()}", **stepping_clock).endswith("well\n")
 
 
@@ -156,7 +157,8 @@ BARE_MACHINE = (
 )
 
 
-def test_64_files_no_home_no_ipv6_and_a_dead_proxy_are_enough():
+def test_64_files_and_a_bare_environment_suffice():
+    """No home, no IPv6, and a proxy that is dead."""
     if subprocess.run([*UNSHARED, BARE_MACHINE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make namespaces, or there is no `ip`")
     dead = "http://127.0.0.1:9"
@@ -169,7 +171,8 @@ WITHOUT_PRIVILEGES = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
 
 
 @pytest.mark.parametrize("mode", ["0755", pytest.param("0000", marks=pytest.mark.slow)])
-def test_a_shm_that_may_not_be_written_or_looked_into_is_one_sentence_for_each_command(folder, mode):
+def test_unusable_shared_memory_is_one_sentence_a_command(folder, mode):
+    """It may not be written, or not be listed."""
     prefix = [*CLOSED, f"mode={mode},uid=65534", *WITHOUT_PRIVILEGES]
     if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a file system")
@@ -195,7 +198,8 @@ def test_a_shm_that_may_not_be_written_or_looked_into_is_one_sentence_for_each_c
 
 
 @given(wanted=st.integers(1, 4096), files=st.integers(3, 70_000), workers=st.integers(1, 512), rings=st.integers(1, 2))
-def test_connections_fit_into_the_files_that_a_process_may_have_or_the_start_is_refused(wanted, files, workers, rings):
+def test_connections_fit_the_open_files_limit(wanted, files, workers, rings):
+    """Or the start is refused."""
     try:
         allowed = connections(wanted, files=files, workers=workers, rings=rings)
     except StartError as error:
@@ -208,7 +212,7 @@ def test_connections_fit_into_the_files_that_a_process_may_have_or_the_start_is_
 
 
 @pytest.mark.slow
-def test_a_limit_too_low_for_the_workers_asked_for_is_one_sentence(folder):
+def test_a_low_limit_for_the_workers_is_reported(folder):
     command = ["sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *RINGFEED, "serve", folder, "--workers", "16"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
@@ -269,7 +273,7 @@ def test_too_little_address_space_is_a_sentence(folder, ring):
         ({"GCE_METADATA_HOST": "10.1.1.1:8080"}, []),
     ],
 )
-def test_a_proxy_is_not_asked_for_this_machine_nor_for_the_metadata_server(monkeypatch, given, left):
+def test_local_and_metadata_servers_bypass_the_proxy(monkeypatch, given, left):
     for name in ("no_proxy", "NO_PROXY", "GCE_METADATA_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", {**os.environ, "http_proxy": "http://127.0.0.1:9", **given})

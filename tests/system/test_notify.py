@@ -73,7 +73,7 @@ def test_a_socket_in_the_abstract_namespace_is_reached():
 
 
 @pytest.mark.parametrize("address", ["", "@", "relative/path", "vsock:2:9999"])
-def test_nothing_is_sent_where_no_local_socket_is_named(address):
+def test_nothing_is_sent_without_a_local_socket(address):
     notifier = Notifier.from_environ({"NOTIFY_SOCKET": address})
     assert not notifier.active
     assert not notifier.ready("x")
@@ -89,7 +89,8 @@ def test_a_manager_that_is_gone_raises_nothing(address):
     assert not notifier.reloading()
 
 
-def test_a_watchdog_ping_never_waits_for_a_manager_that_does_not_read(manager):
+def test_a_watchdog_ping_never_blocks(manager):
+    """The service manager does not read."""
     notifier = notifier_for(manager)
     sent = 0
     while notifier.watchdog():  # until the manager's queue is full; a blocking send would hang here for ever
@@ -114,7 +115,8 @@ def test_a_turning_loop_pings_at_half_the_interval(manager):
         manager.recv(4096)
 
 
-def test_the_watchdog_is_fed_at_half_its_interval_and_only_by_the_process_it_watches(manager):
+def test_only_the_watched_process_feeds_the_watchdog(manager):
+    """At half its interval."""
     assert notifier_for(manager).watchdog_interval_s is None
     assert notifier_for(manager, WATCHDOG_USEC="30000000").watchdog_interval_s == 15.0
     own = str(os.getpid())

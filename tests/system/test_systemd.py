@@ -152,7 +152,7 @@ def test_the_unit_names_the_installed_documents(tmp_path, executable):
 
 
 @pytest.mark.parametrize("instances", [False, True])
-def test_the_unit_keeps_the_ring_where_consumers_find_it(executable, instances):
+def test_the_unit_keeps_the_ring_findable_by_consumers(executable, instances):
     settings = unit_settings(files.unit_text(executable, "ringfeed", BARE, instances=instances))
     expected = {
         "Type": "notify",
@@ -179,7 +179,7 @@ def test_the_unit_keeps_the_ring_where_consumers_find_it(executable, instances):
     assert int(settings["TimeoutStopSec"]) > 5  # the daemon itself promises 5 s
 
 
-def test_the_exit_codes_that_are_not_retried_are_the_daemons_own():
+def test_unretried_exit_codes_are_the_daemons_own():
     codes = {errors.EXIT_USAGE, errors.EXIT_ALREADY_RUNNING, errors.EXIT_BAD_CONFIG}
     settings = unit_settings((TEMPLATES / "ringfeed.service").read_text())
     assert {int(code) for code in settings["RestartPreventExitStatus"].split()} == codes
@@ -228,7 +228,8 @@ def test_a_second_install_changes_nothing(tmp_path, executable):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "root").rglob("*")} == before
 
 
-def test_an_install_never_overwrites_the_config_but_updates_the_unit(tmp_path, executable):
+def test_an_install_updates_the_unit_only(tmp_path, executable):
+    """It never overwrites the configuration."""
     run("--prefix", tmp_path / "root", "--exec", executable)
     config = tmp_path / "root" / CONFIG
     config.write_text('root = "gs://mine"\n')
@@ -238,7 +239,7 @@ def test_an_install_never_overwrites_the_config_but_updates_the_unit(tmp_path, e
     assert f"ExecStart={moved} " in (tmp_path / "root/etc/systemd/system/ringfeed.service").read_text()
 
 
-def test_an_uninstall_removes_what_was_installed_and_purge_the_config(tmp_path, executable):
+def test_uninstall_removes_the_installation_and_purge_the_config(tmp_path, executable):
     root = tmp_path / "root"
     run("--prefix", root, "--exec", executable)
     (root / "etc/systemd/system/other.service").write_text("[Service]\n")
@@ -253,7 +254,8 @@ def test_an_uninstall_removes_what_was_installed_and_purge_the_config(tmp_path, 
 
 
 @pytest.mark.parametrize("action", [[], ["--uninstall"]])
-def test_a_unit_of_somebody_else_is_neither_changed_nor_removed(tmp_path, executable, action):
+def test_another_owners_unit_is_left_alone(tmp_path, executable, action):
+    """It is neither changed nor removed."""
     unit = tmp_path / "root/etc/systemd/system/ringfeed.service"
     unit.parent.mkdir(parents=True)
     unit.write_text("[Service]\nExecStart=/bin/true\n")
@@ -264,7 +266,7 @@ def test_a_unit_of_somebody_else_is_neither_changed_nor_removed(tmp_path, execut
     assert unit.read_text() == "[Service]\nExecStart=/bin/true\n"
 
 
-def test_a_dry_run_prints_every_file_and_command_and_touches_nothing(tmp_path, executable):
+def test_a_dry_run_prints_everything_and_changes_nothing(tmp_path, executable):
     shown = run("--dry-run", "--prefix", tmp_path / "root", "--exec", executable)
     assert shown.returncode == 0
     assert not (tmp_path / "root").exists()
@@ -273,7 +275,7 @@ def test_a_dry_run_prints_every_file_and_command_and_touches_nothing(tmp_path, e
     assert "  | Type=notify" in shown.stdout
 
 
-def test_a_unit_of_the_script_of_older_releases_is_replaced(tmp_path, executable):
+def test_an_older_releases_unit_is_replaced(tmp_path, executable):
     unit = tmp_path / "root" / UNIT
     unit.parent.mkdir(parents=True)
     unit.write_text("# Installed by scripts/install-systemd, which also removes it.\n")
@@ -281,7 +283,8 @@ def test_a_unit_of_the_script_of_older_releases_is_replaced(tmp_path, executable
     assert "install-service" in unit.read_text()
 
 
-def test_on_a_bare_host_the_user_comes_first_and_the_start_last(bare_host, executable):
+def test_the_user_comes_first_and_start_last(bare_host, executable):
+    """On a machine without an installation."""
     steps = plan.plan_install(bare_host, executable, "ringfeed", ["ringfeed"], start=True)
     shown = [Path(step.command[0]).name if step.command else step.path.name for step in steps]
     assert shown[:2] == ["ringfeed.conf", "systemd-sysusers"]
@@ -297,7 +300,7 @@ def test_a_user_that_exists_is_not_made_again(bare_host, executable):
     assert [step.command for step in steps if step.command] == [("systemctl", "daemon-reload")]
 
 
-def test_another_group_is_given_to_the_service_and_to_the_config(bare_host, executable):
+def test_another_group_goes_into_service_and_config(bare_host, executable):
     host = replace(bare_host, groups=frozenset({"trainers"}))
     steps = plan.plan_install(host, executable, "trainers", ["ringfeed"], start=False)
     texts = {step.path.name: step.content for step in steps if step.path}
@@ -307,7 +310,7 @@ def test_another_group_is_given_to_the_service_and_to_the_config(bare_host, exec
         plan.plan_install(bare_host, executable, "trainers", ["ringfeed"], start=False)
 
 
-def test_an_uninstall_stops_every_service_before_its_unit_goes(bare_host):
+def test_uninstall_stops_services_before_removing_the_unit(bare_host):
     for unit in (files.UNIT, files.TEMPLATE):
         (files.UNITS / unit).parent.mkdir(parents=True, exist_ok=True)
         (files.UNITS / unit).write_text(files.MARKS[1])
@@ -336,7 +339,8 @@ def test_it_refuses_in_one_sentence_what_cannot_work(bare_host, executable, monk
     assert not files.UNITS.exists()
 
 
-def test_an_executable_that_the_services_user_cannot_reach_is_refused():
+def test_an_executable_unreachable_for_the_user_is_refused():
+    """The service's user cannot reach it."""
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
         Path(folder).chmod(0o755)
         executable = Path(folder) / "bin" / "ringfeed"
@@ -348,7 +352,8 @@ def test_an_executable_that_the_services_user_cannot_reach_is_refused():
         assert trust.closed_to_others(executable) == f"{executable.parent} is closed to other users (mode 0700)"
 
 
-def test_a_closed_interpreter_is_as_bad_as_a_closed_command(tmp_path, executable):
+def test_a_closed_interpreter_is_as_bad(tmp_path, executable):
+    """As a command that the service's user may not run."""
     interpreter = tmp_path / "closed" / "python"
     interpreter.parent.mkdir(mode=0o700)
     interpreter.write_text("")
@@ -411,7 +416,8 @@ def test_an_executable_that_others_may_change_is_refused(bare_host, tmp_path, mo
         assert said.count("\n") == 1
 
 
-def test_a_link_through_a_folder_that_others_may_write_is_refused(tmp_path, executable):
+def test_a_link_through_a_writable_folder_is_refused(tmp_path, executable):
+    """Other users may write there."""
     between = tmp_path / "between"
     between.mkdir()
     (between / "bin").symlink_to(executable.parent)
@@ -424,7 +430,7 @@ def test_a_link_through_a_folder_that_others_may_write_is_refused(tmp_path, exec
     assert trust.open_to_changes(link, ANYBODY) is None
 
 
-def test_a_draft_that_somebody_linked_elsewhere_is_not_followed(tmp_path, executable):
+def test_a_linked_draft_is_not_followed(tmp_path, executable):
     precious = tmp_path / "precious"
     precious.write_text("mine")
     folder = tmp_path / "root/etc/ringfeed"
@@ -439,12 +445,12 @@ def test_a_draft_that_somebody_linked_elsewhere_is_not_followed(tmp_path, execut
     "arguments",
     [["--purge"], ["--uninstall", "--now"], ["--group", "no such!"], ["--nonsense"], ["--config"], ["--config", "a/b"]],
 )
-def test_a_command_line_without_meaning_is_a_usage_error(arguments):
+def test_a_meaningless_command_line_is_a_usage_error(arguments):
     assert run(*arguments).returncode == 2
 
 
 @pytest.mark.parametrize("name", ["missing", "per%cent", "dol$lar", 'quo"te'])
-def test_an_executable_that_a_unit_cannot_name_is_refused(tmp_path, name):
+def test_an_executable_no_unit_can_name_is_refused(tmp_path, name):
     if name != "missing":
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)

@@ -168,7 +168,7 @@ def shown_pairs(browser) -> list[str]:
     return [pair_id for pair_id, *_ in figures]
 
 
-def test_the_pictures_are_those_that_lie_in_the_ring(browser, address):
+def test_the_pictures_are_those_in_the_ring(browser, address):
     browser.get(address)
     wait_until(lambda: len(shown_pairs(browser)) == 9, SOON_S)
     with training(address, "pictured"):  # and no picture is ever seen above another pair's id

@@ -92,13 +92,13 @@ def test_the_dashboard_has_the_keys_of_grafanas_schema():
     assert list(lost(DASHBOARD, kept)) == []  # the schema's own classes drop what they do not know
 
 
-def test_a_key_that_grafana_does_not_know_is_noticed():
+def test_a_key_unknown_to_grafana_is_noticed():
     panel = {**DASHBOARD["panels"][1], "gridPosition": {}}
     kept = json.loads(JSONEncoder().encode(Dashboard.from_json({**DASHBOARD, "panels": [panel]})))
     assert list(lost({"panels": [panel]}, kept)) == ["dashboard.panels[0].gridPosition"]
 
 
-def test_the_dashboard_has_no_panel_twice_and_none_over_another():
+def test_dashboard_panels_are_unique_and_do_not_overlap():
     numbers = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(numbers)) == len(numbers)
     taken = set()

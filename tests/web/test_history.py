@@ -49,7 +49,7 @@ def test_rates_are_differences_by_second(status):
     assert rates(before, later(status, 2)).mean_waiting is None
 
 
-def test_another_daemon_or_another_reader_gives_no_false_rates(status):
+def test_another_daemon_or_reader_gives_no_false_rates(status):
     before = later(status, 100, [lane(batches=10, waited_s=9.0)])
     assert rates(before, later(status, 3)) is None
     assert rates(before, later(status, 105, daemon_pid=status.daemon_pid + 1)) is None
@@ -60,7 +60,7 @@ def test_another_daemon_or_another_reader_gives_no_false_rates(status):
     assert (other.batches[0], other.waiting[0]) == (6.0, 0.5)
 
 
-def test_a_quarter_of_an_hour_is_kept_and_no_more(status):
+def test_a_quarter_of_an_hour_is_kept(status):
     assert POINTS * POINT_S == 900
     recorder = Recorder()
     for number in range(POINTS + 20):
@@ -88,7 +88,7 @@ def test_its_memory_is_bounded_however_many_readers_come(status):
     assert {group.partition("-")[0] for group, _ in history.waiting} == {"39"}
 
 
-def test_a_reader_that_has_gone_is_forgotten_after_a_quarter_of_an_hour(status):
+def test_a_departed_reader_is_forgotten_after_15_minutes(status):
     history, gone = History(), later(status, 0, [lane()])
     history.add(0.0, gone, rates(later(gone, -5, [lane()]), gone))
     for number in range(POINTS - 1):
@@ -98,7 +98,7 @@ def test_a_reader_that_has_gone_is_forgotten_after_a_quarter_of_an_hour(status):
     assert not history.waiting
 
 
-def test_a_ring_that_cannot_be_read_leaves_a_gap(status):
+def test_an_unreadable_ring_leaves_a_gap(status):
     recorder = Recorder()
     for number in range(4):
         recorder.point(
@@ -108,7 +108,8 @@ def test_a_ring_that_cannot_be_read_leaves_a_gap(status):
     assert [math.isnan(value) for value in line[-4:]] == [True, True, True, False]
 
 
-def test_rates_of_now_come_from_the_latest_look_that_is_a_second_old(status):
+def test_current_rates_come_from_a_second_ago(status):
+    """From the latest snapshot that is a second old."""
     recorder = Recorder()
     for seconds in (0.0, 5.0, 5.5, 6.0, 6.2):
         recorder.look({"train": later(status, seconds, decoded_pairs=int(seconds * seconds * 100))})

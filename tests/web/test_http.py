@@ -69,7 +69,8 @@ def refusal(host: str | None, *, listen=HERE, method="GET", token=None, authoriz
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:9753", "127.1.2.3", "[::1]:9753", "localhost."]
 )
-def test_this_machine_is_asked_by_any_of_its_loopback_names_also_through_a_tunnel(host):
+def test_any_loopback_name_reaches_this_machines_page(host):
+    """Through a tunnel, too."""
     assert refusal(host) is None
 
 
@@ -87,7 +88,8 @@ def test_this_machine_is_asked_by_any_of_its_loopback_names_also_through_a_tunne
         "a b",
     ],
 )
-def test_a_name_that_a_stranger_may_have_pointed_here_gets_nothing(host):
+def test_a_rebound_host_name_gets_nothing(host):
+    """As an attacker's DNS may point it here."""
     assert refusal(host) is HTTPStatus.FORBIDDEN
 
 
@@ -95,7 +97,8 @@ def test_a_name_that_a_stranger_may_have_pointed_here_gets_nothing(host):
     ("host", "well"),
     [("10.1.2.3:9753", True), ("gpu01.cluster.local", True), ("GPU01:9753", True), ("evil.example", False)],
 )
-def test_where_other_machines_may_ask_they_ask_by_address_or_by_the_machines_name(host, well):
+def test_other_machines_use_the_address_or_machine_name(host, well):
+    """If other machines may ask."""
     assert refusal(host, listen=ANYWHERE, token=TOKEN, authorization=f"Bearer {TOKEN}") == (
         None if well else HTTPStatus.FORBIDDEN
     )
@@ -147,7 +150,7 @@ def test_an_address_for_other_machines_wants_a_token(text):
     load_config(None, {"root": "x", "http": "localhost:9753"})
 
 
-def test_a_token_is_believed_to_be_secret_only_where_its_file_is(tmp_path):
+def test_a_token_is_secret_only_in_its_file(tmp_path):
     file = tmp_path / "token"
     with pytest.raises(ConfigError, match="could not read"):
         read_token(str(file))
@@ -214,7 +217,7 @@ def ask(rings, *paths, method="GET", token=None, **headers):
 PATHS = ("", "status.json", "errors.json", "metrics", "healthz")
 
 
-def test_every_answer_whatever_it_is_forbids_scripts_sniffing_and_keeping(served):
+def test_every_answer_forbids_scripts_sniffing_and_caching(served):
     answers = [*ask([served.service], *PATHS, "nothing"), *ask([served.service], *PATHS, method="POST")]
     answers += ask([served.service], *PATHS, Host="evil.example")
     for _, headers, _ in answers:
@@ -226,14 +229,15 @@ def test_every_answer_whatever_it_is_forbids_scripts_sniffing_and_keeping(served
     assert [status for status, _, _ in answers] == [200] * 5 + [404] + [405] * 5 + [403] * 5
 
 
-def test_without_the_token_only_the_health_is_told_and_nothing_of_the_data(served):
+def test_without_the_token_only_health_is_answered(served):
+    """And nothing of the data."""
     answers = ask([served.service], *PATHS, token=TOKEN)
     assert [status for status, _, _ in answers] == [401] * 4 + [200]
     assert not any(word in text for _, _, text in answers for word in (served.name, "gs://", "script", TOKEN))
     assert [a[0] for a in ask([served.service], *PATHS, token=TOKEN, Authorization=f"Bearer {TOKEN}")] == [200] * 5
 
 
-def test_the_pages_own_style_is_the_one_that_its_policy_lets_in(served):
+def test_the_policy_admits_the_pages_own_style_only(served):
     ((_, headers, page),) = ask([served.service], "")
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -261,7 +265,9 @@ class Tags(HTMLParser):
 @given(name=st.text(max_size=60), reason=st.text(max_size=60))
 @example(name='"><script>alert(1)</script>', reason="<img src=x onerror=alert(1)>")
 @example(name="\x00\ud800\u202e]]><!--", reason="&lt;b&gt;")
-def test_no_id_and_no_reason_can_become_markup_and_none_is_lost(served, status, name, reason):
+def test_no_id_or_reason_becomes_markup(served, status, name, reason):
+    """None of them is lost."""
+
     def view(pair_id: str, why: str) -> RingSnapshot:
         pair = FailedPair(pair_id, why, "corrupt", 1, 1, 0.0, 0.0)
         return RingSnapshot(served.name, status, "", FailedPairs(served.name, "0" * 16, "", 1, {"corrupt": 1}, [pair]))
@@ -319,7 +325,7 @@ def numbers(kind) -> set[str]:
     return {field.name for field in dataclasses.fields(kind) if hints[field.name] in (int, float, bool)}
 
 
-def test_every_number_of_the_status_is_a_metric_or_known_not_to_be_one():
+def test_every_status_number_is_a_metric_or_exempt():
     counted = {counter.field for declared in (RingCounts, DaemonCounts) for counter in counters_of(declared)}
     named = set(metrics.GAUGES) | counted | metrics.NO_METRICS
     assert numbers(RingStatus) == named, (
@@ -328,7 +334,7 @@ def test_every_number_of_the_status_is_a_metric_or_known_not_to_be_one():
     assert numbers(StoreStatus) == set(metrics.STORE_GAUGES) | {counter.field for counter in counters_of(StoreCounts)}
 
 
-def test_the_metrics_tell_how_the_store_fares_and_why_downloads_were_tried_again(served):
+def test_the_metrics_show_store_state_and_retry_causes(served):
     ((_, _, text),) = ask([served.service], "metrics")
     found = samples(text)
     assert found["ringfeed_store_waiting_workers"] == 1
@@ -346,7 +352,8 @@ def test_the_metrics_tell_how_the_store_fares_and_why_downloads_were_tried_again
     assert "ringfeed_fetch_retries_total" not in found  # the same fact
 
 
-def test_the_page_and_the_json_tell_of_an_outage_and_the_page_says_it_in_red_only_while_it_lasts(served, status):
+def test_page_and_json_show_an_outage(served, status):
+    """The page shows it in red, only while it lasts."""
     shown, page = (text for _, _, text in ask([served.service], "status.json", ""))
     store = json.loads(shown)[served.name]["store"]
     assert (store["waiting_workers"], store["outages"]) == (1, 3)
@@ -459,7 +466,7 @@ def request(group: str) -> Request:
     return Request(group, 0, 1, 4, False, Start.AUTO, (0, 0), True, 4711)
 
 
-def test_anonymous_readers_do_not_begin_a_time_series_each(served, status):
+def test_anonymous_readers_create_no_time_series_each(served, status):
     consumer = dataclasses.replace(LANE, group="anonymous-4711-3")
     view = dataclasses.replace(look(served.service), status=dataclasses.replace(status, consumers=[consumer]))
     found = samples(metrics.metrics_text([view]).decode())
@@ -475,7 +482,7 @@ def reader_labels(served, status, *groups: str) -> set[str]:
     return {name for view in views for name in samples(metrics.metrics_text([view]).decode()) if "group=" in name}
 
 
-def test_no_run_of_a_job_without_a_named_group_begins_a_time_series(served, status):
+def test_unnamed_groups_create_no_time_series_a_run(served, status):
     def name(world_size: int, pid: int, **environ: str) -> str:
         ranks = Ranks(0, world_size)
         made = default_group(ranks, "1", environ)
@@ -490,7 +497,7 @@ def test_no_run_of_a_job_without_a_named_group_begins_a_time_series(served, stat
 @given(group=st.text(min_size=1, max_size=40), cause=st.text(min_size=1, max_size=40))
 @example(group='a\nringfeed_slots{ring="x"} 1', cause='"}')
 @example(group="\ud800\u202e\x1b[2J", cause="\\")
-def test_no_label_is_more_than_one_line_of_text(served, status, group, cause):
+def test_a_label_is_one_line_of_text(served, status, group, cause):
     one = dataclasses.replace(status, consumers=[dataclasses.replace(LANE, group=group)])
     view = look(served.service)
     failed = dataclasses.replace(view.failed, causes={cause: 1})
@@ -527,7 +534,8 @@ LANE = LaneStatus(
         ({"heartbeat_age_s": 7.4}, "has not turned for 7 s"),
     ],
 )
-def test_health_is_503_when_a_ring_failed_or_the_loop_does_not_turn(served, status, change, sentence):
+def test_health_is_503_when_a_ring_failed(served, status, change, sentence):
+    """Or if the daemon's loop does not turn."""
     changed = dataclasses.replace(status, **{"heartbeat_age_s": 0.1, **change})
     view = dataclasses.replace(look(served.service), status=changed)
     found = problems([look(served.service), view])[-1:] if change else problems([view])
@@ -542,7 +550,9 @@ def test_health_before_the_rings_are_there_is_starting():
     assert "is starting" in page
 
 
-def test_an_address_that_is_taken_or_not_ours_is_a_sentence():
+def test_an_unusable_address_is_a_sentence():
+    """It is taken, or not one of this machine."""
+
     async def start(host: str, port: int) -> None:
         await HttpServer(list, Listen(host, port), None).start()
 
@@ -554,7 +564,8 @@ def test_an_address_that_is_taken_or_not_ours_is_a_sentence():
         asyncio.run(start("203.0.113.9", 80))
 
 
-def test_a_daemon_serves_its_page_while_it_runs_and_stops_within_its_time(tmp_path):
+def test_a_daemon_serves_its_page_while_it_runs(tmp_path):
+    """And stops within its time."""
     ring = f"t{uuid.uuid4().hex[:10]}"
     with Daemon(str(write_folder(tmp_path, 8)), "--slots", "8", "--http", "127.0.0.1:0", ring=ring) as daemon:
         (said,) = (line for line in daemon.output.lines if line.startswith("status page: "))
@@ -572,7 +583,7 @@ def test_a_daemon_serves_its_page_while_it_runs_and_stops_within_its_time(tmp_pa
 # Clients that mean no good.
 
 
-def test_connections_that_ask_nothing_make_room_for_those_that_do():
+def test_idle_connections_make_room_for_active_ones():
     async def story():
         server = HttpServer(list, HERE_ANY_PORT, None, most_connections=4)
         address = await server.start()
@@ -624,7 +635,7 @@ def test_a_request_that_never_ends_is_cut_off(sends, monkeypatch):
     ],
     ids=["long", "length", "version", "tls"],
 )
-def test_what_is_no_request_leaves_no_line_in_the_log(sends, caplog):
+def test_an_invalid_request_leaves_no_log_line(sends, caplog):
     async def story():
         server = HttpServer(list, HERE_ANY_PORT, None)
         address = await server.start()
@@ -644,7 +655,8 @@ async def until(condition):
         await asyncio.sleep(0.01)
 
 
-def test_a_connection_carries_one_request_and_an_unread_answer_ends(monkeypatch):
+def test_a_connection_carries_one_request(monkeypatch):
+    """And an answer that is not read ends."""
     monkeypatch.setattr(http_connections, "ANSWER_S", 0.3)
 
     class Server(asyncio.Protocol):
@@ -688,7 +700,8 @@ while time.monotonic() < end:
 """
 
 
-def test_two_thousand_connections_cost_a_daemon_with_few_files_nothing(tmp_path, ring):
+def test_two_thousand_connections_cost_the_daemon_nothing(tmp_path, ring):
+    """A daemon that may open few files."""
     daemon = Daemon(
         str(write_folder(tmp_path, 8)), "--slots", "8", "--workers", "1", "--http", "127.0.0.1:0", ring=ring
     )

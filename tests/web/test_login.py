@@ -45,7 +45,7 @@ async def get(session, url: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-def test_a_browser_logs_in_reads_everything_and_logs_out():
+def test_a_browser_logs_in_reads_and_logs_out():
     async def story(served) -> None:
         async with browser(lambda: TOKEN, [served.service]) as (session, address):
             status, form = await get(session, address)
@@ -111,7 +111,7 @@ def test_a_form_of_another_site_is_refused(headers, status):
 
 
 @pytest.mark.parametrize("token", [None, lambda: TOKEN], ids=["without", "with"])
-def test_nothing_but_the_two_forms_takes_what_is_sent(token):
+def test_only_the_two_forms_accept_a_body(token):
     async def story() -> None:
         async with browser(token) as (session, address):
             for path in ("", "status.json", "live", "healthz", "metrics", "pictures/a/b.jpg", "login/x"):
@@ -143,7 +143,7 @@ class Clock:
         return self.now
 
 
-def test_a_session_ends_after_its_time_and_with_a_new_token():
+def test_a_session_ends_by_time_or_new_token():
     clock = Clock()
     sessions = Sessions(clock)
     value = sessions.begin(TOKEN)
@@ -163,7 +163,8 @@ def test_a_value_that_was_changed_is_worth_nothing(change):
     assert not sessions.good(TOKEN, change(sessions.begin(TOKEN)))
 
 
-def test_sessions_that_were_ended_are_remembered_in_bounded_memory():
+def test_remembered_sessions_are_bounded_in_memory():
+    """Sessions that were ended."""
     sessions = Sessions(Clock())
     values = [sessions.begin(TOKEN) for _ in range(MOST_ENDED + 5)]
     for value in values:
@@ -183,7 +184,8 @@ def test_a_cookie_has_a_name_that_http_allows():
 # The token's file.
 
 
-def test_a_changed_file_has_the_new_token_in_force_and_a_bad_one_the_old(tmp_path, caplog):
+def test_a_changed_token_file_applies_unless_invalid(tmp_path, caplog):
+    """With a bad file, the old token stays in force."""
     caplog.set_level("INFO")
     clock, file = Clock(), tmp_path / "token"
 
@@ -227,7 +229,7 @@ def test_a_new_token_logs_every_browser_out():
     asyncio.run(story())
 
 
-def test_pixels_are_shown_on_loopback_or_with_a_token():
+def test_pixels_need_loopback_or_a_token():
     here, anywhere = Listen("127.0.0.1", 1), Listen("0.0.0.0", 1)
     assert [Guard(listen, token, "m").shows_data for listen in (here, anywhere) for token in (None, TOKEN)] == [
         True,

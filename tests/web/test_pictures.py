@@ -41,7 +41,7 @@ def assert_whole(pair) -> None:
     assert index == 1000 + pair.place.position  # the fixture's order is sequential
 
 
-def test_the_newest_pairs_are_those_that_lie_in_the_ring():
+def test_the_newest_pairs_are_those_in_the_ring():
     with served_ring(slots=16) as served:
         service = served.service
         places = newest_places(service.ring, 5)
@@ -63,7 +63,7 @@ class FakeRing:
 
 
 @pytest.mark.parametrize("moves_at", [1, 2])
-def test_a_pair_whose_slot_was_given_to_a_worker_meanwhile_is_left_out(monkeypatch, moves_at):
+def test_a_pair_whose_slot_was_reassigned_is_omitted(monkeypatch, moves_at):
     copied = 0
 
     def pread(*arguments) -> bytes:
@@ -83,7 +83,7 @@ def test_a_pair_whose_slot_was_given_to_a_worker_meanwhile_is_left_out(monkeypat
         assert list(copy_pairs(ring, served.service.descriptor, [Place(31, 0, 31)])) == []  # the slot's record is of 15
 
 
-def test_copies_are_whole_while_a_reader_turns_the_ring():
+def test_copies_are_complete_while_a_reader_advances():
     seen = 0
     with (
         served_ring(slots=4, epoch_length=100_000) as served,
@@ -106,7 +106,7 @@ def test_a_ring_that_has_gone_shows_nothing():
     assert pictures(service.ring, service.descriptor, places) == ()
 
 
-def test_a_native_pair_is_shown_at_its_own_size():
+def test_a_native_pair_is_shown_at_its_size():
     with served_ring(fit="native") as served:
         served.memory.write_record(15, index=1015, valid=False, sizes=(8, 4, 2, 3), pair_id="größe/1015".encode())
         (pair,) = copy_pairs(served.service.ring, served.service.descriptor, [Place(15, 0, 15)])
@@ -118,7 +118,7 @@ def test_a_native_pair_is_shown_at_its_own_size():
 # Thumbnails.
 
 
-def test_classes_are_laid_over_the_image_in_their_colours():
+def test_classes_are_drawn_over_the_image_in_colour():
     image = np.full((64, 64, 3), 200, np.uint8)
     label = np.zeros((64, 64), np.uint8)
     label[:, 32:] = 3
@@ -193,7 +193,7 @@ def test_no_number_of_requests_makes_more_pictures(monkeypatch):
         asyncio.run(story(served.service))
 
 
-def test_pictures_are_kept_until_a_browser_has_asked_for_them():
+def test_pictures_are_kept_until_a_browser_asks():
     async def story(served) -> None:
         clock = Clock()
         gallery = Gallery(clock)

@@ -51,7 +51,7 @@ def state_of(stream: FakeStream, lanes: list[LaneStatus], seq: int) -> str:
 
 @settings(deadline=None)
 @given(streams())
-def test_each_slot_of_a_small_ring_has_its_own_cell(case):
+def test_a_small_ring_shows_each_slot(case):
     stream, lanes = case
     view = look_at_slots(stream, lanes, most_cells=40)
     expected = [state_of(stream, lanes, stream.floor + slot) for slot in range(stream.slots)]
@@ -62,7 +62,7 @@ def test_each_slot_of_a_small_ring_has_its_own_cell(case):
 
 @settings(deadline=None)
 @given(streams(), st.integers(1, 9))
-def test_a_cell_shows_what_most_of_its_slots_hold(case, most_cells):
+def test_a_cell_shows_most_of_its_slots_state(case, most_cells):
     stream, lanes = case
     view = look_at_slots(stream, lanes, most_cells=most_cells)
     number = min(stream.slots, most_cells)
@@ -74,7 +74,7 @@ def test_a_cell_shows_what_most_of_its_slots_hold(case, most_cells):
         assert states.count(STATES[cell]) == max(states.count(state) for state in STATES)
 
 
-def test_words_that_no_lane_can_mean_are_drawn_within_the_ring():
+def test_invalid_lane_words_are_drawn_within_the_ring():
     mad = dataclasses.replace(LANE, taken=2**64 - 1, held_pairs=2**64 - 1)
     assert look_at_slots(FakeStream(8, 100, 104), [mad]).counts == {
         "held": 4,
