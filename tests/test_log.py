@@ -37,7 +37,7 @@ def journal_of(fd):
     return f"{facts.st_dev}:{facts.st_ino}"
 
 
-def test_a_json_line_has_time_level_logger_and_message():
+def test_a_json_line_has_time_level_logger_message():
     line = JsonFormatter().format(record("a %s", "b\nc", level=logging.ERROR))
     said = json.loads(line)
     assert "\n" not in line
@@ -79,7 +79,7 @@ def test_each_line_of_a_traceback_has_the_priority():
     assert prioritised("a\nb", logging.ERROR) == "<3>a\n<3>b"
 
 
-def test_what_is_said_is_json_where_the_log_is(piped):
+def test_spoken_lines_are_json_like_the_log(piped):
     log, errors, said = piped
     log.begin(level="warning", form="json")
     log.say("ready: attach to train")
@@ -116,14 +116,14 @@ def test_few_lines_are_never_counted():
         assert repeats.due() == []
 
 
-def test_what_was_left_out_is_told_at_the_end():
+def test_omitted_lines_are_counted_at_the_end():
     repeats = Repeats(lambda: 5.0)
     for _ in range(BURST + 1):
         repeats.filter(record("hello"))
     assert [one.getMessage() for one in repeats.due(end=True)] == ["1 more line like this in 0 s; the latest: hello"]
 
 
-def test_the_tenth_failed_pair_is_the_last_with_a_line():
+def test_the_tenth_failed_pair_is_logged_last():
     log = FailureLog("train")
     lines = [log.failed(f"p{number}", "it is corrupt", "corrupt", 5.0) for number in range(LINES + 3)]
     assert lines[0] == "pair 'p0' failed to load: it is corrupt"

@@ -53,9 +53,7 @@ def shares_of(whole, num_nodes):
     span=st.sampled_from([64, 200, 1 << 16]),
     data=st.data(),
 )
-def test_the_shares_are_equally_long_and_dealt_in_turn_they_are_the_epochs_order(
-    mode, length, num_nodes, epoch, span, data
-):
+def test_equal_shares_dealt_in_turn_are_the_order(mode, length, num_nodes, epoch, span, data):
     num_nodes = min(num_nodes, length)
     whole = make_order(mode, length=length, seed=5)
     shares = shares_of(whole, num_nodes)
@@ -76,7 +74,7 @@ def test_the_shares_are_equally_long_and_dealt_in_turn_they_are_the_epochs_order
 
 
 @given(length=st.integers(1, 3000), num_nodes=st.integers(1, 40), attempt=st.integers(0, 5), data=st.data())
-def test_a_replacement_is_the_same_however_many_machines_share_the_epoch(length, num_nodes, attempt, data):
+def test_a_replacement_does_not_depend_on_machine_count(length, num_nodes, attempt, data):
     whole = make_order("shuffle", length=length, seed=5)
     share = data.draw(st.sampled_from(shares_of(whole, min(num_nodes, length))))
     position = data.draw(st.integers(0, share.length - 1))
@@ -86,7 +84,8 @@ def test_a_replacement_is_the_same_however_many_machines_share_the_epoch(length,
     assert share.index(3, position) == share.indices(3, position, 1)[0]
 
 
-def test_a_share_of_the_longest_order_is_as_cheap_at_its_end():
+def test_a_share_of_the_longest_order_stays_cheap():
+    """At its end, too."""
     share = NodeShare(make_order("shuffle", length=MAX_LENGTH, seed=1), Nodes(1000, 999))
     end = share.length
     assert share.indices(2, end - 256, 256).tolist() == [share.index(2, p) for p in range(end - 256, end)]
@@ -108,9 +107,8 @@ def test_a_share_refuses_what_is_not_its_own():
     machines=st.lists(st.integers(1, 9), min_size=2, max_size=5),
     cuts=st.lists(st.floats(0, 1), min_size=4, max_size=4),
 )
-def test_a_job_that_goes_on_with_other_numbers_of_machines_sees_no_pair_twice_and_loses_less_than_a_round_at_a_seam(
-    length, machines, cuts
-):
+def test_a_job_with_another_machine_count_repeats_nothing(length, machines, cuts):
+    """It loses less than a round at a seam."""
     whole = make_order("shuffle", length=length, seed=9)
     order = whole.indices(0, 0, length).tolist()
     reached = 0  # in the global order, and with it all that was seen or left out
@@ -138,7 +136,8 @@ def test_a_job_that_goes_on_with_other_numbers_of_machines_sees_no_pair_twice_an
         state = state_at(here, epoch=0, position=stop, shape=(2, 4, True))
 
 
-def test_two_machines_then_three_go_on_at_the_very_pair_or_at_the_next_round():
+def test_two_machines_then_three_resume_exactly():
+    """Or at the next round."""
     whole = make_order("shuffle", length=100, seed=9)
     order = whole.indices(0, 0, 100).tolist()
     two = described_as(make_descriptor("train", small_geometry()), num_nodes=2)
@@ -179,7 +178,8 @@ def test_a_launcher_tells_which_machine_this_is(launcher):
     assert choose_nodes(None, None, environ) == Nodes(1, 0)
 
 
-def test_a_kubernetes_pod_knows_its_number_and_must_be_told_how_many_there_are():
+def test_a_kubernetes_pod_knows_only_its_number():
+    """It must be told how many there are."""
     environ = {"JOB_COMPLETION_INDEX": "2"}
     assert detect_nodes(environ) is None
     assert detect_nodes(environ, 3) == Nodes(3, 2)
@@ -215,12 +215,12 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("sentence", CONTRADICTIONS)
-def test_values_that_cannot_be_true_are_refused_with_a_sentence(sentence):
+def test_impossible_values_are_refused_with_a_sentence(sentence):
     with pytest.raises(ConfigError, match=f"{sentence}.*--num-nodes N --node-rank R"):
         choose_nodes("auto", None, CONTRADICTIONS[sentence])
 
 
-def test_a_launcher_that_contradicts_the_given_number_is_refused():
+def test_a_contradicting_launcher_is_refused():
     with pytest.raises(ConfigError, match="num_nodes = 3, and the environment has SLURM_NODEID=1 SLURM_NNODES=4"):
         choose_nodes(3, "auto", LAUNCHERS["slurm"])
 
@@ -239,7 +239,7 @@ def test_a_number_out_of_range_is_refused(nodes):
         choose_nodes(*nodes, {})
 
 
-def test_the_file_may_give_the_number_and_a_flag_the_rank(tmp_path):
+def test_number_may_come_from_file_rank_from_flag(tmp_path):
     path = tmp_path / "ringfeed.toml"
     path.write_text('root = "r"\nnum_nodes = 3\n')
     assert resolve(load_config(path, {"node_rank": 2})).nodes == Nodes(3, 2)
@@ -310,7 +310,8 @@ def read_all(ring, world, epochs):
     return seen
 
 
-def test_two_machines_of_two_ranks_see_together_what_one_machine_sees_each_pair_once(rings):
+def test_two_machines_see_each_pair_once_together(rings):
+    """Two ranks each; what one machine sees."""
     whole = read_all(rings[0], 1, 2)
     each = PAIRS // 2
     together = {}
@@ -323,7 +324,7 @@ def test_two_machines_of_two_ranks_see_together_what_one_machine_sees_each_pair_
         assert len({pair_id for place, pair_id in together.items() if place[0] == epoch}) == 2 * each
 
 
-def test_status_tells_which_machine_a_ring_is_for_and_whether_the_catalogs_agree(rings):
+def test_status_shows_machine_and_agreement_of_catalogs(rings):
     whole, first, second = map(ring_status, rings)
     assert whole.fingerprint == first.fingerprint == second.fingerprint
     assert [(s.num_nodes, s.node_rank, s.epoch_length) for s in (whole, first, second)] == [
@@ -338,7 +339,7 @@ def test_status_tells_which_machine_a_ring_is_for_and_whether_the_catalogs_agree
     assert (shown["num_nodes"], shown["node_rank"]) == (2, 1)
 
 
-def test_fewer_pairs_than_machines_are_refused_with_a_sentence(store):
+def test_fewer_pairs_than_machines_are_refused(store):
     common = ("--emulator", store.url, "--ring", f"t{uuid.uuid4().hex[:8]}", "--test-ratio", "0")
     command = [*RINGFEED, "serve", "gs://b/set", *common]
     done = subprocess.run(
@@ -351,9 +352,8 @@ def test_fewer_pairs_than_machines_are_refused_with_a_sentence(store):
 # Trainers.
 
 
-def test_a_job_of_two_machines_is_told_what_to_set_on_a_ring_that_serves_one_and_leaves_it_as_it_was(
-    rings, monkeypatch
-):
+def test_a_job_of_two_machines_learns_the_setting(rings, monkeypatch):
+    """On a ring that serves one machine, which stays as it was."""
     environ = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2"}
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
@@ -369,7 +369,7 @@ def test_a_job_of_two_machines_is_told_what_to_set_on_a_ring_that_serves_one_and
     as_it_is.close()
 
 
-def test_a_job_on_one_machine_is_told_when_the_ring_is_half_of_the_epoch():
+def test_a_single_machine_job_learns_of_half_epochs():
     half = described_as(make_descriptor("train", small_geometry()), num_nodes=2, node_rank=1)
     with pytest.raises(ringfeed.RingfeedError, match=r"runs on 1 machine, .* without --num-nodes"):
         check_nodes(Ranks(0, 2, num_nodes=1), half)
@@ -383,7 +383,7 @@ def free_port():
 
 
 @pytest.mark.timeout(200)
-def test_the_documented_script_trains_on_two_machines_under_torchrun(rings, tmp_path):
+def test_the_documented_script_trains_on_two_machines(rings, tmp_path):
     (code,) = re.findall(r"<!-- run: train -->\n```python\n(.*?)```", MULTI_NODE, re.DOTALL)
     port = str(free_port())
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

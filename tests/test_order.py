@@ -69,7 +69,7 @@ def test_the_stream_is_splitmix64_as_published() -> None:
         ),
     ],
 )
-def test_the_order_of_a_release_stays_the_order_for_ever(mode, length, seed, epoch, start, golden) -> None:
+def test_the_order_of_a_release_stays(mode, length, seed, epoch, start, golden) -> None:
     assert make_order(mode, length=length, seed=seed).indices(epoch, start, len(golden)).tolist() == golden
 
 
@@ -87,13 +87,15 @@ def test_whole_epochs_and_replacements_stay_what_they_are() -> None:
 
 
 @pytest.mark.parametrize("mode", ["shuffle", "sequential"])
-def test_every_epoch_of_every_length_up_to_300_is_a_permutation(mode) -> None:
+def test_every_epoch_is_a_permutation(mode) -> None:
+    """Every length up to 300."""
     for length in range(1, 301):
         order = make_order(mode, length=length, seed=length)
         assert sorted(order.indices(length % 5, 0, length).tolist()) == list(range(length))
 
 
-def test_the_network_too_is_a_permutation_at_every_length_up_to_300() -> None:
+def test_the_network_is_a_permutation_too() -> None:
+    """At every length up to 300."""
     for length in range(1, 301):
         indices = order_module.Shuffle(length, seed=length).indices(1, 0, length)
         assert sorted(indices.tolist()) == list(range(length))
@@ -107,7 +109,7 @@ def test_a_shuffled_epoch_is_a_permutation(length, seed, epoch) -> None:
 
 
 @pytest.mark.parametrize("length", [1_000_000_000, MAX_LENGTH, MAX_LENGTH - 1])
-def test_no_two_positions_of_a_billion_show_the_same_pair(length) -> None:
+def test_a_billion_positions_show_no_pair_twice(length) -> None:
     order = make_order("shuffle", length=length, seed=5)
     starts = np.random.default_rng(1).choice(length // 4096, 150, replace=False) * 4096
     seen = np.concatenate([order.indices(2, int(start), 4096) for start in starts])
@@ -138,7 +140,7 @@ def test_the_network_can_be_run_backwards(length) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @given(length=lengths, seed=words, epoch=words, where=st.floats(0, 1))
 @settings(max_examples=80, deadline=None)
-def test_one_position_asked_alone_and_among_others_is_the_same(mode, length, seed, epoch, where) -> None:
+def test_one_position_equals_the_same_among_others(mode, length, seed, epoch, where) -> None:
     order = make_order(mode, length=length, seed=seed)
     start = min(int(where * length), length - 1)
     count = min(17, length - start)
@@ -179,7 +181,7 @@ def test_epochs_and_seeds_have_orders_of_their_own(mode, length) -> None:
             assert (epochs[first] == epochs[second]).sum() < 12
 
 
-def test_a_later_epoch_of_one_seed_is_no_epoch_of_a_nearby_seed() -> None:
+def test_epochs_of_nearby_seeds_do_not_coincide() -> None:
     gamma = order_module._GAMMA
     first = make_order("shuffle", length=5000, seed=17)
     second = make_order("shuffle", length=5000, seed=17 + gamma)
@@ -187,7 +189,7 @@ def test_a_later_epoch_of_one_seed_is_no_epoch_of_a_nearby_seed() -> None:
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 5])
-def test_every_order_of_a_few_pairs_comes_equally_often(length) -> None:
+def test_every_order_of_few_pairs_is_equally_frequent(length) -> None:
     order = make_order("shuffle", length=length, seed=1)
     base = length ** np.arange(length)
     orders = [int(order.indices(epoch, 0, length) @ base) for epoch in range(6000)]
@@ -207,7 +209,7 @@ def test_a_pair_stands_at_every_position_equally_often(mode, length) -> None:
 
 
 @pytest.mark.parametrize("length", [1025, 3001])
-def test_neighbours_in_an_epoch_are_as_far_apart_as_chance_has_it(length) -> None:
+def test_neighbours_are_as_far_apart_as_by_chance(length) -> None:
     order = make_order("shuffle", length=length, seed=99)
     epochs = np.stack([order.indices(epoch, 0, length) for epoch in range(600)]).astype(np.int64)
     for lag in (1, 2, order._b, 2 * order._b):
@@ -222,19 +224,20 @@ def test_random_draws_with_replacement() -> None:
     assert abs(1 - np.unique(drawn).size / 10_000 - math.exp(-1)) < 0.02
 
 
-def test_random_is_even_to_the_last_bit_where_32_bits_would_not_do() -> None:
+def test_random_is_even_to_the_last_bit() -> None:
+    """Where 32 bits would not do."""
     length = 3 << 30  # with 32-bit draws a third of these could come twice as often as the others
     order = make_order("random", length=length, seed=6)
     drawn = np.concatenate([order.indices(epoch, 0, 100_000) for epoch in range(3)])
     assert abs(sigmas(np.bincount(drawn % 3, minlength=3), 2)) < 4
 
 
-def test_orders_of_the_same_arguments_are_equal_and_say_what_they_are() -> None:
+def test_equal_arguments_give_equal_orders_and_words() -> None:
     assert make_order("shuffle", length=5000, seed=7) == make_order(Mode.SHUFFLE, length=5000, seed=7)
     assert repr(make_order("shuffle", length=5000, seed=7)) == "Shuffle(length=5000, seed=7)"
 
 
-def test_an_empty_span_is_empty_even_at_the_end() -> None:
+def test_an_empty_span_is_empty_at_the_end() -> None:
     for mode in MODES:
         assert make_order(mode, length=5000, seed=0).indices(0, 5000, 0).shape == (0,)
 
@@ -249,7 +252,7 @@ def test_an_empty_span_is_empty_even_at_the_end() -> None:
         ("random", 5, 1 << 64, "the seed 18446744073709551616 is out of range"),
     ],
 )
-def test_an_order_that_cannot_be_is_refused_in_a_sentence(mode, length, seed, sentence) -> None:
+def test_an_impossible_order_is_refused_with_a_sentence(mode, length, seed, sentence) -> None:
     with pytest.raises(ValueError, match=sentence):
         make_order(mode, length=length, seed=seed)
 

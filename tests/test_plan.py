@@ -48,7 +48,8 @@ def first_epoch(plan: Plan, place: Place) -> int:
 
 
 @given(shares())
-def test_the_ranks_blocks_partition_an_epoch_or_all_of_it_but_the_dropped_tail(share):
+def test_ranks_blocks_partition_an_epoch(share):
+    """Or all of it except the dropped tail."""
     plan, place = share
     for _ in range(3):
         epoch = first_epoch(plan, place)
@@ -64,7 +65,7 @@ def test_the_ranks_blocks_partition_an_epoch_or_all_of_it_but_the_dropped_tail(s
 
 
 @given(shares())
-def test_every_rank_takes_the_same_number_of_steps_and_steps_left_tells_it_before(share):
+def test_every_rank_takes_the_number_of_steps_predicted(share):
     plan, place = share
     epoch = first_epoch(plan, place)
     position = place.position if place.epoch == epoch else 0
@@ -73,7 +74,8 @@ def test_every_rank_takes_the_same_number_of_steps_and_steps_left_tells_it_befor
 
 
 @given(shares())
-def test_seq_epoch_and_position_of_every_block_agree_with_the_place_it_was_computed_from(share):
+def test_a_blocks_place_matches_its_computation(share):
+    """seq, epoch and position of every block."""
     plan, place = share
 
     def seq(epoch: int, position: int) -> int:
@@ -106,7 +108,8 @@ def test_a_ranks_blocks_move_forwards_and_never_overlap(share):
 
 
 @given(shares())
-def test_only_a_last_partial_round_with_fewer_pairs_than_ranks_repeats_one(share):
+def test_only_a_short_last_round_repeats_a_pair(share):
+    """It has fewer pairs than ranks."""
     plan, place = share
     epoch = first_epoch(plan, place)
     position = place.position if place.epoch == epoch else 0
@@ -122,7 +125,8 @@ def test_only_a_last_partial_round_with_fewer_pairs_than_ranks_repeats_one(share
 
 
 @given(shares())
-def test_a_partial_round_is_spread_so_that_no_rank_has_two_pairs_more_than_another(share):
+def test_a_partial_round_is_spread_evenly(share):
+    """No rank has two pairs more than another."""
     plan, place = share
     epoch = first_epoch(plan, place)
     last = [blocks_of_epoch(rank, place, epoch)[0][-1] for rank in ranks(plan)]
@@ -137,14 +141,14 @@ def naive_skip(plan: Plan, place: Place, seq: int) -> Place:
 
 
 @given(shares(), st.data())
-def test_skip_to_ends_where_reading_round_by_round_would(share, data):
+def test_skip_to_ends_where_single_rounds_would(share, data):
     plan, place = share
     seq = data.draw(st.integers(max(0, place.seq - 50), place.seq + 500))
     for rank in ranks(plan):
         assert rank.skip_to(place, seq) == naive_skip(rank, place, seq)
 
 
-def test_skip_to_takes_no_longer_over_a_trillion_pairs_than_over_ten():
+def test_skip_to_is_as_fast_over_trillions():
     plan = Plan(Epochs.all(1000), 2, 1, 4, drop_last=True)
     began = time.process_time()
     place = plan.skip_to(Place(3, 0, 3), A_LONG_ABSENCE)
@@ -154,14 +158,14 @@ def test_skip_to_takes_no_longer_over_a_trillion_pairs_than_over_ten():
     assert (place.seq - place.position, place.position % plan.round_pairs) == (place.epoch * 1000, 0)
 
 
-def test_a_plan_that_would_drop_every_epoch_says_that_it_is_empty():
+def test_a_plan_that_drops_every_epoch_is_empty():
     assert Plan(Epochs.all(7), 2, 0, 4, drop_last=True).empty
     assert not Plan(Epochs.all(8), 2, 0, 4, drop_last=True).empty
     assert not Plan(Epochs.all(7), 2, 0, 4, drop_last=False).empty
 
 
 @given(shares(), st.integers(0, 400))
-def test_going_forward_and_the_distance_between_two_places_are_each_others_inverse(share, pairs):
+def test_going_forward_and_distance_are_inverse(share, pairs):
     plan, place = share
     start = (place.epoch, place.position)
     end = plan.epochs.forward(start, pairs)
@@ -170,5 +174,6 @@ def test_going_forward_and_the_distance_between_two_places_are_each_others_inver
     assert end[1] < plan.epochs.length(end[0])
 
 
-def test_a_plan_that_would_drop_the_epochs_of_a_later_catalog_says_so_too():
+def test_a_plan_may_lose_a_later_catalogs_epochs():
+    """It says so when it would drop every epoch of a later catalog."""
     assert Plan(Epochs.all(8).change(3, 7), 2, 0, 4, drop_last=True).empty

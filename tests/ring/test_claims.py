@@ -90,14 +90,14 @@ def test_a_job_started_again_begins_whole_and_together(start, read, leaving):
     assert again == [(0, 0), (0, 0)]
 
 
-def test_one_that_is_known_by_nothing_begins_whole_too(house):
+def test_a_request_of_unknown_origin_begins_whole_too(house):
     lane, _ = house.come(0, world=1)
     house.read(lane, 3)
     house.go(lane)
     assert house.come(0, world=1)[1] == (0, 0)
 
 
-def test_among_others_a_job_started_again_begins_with_the_next_epoch(house):
+def test_a_restarted_job_among_others_begins_next_epoch(house):
     other, _ = house.come(0, group="other", world=1)
     lanes = [house.come(rank)[0] for rank in (0, 1)]
     for lane in (*lanes, other):
@@ -107,7 +107,7 @@ def test_among_others_a_job_started_again_begins_with_the_next_epoch(house):
     assert [house.come(rank)[1] for rank in (0, 1)] == [(1, 0), (1, 0)]
 
 
-def test_a_job_started_again_may_ask_to_begin_now(house):
+def test_a_restarted_job_may_ask_to_begin_now(house):
     other, _ = house.come(0, group="other", world=1)
     lane, _ = house.come(0, world=1)
     house.read(lane, 4)
@@ -118,7 +118,7 @@ def test_a_job_started_again_may_ask_to_begin_now(house):
 
 
 @pytest.mark.parametrize("start", WHOLE)
-def test_a_rank_goes_on_at_its_place_while_others_are_there(house, start):
+def test_a_rank_continues_at_its_place_among_others(house, start):
     lanes = [house.come(rank, start=start, owner=1 + rank)[0] for rank in (0, 1)]
     house.read(lanes[0], 3)
     house.read(lanes[1], 5)
@@ -126,14 +126,14 @@ def test_a_rank_goes_on_at_its_place_while_others_are_there(house, start):
     assert house.come(0, start=start, owner=11)[1] == (0, 3 * 2 * BATCH)
 
 
-def test_a_process_may_go_on_at_the_place_that_it_left(house):
+def test_a_process_may_continue_where_it_left(house):
     lane, _ = house.come(0, world=1, owner=7)
     house.read(lane, 3)
     house.go(lane, Leaving.KEEP_PLACE)
     assert house.come(0, world=1, owner=7)[1] == (0, 3 * BATCH)
 
 
-def test_a_new_run_begins_whole_while_ranks_of_the_old_one_are_still_there(house):
+def test_a_new_run_begins_whole_among_old_ranks(house):
     """Ranks die one by one, and the new ones come meanwhile: none of them begins where a dead one stood."""
     old = [house.come(rank, run=1)[0] for rank in (0, 1)]
     for lane in old:
@@ -144,7 +144,8 @@ def test_a_new_run_begins_whole_while_ranks_of_the_old_one_are_still_there(house
     assert house.come(1, run=2)[1] == (1, 0)
 
 
-def test_a_new_run_with_a_state_waits_until_the_old_one_has_ended(house):
+def test_a_new_run_with_a_state_waits(house):
+    """Until the old one has ended."""
     old = [house.come(rank, run=1)[0] for rank in (0, 1)]
     for lane in old:
         house.read(lane, 3)
@@ -157,7 +158,7 @@ def test_a_new_run_with_a_state_waits_until_the_old_one_has_ended(house):
     assert house.come(0, run=2, start=Start.AT)[1] == (0, 0)
 
 
-def test_a_rank_whose_run_is_unknown_joins_its_group(house):
+def test_a_rank_of_unknown_run_joins_its_group(house):
     """The main process is rank 0, and it starts the others by multiprocessing, which tell."""
     assert house.come(0)[1] == house.come(1, run=7)[1] == (0, 0)
     assert len(house.groups) == 1
@@ -170,7 +171,7 @@ def worker(house: House, number: int, loop: int, owner: int = 1) -> tuple[int, t
     return house.come(number, world=4, start=Start.FOLLOWING, owner=owner, loop=loop, workers=2)
 
 
-def test_workers_of_the_next_loop_begin_after_all_that_the_last_read(house):
+def test_workers_of_the_next_loop_begin_after_all(house):
     """One of them had a batch and two had none; the fourth had not even come."""
     first = [worker(house, number, loop=1)[0] for number in (0, 1, 2)]
     house.read(first[0], 1)
@@ -179,13 +180,13 @@ def test_workers_of_the_next_loop_begin_after_all_that_the_last_read(house):
     assert [worker(house, number, loop=2)[1] for number in (3, 1, 0, 2)] == 4 * [(1, 0)]
 
 
-def test_a_loop_of_which_nothing_was_read_is_begun_again(house):
+def test_an_unread_loop_is_begun_again(house):
     for number in (0, 1):
         house.go(worker(house, number, loop=1)[0], Leaving.KEEP_PLACE)
     assert [worker(house, number, loop=2)[1] for number in range(4)] == 4 * [(0, 0)]
 
 
-def test_a_worker_that_comes_when_others_are_done_reads_their_epoch(house):
+def test_a_late_worker_reads_the_others_epoch(house):
     lanes = [worker(house, number, loop=1)[0] for number in (0, 1)]
     for lane in lanes:
         house.read(lane, LENGTH // (4 * BATCH))
@@ -193,7 +194,7 @@ def test_a_worker_that_comes_when_others_are_done_reads_their_epoch(house):
     assert [worker(house, number, loop=1)[1] for number in (2, 3)] == 2 * [(0, 0)]
 
 
-def test_a_rank_whose_workers_come_late_reads_the_epoch_of_the_others(house):
+def test_a_late_ranks_workers_read_the_others_epoch(house):
     """Sub-ranks 0 and 2 are the workers of rank 0, which has given its first blocks back; 1 and 3 are rank 1's."""
     for number in (0, 2):
         house.read(worker(house, number, loop=1, owner=1)[0], 3)
@@ -203,7 +204,7 @@ def test_a_rank_whose_workers_come_late_reads_the_epoch_of_the_others(house):
 
 
 @pytest.mark.parametrize("taken", [1, 2])
-def test_a_worker_killed_with_its_first_batches_has_read_none(house, taken):
+def test_a_worker_killed_with_first_batches_read_none(house, taken):
     lanes = [worker(house, number, loop=1)[0] for number in (0, 2)]
     member = house.groups._lanes[lanes[0]][1]
     place = member.place
@@ -215,7 +216,7 @@ def test_a_worker_killed_with_its_first_batches_has_read_none(house, taken):
     assert [worker(house, number, loop=2)[1] for number in (2, 0)] == 2 * [(0, 0)]
 
 
-def test_loops_that_look_alike_are_told_apart_by_their_workers(house):
+def test_similar_loops_are_told_apart_by_their_workers(house):
     """The random numbers that tell loops apart are alike where a user seeds them before each epoch."""
     for epoch in range(3):
         for number in range(4):
@@ -225,7 +226,7 @@ def test_loops_that_look_alike_are_told_apart_by_their_workers(house):
             house.go(lane, Leaving.KEEP_PLACE)
 
 
-def test_two_ranks_loaders_that_break_off_together_begin_together(house):
+def test_two_ranks_that_break_off_begin_together(house):
     """Sub-ranks 0 and 2 are the workers of one rank, 1 and 3 those of the other, which breaks off later."""
     lanes = {number: worker(house, number, loop=1, owner=1 + number % 2)[0] for number in range(4)}
     for number in (0, 1, 3):
@@ -238,7 +239,8 @@ def test_two_ranks_loaders_that_break_off_together_begin_together(house):
     assert [worker(house, number, loop=3, owner=2)[1] for number in (3, 1)] == 2 * [(1, 0)]
 
 
-def test_a_loop_whose_place_was_given_up_begins_with_the_next_epoch_that_is_kept(house):
+def test_a_loop_without_place_begins_a_kept_epoch(house):
+    """Its place was given up; it begins with the next epoch that is kept."""
     other, _ = house.come(0, group="other", world=1)
     lane, _ = worker(house, 0, loop=1)
     house.go(lane, Leaving.KEEP_PLACE)
@@ -248,7 +250,7 @@ def test_a_loop_whose_place_was_given_up_begins_with_the_next_epoch_that_is_kept
     assert [worker(house, number, loop=2)[1] for number in (1, 0)] == 2 * [(2, 0)]
 
 
-def test_a_loop_begins_with_its_epoch_though_its_daemon_is_new(house):
+def test_a_loop_keeps_its_epoch_over_a_restart(house):
     """A look at an epoch was followed by a restart of the daemon, which took the kept places along."""
     for number, epoch in ((2, 3), (0, 3), (1, 0)):
         assert house.come(number, world=4, start=Start.FOLLOWING, epoch=epoch, workers=2, owner=1)[1] == (3, 0)
@@ -276,7 +278,7 @@ def test_a_process_gives_up_its_own_places_only(house):
     assert len(house.groups) == 0
 
 
-def test_places_of_ranks_that_never_came_go_with_the_last(house):
+def test_absent_ranks_places_go_with_the_last_reader(house):
     lane, _ = house.come(0, start=Start.FOLLOWING, owner=7)
     house.go(lane, Leaving.KEEP_PLACE)
     house.ask(0, start=Start.GIVE_UP, owner=7)

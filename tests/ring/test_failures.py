@@ -33,7 +33,8 @@ def failure(number: int = 0, cause: str = "corrupt") -> Failure:
 
 
 @given(outcomes=st.lists(st.booleans(), max_size=300), allowed=st.integers(0, 5))
-def test_the_ring_stops_exactly_when_more_of_the_window_failed_than_the_budget_allows(outcomes, allowed):
+def test_the_ring_stops_exactly_at_the_failure_budget(outcomes, allowed):
+    """When more of the window failed than the budget allows."""
     failures = Failures(allowed / WINDOW_PAIRS)
     failures.succeed()
     window: deque[bool] = deque([False], maxlen=WINDOW_PAIRS)
@@ -55,7 +56,8 @@ def test_failures_that_left_the_window_no_longer_count():
     assert failures.total == 5
 
 
-def test_a_root_of_which_nothing_can_be_had_stops_early_whatever_the_budget():
+def test_a_root_of_failing_pairs_stops_early():
+    """Whatever the budget."""
     failures = Failures(max_failed=1.0)
     sentences = [failures.fail(failure(number)) for number in range(FIRST_PAIRS)]
     assert sentences[:-1] == [None] * (FIRST_PAIRS - 1)
@@ -65,13 +67,15 @@ def test_a_root_of_which_nothing_can_be_had_stops_early_whatever_the_budget():
     )
 
 
-def test_with_a_budget_of_everything_nothing_stops_once_one_pair_was_had():
+def test_a_full_budget_needs_one_good_pair():
+    """Nothing stops after it."""
     failures = Failures(max_failed=1.0)
     failures.succeed()
     assert not any(failures.fail(failure(number)) for number in range(3 * WINDOW_PAIRS))
 
 
-def test_a_budget_of_nothing_stops_at_the_first_and_names_budget_cause_and_pair():
+def test_a_zero_budget_stops_at_the_first_failure():
+    """It names the budget, the cause and the pair."""
     failures = Failures(max_failed=0.0)
     failures.succeed()
     sentence = failures.fail(failure(3, cause="crc32c"))
@@ -80,7 +84,7 @@ def test_a_budget_of_nothing_stops_at_the_first_and_names_budget_cause_and_pair(
         assert part in sentence
 
 
-def test_a_pair_that_fails_again_is_listed_once_with_how_often():
+def test_a_repeated_failure_is_listed_once_with_count():
     failures = Failures(max_failed=1.0)
     for number in (1, 2, 1):
         failures.fail(failure(number))
@@ -88,7 +92,7 @@ def test_a_pair_that_fails_again_is_listed_once_with_how_often():
     assert (failures.total, len(failures)) == (3, 2)
 
 
-def test_the_list_keeps_the_latest_and_the_count_keeps_all():
+def test_the_list_keeps_the_latest_and_counts_all():
     failures = Failures(max_failed=1.0)
     failures.succeed()
     for number in range(MOST_LISTED + 10):
@@ -106,7 +110,8 @@ def test_the_sentence_names_the_commonest_cause(causes):
     assert "mostly 'missing' (2 of 3)" in (sentences[-1] or "")
 
 
-def test_first_and_last_time_are_the_wall_clocks_and_nothing_rests_on_its_steps():
+def test_first_and_last_time_follow_the_wall_clock():
+    """No decision depends on its steps."""
     moments = iter([1000.0, 2000.0, -500.0])
     failures = Failures(max_failed=1.0, wall_clock=lambda: next(moments))
     for number in (1, 2, 1):
@@ -117,13 +122,15 @@ def test_first_and_last_time_are_the_wall_clocks_and_nothing_rests_on_its_steps(
     ]
 
 
-def test_on_error_stop_stops_at_the_first_with_the_pair_its_reason_and_the_way_out():
+def test_on_error_stop_ends_at_the_first_failure():
+    """With the pair, its reason and the way out."""
     sentence = Failures(max_failed=1.0, on_error=OnError.STOP).fail(failure(3)) or ""
     for part in ("'pair-3'", "it is cut off after 17 bytes", 'on_error = "replace"'):
         assert part in sentence
 
 
-def test_a_reason_is_one_line_of_bounded_length_whatever_a_server_sent():
+def test_a_reason_is_one_bounded_line():
+    """Whatever a server sent."""
     failures = Failures(max_failed=1.0)
     failures.fail(Failure("a", "the server said\r\n\x1b[2J<html>\u202e" + "x" * 10_000, "http", 1))
     (pair,) = failures
@@ -131,7 +138,8 @@ def test_a_reason_is_one_line_of_bounded_length_whatever_a_server_sent():
     assert len(pair.reason) == REASON_BYTES
 
 
-def test_a_log_record_is_one_line_whatever_it_quotes_and_a_traceback_keeps_its_lines():
+def test_a_log_record_is_one_line():
+    """Whatever it quotes; a traceback keeps its lines."""
     formatter = OneLineFormatter("%(levelname)s %(name)s: %(message)s")
     record = logging.LogRecord("r", logging.WARNING, "", 0, "the pair %s: %s", ("a\nERROR r: b", "\x1b[2J\u2028"), None)
     assert formatter.format(record) == "WARNING r: the pair a\\nERROR r: b: \\x1b[2J\\u2028"
@@ -144,7 +152,7 @@ def test_a_log_record_is_one_line_whatever_it_quotes_and_a_traceback_keeps_its_l
 
 
 @given(text=st.text())
-def test_what_is_made_one_line_prints_and_what_prints_is_left_as_it_is(text):
+def test_text_becomes_one_line_and_printable_stays(text):
     made = one_line(text)
     assert made.isprintable()
     assert one_line(made) == made
@@ -165,7 +173,8 @@ def errors_file(name, access=Access()):  # noqa: B008  # frozen
     return ErrorsFile(make_descriptor(name, small_geometry()), access)
 
 
-def test_there_is_no_list_until_a_pair_fails_and_then_others_read_all_that_the_daemon_knows(name):
+def test_the_list_appears_with_the_first_failed_pair(name):
+    """Other processes then read all that the daemon knows."""
     file, failures = errors_file(name), Failures(max_failed=1.0)
     file.write_if_due(failures, 0.0)
     assert read_failed_pairs(name) is None
@@ -180,7 +189,8 @@ def test_there_is_no_list_until_a_pair_fails_and_then_others_read_all_that_the_d
     assert read_failed_pairs(name) is None
 
 
-def test_the_list_is_written_once_a_second_at_most_and_only_when_it_changed(name):
+def test_the_list_is_written_when_changed(name):
+    """Once a second at most."""
     file, failures = errors_file(name), Failures(max_failed=1.0)
     shown = []
     for tenth in range(40):
@@ -191,7 +201,7 @@ def test_the_list_is_written_once_a_second_at_most_and_only_when_it_changed(name
     assert shown == [1] * 10 + [11] * 10 + [15] * 20
 
 
-def test_a_ring_that_was_stopped_says_why_to_whoever_asks_for_it_until_the_next_start(name):
+def test_a_stopped_ring_says_why_until_restarted(name):
     file, failures = errors_file(name), Failures(max_failed=1.0)
     failures.fail(failure())
     file.write(failures, stopped="each of the first 20 pairs failed")
@@ -204,7 +214,7 @@ def test_a_ring_that_was_stopped_says_why_to_whoever_asks_for_it_until_the_next_
 
 
 @pytest.mark.parametrize(("access", "mode"), [(Access(), 0o600), (Access(0o660, os.getgid()), 0o640)])
-def test_the_list_is_for_those_who_may_attach_and_nobody_else(name, access, mode):
+def test_only_those_who_may_attach_see_the_list(name, access, mode):
     failures = Failures(max_failed=1.0)
     failures.fail(failure())
     before = os.umask(0)
@@ -215,7 +225,9 @@ def test_the_list_is_for_those_who_may_attach_and_nobody_else(name, access, mode
     assert stat.S_IMODE(segment.shm_path(errors_name(name)).stat().st_mode) == mode
 
 
-def test_a_list_that_cannot_be_written_is_said_once_and_stops_nothing(name, monkeypatch, caplog):
+def test_an_unwritable_list_is_reported_once(name, monkeypatch, caplog):
+    """It stops nothing."""
+
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -244,7 +256,7 @@ def test_garbage_is_no_list(garbage):
         FailedPairs.from_json("train", garbage)
 
 
-def test_a_list_of_another_ring_is_not_shown_as_this_ones():
+def test_another_rings_list_is_not_shown():
     with pytest.raises(NotTrustedError, match="another ring, 'train'"):
         FailedPairs.from_json("test", json.dumps(GOOD).encode())
 

@@ -43,26 +43,29 @@ def asking(group: str, rank: int, at: tuple[int, int], *, world: int = 2, batch:
 # The gathering.
 
 
-def test_a_group_begins_at_the_earliest_place_of_its_ranks_once_all_are_heard():
+def test_a_group_begins_at_its_ranks_earliest_place():
+    """Once all of them have asked."""
     gathering = Rendezvous()
     assert gathering.place(asking("g", 0, (1, 8)), now=0.0) is None
     assert gathering.place(asking("g", 1, (1, 4)), now=0.1) == (1, 4)
 
 
-def test_ranks_that_do_not_come_are_waited_for_a_bounded_time():
+def test_absent_ranks_are_awaited_for_a_bounded_time():
     gathering = Rendezvous()
     assert gathering.place(asking("g", 0, (1, 8)), now=5.0) is None
     assert gathering.place(asking("g", 0, (1, 8)), now=5.0 + GATHER_S) == (1, 8)
 
 
-def test_a_rank_that_asks_again_counts_once_and_with_its_latest_place():
+def test_a_rank_that_asks_again_counts_once():
+    """With its latest place."""
     gathering = Rendezvous()
     gathering.place(asking("g", 0, (0, 4)), now=0.0)
     assert gathering.place(asking("g", 0, (2, 0)), now=0.1) is None
     assert gathering.place(asking("g", 1, (2, 4)), now=0.2) == (2, 0)
 
 
-def test_groups_that_lost_their_daemon_wait_for_each_other_even_when_they_are_complete():
+def test_groups_after_a_restart_await_each_other():
+    """Even when they are complete."""
     gathering = Rendezvous()
     assert gathering.place(asking("late", 0, (3, 0), world=1, resuming=True), now=0.0) is None
     assert gathering.place(asking("early", 0, (1, 0), world=1, resuming=True), now=0.9) is None
@@ -70,7 +73,8 @@ def test_groups_that_lost_their_daemon_wait_for_each_other_even_when_they_are_co
     assert gathering.earliest() == (1, 0)
 
 
-def test_a_group_with_a_state_is_no_reason_for_others_to_wait_as_those_that_resume_are():
+def test_a_group_with_a_state_delays_no_other():
+    """Groups that resume do."""
     gathering = Rendezvous()
     gathering.place(asking("g", 0, (1, 0)), now=0.0)
     assert not gathering.resuming
@@ -80,7 +84,7 @@ def test_a_group_with_a_state_is_no_reason_for_others_to_wait_as_those_that_resu
     assert not gathering.resuming
 
 
-def test_a_group_that_asked_long_ago_and_never_came_back_is_not_gathered_for_ever():
+def test_a_group_that_never_returned_is_not_awaited():
     gathering = Rendezvous()
     gathering.place(asking("gone", 0, (0, 0), resuming=True), now=0.0)
     gathering.place(asking("g", 0, (5, 0)), now=1000.0)
@@ -112,14 +116,15 @@ def inherited():
     return ring, groups
 
 
-def test_the_places_of_a_former_daemons_readers_are_kept_from_the_earliest_on(inherited):
+def test_earlier_readers_places_are_kept_from_the_earliest(inherited):
     ring, groups = inherited
     assert groups.floor() == ring.seq(1, 4)
     assert groups.expire(10 * LINGER_S, ring) == []
     assert len(groups) == 2
 
 
-def test_each_reader_of_a_former_daemon_goes_on_at_its_own_place_whoever_comes_first(inherited):
+def test_each_earlier_reader_continues_at_its_own_place(inherited):
+    """Whichever comes first."""
     ring, groups = inherited
     places = {("g", 1): (1, 16), ("h", 0): (1, 4), ("g", 0): (1, 20)}
     for lane, ((group, rank), at) in enumerate(places.items()):
@@ -129,7 +134,8 @@ def test_each_reader_of_a_former_daemon_goes_on_at_its_own_place_whoever_comes_f
         assert (answer.place.epoch, answer.place.position) == at
 
 
-def test_a_reader_that_died_before_it_came_back_is_waited_for_no_longer_than_the_linger(inherited):
+def test_a_reader_that_died_is_awaited_only_briefly(inherited):
+    """No longer than the linger."""
     ring, _ = inherited
     groups, alive = Groups(linger_s=LINGER_S, gather_s=0.0), [True]
     groups.inherit([former("g", 0, (1, 4), lives=lambda: alive[0], world=1)], ring, 0.0)
@@ -140,7 +146,7 @@ def test_a_reader_that_died_before_it_came_back_is_waited_for_no_longer_than_the
     assert len(groups) == 0
 
 
-def test_a_former_place_that_is_no_round_of_its_group_has_no_claim():
+def test_an_earlier_place_off_round_has_no_claim():
     ring, groups = make_ring(), Groups(gather_s=0.0)
     groups.inherit([former("g", 0, (0, 0)), former("g", 1, (0, 3))], ring, 0.0)
     (group,) = groups

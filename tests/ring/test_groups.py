@@ -329,7 +329,8 @@ def groups() -> Groups:
     return Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S, gather_s=0.0)
 
 
-def test_a_killed_jobs_batch_in_hand_is_kept_for_one_that_goes_on_from_the_state_before_it(groups, ring):
+def test_a_killed_jobs_batch_is_kept(groups, ring):
+    """For one that goes on from the state before it."""
     plan = make_request("solo", 0).plan(ring.epochs)
     attached(groups, ring, "solo", 0, 0)
     attached(groups, ring, "other", 0, 1)
@@ -345,7 +346,7 @@ def test_a_killed_jobs_batch_in_hand_is_kept_for_one_that_goes_on_from_the_state
     assert ring.floor == in_hand.seq, "it took nothing, and still stands there"
 
 
-def test_a_rank_that_lived_on_and_one_that_comes_anew_begin_together(ring):
+def test_a_surviving_and_a_new_rank_begin_together(ring):
     groups = Groups(gather_s=1.0)
     anew, lived_on = (make_request("pair", rank, Start.AT, (0, 4 * rank)) for rank in (0, 1))
     lived_on = replace(lived_on, resuming=True)
@@ -355,12 +356,12 @@ def test_a_rank_that_lived_on_and_one_that_comes_anew_begin_together(ring):
     assert groups.attach(1, lived_on, ring, 1.0) == Accepted(Place(4, 0, 4))
 
 
-def test_a_consumer_that_says_that_it_goes_on_and_not_where_begins_at_the_beginning(groups, ring):
+def test_continuing_without_a_place_begins_at_the_beginning(groups, ring):
     request = make_request("solo", 0, Start.EPOCH, resuming=True)  # none of ours writes this
     assert groups.attach(0, request, ring, 0.0) == Accepted(Place(0, 0, 0))
 
 
-def test_a_rank_that_was_refused_or_went_unanswered_holds_nobody_to_its_place(ring):
+def test_a_refused_or_unanswered_rank_keeps_no_place(ring):
     groups = Groups(gather_s=1.0)
     attached(groups, ring, "other", 0, 0)
     groups.progress(0, ring, taken=20, released=20)
@@ -379,7 +380,8 @@ def test_a_rank_that_was_refused_or_went_unanswered_holds_nobody_to_its_place(ri
     assert ask(0, 24, 3.5) == Accepted(Place(24, 0, 24))
 
 
-def test_a_listing_that_would_leave_a_group_empty_that_came_after_it_waits_until_that_one_has_gone(groups, ring):
+def test_a_shrinking_listing_waits_for_a_late_group(groups, ring):
+    """The group would be empty with it; the listing waits until that group has gone."""
     revisions = Revisions(ring, fake_revision(31))
     revisions.offer(fake_revision(20, fingerprint="20"), groups)
     revisions.begin(revisions.due(groups))
@@ -409,34 +411,36 @@ def test_a_listing_that_would_leave_a_group_empty_that_came_after_it_waits_until
         ({"at": (2**64 - 1, 2**64 - 1)}, "does not exist"),
     ],
 )
-def test_a_request_that_can_never_be_granted_is_refused_with_a_sentence(groups, ring, changes, words):
+def test_an_impossible_request_is_refused_with_a_sentence(groups, ring, changes, words):
     answer = groups.attach(0, replace(make_request("pair", 0, Start.AT), **changes), ring, 0.0)
     assert isinstance(answer, Refused)
     assert words in answer.reason
     assert len(groups) == 0
 
 
-def test_a_round_that_would_be_dropped_in_every_epoch_is_refused(groups):
+def test_a_round_always_dropped_is_refused(groups):
     answer = groups.attach(0, make_request("trio", 0), make_ring(length=11), 0.0)
     assert isinstance(answer, Refused)
     assert "drop_last=True would drop them all" in answer.reason
 
 
-def test_two_ranks_with_one_number_are_told_who_has_it(groups, ring):
+def test_two_ranks_of_one_number_learn_the_holder(groups, ring):
     attached(groups, ring, "pair", 1, lane=0)
     answer = groups.attach(1, make_request("pair", 1), ring, 0.0)
     assert isinstance(answer, Refused)
     assert "attached already, by process 1001 on lane 0" in answer.reason
 
 
-def test_a_rank_of_another_shape_is_refused_while_its_group_lives(groups, ring):
+def test_a_rank_of_another_shape_is_refused(groups, ring):
+    """While its group lives."""
     attached(groups, ring, "pair", 0, lane=0)
     answer = groups.attach(1, replace(make_request("pair", 1), batch_size=3), ring, 0.0)
     assert isinstance(answer, Refused)
     assert "use the same in every rank" in answer.reason
 
 
-def test_a_rank_out_of_step_with_its_live_group_is_refused(groups, ring):
+def test_a_rank_out_of_step_is_refused(groups, ring):
+    """With its group, which lives."""
     attached(groups, ring, "pair", 0, lane=0)
     out_of_step = groups.attach(1, make_request("pair", 1, Start.AT, (0, 6)), ring, 0.0)
     assert isinstance(out_of_step, Refused)
@@ -445,7 +449,8 @@ def test_a_rank_out_of_step_with_its_live_group_is_refused(groups, ring):
     assert in_step == Accepted(Place(8, 0, 8))
 
 
-def test_a_killed_ranks_place_is_kept_and_it_goes_on_at_the_next_pair_not_taken(groups, ring):
+def test_a_killed_ranks_place_continues_at_its_pair(groups, ring):
+    """The next pair that it had not taken."""
     for rank in range(2):
         attached(groups, ring, "pair", rank, lane=rank)
     groups.progress(0, ring, taken=4, released=0)
@@ -456,7 +461,8 @@ def test_a_killed_ranks_place_is_kept_and_it_goes_on_at_the_next_pair_not_taken(
     assert groups.floor() == 0
 
 
-def test_a_place_that_holds_up_another_group_is_kept_for_seconds_and_else_for_minutes(groups, ring):
+def test_a_blocking_place_is_kept_for_seconds(groups, ring):
+    """Another place is kept for minutes."""
     attached(groups, ring, "solo", 0, lane=0)
     attached(groups, ring, "pair", 0, lane=1)
     attached(groups, ring, "pair", 1, lane=2)
@@ -470,7 +476,7 @@ def test_a_place_that_holds_up_another_group_is_kept_for_seconds_and_else_for_mi
     assert groups.floor() > 0
 
 
-def test_a_new_run_that_is_refused_does_not_cost_the_former_its_place(groups, ring):
+def test_a_refused_run_keeps_its_predecessors_place(groups, ring):
     attached(groups, ring, "solo", 0, lane=0)
     attached(groups, ring, "pair", 0, lane=1)
     groups.gone(0, Leaving.KEEP_PLACE, 0.0)
@@ -496,7 +502,7 @@ def test_a_wild_word_of_one_consumer_moves_nothing(groups, ring, taken):
     assert list(groups.offers(ring.published))
 
 
-def test_a_consumer_that_skipped_an_epoch_is_not_told_of_every_batch_in_it(groups, ring):
+def test_a_skipped_epoch_is_reported_once(groups, ring):
     attached(groups, ring, "solo", 0, lane=0)
     assert dict(groups.offers(ring.published)) == {0: SLOTS // 3}
     groups.progress(0, ring, taken=31, released=31)
@@ -505,14 +511,16 @@ def test_a_consumer_that_skipped_an_epoch_is_not_told_of_every_batch_in_it(group
     assert dict(groups.offers(ring.published)) == {0: SLOTS // 3}
 
 
-def test_groups_that_start_together_both_see_epoch_0_whole_while_none_of_it_is_released(groups, ring):
+def test_groups_that_start_together_both_read_epoch_0(groups, ring):
+    """The whole epoch, while none of it is released."""
     first = attached(groups, ring, "solo", 0, lane=0, start=Start.EPOCH)
     groups.progress(0, ring, taken=9, released=0)
     second = attached(groups, ring, "pair", 0, lane=1, start=Start.EPOCH)
     assert first.place == second.place == Place(0, 0, 0)
 
 
-def test_a_late_group_that_wants_a_whole_epoch_waits_for_the_next(groups, ring):
+def test_a_late_group_may_await_the_next_epoch(groups, ring):
+    """If it wants a whole one."""
     attached(groups, ring, "solo", 0, lane=0)
     groups.progress(0, ring, taken=9, released=9)
     ring.release(groups.floor())

@@ -223,7 +223,7 @@ TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase
 TestAnyOrderOfEvents.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-def test_the_stream_is_the_pure_order_whatever_fails_on_the_way():
+def test_failures_do_not_change_the_streams_order():
     length = 20
     ring, order = make_ring(length=length), make_order("shuffle", length=length, seed=SEED)
     indices = []
@@ -243,7 +243,8 @@ def test_the_stream_is_the_pure_order_whatever_fails_on_the_way():
         assert index == order.index(seq // length, seq % length)
 
 
-def test_a_place_for_which_every_draw_fails_stops_the_ring():
+def test_a_place_without_good_draws_stops_the_ring():
+    """Every draw for it fails."""
     ring = make_ring(length=1000)
     (job,) = ring.jobs(1)
     for attempt in range(1, MAX_DRAWS):
@@ -253,14 +254,15 @@ def test_a_place_for_which_every_draw_fails_stops_the_ring():
         ring.replace(job.seq)
 
 
-def test_pairs_beyond_the_limit_are_fetched_ahead_but_not_more_than_readahead():
+def test_read_ahead_beyond_the_limit_is_bounded():
     ring = make_ring(slots=8, readahead=4, length=100)
     assert [job.seq for job in ring.jobs(1000)] == list(range(12))
     assert (ring.limit, ring.head) == (8, 12)
     assert ring.jobs(1000) == []
 
 
-def test_a_jump_over_pairs_in_flight_keeps_the_slot_of_a_late_worker_closed_until_it_has_answered():
+def test_a_jump_awaits_the_slots_of_late_workers():
+    """A slot of a pair in flight is closed until its worker has answered."""
     ring = make_ring(slots=8, readahead=4, length=100)
     ring.jobs(12)
     ring.release(50)
@@ -336,7 +338,7 @@ def test_small_sets_are_fetched_an_epoch_ahead(length):
         assert ring.head == read + max(length, min(read, LEAST_AHEAD))
 
 
-def test_nothing_is_fetched_beyond_the_slots_without_a_reader():
+def test_without_a_reader_nothing_exceeds_the_slots():
     ring = make_ring(slots=8, readahead=16, length=100)
     ring.see_front(0, read=False)
     assert len(ring.jobs(1000)) == 8

@@ -51,11 +51,13 @@ def test_only_files_no_stranger_can_plant_are_believed(bits, owner, group, uid, 
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFDIR, stat.S_IFSOCK, stat.S_IFBLK, stat.S_IFLNK])
-def test_what_is_no_plain_file_is_not_believed_whoever_owns_it(kind):
+def test_only_a_plain_file_is_trusted(kind):
+    """Whoever owns the others."""
     assert trust.distrust(facts(mode=kind | 0o600, uid=0, gid=0), uid=0, gids={0}) == "it is not a regular file"
 
 
-def test_a_descriptor_that_everybody_may_read_is_not_believed_and_its_owner_is_named():
+def test_a_world_readable_descriptor_is_refused():
+    """The error names its owner."""
     name = f"t{uuid.uuid4().hex[:10]}"
     path = SHM / f"ringfeed.{name}"
     path.write_bytes(b"{}")
@@ -93,7 +95,7 @@ def attach_as_another_user(ring: str, *groups: int) -> str:
     return finish(trainer(AS_ANOTHER_USER, ring, NOBODY, *groups)).strip()
 
 
-def test_without_a_group_every_file_is_its_users_alone(tmp_path):
+def test_without_a_group_files_are_the_users_alone(tmp_path):
     ring = f"t{uuid.uuid4().hex[:10]}"
     old = os.umask(0)
     try:
@@ -104,7 +106,8 @@ def test_without_a_group_every_file_is_its_users_alone(tmp_path):
 
 
 @as_root
-def test_with_a_group_its_members_attach_and_others_are_told(tmp_path):
+def test_with_a_group_members_attach_and_others_learn(tmp_path):
+    """Others are told why they cannot."""
     ring, gid = f"t{uuid.uuid4().hex[:10]}", grp.getgrnam(GROUP).gr_gid
     with Daemon(str(write_folder(tmp_path, 8)), "--slots", "8", "--lanes", "2", "--group", GROUP, ring=ring):
         files = ("", ".lock", ".ctl", ".data", "sem..space", "sem..lane.N")
@@ -197,7 +200,7 @@ def test_trusted_users_count_only_where_root_writes_them(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("uid", "believed"), [(999, True), (1000, False)])
-def test_the_services_user_is_trusted_as_a_system_user_only(uid, believed, monkeypatch, tmp_path):
+def test_the_services_user_is_trusted_if_a_systems(uid, believed, monkeypatch, tmp_path):
     user = pwd.struct_passwd(("ringfeed", "x", uid, uid, "", "/", ""))
     monkeypatch.setattr(pwd, "getpwnam", lambda name: {"ringfeed": user}[name])
     assert (uid in trust.trusted_uids({}, tmp_path / "none")) == believed
@@ -248,7 +251,7 @@ with served_ring() as served, turning(served):
 """
 
 
-def test_a_read_only_shm_is_a_sentence_for_readers_only():
+def test_read_only_shared_memory_is_a_readers_sentence():
     said = with_its_own_shm("size=16m", READ_ONLY, LOOK)
     assert re.search(r"/dev/shm/ringfeed\S+ \(mode 0600, .*\) is on a read-only file system here, and a reader", said)
     assert said.count(": serving") == 2

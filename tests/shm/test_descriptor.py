@@ -60,7 +60,7 @@ def test_what_is_written_is_read(root, seed, slots, lanes, pid, test_ratio):
     assert Descriptor.from_json("train", descriptor.to_json()) == descriptor
 
 
-def test_a_ring_is_found_by_its_descriptor_and_no_more_when_it_is_removed(name):
+def test_a_ring_is_found_until_its_descriptor_goes(name):
     descriptor = make_descriptor(name, small_geometry())
     written = write_descriptor(descriptor, mode=0o600, gid=-1)
     assert read_descriptor(name) == descriptor
@@ -71,7 +71,8 @@ def test_a_ring_is_found_by_its_descriptor_and_no_more_when_it_is_removed(name):
         read_descriptor(name)
 
 
-def test_a_successors_descriptor_replaces_the_old_one_and_is_not_removed_by_its_owner(name):
+def test_a_successors_descriptor_survives_its_predecessor(name):
+    """It replaces the old one, whose owner does not remove it."""
     old = make_descriptor(name, small_geometry())
     new = replace(old, generation="fedcba9876543210")
     written = write_descriptor(old, mode=0o600, gid=-1)
@@ -80,7 +81,7 @@ def test_a_successors_descriptor_replaces_the_old_one_and_is_not_removed_by_its_
     assert read_descriptor(name) == new
 
 
-def test_a_descriptor_that_cannot_be_written_leaves_nothing_behind(name, monkeypatch):
+def test_an_unwritable_descriptor_leaves_nothing_behind(name, monkeypatch):
     def full(_: Descriptor) -> bytes:
         raise OSError(28, "No space left on device")
 
@@ -102,7 +103,7 @@ def test_a_text_nested_too_deeply_is_not_believed():
 
 
 @given(data=st.data(), junk=JSON)
-def test_a_descriptor_with_one_value_of_another_kind_is_not_believed(data, junk):
+def test_a_descriptor_value_of_another_type_is_refused(data, junk):
     facts = json.loads(make_descriptor("train", small_geometry()).to_json())
     where = data.draw(
         st.sampled_from(
@@ -133,7 +134,7 @@ def test_a_descriptor_with_one_value_of_another_kind_is_not_believed(data, junk)
         (("lanes",), True),
     ],
 )
-def test_a_geometry_that_would_reach_beyond_its_segments_is_not_believed(path, value):
+def test_a_geometry_beyond_its_segments_is_refused(path, value):
     facts = json.loads(make_descriptor("train", small_geometry()).to_json())
     where = facts["geometry"]
     for key in path[:-1]:
@@ -143,12 +144,13 @@ def test_a_geometry_that_would_reach_beyond_its_segments_is_not_believed(path, v
         Descriptor.from_json("train", json.dumps(facts).encode())
 
 
-def test_another_layout_version_is_told_apart_from_garbage_whatever_else_it_holds():
+def test_another_layout_version_is_no_garbage():
+    """It is told apart whatever else the file holds."""
     with pytest.raises(OtherVersionError, match="has layout version 4, this process has version 3"):
         Descriptor.from_json("train", b'{"layout_version": 4, "unheard": "of"}')
 
 
-def test_a_key_that_this_version_does_not_know_is_not_believed():
+def test_an_unknown_key_is_refused():
     facts = json.loads(make_descriptor("train", small_geometry()).to_json()) | {"colour": "red"}
     with pytest.raises(NotTrustedError, match="colour"):
         Descriptor.from_json("train", json.dumps(facts).encode())
@@ -160,7 +162,7 @@ def test_a_descriptor_of_another_ring_is_not_believed(name):
         read_descriptor(name)
 
 
-def test_a_generation_that_would_lead_elsewhere_is_not_believed():
+def test_a_generation_that_leads_elsewhere_is_refused():
     descriptor = replace(make_descriptor("train", small_geometry()), generation="../../../etc/pas")
     with pytest.raises(NotTrustedError):
         Descriptor.from_json("train", descriptor.to_json())
@@ -174,13 +176,13 @@ def test_a_planted_symbolic_link_is_not_followed(name, tmp_path):
         read_descriptor(name)
 
 
-def test_a_file_into_which_anybody_may_write_is_not_believed(name):
+def test_a_file_writable_by_others_is_refused(name):
     plant(name, make_descriptor(name, small_geometry()).to_json(), mode=0o666)
     with pytest.raises(NotTrustedError, match="any user may open it"):
         read_descriptor(name)
 
 
 @pytest.mark.parametrize("bad", ["", "a/b", "a.b", "../x", "x" * 65, "train\n", "größe", "a b"])
-def test_a_name_that_could_lead_to_another_file_is_refused(bad):
+def test_a_name_leading_to_another_file_is_refused(bad):
     with pytest.raises(ValueError, match="cannot be a ring's name"):
         check_ring_name(bad)

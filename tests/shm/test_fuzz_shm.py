@@ -88,7 +88,8 @@ def paths(value, before=()):
 
 @fuzz
 @given(data=st.data(), junk=JUNK, cut=st.integers(0, 2000))
-def test_a_descriptor_is_believed_whole_or_refused_with_a_sentence(data, junk, cut):
+def test_a_descriptor_is_accepted_entirely_or_refused(data, junk, cut):
+    """With a sentence."""
     facts = json.loads(make_descriptor("train", small_geometry()).to_json())
     *outer, key = data.draw(st.sampled_from([path for path in paths(facts) if path]))
     holder = facts
@@ -126,7 +127,8 @@ def words_of(served, first, last):
 
 @fuzz
 @given(data=st.data())
-def test_status_and_attach_read_any_control_segment_and_end_in_a_sentence_at_worst(served, data):
+def test_any_control_segment_is_readable_or_a_sentence(served, data):
+    """For status and attach."""
     geometry = served.memory.geometry
     parts = (words_of(served, 0, 300), words_of(served, 4096, 5200), words_of(served, 0, geometry.control_bytes))
     with garbled(served, data.draw(st.one_of(parts))):
@@ -139,7 +141,7 @@ def test_status_and_attach_read_any_control_segment_and_end_in_a_sentence_at_wor
         page.free()
 
 
-def test_a_ring_that_says_it_stands_beyond_all_epochs_has_no_status(served):
+def test_a_ring_beyond_all_epochs_has_no_status(served):
     with garbled(served, [(State.BASE_EPOCH >> 3, 2**64 - 1)]), pytest.raises(NotTrustedError, match="restart the"):
         ring_status(served.name)
 
@@ -155,7 +157,7 @@ ANSWER = [Lane.ANSWER, Lane.SEQ, Lane.EPOCH, Lane.POSITION, Lane.REASON_LENGTH]
 
 @fuzz
 @given(answer=st.lists(words, min_size=len(ANSWER), max_size=len(ANSWER)))
-def test_any_answer_is_read_and_ends_in_a_sentence_at_worst(served, answer):
+def test_any_answer_is_readable_or_a_sentence(served, answer):
     read = LanePage.read_answer
 
     def answered(page, nonce):
@@ -175,7 +177,8 @@ def test_any_answer_is_read_and_ends_in_a_sentence_at_worst(served, answer):
 
 @fuzz
 @given(data=st.data())
-def test_a_reader_of_any_slot_records_and_ids_gets_batches_or_a_sentence(served, data):
+def test_any_slot_records_give_batches_or_a_sentence(served, data):
+    """And any ids."""
     geometry = served.memory.geometry
     tables = words_of(served, geometry.slot_table_offset, geometry.slot_table_offset + 64 * geometry.slots)
     ids = words_of(served, geometry.id_table_offset, geometry.id_table_offset + 32)
@@ -232,7 +235,8 @@ class Hostile:
 
 @fuzz
 @given(data=st.data())
-def test_no_hostile_consumer_stops_or_stalls_the_daemon_or_another_reader(data):
+def test_no_hostile_consumer_affects_the_others(data):
+    """It neither stops nor stalls the daemon or another reader."""
     with served_ring(slots=8, lanes=2) as served:
         victim, hostile = attached(served), Hostile(served)
         try:

@@ -34,7 +34,8 @@ def look(*readers, floor=0, published=SLOTS):
     return hold_up(readers, floor=floor, published=published, slots=SLOTS)
 
 
-def test_the_busy_reader_at_the_floor_is_named_with_those_who_wait():
+def test_the_busy_reader_at_the_floor_is_named():
+    """With those who wait."""
     found = look(
         reader("slow", held=8), reader("a", released=16, waiting_s=3.0), reader("b", released=12, waiting_s=12.4)
     )
@@ -61,7 +62,8 @@ def test_nobody_is_named_for_a_slow_source():
     assert look(reader("busy"), reader("hungry", released=15, waiting_s=60.0), published=15) is None
 
 
-def test_a_reader_that_skips_is_never_named_nor_one_that_is_ahead_of_the_floor():
+def test_skipping_and_advanced_readers_are_never_named():
+    """A reader that is ahead of the floor stalls nothing."""
     found = look(
         reader("slow"),
         reader("monitor", skips=True),
@@ -71,7 +73,7 @@ def test_a_reader_that_skips_is_never_named_nor_one_that_is_ahead_of_the_floor()
     assert [holder.group for holder in found.holders] == ["slow"]
 
 
-def test_the_kept_place_of_an_absent_rank_is_told_as_that():
+def test_an_absent_ranks_kept_place_is_named_so():
     found = look(reader("a", released=16, waiting_s=30.0))
     assert "kept for a rank that is away" in found.sentence()
     assert "1 reader waits for 30 s" in found.sentence()
@@ -81,7 +83,8 @@ def test_the_kept_place_of_an_absent_rank_is_told_as_that():
     released=st.lists(st.tuples(st.integers(0, 20), st.floats(0, 100), st.booleans()), max_size=5),
     published=st.integers(0, 40),
 )
-def test_whoever_is_named_stands_at_the_floor_busy_and_somebody_waits(released, published):
+def test_a_named_reader_is_busy_at_the_floor(released, published):
+    """And another reader waits."""
     readers = [reader(str(n), released=r, waiting_s=w, skips=s) for n, (r, w, s) in enumerate(released)]
     floor = min((r.released for r in readers if not r.skips), default=0)
     found = look(*readers, floor=floor, published=published)
@@ -95,7 +98,8 @@ def found(waited_s: float) -> Stall:
     return Stall((reader("slow"),), 1, waited_s)
 
 
-def test_the_log_has_a_line_after_ten_seconds_then_one_in_five_minutes_and_one_when_it_is_over():
+def test_a_stall_is_logged_at_growing_intervals():
+    """After ten seconds, then every five minutes, and when it is over."""
     watch, said = HoldUpWatch(), {}
     for second in range(1000):
         if sentence := watch.look(found(float(second)) if second < 700 else None, float(second)):
@@ -105,12 +109,12 @@ def test_the_log_has_a_line_after_ten_seconds_then_one_in_five_minutes_and_one_w
     assert said[700] == "the ring goes on; it was held up for 700 s"
 
 
-def test_waits_that_end_within_ten_seconds_are_nobodys_business():
+def test_waits_within_ten_seconds_are_not_logged():
     watch = HoldUpWatch()
     assert not any(watch.look(found(float(second % 10)), float(second)) for second in range(100))
 
 
-def test_a_reader_that_sleeps_on_its_batch_is_named_in_the_log(caplog):
+def test_a_reader_sleeping_on_its_batch_is_logged(caplog):
     with served_ring(slots=SLOTS) as served:
         slow, fast = (served.memory.lanes[lane] for lane in (0, 1))
         for page, group in ((slow, "slow"), (fast, "fast\n\x1b[2J")):
@@ -137,7 +141,7 @@ def report(service):
     service.report(DaemonCounts(workers=1), StoreHealth())
 
 
-def test_a_wait_is_measured_by_the_clock_that_began_it(caplog):
+def test_a_wait_uses_the_clock_that_began_it(caplog):
     """The daemon's own clock begins with the daemon, and stands while that is stopped."""
     with served_ring(slots=SLOTS) as served:
         served.service._consumers_clock = time.monotonic_ns
@@ -159,7 +163,8 @@ def pair(rank, **facts):
     return reader("job", rank=rank, world_size=2, **facts)
 
 
-def test_the_rank_that_ran_ahead_is_blamed_and_not_the_one_it_waits_for():
+def test_the_rank_ahead_is_blamed():
+    """Not the rank that it waits for."""
     found = look(pair(0, released=24, held=0, epoch=1, waiting_s=4.2), pair(1, released=0, held=8))
     assert found.out_of_step
     said = found.sentence()
@@ -169,7 +174,7 @@ def test_the_rank_that_ran_ahead_is_blamed_and_not_the_one_it_waits_for():
     assert "rank=0, world_size=1" in said
 
 
-def test_a_rank_that_is_a_batch_ahead_waits_for_a_slow_one():
+def test_a_rank_one_batch_ahead_awaits_a_slower():
     found = look(pair(0, released=16, held=0, waiting_s=4.2), pair(1, released=0, held=8))
     assert not found.out_of_step
     assert found.sentence().startswith("rank 1/2")
@@ -180,7 +185,7 @@ def test_workers_may_be_some_batches_ahead():
     assert not found.out_of_step
 
 
-def test_workers_are_named_with_the_rank_that_they_read_for():
+def test_workers_are_named_with_the_rank_they_serve():
     """Two ranks with two workers each: workers count before ranks."""
     shape = {"world_size": 4, "workers": 2}
     found = look(reader(rank=2, released=80, held=0, waiting_s=4.2, **shape), reader(rank=3, held=16, **shape))
@@ -189,14 +194,14 @@ def test_workers_are_named_with_the_rank_that_they_read_for():
     )
 
 
-def test_a_rank_of_an_earlier_run_that_lives_on_is_named_as_that():
+def test_an_earlier_runs_rank_is_named_as_such():
     """As torchrun's ranks do when torchrun itself is killed by -9."""
     found = look(pair(0, released=80, held=0, waiting_s=4.2, run=2), pair(1, released=0, held=8, run=1))
     assert found.out_of_step
     assert found.sentence().startswith("rank 1/2 of group 'job' (pid 4242) is of an earlier run of this job and keeps")
 
 
-def test_a_process_that_its_own_workers_wait_for_is_named():
+def test_a_process_awaited_by_its_workers_is_named():
     worker = reader("loader", world_size=2, released=16, held=0, waiting_s=3.0, workers=2, owner=7)
     found = look(reader("idle", held=0, owner=7), worker)
     assert found.out_of_step
@@ -218,7 +223,7 @@ def test_a_process_that_its_own_workers_wait_for_is_named():
         (Absence(3, 1, came=False, since_s=9.0), "has never attached (2 more are away, too), and"),
     ],
 )
-def test_a_rank_that_is_away_is_named_with_what_it_did(absence, words):
+def test_an_absent_rank_is_named_with_its_activity(absence, words):
     found = look(pair(0, released=16, waiting_s=4.2, absence=absence))
     assert found.out_of_step
     assert words in found.sentence()
@@ -233,7 +238,7 @@ def test_a_rank_that_is_away_is_named_with_what_it_did(absence, words):
         ({"held": 16, "attached_s": 6.0, "waiting_s": 5.0}, "its word RELEASED has not moved"),
     ],
 )
-def test_a_consumer_that_never_moves_a_word_is_named(facts, words):
+def test_a_consumer_that_moves_no_word_is_named(facts, words):
     found = look(reader(**facts))
     assert words in found.sentence()
     watch = HoldUpWatch()
@@ -249,13 +254,14 @@ def test_a_consumer_that_never_moves_a_word_is_named(facts, words):
         {"held": 0, "attached_s": 60.0, "waiting_s": 60.0},  # a moment
     ],
 )
-def test_a_consumer_that_moves_its_words_is_not_named(facts):
+def test_a_consumer_that_moves_its_words_is_not(facts):
     floor = facts.get("released", 0)
     assert look(reader(**facts), floor=floor, published=floor + SLOTS) is None
 
 
 @pytest.mark.parametrize(("moved", "word"), [(None, "TAKEN"), (Lane.RELEASED, "TAKEN"), (Lane.TAKEN, "RELEASED")])
-def test_a_consumer_that_never_moves_a_word_is_named_in_log_and_status(moved, word, caplog):
+def test_a_stuck_consumer_appears_in_log_and_status(moved, word, caplog):
+    """One that never moves a word."""
     with served_ring(slots=SLOTS) as served:
         served.service._consumers_clock = time.monotonic_ns
         with turning(served), ringfeed.attach(served.name, batch_size=4, group="mute") as mute:
@@ -267,7 +273,8 @@ def test_a_consumer_that_never_moves_a_word_is_named_in_log_and_status(moved, wo
             assert f"its word {word} has not moved" in ring_status(served.name).held_up
 
 
-def test_a_rank_that_waits_for_one_that_never_came_is_told_within_five_seconds(caplog):
+def test_a_rank_awaiting_an_absent_one_is_told(caplog):
+    """Within five seconds."""
     with served_ring(slots=SLOTS) as served, turning(served):
         began = time.monotonic()
         with ringfeed.attach(served.name, batch_size=4, group="job", rank=0, world_size=2) as lonely:
@@ -284,7 +291,8 @@ def read_until_closed(reader):
         read_to_the_end(reader)
 
 
-def test_a_rank_that_read_its_share_alone_is_told_at_the_epochs_end(caplog):
+def test_a_rank_that_read_alone_is_told(caplog):
+    """At the epoch's end."""
     with (
         served_ring(slots=64, epoch_length=40) as served,
         turning(served),
@@ -294,7 +302,7 @@ def test_a_rank_that_read_its_share_alone_is_told_at_the_epochs_end(caplog):
     assert "rank 1/2 of group 'job' has never attached: this process has read its share of epoch 0, 1/2" in caplog.text
 
 
-def test_ranks_that_come_and_leave_are_told_of_nobody(caplog):
+def test_ranks_that_come_and_leave_raise_no_warning(caplog):
     with served_ring(slots=64, epoch_length=40) as served, turning(served):
         ranks = [ringfeed.attach(served.name, batch_size=4, group="job", rank=rank, world_size=2) for rank in (0, 1)]
         assert read_to_the_end(ranks[1]) == 5
@@ -318,7 +326,7 @@ def request(group):
     )
 
 
-def test_status_names_a_reader_that_others_wait_for_and_no_longer_once_it_goes_on(tmp_path):
+def test_status_names_a_blocking_reader_while_it_blocks(tmp_path):
     ring = f"t{uuid.uuid4().hex[:10]}"
     name = f"{ring}-train"
     with (

@@ -49,7 +49,7 @@ OTHER = {
 """For each setting, a value that `make_identity` does not have."""
 
 
-def test_each_setting_is_one_of_the_daemons_and_stands_in_the_descriptor():
+def test_each_setting_is_the_daemons_and_is_described():
     assert set(SETTINGS) <= set(KNOWN)
     assert set(OTHER) == set(SETTINGS)
     settings = {"root": "gs://b/p/", "emulator": "localhost:1/", "size": "24x32", "seed": 5, "fit": "native"}
@@ -70,7 +70,7 @@ def test_every_setting_of_decoding_is_among_them():
     assert {field.name for field in dataclasses.fields(DecodeSpec)} - rows <= set(SETTINGS)
 
 
-def test_a_setting_of_a_later_release_is_compared_and_kept():
+def test_a_later_releases_setting_is_compared_and_kept():
     facts = make_identity().to_json()
     later = Identity.from_json(facts | {"tint": "red"})
     assert later.to_json() == facts | {"tint": "red"}
@@ -91,7 +91,7 @@ def test_a_setting_of_another_type_is_not_believed(name):
 
 
 @pytest.mark.parametrize("bad", [{"seed": -1}, {"seed": 2**64}, {"num_nodes": 0}, {"num_nodes": 2, "node_rank": 2}])
-def test_a_number_out_of_its_range_is_not_believed(bad):
+def test_a_number_out_of_range_is_refused(bad):
     with pytest.raises(ValueError, match="is out of its range"):
         Identity.from_json(make_identity().to_json() | bad)
 
@@ -102,7 +102,7 @@ def test_status_shows_every_setting():
 
 
 @pytest.mark.parametrize("name", [name for name, what in SETTINGS.items() if what is not Decides.ORDER])
-def test_a_living_reader_refuses_a_next_daemon_with_another_setting(name):
+def test_a_living_reader_refuses_a_daemons_other_setting(name):
     ring = unique_ring_name()
     with served_ring(name=ring) as served, turning(served):
         reader = ringfeed.attach(ring, batch_size=4, restart_s=30)
@@ -117,7 +117,7 @@ def test_a_living_reader_refuses_a_next_daemon_with_another_setting(name):
         reader.close()
 
 
-def test_a_predecessors_places_are_kept_only_by_one_that_serves_the_same():
+def test_places_are_kept_for_the_same_settings_only():
     from ringfeedd.recovery.predecessor import read_predecessors  # noqa: PLC0415
 
     with served_ring() as served, turning(served), ringfeed.attach(served.name, batch_size=4) as reader:
@@ -130,7 +130,7 @@ def test_a_predecessors_places_are_kept_only_by_one_that_serves_the_same():
         former.control.close()
 
 
-def test_a_daemon_that_chooses_the_size_keeps_its_living_readers_size():
+def test_a_daemon_that_chooses_keeps_living_readers_size():
     config = resolve(
         Config(root="gs://bucket/prefix", size="auto", label_mode="gray16", max_pixels=1000, order="sequential")
     )

@@ -46,7 +46,7 @@ AREAS = {
 
 
 @pytest.mark.parametrize("area", AREAS)
-def test_every_word_in_the_document_is_in_the_code_and_every_word_in_the_code_in_the_document(area):
+def test_document_and_code_have_the_same_words(area):
     assert words(area) == AREAS[area]
 
 
@@ -58,14 +58,14 @@ def test_every_counter_has_its_row_in_the_document():
         assert rows[expected[2]] == expected, "| {} | {} | `{}` | {} | {} |".format(*expected)
 
 
-def test_every_constant_in_the_document_has_the_codes_value():
+def test_document_and_code_have_the_same_constants():
     documented = constants()
     assert documented == {name: getattr(layout, name) for name in documented}
     of_the_bytes = {n for n in vars(layout) if n.isupper() and isinstance(getattr(layout, n), int)} - {"MAX_UINT64"}
     assert of_the_bytes == set(documented)
 
 
-def test_every_enumeration_in_the_document_has_the_codes_members():
+def test_document_and_code_have_the_same_enumeration_members():
     kinds: list[type[enum.IntEnum]] = [RingState, Start, Leaving, Answer]
     assert enumerations() == {kind.__name__: {m.name: m.value for m in kind} for kind in kinds}
 
@@ -91,7 +91,7 @@ def test_the_upgrade_page_names_this_releases_version():
     assert f"| {release} | {layout.LAYOUT_VERSION} |" in page
 
 
-def test_the_list_of_failed_pairs_has_the_documented_keys():
+def test_the_list_of_failed_pairs_has_documented_keys():
     listed, pair = ({row[0] for row in table} for table in tables("Failed pairs"))
     assert listed == {field.name for field in dataclasses.fields(FailedPairs)}
     assert pair == {field.name for field in dataclasses.fields(FailedPair)}
@@ -105,7 +105,7 @@ def test_words_are_aligned_apart_and_within_their_area(area):
     assert spans[-1][1] <= (SlotRecord.BYTES if area == "Slot record" else layout.PAGE_BYTES)
 
 
-def test_words_have_eight_bytes_and_texts_the_codes_size():
+def test_words_have_eight_bytes_and_texts_documented_sizes():
     texts = {"GROUP": layout.GROUP_BYTES, "REASON": layout.REASON_BYTES, "REFRESH": layout.REASON_BYTES}
     texts |= {"LATE": layout.REASON_BYTES, "OTHER_RING": layout.RING_BYTES}
     for area in AREAS:
@@ -113,7 +113,7 @@ def test_words_have_eight_bytes_and_texts_the_codes_size():
             assert end - begin == texts.get(word, layout.WORD_BYTES), (area, word)
 
 
-def test_each_half_of_a_lanes_page_has_one_writer():
+def test_each_half_lane_page_has_one_writer():
     spans = {word: (begin, end) for begin, end, word in sizes("Lane page")}
     writers = {row[2]: row[4] for row in tables("Lane page")[0]}
     assert set(writers.values()) == {"consumer", "daemon"}
@@ -121,7 +121,7 @@ def test_each_half_of_a_lanes_page_has_one_writer():
         assert end <= 2048 if writers[word] == "consumer" else begin >= 2048, word
 
 
-def test_a_consumers_progress_shares_no_cache_line_with_what_the_daemon_writes():
+def test_progress_shares_no_cache_line_with_the_daemons():
     assert Lane.TAKEN // 64 == Lane.LEAVING // 64
     assert Lane.TAKEN // 64 not in {Lane.GROUP // 64, Lane.BATCHES // 64, Lane.ANSWER_NONCE // 64}
 
@@ -152,7 +152,8 @@ def test_the_documents_example_is_computed_right():
     colours=st.booleans(),
     dtype=st.sampled_from(["uint8", "uint16"]),
 )
-def test_a_geometrys_regions_lie_apart_and_a_mirrored_ones_are_whole_pages(slots, height, width, colours, dtype):
+def test_regions_do_not_overlap(slots, height, width, colours, dtype):
+    """Those of a mirrored ring are whole pages."""
     label_row = (height, width, 3) if colours else (height, width)
     geometry = layout.plan_geometry(
         slots=slots, lanes=2, image_row=(height, width, 3), label_row=label_row, label_dtype=dtype
@@ -175,7 +176,8 @@ def served():
         yield served
 
 
-def test_a_reader_written_from_the_document_alone_attaches_reads_and_detaches(served: Served):
+def test_a_documented_reader_attaches_reads_and_detaches(served: Served):
+    """It is written from the document alone."""
     reader = DocumentReader(served.name)
     header = {name: reader.word(offset) for name, offset in reader.header_words.items()}
     assert header == {
@@ -214,7 +216,7 @@ def test_a_reader_written_from_the_document_alone_attaches_reads_and_detaches(se
     assert len(served.service.groups) == 0
 
 
-def test_a_reader_written_from_the_document_alone_reads_on_through_a_refresh(served: Served):
+def test_a_documented_reader_continues_through_a_refresh(served: Served):
     reader = DocumentReader(served.name)
     reader.ask(b"growing", batch_size=5)
     served.turn()
@@ -237,7 +239,7 @@ def test_a_reader_written_from_the_document_alone_reads_on_through_a_refresh(ser
     os.close(reader.lock_fd)
 
 
-def test_a_reader_written_from_the_document_alone_reads_why_it_was_refused(served: Served):
+def test_a_documented_reader_learns_why_it_was_refused(served: Served):
     reader = DocumentReader(served.name)
     reader.ask(b"greedy", batch_size=1000)
     served.turn()
@@ -250,7 +252,8 @@ def test_a_reader_written_from_the_document_alone_reads_why_it_was_refused(serve
     assert reader.lane_word("ANSWER_NONCE") == 0
 
 
-def test_a_lane_that_changed_hands_unseen_holds_nobodys_place_for_ever(served: Served):
+def test_a_lane_that_changed_hands_keeps_no_place(served: Served):
+    """The daemon did not see it change."""
     first = DocumentReader(served.name)
     first.ask(b"first", batch_size=4)
     served.turn()
@@ -271,7 +274,8 @@ def test_a_lane_that_changed_hands_unseen_holds_nobodys_place_for_ever(served: S
     assert [group.name for group in served.service.groups] == ["second"]
 
 
-def test_a_request_whose_writer_died_before_the_answer_is_not_granted_to_the_next_on_its_lane(served: Served):
+def test_a_dead_processs_request_grants_its_successor_nothing(served: Served):
+    """On the same lane."""
     first = DocumentReader(served.name)
     first.ask(b"first", batch_size=4)
     os.close(first.lock_fd)
@@ -286,7 +290,8 @@ def test_a_request_whose_writer_died_before_the_answer_is_not_granted_to_the_nex
     os.close(second.lock_fd)
 
 
-def test_a_consumer_leaves_a_lane_alone_whose_last_one_the_daemon_has_not_noticed_leave(served: Served, monkeypatch):
+def test_a_consumer_avoids_a_lane_not_yet_freed(served: Served, monkeypatch):
+    """The daemon has not noticed that its last one left."""
     lock, stop = segment.try_lock, threading.Event()
 
     def another_comes_and_goes_just_before(fd: int, byte: int) -> bool:
@@ -320,7 +325,7 @@ def test_a_request_clears_the_words_of_later_releases(served: Served):
         assert not any(page[offset] for offset in range(0, 2048, 8) if offset not in named)
 
 
-def test_a_daemon_that_stops_while_a_consumer_attaches_is_told_as_such(served: Served, monkeypatch):
+def test_a_stop_during_an_attach_is_reported(served: Served, monkeypatch):
     lock = segment.try_lock
 
     def stopped_just_then(fd: int, byte: int) -> bool:
@@ -333,7 +338,7 @@ def test_a_daemon_that_stops_while_a_consumer_attaches_is_told_as_such(served: S
 
 
 @pytest.mark.parametrize("taken", [2**48 - 1, 2**48, 2**63, 2**64 - 1])
-def test_a_consumer_that_writes_nonsense_stops_neither_the_daemon_nor_the_others(served: Served, taken):
+def test_nonsense_from_a_consumer_stops_no_other_process(served: Served, taken):
     reader = DocumentReader(served.name)
     reader.ask(b"mad", batch_size=4)
     served.turn()

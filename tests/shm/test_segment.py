@@ -50,7 +50,8 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("wanted", [0o600, 0o660])
-def test_files_and_semaphores_have_exactly_their_mode_whatever_the_umask(name, umask, wanted):
+def test_files_and_semaphores_have_their_exact_mode(name, umask, wanted):
+    """Whatever the umask."""
     os.close(segment.create(name, 10, mode=wanted, gid=os.getgid()))
     bell = f"/{name}.space"
     Doorbell.create(bell, mode=wanted, gid=os.getgid()).close()
@@ -58,7 +59,7 @@ def test_files_and_semaphores_have_exactly_their_mode_whatever_the_umask(name, u
     unlink_doorbell(bell)
 
 
-def test_a_whole_ring_has_exactly_its_modes_and_leaves_nothing_when_it_is_unlinked(name, umask):
+def test_a_ring_has_its_modes_and_unlinks_fully(name, umask):
     memory = RingMemory(make_descriptor(name, small_geometry(lanes=2)), Access(0o660, os.getgid()))
     memory.announce()
     modes = {path.name.split(memory.descriptor.generation)[-1]: mode(path) for path in leavings(name)}
@@ -68,7 +69,7 @@ def test_a_whole_ring_has_exactly_its_modes_and_leaves_nothing_when_it_is_unlink
     assert leavings(name) == []
 
 
-def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing_behind(name):
+def test_a_file_too_large_leaves_nothing_behind(name):
     with pytest.raises(OSError, match="No space left on device"):
         segment.create(name, 1 << 42, mode=0o600, gid=-1)  # more than the whole of it, which is refused at once
     assert leavings(name) == []
@@ -84,7 +85,7 @@ def tiny_shm(tmp_path, monkeypatch):
     subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_a_file_that_nearly_fits_is_refused_and_leaves_nothing_behind(tiny_shm):
+def test_a_file_slightly_too_large_leaves_nothing_behind(tiny_shm):
     os.close(segment.create("fits", 48 << 10, mode=0o600, gid=-1))
     with pytest.raises(OSError, match="No space left on device"):
         segment.create("too-large", 32 << 10, mode=0o600, gid=-1)
@@ -92,7 +93,8 @@ def test_a_file_that_nearly_fits_is_refused_and_leaves_nothing_behind(tiny_shm):
     os.close(segment.create("fits-too", 16 << 10, mode=0o600, gid=-1))
 
 
-def test_a_ring_that_does_not_fit_is_one_sentence_and_leaves_nothing_behind(name):
+def test_a_ring_too_large_is_one_sentence(name):
+    """It leaves nothing behind."""
     free = free_bytes()
     geometry = small_geometry(slots=(1 << 42) // 2560 // 16 * 16)
     with pytest.raises(StartError, match=rf"{name} needs {reserved_bytes(geometry)} bytes .* --shm-size"):
@@ -101,7 +103,7 @@ def test_a_ring_that_does_not_fit_is_one_sentence_and_leaves_nothing_behind(name
     assert free_bytes() >= free - (1 << 24)
 
 
-def test_a_ring_whose_making_is_interrupted_leaves_nothing_behind(name, monkeypatch):
+def test_an_interrupted_ring_creation_leaves_nothing_behind(name, monkeypatch):
     def interrupted(*_: object, **__: object) -> Doorbell:
         raise KeyboardInterrupt
 
@@ -135,7 +137,7 @@ def test_nothing_that_is_opened_is_truncated(name):
     assert segment.shm_path(name).read_bytes() == b"x" * 3 * PAGE_BYTES
 
 
-def test_a_symbolic_link_a_folder_and_a_file_for_all_are_not_believed(name, tmp_path):
+def test_links_folders_and_public_files_are_refused(name, tmp_path):
     path = segment.shm_path(name)
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(NotTrustedError, match="symbolic link"):
@@ -158,7 +160,7 @@ def test_a_symbolic_link_a_folder_and_a_file_for_all_are_not_believed(name, tmp_
 
 
 @given(pages=st.integers(1, 4), data=st.data())
-def test_in_a_mirror_any_block_that_wraps_is_contiguous_and_byte_length_is_byte_0(pages, data):
+def test_a_mirrored_block_that_wraps_is_contiguous(pages, data):
     name = unique_ring_name()
     length = pages * PAGE_BYTES
     fd = segment.create(name, length, mode=0o600, gid=-1)
@@ -177,7 +179,7 @@ def mappings(name: str) -> int:
     return Path("/proc/self/maps").read_text().count(name)
 
 
-def test_a_mapping_lives_as_long_as_the_last_array_made_of_it(name):
+def test_a_mapping_lives_as_long_as_its_arrays(name):
     fd = segment.create(name, PAGE_BYTES, mode=0o600, gid=-1)
     array = np.frombuffer(segment.map_region(fd, 0, PAGE_BYTES, writable=False, twice=True), np.uint8)
     os.close(fd)
@@ -201,7 +203,7 @@ def test_a_read_only_mapping_cannot_be_written_through(name):
         array.setflags(write=True)
 
 
-def test_a_mapping_that_the_kernel_refuses_leaves_no_address_space_behind(name):
+def test_a_refused_mapping_leaves_no_address_space_behind(name):
     os.close(segment.create(name, 2 * PAGE_BYTES, mode=0o600, gid=-1))
     fd = os.open(segment.shm_path(name), os.O_RDONLY)
     before = Path("/proc/self/maps").read_text().count("\n")
@@ -257,7 +259,7 @@ def hold(name: str, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_lock_is_seen_by_others_and_gone_the_moment_its_holder_is_killed(name, lock_fd):
+def test_a_killed_holders_lock_is_free_at_once(name, lock_fd):
     with hold(name) as holder:
         assert holder.stdout.readline() == "locked\n"
         assert segment.is_locked(lock_fd, 3)
@@ -269,7 +271,7 @@ def test_a_lock_is_seen_by_others_and_gone_the_moment_its_holder_is_killed(name,
         assert segment.try_lock(lock_fd, 3)
 
 
-def test_a_forked_child_does_not_keep_its_dead_parents_lock(name, lock_fd):
+def test_a_fork_does_not_keep_its_parents_lock(name, lock_fd):
     with hold(name, "fork") as holder:
         lines = {holder.stdout.readline().strip(), holder.stdout.readline().strip()}
         (child,) = (int(line) for line in lines - {"locked"})
@@ -280,7 +282,7 @@ def test_a_forked_child_does_not_keep_its_dead_parents_lock(name, lock_fd):
         assert not segment.is_locked(lock_fd, 3)
 
 
-def test_closing_another_descriptor_of_the_file_does_not_drop_the_lock(name, lock_fd):
+def test_closing_another_descriptor_keeps_the_lock(name, lock_fd):
     assert segment.try_lock(lock_fd, 5)
     other = segment.open_lock(name)
     assert segment.is_locked(other, 5)
@@ -294,7 +296,8 @@ def test_closing_another_descriptor_of_the_file_does_not_drop_the_lock(name, loc
 # One daemon for a ring.
 
 
-def test_a_second_daemon_is_refused_until_the_first_has_gone_and_nothing_is_left(name):
+def test_a_second_daemon_waits_for_the_firsts_end(name):
+    """It is refused until nothing of the first is left."""
     first = SingletonLock(name, Access())
     with pytest.raises(AlreadyRunningError, match="another daemon serves the ring"):
         SingletonLock(name, Access())
@@ -304,7 +307,8 @@ def test_a_second_daemon_is_refused_until_the_first_has_gone_and_nothing_is_left
     assert leavings(name) == []
 
 
-def test_a_start_clears_its_dead_predecessors_leavings_and_nobody_elses(name):
+def test_a_start_clears_only_its_predecessors_files(name):
+    """The predecessor is dead."""
     others = unique_ring_name()
     dead = RingMemory(make_descriptor(name, small_geometry()), Access())
     dead.announce()
@@ -322,7 +326,8 @@ def test_a_start_clears_its_dead_predecessors_leavings_and_nobody_elses(name):
         os.close(fd)
 
 
-def test_a_planted_lock_is_a_sentence_and_segments_stay(name, tmp_path):
+def test_a_planted_lock_is_a_sentence(name, tmp_path):
+    """The segments stay."""
     lock = segment.shm_path(f"ringfeed.{name}.lock")
     lock.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StartError, match="symbolic link"):

@@ -55,9 +55,8 @@ def serve(folder, ring, *arguments):
     return Daemon(str(folder), *shape, "--linger-blocking-s", "0.3", *arguments, ring=ring)
 
 
-def test_a_job_killed_and_resumed_five_times_delivers_what_an_undisturbed_job_does(
-    folder, ring, jobs, pixels, undisturbed
-):
+def test_five_kills_and_resumptions_change_nothing_delivered(folder, ring, jobs, pixels, undisturbed):
+    """A job delivers what an undisturbed one does."""
     seed = random.Random(3)
     job, _ = jobs
     with serve(folder, ring):
@@ -103,9 +102,8 @@ def daemons(folder, ring):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_ten_kills_of_the_daemon_under_two_groups_of_two_ranks_lose_and_repeat_nothing(
-    ring, daemons, jobs, pixels, undisturbed
-):
+def test_ten_daemon_kills_lose_and_repeat_nothing(ring, daemons, jobs, pixels, undisturbed):
+    """Under two groups of two ranks."""
     seed = random.Random(11)
     for job in jobs:
         job.start(2, 1)
@@ -134,7 +132,8 @@ def test_ten_kills_of_the_daemon_under_two_groups_of_two_ranks_lose_and_repeat_n
 
 
 @pytest.mark.slow
-def test_a_rank_that_was_busy_while_two_daemons_died_goes_on_at_its_next_pair(ring, daemons, jobs, pixels, undisturbed):
+def test_a_rank_busy_during_two_restarts_continues(ring, daemons, jobs, pixels, undisturbed):
+    """At its next pair."""
     busy, quick = jobs
     for job in jobs:
         job.start(1, 2)
@@ -161,7 +160,7 @@ def test_a_rank_that_was_busy_while_two_daemons_died_goes_on_at_its_next_pair(ri
         assert judge(job.runs, undisturbed, pixels).wrongs == []
 
 
-def test_a_job_that_comes_back_behind_another_groups_place_is_told_so(folder, ring, jobs):
+def test_a_job_behind_another_groups_place_is_told(folder, ring, jobs):
     ahead, behind = jobs
     with serve(folder, ring):
         ahead.start(1, 8)
@@ -212,7 +211,8 @@ def four():
 DIGESTS = {name: f"of {name}" for name in "abcd"}
 
 
-def test_the_audit_passes_a_job_that_was_cut_and_rolled_back(four):
+def test_the_audit_accepts_a_job_rolled_back(four):
+    """The job was interrupted."""
     before = [((0, 2), rows(four, (0, 0), (0, 1)))]
     after = [((1, 0), rows(four, (0, 2), (0, 3)))]
     verdict = judge(logged(before, after), four, DIGESTS)
@@ -234,7 +234,7 @@ def test_the_audit_finds_what_is_wrong(four, batches, wrong):
     assert getattr(verdict, wrong)
 
 
-def test_what_only_some_ranks_had_logged_is_rolled_back(four):
+def test_entries_of_only_some_ranks_are_rolled_back(four):
     run = Run(2, 1, BEGINNING)
     run.ranks[0] = [
         Entry(rows(four, (0, 0)), {"epoch": 0, "position": 2}),
@@ -271,21 +271,23 @@ def judged(*runs):
     return found.wrongs, [wrong for run in runs for wrong in judge([run], found.undisturbed(), DIGESTS).wrongs]
 
 
-def test_the_audit_passes_jobs_over_a_bucket_that_grows():
+def test_the_audit_passes_jobs_over_a_growing_bucket():
     first, second = read(0, 0, 1, 1, 2), read(0, 0, 1)
     assert judged(first, second) == ([], [])
     assert catalogs_read([first], CATALOGS).by_epoch == {0: 0, 1: 0, 2: 1, 3: 1, 4: 2}
     assert judge([first], catalogs_read([first], CATALOGS).undisturbed(), DIGESTS).delivered == 2 + 2 + 3 + 3 + 4
 
 
-def test_an_epoch_of_two_catalogs_is_found_within_a_job_and_between_two():
+def test_an_epoch_of_two_catalogs_is_found():
+    """Within a job and between two."""
     assert "epoch 1 was read from 2 catalogs" in judged(read(0, 0, 1), read(0, 1, 1))[0][0]
     halves = read(0, 2, 2)
     halves.ranks[0][3].state["fingerprint"] = fingerprint(CATALOGS[1])
     assert "epoch 1 was read from 2 catalogs" in judged(halves)[0][0]
 
 
-def test_an_epoch_of_ids_that_the_bucket_never_had_is_found():
+def test_an_epoch_of_unknown_ids_is_found():
+    """Ids that the bucket never had."""
     assert "epoch 1 is of ids strange that the bucket never had" in judged(read(0, 0, epoch_1="strange"))[0]
 
 
@@ -295,7 +297,7 @@ def test_an_epoch_of_a_former_catalog_is_found():
 
 @pytest.mark.parametrize("epochs", [(0, 0, 0, 0), (0, 0, 1, 2), (2, 2, 2, 2)])
 @pytest.mark.parametrize("of", range(3))
-def test_no_guess_of_a_catalog_hides_that_an_epochs_pairs_are_those_of_another(epochs, of):
+def test_a_guessed_catalog_hides_no_epochs_other_pairs(epochs, of):
     """All evidence of the epoch is taken away, and its pairs are those of any catalog."""
     run = read(*epochs[:2], of, epochs[3])
     for entry in run.ranks[0]:

@@ -35,7 +35,7 @@ def found(*, grown=NOTHING, ending=None, longest_s=1.0, left=()):
     return held(invariants({}, Grown(), ending, longest_s=longest_s, left=left))
 
 
-def test_the_soaks_bucket_grows_by_whole_pairs_that_lie_among_the_others(tmp_path):
+def test_the_bucket_grows_by_whole_pairs_in_between(tmp_path):
     objects = photographs(20)
     ids = list(reference_digests(objects, PREFIX, 8, 8))
     bucket = Bucket(tmp_path / "buckets", objects, ids, 5, seed=1)
@@ -55,7 +55,7 @@ def test_the_soaks_bucket_grows_by_whole_pairs_that_lie_among_the_others(tmp_pat
     ("last", "wrongs", "holds"),
     [(1, [], [True, True]), (0, [], [True, False]), (1, ["epoch 3 ..."], [False, True])],
 )
-def test_a_soak_whose_catalogs_are_mixed_or_do_not_come_in_is_found(last, wrongs, holds):
+def test_mixed_or_missing_catalogs_are_found(last, wrongs, holds):
     terms = [CatalogsRead(["a", "ab"], {0: 0, 1: 1}, []), CatalogsRead(["a", "ab"], {0: 0, 1: last}, wrongs)]
     assert list(held(catalogs(terms)).values()) == holds
 
@@ -63,7 +63,7 @@ def test_a_soak_whose_catalogs_are_mixed_or_do_not_come_in_is_found(last, wrongs
 SAME = Shared(65, 4, 1 << 20)
 
 
-def test_a_soak_in_which_nothing_grew_and_nobody_waited_long_ends_well():
+def test_a_soak_without_growth_or_waits_passes():
     assert all(found(ending=Ending(SAME, SAME, 1)).values())
 
 
@@ -81,17 +81,17 @@ def test_a_soak_in_which_nothing_grew_and_nobody_waited_long_ends_well():
         {"ending": Ending(SAME, SAME, 2)},
     ],
 )
-def test_whatever_is_not_flat_at_a_soaks_end_is_found(what):
+def test_growth_at_the_end_is_found(what):
     assert not all(found(**what).values())
 
 
-def test_a_soak_that_saw_no_process_long_enough_does_not_call_it_flat():
+def test_a_soak_without_long_processes_is_not_flat():
     assert not any(
         holds for name, holds in held(invariants({}, Growth(), None, longest_s=0, left=())).items() if "grow" in name
     )
 
 
-def test_growth_is_what_a_process_holds_more_than_when_it_was_warm(monkeypatch):
+def test_growth_counts_from_the_warm_state(monkeypatch):
     monkeypatch.setattr(soak_usage, "WARM_S", 0.0)
     growth, pid = Growth(), os.getpid()
     growth.look("daemon", pid)
@@ -107,7 +107,7 @@ def test_growth_is_what_a_process_holds_more_than_when_it_was_warm(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [*FAULTS, *OUTAGES])
-def test_each_weather_of_the_soaks_store_comes_and_goes(kind, sky):
+def test_each_weather_comes_and_goes(kind, sky):
     def read():
         try:
             return [sky.store.ask("/storage/v1/b/b/o") for _ in range(3)]

@@ -54,7 +54,8 @@ def refresh(ring, code=0):
     return done.stdout + done.stderr
 
 
-def test_new_pairs_come_in_with_the_next_epoch_and_nobody_is_disturbed(grown, tmp_path, ring):
+def test_new_pairs_arrive_with_the_next_epoch(grown, tmp_path, ring):
+    """No reader is disturbed."""
     folder = put(grown, tmp_path, PAIRS)
     old = names(folder)
     with (
@@ -85,7 +86,7 @@ def test_new_pairs_come_in_with_the_next_epoch_and_nobody_is_disturbed(grown, tm
         assert f"{PAIRS + MORE} pairs instead of {PAIRS}" in ring_status(f"{ring}-train").refresh
 
 
-def test_each_rank_of_a_group_crosses_the_change_at_the_same_step(grown, tmp_path, ring):
+def test_all_ranks_change_catalogs_at_the_same_step(grown, tmp_path, ring):
     folder = put(grown, tmp_path, PAIRS)
     old = names(folder)
     with serve(folder, ring), ExitStack() as stack:
@@ -123,7 +124,7 @@ def test_an_idle_ring_begins_with_the_new_pairs(grown, tmp_path, ring):
             assert sorted(epoch_of(reader)) == names(folder)
 
 
-def test_pairs_that_were_removed_go_and_objects_that_were_replaced_are_read_anew(grown, tmp_path, ring):
+def test_removed_pairs_go_and_replaced_objects_are_reread(grown, tmp_path, ring):
     folder = put(grown, tmp_path, PAIRS)
     with serve(folder, ring), ringfeed.attach(f"{ring}-train", batch_size=4, drop_last=False) as reader:
         path, pair_id = pictures(folder, "images")[3], names(folder)[3]
@@ -140,7 +141,7 @@ def test_pairs_that_were_removed_go_and_objects_that_were_replaced_are_read_anew
         assert sorted(epoch_of(reader)) == names(folder)
 
 
-def test_a_refresh_that_comes_to_nothing_says_why_and_disturbs_nobody(grown, tmp_path, ring):
+def test_a_failed_refresh_says_why_and_disturbs_nothing(grown, tmp_path, ring):
     folder = put(grown, tmp_path, PAIRS)
     with (
         serve(folder, ring, "--max-failed", "1"),
@@ -155,7 +156,8 @@ def test_a_refresh_that_comes_to_nothing_says_why_and_disturbs_nobody(grown, tmp
     assert "nothing to refresh" in refresh(ring, code=3) or "No daemon serves" in refresh(ring, code=3)
 
 
-def test_a_second_refresh_waits_for_the_readers_to_pass_the_first(grown, tmp_path, ring):
+def test_a_second_refresh_waits_for_the_first_change(grown, tmp_path, ring):
+    """Until the readers have passed it."""
     folder = put(grown, tmp_path, PAIRS - 6)
     with serve(folder, ring), ringfeed.attach(f"{ring}-train", batch_size=4, drop_last=False) as reader:
         put(grown, folder, PAIRS)
@@ -167,7 +169,8 @@ def test_a_second_refresh_waits_for_the_readers_to_pass_the_first(grown, tmp_pat
         assert set(counts) == {PAIRS - 6, PAIRS, PAIRS + MORE}
 
 
-def test_a_daemon_that_is_killed_after_a_refresh_is_followed_by_one_that_serves_the_new_pairs(grown, tmp_path, ring):
+def test_a_kill_after_a_refresh_keeps_new_pairs(grown, tmp_path, ring):
+    """The next daemon serves them."""
     folder = put(grown, tmp_path, PAIRS)
     daemon = serve(folder, ring)
     with daemon, ringfeed.attach(f"{ring}-train", batch_size=4, group="g", drop_last=False) as reader:
@@ -204,7 +207,8 @@ def turning(served):
         thread.join()
 
 
-def test_a_reader_that_sleeps_over_two_changes_holds_nobody_up_and_knows_where_it_is():
+def test_a_reader_may_sleep_through_two_changes():
+    """It stalls no other reader, and knows where it is."""
     with (
         served_ring(epoch_length=12) as served,
         turning(served) as lock,
@@ -226,7 +230,8 @@ def test_a_reader_that_sleeps_over_two_changes_holds_nobody_up_and_knows_where_i
         assert len(sleeper) == 28 // 4
 
 
-def test_a_change_is_over_when_every_reader_has_seen_it_also_one_that_waits_at_an_epochs_start():
+def test_a_change_ends_when_every_reader_passed_it():
+    """Also a reader that waits at an epoch's start."""
     with (
         served_ring(slots=12, epoch_length=12) as served,
         turning(served) as lock,
@@ -253,7 +258,8 @@ def test_a_change_is_over_when_every_reader_has_seen_it_also_one_that_waits_at_a
         assert counts[-1] == [20, 20], "the third catalog comes in"
 
 
-def test_a_job_that_goes_back_behind_a_change_that_is_over_is_told_so_and_gets_no_other_pairs_instead():
+def test_a_job_behind_an_ended_change_is_told():
+    """It gets no other pairs instead."""
     with served_ring(slots=16, epoch_length=12) as served, turning(served) as lock:
         with ringfeed.attach(served.name, batch_size=4, group="job") as reader:
             state = reader.state_dict()
@@ -272,7 +278,7 @@ def test_a_job_that_goes_back_behind_a_change_that_is_over_is_told_so_and_gets_n
         assert later["epoch"] > 1
 
 
-def test_a_closed_terminal_stops_the_daemon_and_refreshes_nothing(grown, tmp_path, ring):
+def test_a_closed_terminal_stops_the_daemon_without_refresh(grown, tmp_path, ring):
     folder = put(grown, tmp_path, PAIRS)
     daemon = serve(folder, ring)
     ours, theirs = pty.openpty()

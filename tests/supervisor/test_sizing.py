@@ -30,7 +30,7 @@ GIB = 1 << 30
 
 
 @pytest.mark.parametrize("free", [GIB // 8, GIB, 64 * GIB])
-def test_slots_chosen_for_the_user_leave_half_of_the_memory_free(free):
+def test_default_slots_leave_half_the_memory_free(free):
     laid_out = geometries(resolve(Config(root="r")), DecodeSpec(224, 224), ["train", "test"], Room(free))
     assert LEAST_AUTO_SLOTS <= laid_out[0].slots <= MOST_AUTO_SLOTS * 1.125
     assert total(laid_out) <= free // 2
@@ -52,9 +52,8 @@ def test_small_slots_are_many_where_memory_is_plenty(size, free, slots):
 
 
 @given(slots=st.integers(2, 3000), height=st.integers(1, 400), width=st.integers(1, 400), free=st.integers(0, GIB))
-def test_rings_fit_into_what_is_free_or_are_refused_with_bytes_wanted_bytes_free_and_a_way_out(
-    slots, height, width, free
-):
+def test_rings_fit_free_memory_or_are_refused(slots, height, width, free):
+    """With the bytes wanted, the bytes free and a way out."""
     config, spec = resolve(Config(root="r", slots=slots)), DecodeSpec(height, width, label_mode=LabelMode.GRAY16)
     (geometry,) = geometries(config, spec, ["train"], Room(1 << 40))
     assert geometry.slots >= slots
@@ -123,7 +122,7 @@ def test_more_workers_need_more_of_the_control_group():
         geometries(resolve(Config(root="r", workers=64, slots=16)), spec, ["train"], in_group(4 * GIB))
 
 
-def test_label_modes_lay_out_the_rows_that_they_decode_into():
+def test_label_modes_allocate_rows_of_their_decoded_size():
     rows = {
         mode: geometries(resolve(Config(root="r", slots=16)), DecodeSpec(8, 8, label_mode=mode), ["train"], Room(GIB))[
             0
@@ -144,9 +143,7 @@ def test_label_modes_lay_out_the_rows_that_they_decode_into():
     rings=st.integers(1, 2),
     mean=st.floats(0, 1e10, allow_nan=False),
 )
-def test_the_workers_together_download_what_was_asked_and_can_hold_all_that_waits(
-    workers, concurrency, more, rings, mean
-):
+def test_workers_together_download_and_hold_what_was_asked(workers, concurrency, more, rings, mean):
     most = concurrency + more
     shape = shares(workers=workers, concurrency=concurrency, most_concurrency=most, rings=rings, mean_pair_bytes=mean)
     assert sum(shape.concurrency) == concurrency
@@ -161,7 +158,9 @@ def test_the_workers_together_download_what_was_asked_and_can_hold_all_that_wait
     assert shape.workers * (shape.most_pairs - shape.most_concurrency[0] // 2) > rings * shape.readahead
 
 
-def test_large_pairs_are_not_read_far_ahead_and_a_far_store_is_not_asked_for_more_of_them():
+def test_large_pairs_are_not_read_far_ahead():
+    """A far store is not asked for more of them."""
+
     def spread(mean_pair_bytes: float) -> Shares:
         return shares(workers=2, concurrency=128, most_concurrency=1024, rings=1, mean_pair_bytes=mean_pair_bytes)
 

@@ -18,18 +18,20 @@ def imported_by(statement: str, names: tuple[str, ...]) -> list[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_the_command_line_begins_without_anything_that_takes_long():
+def test_the_command_line_begins_quickly():
+    """It loads nothing that takes long."""
     assert imported_by("import ringfeedd.cli.entry", (*HEAVY, "numpy", "asyncio", "msgspec")) == []
 
 
-def test_a_daemon_is_imported_without_what_only_a_listing_a_status_page_or_a_worker_needs():
+def test_a_daemon_imports_only_what_it_needs():
+    """Not what only a listing, a status page or a worker needs."""
     assert imported_by("import ringfeedd.cli.main", HEAVY) == []
 
 
 @pytest.mark.parametrize(
     ("transport", "expected"), [("auto", ["pycurl"]), ("curl", ["pycurl"]), ("gcloud", ["aiohttp"]), ("folder", [])]
 )
-def test_what_workers_will_need_is_what_opening_the_source_imports(transport, expected, tmp_path):
+def test_workers_need_what_opening_a_source_imports(transport, expected, tmp_path):
     pytest.importorskip("pycurl")
     root, transport = (str(tmp_path), "auto") if transport == "folder" else ("gs://bucket", transport)
     given = f"{root!r}, emulator='http://127.0.0.1:9', transport={transport!r}"
@@ -38,12 +40,12 @@ def test_what_workers_will_need_is_what_opening_the_source_imports(transport, ex
     assert imported_by(opened, HEAVY) == imported_by(told, HEAVY) == expected
 
 
-def test_credentials_are_among_what_workers_will_need_of_a_real_bucket_alone():
+def test_only_a_real_bucket_needs_credentials_in_workers():
     assert "ringfeedd.storage.token" in modules_for("gs://bucket", emulator=None)
     assert "ringfeedd.storage.token" not in modules_for("gs://bucket", emulator="http://127.0.0.1:9")
 
 
-def test_a_root_is_not_listed_again_before_the_first_pairs_are_there(monkeypatch):
+def test_the_first_pairs_come_before_another_listing(monkeypatch):
     listed = []
 
     async def list_root(config):

@@ -44,7 +44,7 @@ def down(retry_after_s=None, *, unreachable=False):
     attempt_s=st.floats(0.0, 300.0),
     asked_s=st.none() | st.floats(0, 4000),
 )
-def test_a_start_waits_for_as_long_as_it_was_told_and_tries_once_more_at_the_end(wait_s, seed, attempt_s, asked_s):
+def test_a_start_waits_its_time_and_retries_last(wait_s, seed, attempt_s, asked_s):
     patience, now, tries = Patience(wait_s, random.Random(seed)), 50.0, 0
     while (pause_s := patience.failed(now, asked_s)) is not None:
         tries += 1
@@ -61,7 +61,8 @@ def test_without_patience_nothing_is_tried_again():
 
 
 @pytest.mark.parametrize("asked_s", [None, 0.0])
-def test_pauses_grow_to_half_a_minute_however_little_the_store_asks_for(asked_s):
+def test_pauses_grow_to_half_a_minute(asked_s):
+    """However little the store asks for."""
     patience, now, pauses = Patience(86_400.0, random.Random(3)), 0.0, []
     for _ in range(400):
         pauses.append(patience.failed(now, asked_s))
@@ -70,7 +71,7 @@ def test_pauses_grow_to_half_a_minute_however_little_the_store_asks_for(asked_s)
     assert 25.0 < max(pauses[10:]) <= 30.0
 
 
-def test_only_the_time_without_an_answer_is_counted_over_all_outages_of_a_start():
+def test_only_unanswered_time_counts_over_a_starts_outages():
     patience = Patience(100.0, random.Random(0))
     assert patience.answered(0.0) is None
     patience.failed(10.0)
@@ -89,7 +90,8 @@ def test_only_the_time_without_an_answer_is_counted_over_all_outages_of_a_start(
         *((cause, False, False) for cause in ("missing", "forbidden", "unauthorized", "http_400", "io")),
     ],
 )
-def test_a_start_waits_where_nobody_answers_or_asks_for_patience_and_not_for_a_wrong_answer(cause, retryable, waits):
+def test_a_start_waits_for_silence_or_requested_patience(cause, retryable, waits):
+    """It does not wait after a wrong answer."""
     error = SourceError("It failed.", cause=cause, retryable=retryable, retry_after_s=7.0).start_error()
     assert type(error) is (StoreDownError if waits else StartError)
     assert str(error) == "It failed."
@@ -144,7 +146,9 @@ def attempts(*outcomes):
     return attempt
 
 
-def test_it_is_said_once_that_it_waits_and_once_that_it_goes_on_and_the_manager_is_told():
+def test_waiting_and_continuing_are_each_reported_once():
+    """The service manager is told, too."""
+
     async def story():
         told = Told(600.0)
         assert await told.wait.has(attempts(down(), down(), down(), "pairs")) == "pairs"
@@ -161,7 +165,7 @@ def test_it_is_said_once_that_it_waits_and_once_that_it_goes_on_and_the_manager_
     asyncio.run(story())
 
 
-def test_an_answer_in_the_middle_of_an_attempt_is_said_there():
+def test_an_answer_within_an_attempt_is_reported_there():
     async def story():
         told = Told(600.0)
 
@@ -188,7 +192,9 @@ def test_what_the_store_asks_for_is_waited():
     asyncio.run(story())
 
 
-def test_a_store_that_stays_away_is_given_up_with_the_time_and_the_cause():
+def test_an_absent_store_is_given_up_with_cause():
+    """The sentence names the time and the cause."""
+
     async def story():
         told = Told(60.0)
         with pytest.raises(StoreDownError, match=r"not answered for 60 s.*gs://b cannot be listed\.$") as caught:
@@ -200,7 +206,7 @@ def test_a_store_that_stays_away_is_given_up_with_the_time_and_the_cause():
     asyncio.run(story())
 
 
-def test_without_patience_the_stores_own_error_ends_the_start_at_once():
+def test_without_patience_the_stores_error_ends_the_start():
     async def story():
         told, error = Told(0.0), down()
         with pytest.raises(StoreDownError) as caught:
@@ -211,7 +217,9 @@ def test_without_patience_the_stores_own_error_ends_the_start_at_once():
     asyncio.run(story())
 
 
-def test_what_somebody_has_to_mend_is_not_waited_for_even_after_an_outage():
+def test_an_error_that_needs_an_operator_ends_waiting():
+    """Even after an outage."""
+
     async def story():
         told, error = Told(600.0), StartError("There is no bucket b.")
         with pytest.raises(StartError) as caught:
@@ -223,7 +231,9 @@ def test_what_somebody_has_to_mend_is_not_waited_for_even_after_an_outage():
     asyncio.run(story())
 
 
-def test_an_unreachable_store_that_never_answered_is_not_waited_for():
+def test_an_unreachable_store_without_history_is_not_awaited():
+    """It has never answered."""
+
     async def story():
         told, error = Told(600.0, has_answered=lambda: False), down(unreachable=True)
         with pytest.raises(StoreDownError, match=r"^gs://b cannot be listed\. It has never answered.*--store-wait-s"):
@@ -237,7 +247,8 @@ def test_an_unreachable_store_that_never_answered_is_not_waited_for():
     asyncio.run(story())
 
 
-def test_workers_that_wait_with_the_first_pairs_are_given_up_too_and_later_ones_never():
+def test_workers_awaiting_the_first_pairs_are_given_up():
+    """Later ones never."""
     told = Told(60.0)
     told.wait.first_pairs(StoreHealth(), there=False)
     assert told.told == []
@@ -292,7 +303,7 @@ def epoch_of(ring):
         return sorted(pair_id for batch in reader for pair_id in batch.ids)
 
 
-def test_a_daemon_that_boots_during_an_outage_serves_by_itself_when_the_store_is_back(store, ring, bucket, tmp_path):
+def test_a_daemon_started_in_an_outage_recovers_alone(store, ring, bucket, tmp_path):
     manager = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(manager))
@@ -320,7 +331,8 @@ def test_a_daemon_that_boots_during_an_outage_serves_by_itself_when_the_store_is
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_daemon_that_waits_for_the_store_stops_at_once_and_cleanly(store, ring, number):
+def test_a_daemon_waiting_for_the_store_stops_cleanly(store, ring, number):
+    """At once."""
     daemon = daemon_of(store, ring, *PATIENT).start()
     try:
         daemon.output.wait_for(WAITS)
@@ -333,7 +345,7 @@ def test_a_daemon_that_waits_for_the_store_stops_at_once_and_cleanly(store, ring
         daemon.kill()
 
 
-def test_a_daemon_without_patience_or_at_the_end_of_it_ends_with_the_reason(store, ring):
+def test_a_daemon_out_of_patience_gives_the_reason(store, ring):
     hasty = daemon_of(store, f"{ring}0", "--store-wait-s", "0")
     (code, said), later = ended(hasty, daemon_of(store, ring, "--store-wait-s", "0.5"))
     assert code == EXIT_COULD_NOT_START
@@ -345,7 +357,8 @@ def test_a_daemon_without_patience_or_at_the_end_of_it_ends_with_the_reason(stor
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_an_address_that_refuses_or_does_not_resolve_ends_the_start(store, ring, transport):
+def test_an_address_that_refuses_ends_the_start(store, ring, transport):
+    """Or one that does not resolve."""
     arguments = ("--slots", "16", "--workers", "1", "--transport", transport)
     nowhere = Daemon("gs://b/set", "--emulator", "http://no-such-host.invalid:1", *arguments, ring=f"{ring}0")
     began = time.monotonic()
@@ -360,7 +373,7 @@ def test_an_address_that_refuses_or_does_not_resolve_ends_the_start(store, ring,
     assert time.monotonic() - began < 60
 
 
-def test_a_daemon_does_not_wait_for_a_bucket_that_is_not_there_or_may_not_be_read(store, ring):
+def test_a_missing_or_forbidden_bucket_is_not_awaited(store, ring):
     store.start()
     ((code, said),) = ended(daemon_of(store, ring, root="gs://nowhere/set"))
     assert (code, said.count("\n")) == (EXIT_COULD_NOT_START, 2)
@@ -372,9 +385,8 @@ def test_a_daemon_does_not_wait_for_a_bucket_that_is_not_there_or_may_not_be_rea
 
 
 @pytest.mark.slow
-def test_a_cached_listing_needs_no_store_until_it_looks_for_the_size_of_slots_and_then_waits(
-    store, ring, bucket, tmp_path
-):
+def test_a_cached_listing_postpones_waiting_for_the_store(store, ring, bucket, tmp_path):
+    """Until the daemon looks for the size of slots."""
     cached = ["--catalog-cache", tmp_path / "cache", "--catalog", "cached"]
     store.start()
     with daemon_of(store, ring, *cached):
@@ -392,9 +404,8 @@ def test_a_cached_listing_needs_no_store_until_it_looks_for_the_size_of_slots_an
 
 
 @pytest.mark.parametrize("outage", ["503", pytest.param("gone", marks=pytest.mark.slow)])
-def test_a_store_that_goes_down_after_the_listing_costs_the_very_first_pairs_time_and_none_of_them(
-    store, ring, bucket, outage
-):
+def test_an_outage_after_listing_only_delays_first_pairs(store, ring, bucket, outage):
+    """None of them is lost."""
     store.start()
     if outage == "503":
         store.ask("/_faults", "POST", b"read/503")
@@ -419,7 +430,8 @@ def test_a_store_that_goes_down_after_the_listing_costs_the_very_first_pairs_tim
 
 
 @pytest.mark.slow
-def test_the_first_pairs_are_not_waited_for_longer_than_the_start_may_wait(store, ring):
+def test_waiting_for_the_first_pairs_has_a_limit(store, ring):
+    """Not longer than the start may wait."""
     store.start()
     store.ask("/_faults", "POST", b"read/503")
     ((code, said),) = ended(daemon_of(store, ring, "--size", "32x32", "--store-wait-s", "1"))

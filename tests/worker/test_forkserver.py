@@ -75,13 +75,13 @@ def daemon(tmp_path, ring):
         yield started
 
 
-def test_workers_are_the_daemons_own_children_and_named_so(daemon):
+def test_workers_are_named_children_of_the_daemon(daemon):
     assert len(workers_of(daemon)) == 2
     assert server_of(daemon) not in workers_of(daemon)
     assert children(server_of(daemon), worker.NAME) == []
 
 
-def test_a_worker_holds_its_own_descriptors_and_nobody_elses(daemon):
+def test_a_worker_holds_only_its_own_descriptors(daemon):
     one, other = (descriptors(pid) for pid in workers_of(daemon))
     servers = {link for link in descriptors(server_of(daemon)).values() if link.startswith("socket:")}
     assert servers, "what is compared must be there"
@@ -95,7 +95,8 @@ def test_a_worker_holds_its_own_descriptors_and_nobody_elses(daemon):
         assert len({link for link in held if "memfd:ringfeed-worker" in link}) == 1
 
 
-def test_what_the_service_manager_gives_the_daemon_reaches_neither_server_nor_workers(tmp_path, ring):
+def test_server_and_workers_inherit_nothing_from_the_manager(tmp_path, ring):
+    """Nothing that the service manager gives the daemon."""
     root = write_folder(tmp_path / "root", 8)
     kept = tmp_path / "kept"
     fd = os.open(kept, os.O_CREAT | os.O_RDWR)
@@ -122,7 +123,8 @@ def test_what_the_service_manager_gives_the_daemon_reaches_neither_server_nor_wo
             process.stdout.close()
 
 
-def test_a_killed_worker_is_told_of_with_its_signal_and_replaced(daemon):
+def test_a_killed_worker_is_reported_and_replaced(daemon):
+    """With its signal."""
     victim, other = workers_of(daemon)
     os.kill(victim, signal.SIGKILL)
     assert f"(pid {victim}) died with signal 9" in daemon.output.wait_for("WARNING ringfeedd.pool: worker")
@@ -131,7 +133,8 @@ def test_a_killed_worker_is_told_of_with_its_signal_and_replaced(daemon):
     assert not Path(f"/proc/{victim}").exists(), "a zombie"
 
 
-def test_when_the_server_is_killed_workers_work_on_and_another_one_forks_the_next(daemon):
+def test_workers_survive_their_killed_fork_server(daemon):
+    """Another server forks the next ones."""
     first, before = server_of(daemon), workers_of(daemon)
     os.kill(first, signal.SIGKILL)
     said = daemon.output.wait_for("WARNING ringfeedd.pool: the process from which workers are forked")
@@ -221,7 +224,7 @@ def test_a_worker_without_descriptors_is_tried_again(daemon):
         assert sum(len(batch.ids) for batch in reader) == 24
 
 
-def test_a_daemon_that_is_killed_leaves_no_process_behind(daemon):
+def test_a_killed_daemon_leaves_no_process_behind(daemon):
     processes = [server_of(daemon), *workers_of(daemon)]
     daemon.process.kill()
     daemon.process.wait()
@@ -231,7 +234,8 @@ def test_a_daemon_that_is_killed_leaves_no_process_behind(daemon):
 
 
 @pytest.mark.parametrize("wrong", [["--nonsense"], ["gs://b", "--config", "/nowhere.toml"], ["no-such-folder"]])
-def test_a_start_that_is_refused_says_its_sentence_alone_and_leaves_no_process(wrong, tmp_path):
+def test_a_refused_start_prints_one_sentence_only(wrong, tmp_path):
+    """It leaves no process."""
     process = subprocess.Popen(
         [*RINGFEED, "serve", *wrong],
         stdin=subprocess.DEVNULL,
@@ -294,7 +298,7 @@ def test_answers_find_those_who_asked(server):
     assert len({process.pid for process, _ in ended}) == 5
 
 
-def test_a_worker_that_is_killed_ends_with_minus_its_signal(server):
+def test_a_killed_worker_exits_with_its_negative_signal(server):
     async def run() -> int:
         spawner = Spawner(server)
         ours, theirs = socket.socketpair()
@@ -388,7 +392,7 @@ def test_old_kernels_wait_for_workers_too(monkeypatch):
     assert code == 0
 
 
-def test_a_worker_that_nobody_waits_for_any_more_is_ended_and_reaped(server):
+def test_an_abandoned_worker_is_ended_and_reaped(server):
     async def run() -> None:
         spawner = Spawner(server)
         ours, theirs = socket.socketpair()
@@ -406,7 +410,9 @@ def test_a_worker_that_nobody_waits_for_any_more_is_ended_and_reaped(server):
     asyncio.run(run())
 
 
-def test_a_worker_of_which_its_server_could_not_tell_is_ended_and_reaped(server):
+def test_an_unreported_worker_is_ended_and_reaped(server):
+    """Its server could not report it."""
+
     async def run() -> None:
         spawner = Spawner(server)
         ours, theirs = socket.socketpair()
@@ -420,7 +426,7 @@ def test_a_worker_of_which_its_server_could_not_tell_is_ended_and_reaped(server)
     asyncio.run(run())
 
 
-def test_a_worker_that_could_not_be_waited_for_is_ended_before_another_has_its_connection(server, caplog, monkeypatch):
+def test_a_lost_worker_ends_before_its_connections_reuse(server, caplog, monkeypatch):
     def no_descriptors_left(_pid: int, _living: set[int]) -> ForkedProcess:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 

@@ -160,7 +160,8 @@ def _this_process_keeps_its_memory(monkeypatch):
     monkeypatch.setattr(worker, "limit_own_memory", lambda _bytes: None)
 
 
-def test_every_pair_is_answered_once_and_what_ends_together_is_told_together(hello, source):
+def test_every_pair_is_answered_once_in_groups(hello, source):
+    """Pairs that end together are reported together."""
     orders = [Limit(0, PAIRS - 1), Jobs(0, [job(seq) for seq in range(PAIRS)])]
     orders += [Jobs(0, [job(PAIRS, image="missing")]), Cancel(0, 0)]
     pipe, took_s = work(hello, source, orders, PAIRS)
@@ -169,7 +170,7 @@ def test_every_pair_is_answered_once_and_what_ends_together_is_told_together(hel
     assert pipe.frames <= 2 + took_s / worker.RESULTS_WAIT_S
 
 
-def test_a_worker_that_is_busy_tells_what_is_done_all_the_same(hello, source, monkeypatch):
+def test_a_busy_worker_still_reports_finished_pairs(hello, source, monkeypatch):
     def decode_slowly(*_: object) -> decode.Decoded:
         time.sleep(0.002)
         return SIZES
@@ -210,7 +211,7 @@ class FarSource(MemorySource):
     [(64, PAIRS, range(9, 65)), (8, PAIRS, range(8, 9)), (64, 4, range(8, 9))],
     ids=["it may", "it was told how many", "there is no room for them"],
 )
-def test_a_worker_that_waits_for_a_far_store_asks_for_more_at_a_time(hello, monkeypatch, most_concurrency, room, most):
+def test_a_worker_asks_more_of_a_far_store(hello, monkeypatch, most_concurrency, room, most):
     monkeypatch.setattr(worker, "HEARTBEAT_S", 0.1)
     source = FarSource()
     narrow = messages.msgspec.structs.replace(hello, concurrency=8, most_concurrency=most_concurrency)
@@ -220,12 +221,13 @@ def test_a_worker_that_waits_for_a_far_store_asks_for_more_at_a_time(hello, monk
     assert source.most in most
 
 
-def test_a_pair_beyond_the_limit_is_given_up_when_it_is_cancelled_and_answered_all_the_same(hello, source):
+def test_a_cancelled_pair_beyond_the_limit_is_answered(hello, source):
+    """Its download is given up."""
     pipe, _ = work(hello, source, [Limit(0, 2), Jobs(0, [job(seq) for seq in range(5)]), Cancel(0, 4), Limit(0, 5)], 5)
     assert {one.seq: type(one) for one in pipe.results if one.seq >= 2} == {2: Dropped, 3: Dropped, 4: Decoded}
 
 
-def test_a_defect_costs_its_pair_and_holds_up_nothing(hello, source, monkeypatch):
+def test_a_defect_costs_one_pair(hello, source, monkeypatch):
     """In the source, over one name; in the decode, at the fifth pair."""
     decoded = []
 
@@ -258,7 +260,7 @@ class LimitingSource(MemorySource):
         return Read(0, lambda: on_end(SourceError("Later.", cause="http_429", retryable=True)))
 
 
-def test_every_retry_is_reported_whatever_became_of_the_pair(hello, monkeypatch):
+def test_every_retry_is_reported_whatever_the_result(hello, monkeypatch):
     """Decoded, failed in its decode, and dropped when it was there or on its way."""
     decoded = []
 
@@ -276,7 +278,7 @@ def test_every_retry_is_reported_whatever_became_of_the_pair(hello, monkeypatch)
     assert sum(one.retries.get("http_429", 0) for one in pipe.results) == source.limited > 20
 
 
-def test_pairs_that_nobody_wants_any_more_make_room_wherever_they_are(hello, source):
+def test_cancelled_pairs_make_room_wherever_they_are(hello, source):
     """On the way, not begun: as many downloads as there may be hang, and everything behind them comes all the same."""
     hangs = [job(seq, image="hangs") for seq in range(32)]
     rest = [job(seq) for seq in range(32, 200)]
@@ -286,7 +288,7 @@ def test_pairs_that_nobody_wants_any_more_make_room_wherever_they_are(hello, sou
     assert {one.seq for one in pipe.results if type(one) is Decoded} == set(range(100, 200))
 
 
-def test_a_pair_costs_the_worker_as_few_calls_as_it_did(hello, source, monkeypatch):
+def test_a_pair_needs_no_more_calls_than_before(hello, source, monkeypatch):
     monkeypatch.setattr(worker, "decode_pair", lambda *_: SIZES)  # which has a count of its own
     calls = 0
 
