@@ -107,7 +107,7 @@ def slow(*values):
     ("how", "start"),
     [("kill", "auto"), slow("kill", "epoch"), slow(signal.SIGINT, "auto"), slow(signal.SIGTERM, "auto")],
 )
-def test_a_torchrun_job_started_again_begins_whole_and_together(ring, script, port, how, start):
+def test_a_restarted_torchrun_job_begins_whole_together(ring, script, port, how, start):
     first = Job(script, ring, port, ends="waits", start=start)
     first.wait_for(7)
     first.stop(how)
@@ -115,7 +115,7 @@ def test_a_torchrun_job_started_again_begins_whole_and_together(ring, script, po
 
 
 @pytest.mark.slow
-def test_a_job_begins_whole_beside_ranks_that_outlived_torchrun(ring, script, port):
+def test_a_job_begins_whole_despite_ranks_outliving_torchrun(ring, script, port):
     first = Job(script, ring, port, ends="waits")
     first.wait_for(7)
     first.stop(signal.SIGKILL)
@@ -126,7 +126,7 @@ def test_a_job_begins_whole_beside_ranks_that_outlived_torchrun(ring, script, po
 
 
 @pytest.mark.slow
-def test_a_job_that_torchrun_restarts_begins_whole_and_together(ring, script):
+def test_a_job_torchrun_restarts_begins_whole_together(ring, script):
     rows = Job(script, ring, port=0, ends="crashes", restarts=1).rows()
     check_whole([row for row in rows if row[0] == 1])
 

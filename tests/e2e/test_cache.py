@@ -100,7 +100,8 @@ def test_order_and_pixels_are_those_without_a_cache(store, ring, expected, tmp_p
         assert epochs(ring, 3) == expected[fit]
 
 
-def test_memory_of_half_the_set_hits_its_share_in_each_epoch(ring):
+def test_memory_for_half_the_set_hits_its_share(ring):
+    """In each epoch."""
     store = FakeGcs({"b": photographs(PAIRS)})
     with serve_in_thread(store) as served:
         store.url = served.url
@@ -127,7 +128,8 @@ def test_memory_of_half_the_set_hits_its_share_in_each_epoch(ring):
     assert 0.4 <= kept / (kept + others) <= 0.6
 
 
-def test_a_full_disk_saves_every_request_over_a_restart(ring, tmp_path):
+def test_a_full_disk_cache_saves_every_request(ring, tmp_path):
+    """Over a restart, too."""
     store = FakeGcs({"b": photographs(PAIRS)})
     with serve_in_thread(store) as served:
         store.url = served.url

@@ -43,7 +43,8 @@ def hangups():
     signal.signal(signal.SIGHUP, before)
 
 
-def test_the_holder_of_the_lock_is_asked_whatever_pid_is_told(victim, hangups, capsys):
+def test_the_locks_holder_is_asked(victim, hangups, capsys):
+    """Whatever pid the descriptor gives."""
     with served_ring(pid=victim.pid) as served:
         victim.stdin.write(f"/dev/shm/{served.memory.descriptor.control}\n")
         victim.stdin.flush()
@@ -60,7 +61,7 @@ def test_the_holder_of_the_lock_is_asked_whatever_pid_is_told(victim, hangups, c
         os.close(lane)
 
 
-def test_a_daemon_that_cannot_be_seen_is_not_asked(victim, hangups, capsys, monkeypatch):
+def test_an_invisible_daemon_is_not_asked(victim, hangups, capsys, monkeypatch):
     monkeypatch.setattr(daemon_process, "_candidates", lambda first: iter([first]))  # as in the trainer's container
     with served_ring(pid=victim.pid) as served:
         assert find_daemon(open_control(served.name)) is None
@@ -76,7 +77,7 @@ def test_a_daemon_that_cannot_be_seen_is_not_asked(victim, hangups, capsys, monk
     assert hangups == []
 
 
-def test_a_process_of_another_user_is_not_taken_for_the_daemon(monkeypatch):
+def test_another_users_process_is_not_the_daemon(monkeypatch):
     with served_ring() as served:
         control = open_control(served.name)
         assert find_daemon(control) is not None
@@ -90,13 +91,13 @@ def _owned_by_another(facts):
     return os.stat_result((*fields, *[0] * 6), {"st_dev": facts.st_dev})
 
 
-def test_nothing_is_found_for_a_ring_without_a_daemon():
+def test_nothing_is_found_without_a_daemon():
     with served_ring() as served:
         control = Control(read_descriptor(served.name))
     assert find_daemon(control) is None
 
 
-def test_a_refresh_reaches_a_daemon_in_a_namespace_below(tmp_path, ring):
+def test_a_refresh_reaches_a_daemon_in_another_namespace(tmp_path, ring):
     """Its pid there is another process's here, which is left alone."""
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], check=False).returncode:

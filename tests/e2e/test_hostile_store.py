@@ -126,7 +126,7 @@ def test_a_gzipped_page_is_a_page(transport):
     [b'{"items":' + b"[" * 200_000, b"\x1f\x8bnone", gzip.compress(b"{}")[:-9], b"{}]"],
     ids=["nested", "no gzip", "cut gzip", "too long"],
 )
-def test_a_page_that_is_no_json_is_a_sentence(transport, body):
+def test_a_page_without_json_is_a_sentence(transport, body):
     async def use(server, source):
         error = await listing_error(source)
         assert error.cause == "not_json"
@@ -153,7 +153,9 @@ def test_the_body_of_an_error_is_bounded(transport, body):
     assert len(text_of(b"".join(packed_zeros(256 << 20)()))) == MAX_ERROR_TEXT_BYTES + 1
 
 
-def test_text_that_cannot_be_encoded_is_escaped_where_it_enters(transport):
+def test_text_that_cannot_be_encoded_is_escaped_early(transport):
+    """Where it enters."""
+
     async def use(_server, source):
         with pytest.raises(SourceError, match=r"It says") as caught:
             await read(source, "x", 0)
@@ -167,7 +169,8 @@ def test_text_that_cannot_be_encoded_is_escaped_where_it_enters(transport):
 
 
 @pytest.mark.parametrize("bad", [Failed(0, 7, "\ud800", "x", 1), Decoded(0, 7, (1, 1, 1, 1), False, 2**70, {})])
-def test_a_result_that_cannot_be_sent_is_replaced_by_one_that_can(bad):
+def test_a_result_that_cannot_be_sent_is_replaced(bad):
+    """By one that can."""
     good = Decoded(0, 8, (1, 1, 1, 1), False, 5, {})
     frame = messages.frame_of_results([bad, good], StoreReport())
     replaced, kept = messages._FROM_WORKER.decode(frame[4:]).results
@@ -185,7 +188,7 @@ def pages_without_end(items):
     return answers()
 
 
-def test_a_listing_without_end_stops_at_the_bound_that_is_set(transport):
+def test_an_endless_listing_stops_at_its_bound(transport):
     async def use(server, source):
         error = await listing_error(source)
         assert "more than 1,000 objects (max_objects)" in str(error)
@@ -206,7 +209,7 @@ def test_a_page_token_is_bounded(transport):
 
 
 @pytest.mark.parametrize("asked", [b"3600", b"nan", b"-3", b"inf"])
-def test_a_listing_does_not_sleep_beyond_its_own_time(transport, asked):
+def test_a_listing_never_sleeps_beyond_its_own_time(transport, asked):
     async def use(_server, source):
         began = time.monotonic()
         assert (await listing_error(source)).cause == "http_503"
@@ -215,7 +218,7 @@ def test_a_listing_does_not_sleep_beyond_its_own_time(transport, asked):
     run(use, transport, (b"503 No\r\nRetry-After: " + asked, b""), listing_wait_s=1.0)
 
 
-def test_one_object_of_absurd_size_does_not_shrink_the_read_ahead():
+def test_a_huge_object_does_not_shrink_read_ahead():
     names = [f"{kind}/{number}.{suffix}" for kind, suffix in SIDES for number in range(1000)]
     catalog = asyncio.run(build_catalog(ListedSource(names), KeyTemplates.parse()))
     before = catalog.mean_pair_bytes

@@ -87,7 +87,8 @@ def audit(ring, *readers, world=2, batch=4, epochs=EPOCHS, drop_last=False, befo
     return rows
 
 
-def test_two_groups_of_two_ranks_see_every_pair_once_an_epoch_and_each_is_fetched_and_decoded_once(store, ring, bucket):
+def test_two_groups_see_every_pair_once_an_epoch(store, ring, bucket):
+    """Two ranks each; every pair is fetched and decoded once."""
     ids = {name.removeprefix("set/images/").removesuffix(".jpg") for name in bucket if "/images/" in name}
 
     def each_was_downloaded_and_decoded_once():
@@ -119,14 +120,16 @@ def test_two_groups_of_two_ranks_see_every_pair_once_an_epoch_and_each_is_fetche
     assert order[0] != order[1]
 
 
-def test_drop_last_ends_every_rank_at_the_same_step_and_drops_only_the_rest(store, ring):
+def test_drop_last_ends_all_ranks_at_one_step(store, ring):
+    """Only the rest is dropped."""
     with serve(store, ring):
         rows = audit(ring, ("A", 0), ("A", 1), batch=4, epochs=2, drop_last=True)
     assert [len(seen) for seen in rows.values()] == [2 * 4 * (PAIRS // 8)] * 2
     assert all(row[2] < PAIRS // 8 * 8 for seen in rows.values() for row in seen)
 
 
-def test_a_batch_lies_in_the_ring_and_its_arrays_keep_it(store, ring):
+def test_a_batch_lies_in_the_ring(store, ring):
+    """Its arrays keep it."""
     with serve(store, ring), ringfeed.attach(f"{ring}-train", batch_size=4, drop_last=False) as reader:
         field = np.frombuffer(reader._attachment.data.image.buffer, np.uint8)
         first = next(iter(reader))
@@ -162,7 +165,7 @@ def test_a_forgotten_reader_gives_its_lane_back(store, ring):
         assert (pixels == copy).all()
 
 
-def test_a_batch_that_wraps_round_the_end_is_contiguous_too(store, ring, bucket):
+def test_a_batch_that_wraps_is_contiguous_too(store, ring, bucket):
     with serve(store, ring), ringfeed.attach(f"{ring}-train", batch_size=5, drop_last=False) as reader:
         geometry = reader.descriptor.geometry
         assert geometry.mirrored
@@ -179,7 +182,7 @@ def test_a_batch_that_wraps_round_the_end_is_contiguous_too(store, ring, bucket)
         assert wrapped
 
 
-def test_a_ring_whose_slots_are_no_pages_copies_the_wrapping_batch_only(store, ring, bucket):
+def test_slots_without_page_size_copy_wrapping_batches_only(store, ring, bucket):
     size = (47, 63)
     with (
         Daemon("gs://b/set", "--emulator", store.url, "--size", "47x63", "--slots", "20", ring=ring),
@@ -199,7 +202,8 @@ def test_a_ring_whose_slots_are_no_pages_copies_the_wrapping_batch_only(store, r
         assert not all(in_place)
 
 
-def test_a_copy_keeps_its_pixels_and_its_ids_whatever_becomes_of_the_slots(store, ring, bucket):
+def test_a_copy_keeps_its_pixels_and_ids(store, ring, bucket):
+    """Whatever becomes of the slots."""
     with serve(store, ring), ringfeed.attach(f"{ring}-train", batch_size=4, copy=True) as reader:
         batches = [batch for _ in range(4) for batch in reader]
         assert len(batches) * 4 > reader.descriptor.geometry.slots
@@ -224,7 +228,8 @@ def test_native_pairs_keep_their_own_sizes(store, ring, bucket):
 
 
 @pytest.mark.timeout(240)
-def test_fifty_killed_consumers_stall_nobody_and_keep_no_lane(store, ring):
+def test_fifty_killed_consumers_stall_nothing(store, ring):
+    """They keep no lane."""
     seed = random.Random(7)
     reading = (
         "import sys, ringfeed\n"
@@ -264,7 +269,7 @@ def test_fifty_killed_consumers_stall_nobody_and_keep_no_lane(store, ring):
             assert len(next(iter(reader))) == 4
 
 
-def test_a_killed_daemons_leavings_are_cleared_by_its_successor(store, ring):
+def test_a_killed_daemons_successor_clears_its_files(store, ring):
     first = serve(store, ring).start()
     first.output.wait_for("ready")
     first.process.kill()
@@ -279,7 +284,8 @@ def test_a_killed_daemons_leavings_are_cleared_by_its_successor(store, ring):
     assert traces(ring) == []
 
 
-def test_a_trainer_learns_that_its_daemon_died_and_keeps_what_it_holds(store, ring):
+def test_a_trainer_learns_that_its_daemon_died(store, ring):
+    """It keeps the batches that it holds."""
     # more slots than it can fill meanwhile: a full ring would wait for the batch that is held, which is another error
     daemon = serve(store, ring, "--slots", "4000").start()
     daemon.output.wait_for("ready")
@@ -299,7 +305,7 @@ def test_a_trainer_learns_that_its_daemon_died_and_keeps_what_it_holds(store, ri
         daemon.kill()
 
 
-def test_a_stopped_daemon_says_so_to_a_waiting_trainer(store, ring):
+def test_a_stopped_daemon_tells_a_waiting_trainer(store, ring):
     with serve(store, ring) as daemon:
         waiting = trainer(
             "import sys, ringfeed\n"
@@ -315,7 +321,7 @@ def test_a_stopped_daemon_says_so_to_a_waiting_trainer(store, ring):
     assert traces(ring) == []
 
 
-def test_a_worker_that_is_killed_costs_nothing_but_its_restart(store, ring, bucket):
+def test_a_killed_worker_costs_only_its_restart(store, ring, bucket):
     with serve(store, ring, "--workers", "2") as daemon, ringfeed.attach(f"{ring}-train", batch_size=2) as reader:
         seen = []
         for epoch in range(4):
@@ -333,7 +339,8 @@ def test_a_worker_that_is_killed_costs_nothing_but_its_restart(store, ring, buck
     assert "died with signal 9" in daemon.output.rest()
 
 
-def test_a_worker_that_is_stopped_for_long_is_replaced_and_the_stream_goes_on(store, ring):
+def test_a_stopped_worker_is_replaced(store, ring):
+    """One that stands for long; the stream continues."""
     arguments = ("--workers", "1", "--worker-timeout-s", "2")
     with serve(store, ring, *arguments) as daemon, ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
         (worker,) = daemon.workers()

@@ -97,7 +97,8 @@ def look(ring):
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("outage", [outage_of_two_kinds, pytest.param(outage_in_silence, marks=pytest.mark.slow)])
-def test_an_outage_under_a_live_daemon_costs_time_and_no_pair(store, ring, bucket, outage, transport):
+def test_an_outage_costs_time_and_no_pair(store, ring, bucket, outage, transport):
+    """Under a daemon that is running."""
     arguments = ["--emulator", store.url, "--size", f"{HEIGHT}x{WIDTH}", "--label-mode", "index", "--slots", "16"]
     arguments += ["--workers", "2", "--concurrency", str(CONCURRENCY), "--max-failed", "0", "--read-timeout-s", "1"]
     arguments += ["--transport", transport]

@@ -63,7 +63,8 @@ def killed_at_every_step(zygote: Zygote, served: Served):
     pytest.fail("the story never came to its end")
 
 
-def test_a_trainer_killed_at_any_step_leaves_no_lane_no_file_and_holds_nobody_up(served, tmp_path):
+def test_a_trainer_killed_at_any_step_leaves_nothing(served, tmp_path):
+    """No lane and no file, and it stalls no other reader."""
     before = files(served.name)
     for step in killed_at_every_step(Zygote("trainer", served.name, "", tmp_path / "log"), served):
         with ringfeed.attach(served.name, batch_size=8, start="now") as reader:
@@ -74,7 +75,8 @@ def test_a_trainer_killed_at_any_step_leaves_no_lane_no_file_and_holds_nobody_up
     assert served.service.failed is None
 
 
-def test_a_rank_killed_at_any_step_and_started_again_gets_nothing_twice_and_misses_only_what_it_had_taken(tmp_path):
+def test_a_rank_killed_anywhere_restarts_without_repeats(tmp_path):
+    """It misses only what it had taken."""
     log = tmp_path / "log"
     patient = Groups(linger_s=1e9, linger_blocking_s=1e9)
     with served_ring(groups=patient) as served:
@@ -98,7 +100,8 @@ ALL = range(1, 300)
 
 
 @pytest.mark.parametrize("steps", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)], ids=["quick", "all"])
-def test_readers_get_every_pair_in_order_whatever_step_the_daemon_is_killed_at(ring, steps):
+def test_readers_survive_daemon_kills_at_every_step(ring, steps):
+    """They get every pair in order."""
     zygote = Zygote("daemon", ring, 30)
     seen: list[tuple[int, int]] = []
     going = threading.Event()
@@ -134,8 +137,8 @@ def test_readers_get_every_pair_in_order_whatever_step_the_daemon_is_killed_at(r
     assert seen == [(pair // 10, 3 * (pair % 10)) for pair in range(len(seen))]
 
 
-def test_an_attach_that_fails_keeps_nothing_of_its_callers_until_a_collection(served):
-    """What a reader hands out after a failed attempt to come back would else be held by nobody's variable."""
+def test_a_failed_attach_keeps_none_of_its_callers(served):
+    """Else the caller's variables, with the batches in them, would live until a collection."""
 
     class Anything:
         pass
@@ -200,7 +203,8 @@ if "ringfeedd.worker.forkserver" in sys.orig_argv:
 
 
 @pytest.mark.slow
-def test_workers_killed_in_the_middle_of_anything_cost_the_stream_no_place_and_no_pixel(ring, tmp_path, monkeypatch):
+def test_killed_workers_cost_no_place_and_no_pixel(ring, tmp_path, monkeypatch):
+    """Whatever they were doing."""
     deaths = 4
     folder = write_folder(tmp_path / "set", 24)
     (tmp_path / "sitecustomize.py").write_text(DYING_WORKERS.replace("DEATHS_IN_ALL", str(deaths)))
@@ -282,7 +286,9 @@ def interrupt_twice(process, waits) -> None:
     assert process.wait(20) == 0
 
 
-def test_ctrl_c_and_a_raising_handler_end_the_wait_for_an_answer_at_once_and_leave_no_lane(served):
+def test_signals_end_the_wait_for_an_answer(served):
+    """Ctrl-C and a handler that raises, at once; no lane is kept."""
+
     def asked(_output) -> None:
         wait_until(lambda: served.memory.lane_lives(0) and served.memory.lanes[0][Lane.NONCE] != 0)
         served.memory.lanes[0][Lane.NONCE] = 0  # this daemon turns for none of them
@@ -292,7 +298,8 @@ def test_ctrl_c_and_a_raising_handler_end_the_wait_for_an_answer_at_once_and_lea
     assert all_lanes_free(served)
 
 
-def test_ctrl_c_and_a_raising_handler_end_the_wait_for_a_batch_at_once_and_leave_no_lane(served):
+def test_signals_end_the_wait_for_a_batch(served):
+    """Ctrl-C and a handler that raises, at once; no lane is kept."""
     heard = set()
 
     def waits(_output) -> None:
@@ -305,7 +312,8 @@ def test_ctrl_c_and_a_raising_handler_end_the_wait_for_a_batch_at_once_and_leave
         wait_until(lambda: all_lanes_free(served))
 
 
-def test_ctrl_c_and_a_raising_handler_end_the_wait_for_a_place_at_once_and_leave_no_lane(served):
+def test_signals_end_the_wait_for_a_place(served):
+    """Ctrl-C and a handler that raises, at once; no lane is kept."""
     heard = set()
 
     def a_new_one_is_pending() -> bool:
@@ -323,7 +331,9 @@ def test_ctrl_c_and_a_raising_handler_end_the_wait_for_a_place_at_once_and_leave
         wait_until(lambda: len(ring_status(served.name).consumers) == 1)
 
 
-def test_ctrl_c_and_a_raising_handler_end_the_wait_for_a_daemon_at_once(ring):
+def test_signals_end_the_wait_for_a_daemon(ring):
+    """Ctrl-C and a handler that raises, at once."""
+
     def waits(output) -> None:
         wait_until(lambda: Path(f"/proc/{process.pid}/wchan").read_text() not in ("0", ""))
 
@@ -331,7 +341,8 @@ def test_ctrl_c_and_a_raising_handler_end_the_wait_for_a_daemon_at_once(ring):
     interrupt_twice(process, waits)
 
 
-def test_ctrl_c_and_a_raising_handler_end_the_wait_for_the_next_daemon_at_once(ring):
+def test_signals_end_the_wait_for_another_daemon(ring):
+    """Ctrl-C and a handler that raises, at once."""
     zygote = Zygote("daemon", ring, 50)
 
     def somebody_waits() -> bool:
@@ -359,9 +370,7 @@ def test_ctrl_c_and_a_raising_handler_end_the_wait_for_the_next_daemon_at_once(r
 
 @pytest.mark.parametrize("copy", [False, True])
 @pytest.mark.parametrize("reads_first", [False, True])
-def test_a_batch_whose_reading_is_interrupted_is_the_next_one_still(
-    served, monkeypatch, *, copy: bool, reads_first: bool
-):
+def test_an_interrupted_read_repeats_its_batch(served, monkeypatch, *, copy: bool, reads_first: bool):
     with turning(served), ringfeed.attach(served.name, batch_size=4, copy=copy) as reader:
         batches = iter(reader)
         assert next(batches).positions[0] == 0
@@ -380,7 +389,8 @@ def test_a_batch_whose_reading_is_interrupted_is_the_next_one_still(
         assert [int(batch.positions[0]) for batch in batches] == list(range(4, 48, 4))
 
 
-def test_a_signals_handler_may_ask_a_waiting_reader_for_its_state_and_close_it(served):
+def test_a_signals_handler_may_close_a_waiting_reader(served):
+    """And ask it for its state."""
     states = []
 
     def save_and_stop(*_) -> None:
@@ -409,7 +419,7 @@ def test_a_signals_handler_may_ask_a_waiting_reader_for_its_state_and_close_it(s
 # Threads.
 
 
-def test_threads_that_share_an_iterator_get_each_batch_once(served):
+def test_threads_sharing_an_iterator_get_each_batch_once(served):
     seen: list[int] = []
 
     def read() -> None:
@@ -425,7 +435,8 @@ def test_threads_that_share_an_iterator_get_each_batch_once(served):
     assert sorted(seen) == list(range(50))
 
 
-def test_close_ends_the_wait_of_another_thread_with_a_sentence_and_does_not_hang(served):
+def test_close_ends_another_threads_wait(served):
+    """With a sentence."""
     errors = []
 
     def read() -> None:
@@ -445,7 +456,7 @@ def test_close_ends_the_wait_of_another_thread_with_a_sentence_and_does_not_hang
         wait_until(lambda: all_lanes_free(served))
 
 
-def test_an_interpreter_ends_although_a_thread_still_waits_for_a_batch(served):
+def test_an_interpreter_ends_despite_a_waiting_thread(served):
     code = (
         "import sys, threading, ringfeed\n"
         "reader = ringfeed.attach(sys.argv[1], batch_size=4, group='two', world_size=2)\n"
@@ -562,7 +573,7 @@ os.waitpid(child, 0)
 """
 
 
-def test_a_forks_own_reader_closes_none_of_its_parents(served):
+def test_a_forks_reader_closes_none_of_its_parents(served):
     with turning(served):
         process = trainer(A_CHILD_READS_BESIDE_ITS_PARENT, served.name)
         wait_until(lambda: any(page[Lane.WAITING_SINCE_NS] for page in served.memory.lanes))
@@ -571,14 +582,16 @@ def test_a_forks_own_reader_closes_none_of_its_parents(served):
         assert sorted(line for line in said.split("\n") if line.isdigit()) == ["40", "48"]
 
 
-def test_a_forks_reader_is_refused_with_a_sentence_and_its_parents_goes_on_however_the_fork_ends(served):
+def test_a_forks_inherited_reader_is_refused(served):
+    """With a sentence. The parent's continues, however the fork ends."""
     with turning(served):
         assert finish(trainer(FORKING, served.name), 30).endswith("well\n")
         wait_until(lambda: all_lanes_free(served))
     assert served.service._reception.lane_deaths == 0
 
 
-def test_a_fork_in_the_middle_of_another_threads_wait_neither_hangs_nor_reads(served):
+def test_a_fork_amid_another_threads_wait_is_safe(served):
+    """It neither hangs nor reads."""
     with turning(served):
         process = trainer(FORKING_WHILE_A_THREAD_WAITS, served.name)
         wait_until(lambda: any(page[Lane.WAITING_SINCE_NS] for page in served.memory.lanes))
@@ -589,7 +602,8 @@ def test_a_fork_in_the_middle_of_another_threads_wait_neither_hangs_nor_reads(se
 # Stopped.
 
 
-def test_a_stopped_daemon_is_noticed_by_its_watchdog_alone_and_goes_on_without_a_pair_lost(ring, tmp_path, monkeypatch):
+def test_only_a_stopped_daemons_watchdog_notices_the_stop(ring, tmp_path, monkeypatch):
+    """It continues without losing a pair."""
     folder = write_folder(tmp_path / "set", 24)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
@@ -621,7 +635,7 @@ def test_a_stopped_daemon_is_noticed_by_its_watchdog_alone_and_goes_on_without_a
     assert "died" not in daemon.output.rest()
 
 
-def test_time_in_which_the_daemon_was_stopped_passes_for_nobody():
+def test_a_stopped_daemons_pause_counts_against_no_process():
     seconds = [100.0]
     clock = TurnClock(lambda: seconds[0])
     assert clock() == 100.0

@@ -15,7 +15,7 @@ READS_PER_S = 60.0
 
 
 @pytest.mark.slow
-def test_a_daemon_keeps_to_the_rate_that_the_store_lets_through(ring, tmp_path):
+def test_a_daemon_keeps_to_the_stores_rate(ring, tmp_path):
     write_objects(tmp_path / "b", photographs(200))
     store = StoreProcess(tmp_path, "--reads-per-s", f"{READS_PER_S:g}")
     store.start()

@@ -40,7 +40,7 @@ def test_one_pairs_epoch_costs_a_few_requests(bucket, ring):
 
 
 @pytest.mark.parametrize(("pairs", "epochs"), [(20, 6), (600, 2)])
-def test_a_small_sets_job_costs_its_epochs_and_one_more(ring, pairs, epochs):
+def test_a_small_sets_job_costs_one_extra_epoch(ring, pairs, epochs):
     """By the store's own count; then, without a reader, the slots are filled once more for the next job."""
     store = FakeGcs({"b": photographs(pairs)})
     arguments = ("--size", "24x32", "--slots", "48", "--workers", "2", "--label-mode", "index")

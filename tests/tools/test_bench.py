@@ -59,7 +59,7 @@ def rate(pairs_per_s, cpu_ms):
 # What is counted.
 
 
-def test_a_trees_cpu_counts_children_that_live_and_children_that_have_ended():
+def test_process_tree_cpu_counts_living_and_ended_children():
     burn = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
     parent = (
         f"import subprocess, sys\nburn = {burn!r}\n"
@@ -81,12 +81,12 @@ def test_a_trees_cpu_counts_children_that_live_and_children_that_have_ended():
         process.communicate("\n")
 
 
-def test_a_process_that_is_not_there_is_an_error():
+def test_a_missing_process_is_an_error():
     with pytest.raises(ProcessLookupError, match="no process 999999999"):
         tree_cpu(999999999)
 
 
-def test_a_shared_daemons_cpu_is_spread_over_what_all_trainers_got():
+def test_a_shared_daemons_cpu_spreads_over_its_trainers():
     # two groups, each got 100 pairs in 2 s, while the daemon used 1 s once
     one = Measured(pairs=100, seconds=2.0, own_cpu_s=0.1, cpu_s={"daemon": 0.2, "daemon.children": 0.8})
     found = combine([one, one])
@@ -95,14 +95,15 @@ def test_a_shared_daemons_cpu_is_spread_over_what_all_trainers_got():
     assert found.cpu_ms == pytest.approx(6.0)
 
 
-def test_rows_show_the_median_and_compare_with_the_first():
+def test_rows_show_medians_and_compare_with_the_first():
     rows = rate_rows({"a": [rate(10, 1), rate(30, 3), rate(20, 2)], "gone": [], "b": [rate(40, 1)]})
     assert [row.name for row in rows] == ["a", "b"]
     assert rows[0].pairs_per_s == Spread(20, 10, 30)
     assert rows[1].ratio == 2.0
 
 
-def test_a_claim_divides_within_a_round_and_by_the_best_of_the_others():
+def test_a_claim_divides_within_rounds_by_the_best():
+    """By the best of the others."""
     runs = {"we": [rate(20, 1), rate(60, 1)], "p": [rate(10, 4), rate(10, 4)], "q": [rate(5, 2), rate(30, 2)]}
     assert Claim("we", ("p", "q"), "").figure(runs).value == Spread(2.0, 2.0, 2.0)
     assert Claim("we", ("p", "q"), "", Measure.CPU).figure(runs).value == Spread(0.5, 0.5, 0.5)
@@ -113,7 +114,8 @@ def test_a_claim_divides_within_a_round_and_by_the_best_of_the_others():
 # What is shown.
 
 
-def test_a_page_gets_new_tables_between_its_markers_and_nothing_else_changes():
+def test_a_page_gets_new_tables_between_its_markers():
+    """Nothing else changes."""
     kept = "<!-- bench: gpu -->\nkept\n<!-- end of bench -->"
     page = f"before\n<!-- bench: solo -->\nold\n<!-- end of bench -->\nbetween\n{kept}"
     found = rewritten(page, {"solo": "a | b \\1", "workers": "no marker"})
@@ -133,7 +135,7 @@ def test_results_survive_json_and_become_tables():
     assert text.endswith("- A note.")
 
 
-def test_the_performance_page_has_a_place_for_every_command():
+def test_the_performance_page_has_every_commands_place():
     page = (HERE / "docs" / "performance.md").read_text()
     assert [name for name in MEASURED if f"<!-- bench: {name} -->" not in page] == []
     assert page.count("<!-- end of bench -->") == len(MEASURED)
@@ -145,7 +147,7 @@ def test_every_peers_script_is_there():
     ] == []
 
 
-def test_the_command_line_of_serve_does_not_load_the_benchmark():
+def test_the_serve_command_does_not_load_the_benchmark():
     loaded = "import sys, ringfeedd.cli.main as m; m._parser(); print([n for n in sys.modules if 'bench' in n])"
     said = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "['ringfeedd.bench', 'ringfeedd.bench.arguments']"
@@ -154,7 +156,8 @@ def test_the_command_line_of_serve_does_not_load_the_benchmark():
 # The workload and its store.
 
 
-def test_a_workload_is_made_once_and_holds_what_its_manifest_says(workload):
+def test_a_workload_is_made_once_from_its_manifest(workload):
+    """It holds what its manifest says."""
     folder = Path(workload.folder)
     again = make_workload(folder.parent, SMALL, pairs=PAIRS, seed=3)
     assert again == workload
@@ -176,7 +179,8 @@ def test_both_kinds_of_codecs_give_pillows_pixels(workload, codec):
         assert pixel_hash(image, label) == reference_hash(workload.folder, pair.id)
 
 
-def test_listing_pages_hold_every_object_once_and_the_last_names_no_other(tmp_path):
+def test_listing_pages_hold_every_object_exactly_once(tmp_path):
+    """The last page names no next one."""
     names = [f"images/{number:05d}.jpg" for number in range(2500)]
     assert write_listing(tmp_path, "images/", (Listed(name, 7, 1) for name in names)) == 3
     token, found = "images-0", []
@@ -193,7 +197,7 @@ def get(url):
 
 
 @needs_nginx
-def test_the_store_answers_by_plain_paths_and_as_the_json_api(workload):
+def test_the_store_answers_plain_and_json_api_paths(workload):
     pair = workload.pairs[0]
     name = f"images/{pair.id}.jpg"
     stored = (Path(workload.folder) / name).read_bytes()
@@ -217,7 +221,7 @@ def test_the_store_answers_by_plain_paths_and_as_the_json_api(workload):
 
 @needs_nginx
 @pytest.mark.skipif(not any(path.is_file() for path in ECHO_MODULES), reason="nginx's echo module is not installed")
-def test_a_late_store_is_late_for_objects_and_not_for_listings(workload):
+def test_a_late_store_delays_objects_and_not_listings(workload):
     with Store(Path(workload.folder), delay_ms=300) as store:
         began = time.monotonic()
         get(f"{store.url}/storage/v1/b/{BUCKET}/o?prefix=images/")
@@ -252,11 +256,12 @@ def session_over(workload, tmp_path, **settings):
     ("cores", "numbers"),
     [(1, [1, 2]), (2, [1, 2]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 12, 14, 16]), (96, [1, 2, 4, 8, 12, 14, 96])],
 )
-def test_workers_are_measured_up_to_one_for_each_core_and_in_few_numbers(cores, numbers):
+def test_workers_are_measured_up_to_the_core_count(cores, numbers):
+    """In few numbers."""
     assert worker_numbers(cores) == numbers
 
 
-def test_the_least_works_processes_are_as_many_as_its_name_says():
+def test_least_work_has_as_many_processes_as_named():
     some = [floor("python"), floor("python", workers=1), floor("python", workers=12), floor("python", consumers=4)]
     assert [one.name for one in some] == [
         *("least work", "least work, 1 worker", "least work, 12 workers", "least work, 4 consumers")
@@ -265,7 +270,8 @@ def test_the_least_works_processes_are_as_many_as_its_name_says():
 
 
 @pytest.mark.parametrize("cores", [2, 16])
-def test_worker_processes_are_compared_with_one_and_only_ours_have_a_target(workload, tmp_path, monkeypatch, cores):
+def test_worker_counts_compare_with_one(workload, tmp_path, monkeypatch, cores):
+    """Only our own loader has a target."""
     session, _ = session_over(workload, tmp_path)
     ran = []
     monkeypatch.setattr(throughput.os, "sched_getaffinity", lambda _pid: set(range(cores)))
@@ -291,7 +297,8 @@ def test_worker_processes_are_compared_with_one_and_only_ours_have_a_target(work
 
 
 @needs_nginx
-def test_the_least_work_delivers_pillows_pixels_to_every_consumer_and_ends(workload, tmp_path):
+def test_least_work_delivers_pillows_pixels_and_ends(workload, tmp_path):
+    """To every consumer."""
     session, said = session_over(workload, tmp_path)
     before = shared()
     with Store(Path(workload.folder)) as store:

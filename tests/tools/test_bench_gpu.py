@@ -116,7 +116,8 @@ class _Moment:
 
 @pytest.mark.parametrize("device", [MainMemory, LateDevice])
 @pytest.mark.parametrize("way", [Straight, ByBuffers])
-def test_every_way_brings_every_byte_however_late_the_device_reads(device, way):
+def test_every_way_brings_every_byte(device, way):
+    """However late the device reads."""
     late = device()
     into = way(late)
     there = [into(batch) for batch in batches(7)]
@@ -176,7 +177,8 @@ class LateFromTheRing(LateDevice):
 
 
 @pytest.mark.parametrize("way", [Straight, ByBuffers])
-def test_slots_are_given_back_when_the_device_is_past_their_copy_and_not_long_after(way):
+def test_slots_return_when_the_device_has_copied_them(way):
+    """And not long after."""
     ring = Ring()
     device = LateFromTheRing(ring)
     there = []
@@ -186,7 +188,7 @@ def test_slots_are_given_back_when_the_device_is_past_their_copy_and_not_long_af
     assert [image.unique().tolist() for image in there] == [[number] for number in range(1, 9)]
 
 
-def test_what_is_shown_of_a_fed_device_is_what_it_got():
+def test_a_fed_devices_report_is_what_it_got():
     device = LateDevice()
     source = ((batch, lambda: ["id"] * BATCH) for batch in batches(3))
     seen = list(fed(source, device, Straight(device), shown=True))
@@ -198,7 +200,8 @@ def test_what_is_shown_of_a_fed_device_is_what_it_got():
 # Clocks.
 
 
-def test_the_wait_for_an_epochs_first_batch_is_told_from_the_others_and_the_start_is_left_out(monkeypatch):
+def test_an_epochs_first_wait_is_counted_apart(monkeypatch):
+    """The start is left out."""
     clock = itertools.count().__next__
     now = [0.0]
     monkeypatch.setattr("ringfeedd.bench.feeding.time.perf_counter", lambda: now[0])
@@ -223,7 +226,8 @@ def test_the_wait_for_an_epochs_first_batch_is_told_from_the_others_and_the_star
     assert clock() == 3
 
 
-def test_every_way_copies_every_batch_in_every_pass_but_the_first():
+def test_all_copies_are_counted_after_the_first_pass():
+    """Every way copies every batch."""
     found = copies(list(batches(3)), MainMemory(), passes=2)
     assert found.batch_bytes == BATCH * 6 * 5 * 4
     assert set(found.wall_ms) == set(found.cpu_us) == set(COPY_ROWS)
@@ -233,7 +237,8 @@ def test_every_way_copies_every_batch_in_every_pass_but_the_first():
 # Tables.
 
 
-def test_rows_of_copies_are_medians_of_rounds_and_gigabytes_a_second_are_the_bytes_over_them():
+def test_rows_of_copies_are_medians_of_rounds():
+    """Gigabytes a second are the bytes over these medians."""
     runs = [
         Copied("a GPU", 24_000_000, {way: [ms, ms, 99.0] for way in COPY_ROWS}, {way: [7.0] for way in COPY_ROWS})
         for ms in (1.0, 2.0, 4.0)
@@ -245,7 +250,8 @@ def test_rows_of_copies_are_medians_of_rounds_and_gigabytes_a_second_are_the_byt
     assert (cpu.unit, cpu.value) == ("us", Spread(7.0, 7.0, 7.0))
 
 
-def test_a_loader_that_did_not_run_or_has_one_batch_an_epoch_has_no_rows_of_what_it_lacks():
+def test_loaders_without_figures_have_no_rows():
+    """A loader that did not run, or has one batch an epoch."""
     rows = wait_rows({"a": [Waits([3.0, 5.0], [1.0])], "gone": [], "b": [Waits([2.0], [])]})
     assert [(row.name, row.value.median) for row in rows] == [
         ("the GPU waits for an epoch's first batch: a", 4.0),
@@ -254,7 +260,7 @@ def test_a_loader_that_did_not_run_or_has_one_batch_an_epoch_has_no_rows_of_what
     ]
 
 
-def test_without_a_gpu_the_command_says_what_it_takes_and_starts_nothing(monkeypatch):
+def test_without_a_gpu_the_command_explains_and_stops(monkeypatch):
     monkeypatch.setattr(command, "has_cuda", lambda: False)
     result = gpu(None)
     assert result.rates == result.figures == []
@@ -274,7 +280,7 @@ def test_claims_name_contenders_that_are_measured(tmp_path):
 
 
 @needs_nginx
-def test_a_trainer_copies_a_rings_batches_by_every_way(workload, tmp_path, rings):
+def test_a_trainer_copies_ring_batches_by_every_way(workload, tmp_path, rings):
     session, _ = session_over(workload, tmp_path)
     settings = {"measure": "copies", "device": "cpu", "batches": 8, "passes": 1}
     with Store(Path(workload.folder)) as store:
@@ -312,7 +318,8 @@ def test_the_dataloader_feeds_a_device_with_pillows_pixels(workload, tmp_path):
 
 @needs_nginx
 @pytest.mark.slow
-def test_all_of_it_runs_with_main_memory_for_the_gpu_and_leaves_nothing(tmp_path, rings):
+def test_it_runs_with_main_memory_as_gpu(tmp_path, rings):
+    """And leaves nothing."""
     session, said = session_over(Somewhere(str(tmp_path / "data" / "made")), tmp_path)
     session = dataclasses.replace(session, pairs=64, peers=Peers(sys.executable, HERE / "scripts" / "bench_peers"))
     result = measure(session, "cpu", step_s=0.02)

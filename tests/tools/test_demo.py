@@ -48,13 +48,14 @@ def fake_ringfeed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("figures", [(5, 1, 1), (11, 1, 2), (300, 0, 2), (300, 1, 0), (300, 1, -1)])
-def test_figures_that_make_no_demo_are_a_usage_error(tmp_path, capsys, figures):
+def test_impossible_demo_figures_are_a_usage_error(tmp_path, capsys, figures):
     assert run_demo(*figures, out=tmp_path / "out") == 2
     assert "make no demo" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_daemon_that_does_not_start_ends_the_demo_with_its_last_words(tmp_path, capsys, fake_ringfeed):
+def test_a_failing_daemon_ends_the_demo(tmp_path, capsys, fake_ringfeed):
+    """With the daemon's last lines."""
     fake_ringfeed("echo '/dev/shm is too small'; exit 3")
     assert run_demo(6, 1, 1, out=tmp_path / "out") == 1
     complaint = capsys.readouterr().err
@@ -98,7 +99,7 @@ def test_a_signal_stops_every_process_of_the_demo(tmp_path, number):
     assert list(tmp_path.glob("ringfeed-demo-*")) == []
 
 
-def test_only_the_rings_own_names_count_as_left_behind(tmp_path, monkeypatch):
+def test_only_the_rings_own_names_count_as_leftovers(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "SHARED_MEMORY", tmp_path)
     for name in ("ringfeed.demo-train.ab12.ctl", "sem.ringfeed.demo-train.ab12.space", "ringfeed.train.lock", "other"):
         (tmp_path / name).touch()

@@ -53,7 +53,8 @@ def test_ids_are_unique_and_name_the_photograph(photographs):
     assert {name.rpartition("-")[0] for name in ids} <= names
 
 
-def test_image_and_label_have_the_same_size_and_the_label_holds_class_indices_in_8_bits(photographs):
+def test_image_and_label_share_size_and_labels_classes(photographs):
+    """The label holds class indices in 8 bits."""
     for pair in photographs.pairs(8):
         image, label = (Image.open(io.BytesIO(content)) for content in (pair.image, pair.label))
         assert (image.format, image.mode, label.format, label.mode) == ("JPEG", "RGB", "PNG", "P")
@@ -78,7 +79,8 @@ def test_image_and_label_have_the_same_size_and_the_label_holds_class_indices_in
         ((40, 80, 220), "blue"),
     ],
 )
-def test_a_plain_colour_is_of_the_class_that_is_named_after_it(colour, name):
+def test_a_plain_colour_is_of_its_class(colour, name):
+    """The class that is named after it."""
     classes = class_map(Image.new("RGB", (20, 10), colour))
     assert classes.shape == (10, 20)
     assert classes.dtype == np.uint8
@@ -92,7 +94,7 @@ def test_every_class_occurs_and_none_is_nearly_everything(photographs):
     assert shares.max() < 0.6
 
 
-def test_the_folder_holds_the_same_bytes_as_the_pairs(tmp_path, photographs):
+def test_the_folder_holds_the_same_bytes_as_pairs(tmp_path, photographs):
     ids = fill_folder(tmp_path, pairs=3, seed=1)
     for index, name in enumerate(ids):
         pair = photographs.pair(index, seed=1)
@@ -101,7 +103,9 @@ def test_the_folder_holds_the_same_bytes_as_the_pairs(tmp_path, photographs):
         assert (tmp_path / f"labels/{name}.png").read_bytes() == pair.label
 
 
-def test_what_was_uploaded_is_listed_with_its_checksum_and_comes_back_unchanged(emulator, photographs):
+def test_uploads_are_listed_with_checksum_and_unchanged(emulator, photographs):
+    """And come back unchanged."""
+
     async def look():
         async with aiohttp.ClientSession() as session:
             storage = Storage(session=session, api_root=emulator.url)
@@ -119,7 +123,8 @@ def test_what_was_uploaded_is_listed_with_its_checksum_and_comes_back_unchanged(
         assert int(entry["generation"]) > 0
 
 
-def test_many_downloads_at_once_all_succeed_and_are_counted_by_key(emulator, photographs):
+def test_many_downloads_at_once_succeed_and_are_counted(emulator, photographs):
+    """By key."""
     key = f"{PREFIX}/images/{photographs.pair(0).id}.jpg"
     before = emulator.requests()
 

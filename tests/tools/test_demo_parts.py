@@ -51,7 +51,8 @@ def wait_until(condition, timeout_s=10.0):
         time.sleep(0.01)
 
 
-def test_a_line_is_found_among_progress_bars_and_words_of_several_writes(start):
+def test_a_line_is_found_among_progress_bars(start):
+    """Also if several writes made its words."""
     child = start(
         "import sys, time\n"
         "for part in ('10%\\r', '100%\\r', 'rea', 'dy: 4 sl', 'ots\\n'):\n"
@@ -61,13 +62,13 @@ def test_a_line_is_found_among_progress_bars_and_words_of_several_writes(start):
     assert child.wait_for_line("^ready", timeout_s=20) == "ready: 4 slots"
 
 
-def test_a_line_that_came_before_it_was_asked_for_is_found(start):
+def test_an_earlier_line_is_found(start):
     child = start("print('ready')")
     child.wait(timeout_s=20)
     assert child.wait_for_line("^ready", timeout_s=20) == "ready"
 
 
-def test_a_child_that_ends_too_early_is_a_sentence_with_its_last_lines(start):
+def test_a_childs_early_end_quotes_its_last_lines(start):
     child = start("import sys; print('one', flush=True); print('no such bucket', file=sys.stderr); sys.exit(3)")
     with pytest.raises(DemoError, match=r"the child ended too early \(exit code 3\).*\n  \| one\n  \| no such bucket$"):
         child.wait_for_line("^ready", timeout_s=20)
@@ -75,13 +76,13 @@ def test_a_child_that_ends_too_early_is_a_sentence_with_its_last_lines(start):
         child.wait(timeout_s=20)
 
 
-def test_a_child_that_was_killed_says_by_which_signal(start):
+def test_a_killed_childs_signal_is_named(start):
     child = start("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(DemoError, match=r"killed by SIGKILL\); it said last:\n  \| \(it printed nothing\)"):
         child.wait(timeout_s=20)
 
 
-def test_a_child_that_never_gets_ready_is_given_up(start):
+def test_a_child_that_is_never_ready_is_abandoned(start):
     child = start("import time; print('listing', flush=True); time.sleep(60)")
     child.wait_for_line("listing", timeout_s=20)
     with pytest.raises(DemoError, match="was not ready within 0 s"):
@@ -97,7 +98,8 @@ def test_a_talkative_child_does_not_fill_the_memory(start):
     assert len(child._lines) == KEPT_LINES
 
 
-def test_a_stop_reaches_a_child_that_ignores_sigterm_and_its_children(start):
+def test_a_stop_reaches_stubborn_children_and_theirs(start):
+    """A child that ignores SIGTERM, and its own children."""
     child = start(
         "import signal, subprocess, sys, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -147,7 +149,8 @@ def summary(**figures):
     return replace(good, **figures)
 
 
-def test_a_good_run_has_no_faults_and_its_rate_is_by_the_slowest_ranks_clock():
+def test_a_good_run_has_no_faults():
+    """Its rate is by the slowest rank's clock."""
     assert summary().faults() == []
     assert summary().delivered == 600
     assert summary().pairs_per_s == 50.0
@@ -166,18 +169,18 @@ def test_a_good_run_has_no_faults_and_its_rate_is_by_the_slowest_ranks_clock():
         ({"downloads": Counter({f"photos/{number}": 6 for number in range(600)})}, "3600 objects were downloaded; "),
     ],
 )
-def test_whatever_is_not_as_it_should_be_is_said(figures, sentence):
+def test_every_fault_of_a_run_is_reported(figures, sentence):
     faults = summary(**figures).faults()
     assert len(faults) == 1
     assert sentence in faults[0]
 
 
-def test_pairs_dropped_at_an_epochs_end_are_no_fault():
+def test_pairs_dropped_at_an_epochs_end_are_fine():
     reports = [report(0, pairs=294), report(1, pairs=294)]
     assert summary(dropped=6, reports=reports).faults() == []
 
 
-def test_read_ahead_after_a_seek_is_no_second_decode():
+def test_read_ahead_after_seeking_is_no_second_decode():
     assert summary(decoded=690, seeks=1).faults() == []
     assert summary(decoded=697, seeks=1).faults() != []
 
@@ -191,7 +194,7 @@ def test_the_table_is_aligned_and_holds_every_rank():
     assert len({len(line) for line in table}) == 1
 
 
-def test_reports_and_specimens_come_back_as_they_were_written(tmp_path):
+def test_reports_and_specimens_round_trip(tmp_path):
     for rank in (1, 0):
         report(rank).write(tmp_path)
     assert read_reports(tmp_path, 2) == [report(0), report(1)]
@@ -206,7 +209,7 @@ def test_reports_and_specimens_come_back_as_they_were_written(tmp_path):
     assert np.array_equal(back.predictions, labels[::-1])
 
 
-def test_the_picture_shows_the_very_pixels_and_the_classes_colours(tmp_path):
+def test_the_picture_shows_true_pixels_and_class_colours(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(256, size=(3, 32, 40, 3), dtype=np.uint8)
     labels = rng.integers(len(CLASSES), size=(3, 32, 40), dtype=np.uint8)
@@ -225,7 +228,7 @@ def test_a_class_that_does_not_exist_is_seen():
     assert tuple(shown[0, 1]) == (255, 0, 255)
 
 
-def test_the_net_learns_and_counts_what_it_was_given():
+def test_the_net_learns_and_counts_its_pairs():
     torch = pytest.importorskip("torch")
     from ringfeedd.demo import train  # noqa: PLC0415
 
@@ -251,7 +254,7 @@ def test_the_net_learns_and_counts_what_it_was_given():
     assert specimens.predictions.shape == (4, 64, 64)
 
 
-def test_the_ranks_do_not_carry_the_daemons_side_with_them():
+def test_ranks_do_not_load_the_daemons_side():
     story = "import sys, ringfeedd.demo.train; print([name for name in ('aiohttp', 'gcloud') if name in sys.modules])"
     pytest.importorskip("torch")
     shown = subprocess.run([sys.executable, "-c", story], capture_output=True, text=True, check=True, env=os.environ)

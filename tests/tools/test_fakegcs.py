@@ -24,7 +24,7 @@ def get(url, **query):
         return response.read()
 
 
-def test_both_addresses_of_the_api_give_the_media_and_one_of_them_the_metadata():
+def test_both_api_addresses_give_media_one_gives_metadata():
     with serve_in_thread(FakeGcs({"b": {"a/ü %2F#?": b"content"}})) as server:
         name = quote("a/ü %2F#?", safe="")
         assert get(f"{server.url}/storage/v1/b/b/o/{name}", alt="media") == b"content"
@@ -38,7 +38,8 @@ def test_both_addresses_of_the_api_give_the_media_and_one_of_them_the_metadata()
         assert json.loads(get(f"{server.url}/_requests")) == {f"metadata {key}": 1, f"read {key}": 2}
 
 
-def test_a_listing_comes_in_pages_in_order_and_only_the_fields_asked_for():
+def test_a_listing_comes_in_ordered_pages():
+    """With only the fields that were asked for."""
     objects = dict.fromkeys(["é", "z", "a/b", "a-b", "a", "😀", "￮"], b"")
     with serve_in_thread(FakeGcs({"b": objects})) as server:
         url, names, token = f"{server.url}/storage/v1/b/b/o", [], {}
@@ -54,7 +55,8 @@ def test_a_listing_comes_in_pages_in_order_and_only_the_fields_asked_for():
 
 
 @pytest.mark.parametrize("path", ["/storage/v1/b/none/o", "/storage/v1/b/b/o/none", "/storage/v1/b/../o/x", "/other"])
-def test_what_is_not_there_is_404_in_the_words_of_the_api(path, tmp_path):
+def test_a_missing_object_is_404_as_the_api(path, tmp_path):
+    """In the API's words."""
     (tmp_path / "b").mkdir()
     for buckets in ({"b": {}}, tmp_path):
         with serve_in_thread(FakeGcs(buckets)) as server, pytest.raises(urllib.error.HTTPError) as caught:
@@ -64,7 +66,7 @@ def test_what_is_not_there_is_404_in_the_words_of_the_api(path, tmp_path):
             assert json.loads(caught.value.read())["error"]["code"] == 404
 
 
-def test_a_folder_on_disk_is_served_and_nothing_beside_it(tmp_path):
+def test_only_the_folder_on_disk_is_served(tmp_path):
     (tmp_path / "secret").write_bytes(b"s")
     (tmp_path / "data" / "b" / "x").mkdir(parents=True)
     (tmp_path / "data" / "b" / "x" / "1").write_bytes(b"one")
@@ -77,7 +79,8 @@ def test_a_folder_on_disk_is_served_and_nothing_beside_it(tmp_path):
                 get(f"{server.url}/storage/v1/b/b/o/{name}", alt="media")
 
 
-def test_faults_are_a_function_of_seed_name_and_number_and_come_about_as_often_as_asked():
+def test_faults_depend_on_seed_name_and_number():
+    """They come about as often as asked."""
     fault = Fault("status", 0.2, names="images/*")
     hits = [fault.applies("read", f"images/{n}", k, seed=1) for n in range(100) for k in range(20)]
     assert hits == [fault.applies("read", f"images/{n}", k, seed=1) for n in range(100) for k in range(20)]
@@ -102,7 +105,7 @@ def test_faults_are_written_on_a_command_line():
             parse_fault(text)
 
 
-def test_faults_are_turned_on_and_off_while_it_runs():
+def test_faults_are_switched_while_it_runs():
     def control(server, method, body=None):
         request = urllib.request.Request(f"{server.url}/_faults", body, method=method)
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as response:
@@ -122,14 +125,15 @@ def test_faults_are_turned_on_and_off_while_it_runs():
         assert get(url, alt="media") == b"content"
 
 
-def test_two_status_faults_of_one_probability_do_not_fall_on_the_same_requests():
+def test_two_status_faults_never_share_a_request():
+    """Of one probability."""
     faults = [Fault("status", 0.2, status=status) for status in (429, 503)]
     hits = [[fault.applies("read", "x", number, 0) for number in range(200)] for fault in faults]
     assert hits[0] != hits[1]
     assert {Fault(kind).kind for kind in KINDS} == set(KINDS)
 
 
-def test_the_module_serves_a_folder_until_it_is_told_to_stop(tmp_path):
+def test_the_module_serves_a_folder_until_stopped(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "x").write_bytes(b"content")
     command = [sys.executable, "-m", "ringfeedd.fakegcs", str(tmp_path), "--fault", "404:1:gone*"]
@@ -144,7 +148,7 @@ def test_the_module_serves_a_folder_until_it_is_told_to_stop(tmp_path):
         assert process.wait(10) == 0
 
 
-def test_a_folder_that_is_none_is_a_usage_error(tmp_path):
+def test_a_missing_folder_is_a_usage_error(tmp_path):
     command = [sys.executable, "-m", "ringfeedd.fakegcs", str(tmp_path / "none")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
