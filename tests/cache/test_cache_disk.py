@@ -157,7 +157,8 @@ def _key(share: DiskShare, pair: int) -> tuple[int, int]:
     return share.ids.item(pair), share.versions.item(pair)
 
 
-def test_half_the_size_keeps_half_and_gives_space_back(folder):
+def test_half_the_size_keeps_half(folder):
+    """And gives space back."""
     machine = Machine(folder)
     machine.epoch()
     machine.end()
@@ -258,7 +259,7 @@ def test_a_killed_daemon_leaves_whole_pairs(folder):
         machine.end()
 
 
-def test_a_second_daemon_reads_what_the_first_has_stored(folder):
+def test_a_second_daemon_reads_the_firsts_cache(folder):
     first = Machine(folder)
     first.epoch(range(10))
     first.tier.look(0)
@@ -293,7 +294,7 @@ def _refused(self) -> None:
     raise PermissionError(13, "Permission denied")
 
 
-def test_a_folder_that_cannot_be_made_is_not_used(tmp_path):
+def test_a_folder_that_cannot_be_made_is_unused(tmp_path):
     (tmp_path / "file").write_text("")
     machine = Machine(tmp_path / "file")
     assert "cannot be" in machine.tier.problem

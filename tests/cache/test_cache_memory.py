@@ -161,7 +161,7 @@ def test_other_pixels_start_with_an_empty_file(change, monkeypatch):
     tier.close()
 
 
-def test_a_file_that_a_worker_still_writes_is_left_to_it(monkeypatch):
+def test_a_file_still_being_written_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory, "TAKEOVER_S", 0.1)
     machine = Machine()
     machine.epoch()
@@ -188,7 +188,7 @@ def test_a_refreshed_listing_moves_only_the_difference():
     machine.tier.close()
 
 
-def test_a_row_that_is_read_is_not_given_away():
+def test_a_row_being_read_keeps_its_owner():
     """A worker copies it for the old listing; the new owner of the row waits for that."""
     machine = Machine(PAIRS)
     machine.epoch()
@@ -204,7 +204,7 @@ def test_a_row_that_is_read_is_not_given_away():
     machine.tier.close()
 
 
-def test_a_row_that_is_written_is_not_given_away():
+def test_a_row_being_written_keeps_its_owner():
     machine = Machine(PAIRS)
     old = machine.share
     row = machine.tier.fill(0, 500, old, 0)

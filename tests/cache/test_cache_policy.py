@@ -69,7 +69,7 @@ def test_another_listing_moves_only_the_difference(old, new, count):
 
 
 @given(catalogs, st.integers(0, 60_000))
-def test_pairs_that_leave_make_no_other_leave_the_disk(pairs, room):
+def test_departing_pairs_evict_no_others_from_disk(pairs, room):
     kept = kept_last(pairs, room)
     rest = dict(list(pairs.items())[::2])
     assert kept & rest.keys() <= kept_last(rest, room)
@@ -103,7 +103,7 @@ def test_any_change_of_an_object_is_another_version(change, which):
     assert version(objects) != before
 
 
-def test_content_that_cannot_be_told_from_other_is_not_kept():
+def test_indistinguishable_content_is_not_kept():
     keys = Keys.of(
         np.array([1, 2, 3], np.uint64), [side([(5, 0, 7), (5, 0, None), (5, 4, None)]), side([(5, 1, 7)] * 3)]
     )

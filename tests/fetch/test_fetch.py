@@ -190,14 +190,14 @@ def test_what_the_server_asks_for_is_waited():
     assert 30 <= second - first <= 31.1
 
 
-def test_a_wait_ends_with_the_deadline_at_the_latest():
+def test_a_wait_never_exceeds_the_deadline():
     story = Story([failing(retry_after_s=30)], deadline_s=100, max_attempts=50).run()
     assert story.clock.now <= 1000 + 102
     assert story.source.reads["i"] == 5
     assert story.error.cause == "http_503"
 
 
-def test_a_read_that_hangs_is_cut_at_the_deadline():
+def test_a_hanging_read_is_cut_at_the_deadline():
     story = Story([failing("reset"), "hang"], deadline_s=5, base_delay_s=0.1).run()
     assert (story.error.cause, story.error.attempts) == ("deadline", 2)
     assert "i was not there within 5 s; before that: It failed" in str(story.error)
@@ -214,19 +214,19 @@ def test_an_attempt_is_cut_after_its_longest_time():
 @pytest.mark.parametrize(
     ("bytes_per_s", "cause", "within_s"), [(0, "timeout", 7), (1000, "slow", 12), (3000, "timeout", 42)]
 )
-def test_a_body_that_trickles_is_cut_and_tried_again(bytes_per_s, cause, within_s):
+def test_a_trickling_body_is_cut_and_retried(bytes_per_s, cause, within_s):
     story = Story([Trickle(bytes_per_s), IMAGE], attempt_s=40).run()
     assert story.fetched.retries == {cause: 1}
     assert story.clock.now <= 1000 + within_s + 1
 
 
-def test_an_answer_that_only_limits_the_rate_is_no_attempt():
+def test_a_rate_limit_answer_is_no_attempt():
     later = [failing("http_429")] * 20
     story = Story([*later, IMAGE], max_attempts=2, max_delay_s=0.1).run()
     assert story.fetched.retries == {"http_429": 20}
 
 
-def test_an_object_that_is_always_refused_for_the_rate_is_given_up():
+def test_an_object_refused_forever_is_given_up():
     story = Story([failing("http_429")], deadline_s=20, max_delay_s=0.5).run()
     assert story.error.cause == "http_429"
 
@@ -266,7 +266,7 @@ def test_a_gzipped_object_is_unpacked_within_the_limit():
         assert Story([odd], pair=pair_of(image=odd), max_object_bytes=10**5).run().error.cause == cause
 
 
-def test_a_client_that_was_told_to_wait_says_so_until_then():
+def test_a_client_told_to_wait_says_so():
     """Nothing is under way meanwhile, and "the store answers" would hide why nothing comes."""
     story = Story([failing("http_429", retry_after_s=60), "hang"])
     story.clock.run(30)
@@ -288,7 +288,8 @@ def late(story):
     return story
 
 
-def test_a_late_object_gets_one_second_request_and_the_first_answer_counts():
+def test_a_late_object_gets_one_second_request():
+    """The first answer counts."""
     story = late(Story(["hang", IMAGE]))
     assert story.source.reads == {"i": 2, "l": 1}
     late(story).run(1)
@@ -299,7 +300,7 @@ def test_a_late_object_gets_one_second_request_and_the_first_answer_counts():
     assert (report.second_requests, report.second_requests_won) == (1, 1)
 
 
-def test_an_attempt_after_two_that_were_late_gets_a_second_request_too():
+def test_two_late_attempts_allow_another_second_request():
     """Else the ring would wait for the third as long as for the first two, until it is cut."""
     story = late(Story(["hang", "hang", "hang", IMAGE], read_timeout_s=8, attempt_s=20))
     while story.source.reads["i"] < 3:
@@ -311,14 +312,14 @@ def test_an_attempt_after_two_that_were_late_gets_a_second_request_too():
     assert story.source.under_way == story.client.under_way == 0
 
 
-def test_a_second_request_that_fails_leaves_the_first_one():
+def test_a_failed_second_request_leaves_the_first():
     story = late(Story(["hang", failing("reset"), IMAGE], read_timeout_s=8, attempt_s=20)).run()
     assert story.fetched.image == IMAGE
     assert story.fetched.retries == {"reset": 1, "slow": 1}
     assert story.source.reads["i"] == 3
 
 
-def test_an_object_that_is_not_late_gets_no_second_request():
+def test_a_punctual_object_gets_no_second_request():
     story = Story(["hang"])
     story.clock.run(0.9)
     story.client.hurry(story.download)
@@ -332,7 +333,7 @@ def test_the_backoff_does_not_overflow():
     assert 0 <= Backoff(max_attempts=10**6).wait_s(10**5, None, random.Random(0)) <= 8
 
 
-def test_retry_after_is_read_as_seconds_and_as_a_date_and_bounded():
+def test_retry_after_is_seconds_or_date_and_bounded():
     assert retry_after_s({}) is None
     assert retry_after_s({"Retry-After": "1.5"}) == 1.5
     assert retry_after_s({"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}) == MAX_RETRY_AFTER_S
@@ -343,12 +344,12 @@ def test_retry_after_is_read_as_seconds_and_as_a_date_and_bounded():
     "said",
     ["Wed, 21 Oct 2015 07:28:00 GMT", "-3", "nan", "inf", "-inf", "1e999", "soon", "", "Wed, 32 Oct 2099 07:28:00 GMT"],
 )
-def test_a_retry_after_without_a_sensible_time_is_ignored(said):
+def test_a_senseless_retry_after_is_ignored(said):
     assert retry_after_s({"Retry-After": said}) is None
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_every_pair_comes_whole_through_a_server_that_fails_often(transport):
+def test_a_failing_server_delivers_every_pair(transport):
     rng = random.Random(5)
     objects = {}
     for number in range(25):
@@ -379,5 +380,5 @@ def test_every_pair_comes_whole_through_a_server_that_fails_often(transport):
     assert causes >= {"http_503", "truncated", "size", "crc32c", "redirect"}
 
 
-def test_a_failure_of_the_simulation_is_one_of_the_store():
+def test_a_simulated_failure_is_one_of_the_store():
     assert failure("http_503").of_store

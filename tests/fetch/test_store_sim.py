@@ -42,7 +42,7 @@ def test_workers_converge_to_a_limit_of_the_rate(per_s, workers, latency_s):
     assert not sim.failed
 
 
-def test_a_limit_in_windows_of_a_second_is_kept_too():
+def test_a_limit_in_windows_of_seconds_is_kept():
     sim = Sim(workers=2, latency_s=lambda _rng: 0.01)
     counted = {}
 
@@ -59,7 +59,7 @@ def test_a_limit_in_windows_of_a_second_is_kept_too():
     assert good >= 0.9
 
 
-def test_a_limit_that_falls_and_one_that_is_lifted_are_followed():
+def test_falling_and_lifted_limits_are_followed():
     sim = Sim(workers=2, latency_s=lambda _rng: 0.1, first=25, most=25)
     sim.store.limit = Limit(sim.clock, 500, burst=100)
     sim.run(60)
@@ -97,7 +97,7 @@ def at_random(causes, part, *, first=None):
     ],
 )
 @pytest.mark.parametrize("slots", [96 + 256, 512 + 256])
-def test_faults_whatever_the_rate_cost_what_is_asked_again(causes, part, first, least, slots):
+def test_random_faults_cost_only_their_repeats(causes, part, first, least, slots):
     """At least half of the fault-free rate while four requests of ten fail; next to all of it for fewer."""
     server = {"latency_s": lambda rng: rng.expovariate(1 / 0.003), "capacity": 1700.0, "slots": slots}
     well, sick = Sim(**server), Sim(**server, fault=at_random(causes, part, first=first))
@@ -111,7 +111,7 @@ def test_faults_whatever_the_rate_cost_what_is_asked_again(causes, part, first, 
 
 
 @pytest.mark.parametrize("part", [0.15, pytest.param(0.3, marks=pytest.mark.slow)])
-def test_few_requests_that_fail_whatever_the_rate_are_no_limit(part):
+def test_a_few_random_failures_are_no_limit(part):
     few = {"latency_s": lambda _rng: 0.1, "first": 4, "most": 4}
     well, sick = Sim(**few), Sim(**few, fault=at_random(["http_429"], part))
     for sim in (well, sick):
@@ -122,7 +122,9 @@ def test_few_requests_that_fail_whatever_the_rate_are_no_limit(part):
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("slots", [96 + 64, 512 + 64])
-def test_stragglers_cost_less_than_a_third_of_what_the_latency_allows(workers, slots):
+def test_stragglers_cost_less_than_a_third(workers, slots):
+    """Of what the latency allows."""
+
     def latency_s(rng):
         return 0.3 * (20 if rng.random() < 0.01 else 1)
 
@@ -143,7 +145,8 @@ def outage(begin, end, how):
 
 
 @pytest.mark.parametrize("how", ["connect", "http_503", "reset", "redirect", "hang"])
-def test_an_outage_costs_time_and_no_pair_and_few_requests(how):
+def test_an_outage_costs_time_and_few_requests(how):
+    """No pair is lost."""
     fault = outage(60, 180, how if how == "hang" else failure(how))
     few = {"first": 8, "most": 8}
     sim = Sim(workers=4, latency_s=lambda _rng: 0.05, fault=fault, policy=FetchPolicy(max_attempts=3), **few)
@@ -158,7 +161,7 @@ def test_an_outage_costs_time_and_no_pair_and_few_requests(how):
     assert rate >= 0.95 * sum(START + 40 < moment <= START + 60 for moment in sim.published_at) / 20
 
 
-def test_an_outage_that_comes_and_goes_loses_no_pair():
+def test_an_outage_that_returns_loses_no_pair():
     sim = Sim(
         latency_s=lambda _rng: 0.05,
         first=4,
@@ -184,7 +187,7 @@ def test_one_object_that_always_fails_is_given_up(pairs, cause):
     assert sim.published >= 1
 
 
-def test_nobody_is_answered_only_for_a_moment_where_others_are():
+def test_a_worker_without_answers_recovers_within_a_moment():
     """A worker whose first objects all fail asks again soon: the stream stands for a moment, and not for a minute."""
     sim = Sim(
         workers=2, latency_s=lambda _rng: 0.05, fault=lambda _n, name, number: failure("reset") if number < 2 else None
@@ -194,7 +197,8 @@ def test_nobody_is_answered_only_for_a_moment_where_others_are():
     assert sim.longest_pause_s(START) < 10
 
 
-def test_a_worker_grows_its_window_for_a_store_far_away_and_not_for_a_full_network():
+def test_windows_grow_by_distance_and_not_congestion():
+    """For a store far away, and not for a full network."""
     far = Sim(workers=1, latency_s=lambda _rng: 1.0, slots=2000, first=128, most=512)
     far.run(60)
     assert far.store.busiest > 400
@@ -213,7 +217,7 @@ def test_a_window_shrinks_when_answers_take_ever_longer():
     assert sim.rate(30) >= 22
 
 
-def test_the_log_says_little_of_a_limit_and_of_an_outage():
+def test_limits_and_outages_are_logged_briefly():
     def fault(now, _name, _number):
         return failure("connect") if START + 100 <= now < START + 150 else None
 

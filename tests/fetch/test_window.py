@@ -22,7 +22,8 @@ def window_of(first=64, most=256):
     return Window(first, most, random.Random(1))
 
 
-def test_a_window_begins_small_and_doubles_with_each_round_trip():
+def test_a_window_doubles_with_each_round_trip():
+    """It begins small."""
     window, sizes = window_of(), []
     for _ in range(5):
         for _ in range(int(window.size)):
@@ -39,7 +40,8 @@ def fail(window, now, times=8, **options):
         window.failed(now, now, **options)
 
 
-def test_a_window_without_answers_asks_once_at_a_time_with_growing_waits():
+def test_a_window_without_answers_probes_ever_more_slowly():
+    """One request at a time."""
     window, now, waits = window_of(), NOW, []
     fail(window, now)
     assert not window.down
@@ -62,7 +64,7 @@ def test_a_window_without_answers_asks_once_at_a_time_with_growing_waits():
     assert window.size == 2.0
 
 
-def test_a_down_window_keeps_to_what_the_store_asks_for():
+def test_a_down_window_obeys_the_stores_wait():
     window = window_of()
     fail(window, NOW)
     fail(window, NOW + 1, 1, retry_after_s=40.0)
@@ -78,7 +80,8 @@ def test_failures_between_answers_are_no_outage():
     assert window.outages == 0
 
 
-def test_only_a_request_sent_later_tells_that_the_store_answers():
+def test_only_later_requests_tell_the_store_answers():
+    """A request that was sent after the failure."""
     window = window_of()
     window.answered(NOW + 5, NOW)
     assert not window.answered_since(NOW + 1)
@@ -86,7 +89,7 @@ def test_only_a_request_sent_later_tells_that_the_store_answers():
     assert window.answered_since(NOW + 1)
 
 
-def test_an_overload_that_was_an_outage_leaves_no_pace_behind():
+def test_an_outage_like_overload_leaves_no_pace():
     window = window_of()
     for _ in range(64):
         window.sent(NOW)
@@ -114,7 +117,7 @@ def test_a_pace_stays_finite_and_never_ends_sending(answers):
         assert 0.0 <= pace.wait_s(now) <= 1 / LEAST_PER_S + 1e-6
 
 
-def test_a_pace_is_forgotten_when_nothing_limits_it_for_long():
+def test_an_unneeded_pace_is_forgotten():
     pace = Pace()
     for _ in range(8):
         pace.sent(NOW)
@@ -125,7 +128,7 @@ def test_a_pace_is_forgotten_when_nothing_limits_it_for_long():
     assert pace.per_s is None
 
 
-def test_a_hold_for_all_needs_that_nearly_all_are_asked_to_wait():
+def test_a_hold_for_all_needs_nearly_all_waiting():
     few, all_of_them = window_of(), window_of()
     for window, times in ((few, 30), (all_of_them, 2)):
         for _ in range(times):
@@ -152,7 +155,8 @@ def answer(pace, part, seconds, now, rng):
 
 
 @pytest.mark.parametrize("part", [0.05, 0.15, 0.3, 0.6])
-def test_a_part_that_the_rate_does_not_change_is_tolerated(part):
+def test_a_constant_part_of_refusals_is_tolerated(part):
+    """One that the rate does not change."""
     pace, rng = Pace(), random.Random(3)
     now = answer(pace, lambda _per_s: part, 20.0, NOW, rng)
     assert (pace.per_s, pace.confirmed) == (None, False)
@@ -161,7 +165,7 @@ def test_a_part_that_the_rate_does_not_change_is_tolerated(part):
     assert pace.per_s is None
 
 
-def test_a_part_that_rises_with_the_rate_is_a_limit():
+def test_refusals_that_rise_with_the_rate_are_limits():
     pace = Pace()
     now = answer(pace, lambda per_s: max(0.0, 1 - 100 / per_s), 60.0, NOW, random.Random(3))
     assert pace.confirmed
@@ -176,7 +180,8 @@ def down(since, answered_at=None):
     return StoreReport(StoreState.DOWN, since, since + 8, answered_at, "connect", outages=1)
 
 
-def test_one_worker_without_answers_is_no_outage_while_others_have_some():
+def test_one_silent_worker_is_no_outage():
+    """While others have answers."""
     monitor = StoreMonitor()
     monitor.report(0, down(50.0, 49.0), 50.5)
     monitor.report(1, StoreReport(answered_at=51.0), 51.0)
@@ -186,7 +191,7 @@ def test_one_worker_without_answers_is_no_outage_while_others_have_some():
     assert monitor.news(60.0) is None
 
 
-def test_an_outage_is_told_once_and_only_an_answer_ends_it():
+def test_an_outage_is_reported_once_until_answered():
     monitor = StoreMonitor()
     for worker in (0, 1):
         monitor.report(worker, down(50.0 + worker, 49.0), 52.0)
@@ -219,7 +224,7 @@ def test_causes_have_words(cause, reason):
     assert reason_of(cause) == reason
 
 
-def test_a_starvation_timer_counts_what_lies_between_two_looks():
+def test_a_starvation_timer_counts_between_two_looks():
     timer = StarvationTimer(10.0)
     timer.begin(11.0)
     assert timer.look(12.0) == (2.0, 0.5)

@@ -18,7 +18,8 @@ def impatient(monkeypatch):
     monkeypatch.setattr(attachment_module, "TELL_AFTER_S", 0.2)
 
 
-def test_a_ring_that_has_failed_raises_its_reason_at_once_whatever_it_may_wait():
+def test_a_failed_ring_raises_its_reason_at_once():
+    """However long it may wait."""
     with served_ring() as served:
         served.service.fail("too many pairs failed")
         began = time.monotonic()
@@ -27,7 +28,7 @@ def test_a_ring_that_has_failed_raises_its_reason_at_once_whatever_it_may_wait()
         assert time.monotonic() - began < 2
 
 
-def test_a_daemon_that_is_not_there_is_waited_for_with_a_word(monkeypatch, caplog):
+def test_an_absent_daemon_is_awaited_with_a_word(monkeypatch, caplog):
     monkeypatch.setattr("ringfeed.reader.opening.TELL_AFTER_S", 0.1)
     with pytest.raises(ringfeed.DaemonNotRunningError):
         ringfeed.attach("nobody-serves-this", batch_size=2, wait_s=0.3)
@@ -35,7 +36,7 @@ def test_a_daemon_that_is_not_there_is_waited_for_with_a_word(monkeypatch, caplo
 
 
 @pytest.mark.parametrize("wait", [False, True])
-def test_an_attach_that_is_never_answered_ends_with_a_sentence(impatient, wait, caplog):
+def test_an_unanswered_attach_ends_with_a_sentence(impatient, wait, caplog):
     with served_ring() as served:  # its loop turns, and does not note the request
         served.memory.set(State.HEARTBEAT_NS, time.monotonic_ns() + int(60e9))
         with pytest.raises(ringfeed.AttachRefusedError, match=r"has not answered rank 0 of group 'job'.* does not say"):
@@ -44,7 +45,7 @@ def test_an_attach_that_is_never_answered_ends_with_a_sentence(impatient, wait, 
         assert "the daemon says nothing" in caplog.text
 
 
-def test_an_attach_to_a_daemon_that_is_stopped_says_so(impatient, caplog):
+def test_an_attach_to_a_stopped_daemon_says_so(impatient, caplog):
     with served_ring() as served:
         served.memory.set(State.STARTED_NS, 1)
         with pytest.raises(ringfeed.DaemonGoneError, match="has not turned its loop"):
@@ -76,7 +77,7 @@ def attach_late(ring):
     ringfeed.attach(ring, batch_size=2, group="late", start=(0, 0), wait=True).close()
 
 
-def test_a_request_for_batches_without_pairs_is_refused_as_that():
+def test_a_request_without_pairs_is_refused():
     with served_ring() as served:
         page = served.memory.lanes[0]
         page.write_request(

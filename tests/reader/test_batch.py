@@ -32,7 +32,7 @@ def let_the_ring_come_round(batches: Iterator[ringfeed.Batch]) -> None:
         del batch
 
 
-def test_a_batch_that_is_held_tells_its_pairs_when_it_is_asked_late(served):
+def test_a_held_batch_tells_its_pairs_later(served):
     with ringfeed.attach(served.name, batch_size=BATCH) as reader:
         batches = iter(reader)
         held = next(batches)
@@ -43,7 +43,8 @@ def test_a_batch_that_is_held_tells_its_pairs_when_it_is_asked_late(served):
         assert (len(held), held.epoch, held.seqs.tolist()) == (BATCH, 0, [0, 1, 2, 3])
 
 
-def test_a_copy_tells_its_pairs_when_the_ring_has_long_moved_on(served):
+def test_a_copy_tells_its_pairs_much_later(served):
+    """When the ring has long moved on."""
     with ringfeed.attach(served.name, batch_size=BATCH, copy=True) as reader:
         batches = iter(reader)
         copy = next(batches)
@@ -54,7 +55,7 @@ def test_a_copy_tells_its_pairs_when_the_ring_has_long_moved_on(served):
         assert np.array_equal(copy.image, pixels)
 
 
-def test_a_batch_that_is_released_keeps_what_was_said_of_it_and_no_pixels(served):
+def test_a_released_batch_keeps_words_and_no_pixels(served):
     with ringfeed.attach(served.name, batch_size=BATCH) as reader:
         batches = iter(reader)
         asked, unasked = next(batches), next(batches)
@@ -72,7 +73,8 @@ def test_a_batch_that_is_released_keeps_what_was_said_of_it_and_no_pixels(served
                 getattr(unasked, name)
 
 
-def test_a_rank_without_a_pair_of_its_own_gets_anothers_which_is_not_valid():
+def test_a_rank_without_pairs_gets_an_invalid_one():
+    """It is another rank's."""
     shape = {"batch_size": 2, "group": "two", "world_size": 2, "drop_last": False}
     with (
         served_ring(slots=SLOTS, epoch_length=5) as served,

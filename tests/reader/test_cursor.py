@@ -40,7 +40,7 @@ def test_iterations_give_one_epoch_after_another():
     assert stands.iteration == 3
 
 
-def test_the_rest_of_an_epoch_that_was_broken_off_is_skipped():
+def test_the_rest_of_an_interrupted_epoch_is_skipped():
     stands = cursor()
     take(stands, 3)
     assert stands.broken_off
@@ -58,7 +58,7 @@ def test_only_a_look_is_taken_back():
     assert not stands.take_back()
 
 
-def test_a_block_that_gave_no_batch_is_the_next_one_still():
+def test_a_block_without_batch_is_still_next():
     stands = cursor()
     take(stands, 2)
     before = stands.take()
@@ -67,7 +67,7 @@ def test_a_block_that_gave_no_batch_is_the_next_one_still():
     assert stands.broken_off
 
 
-def test_after_a_lost_first_block_the_next_one_is_the_first():
+def test_after_a_lost_first_block_another_is_first():
     stands = cursor()
     stands.begin()
     stands.lose(stands.take())
@@ -75,7 +75,7 @@ def test_after_a_lost_first_block_the_next_one_is_the_first():
 
 
 @pytest.mark.parametrize(("taken", "epoch", "place", "begins"), [(0, 0, None, 0), (2, 1, None, 1), (2, 0, (0, 0), 0)])
-def test_a_chosen_epoch_needs_a_move_only_where_it_is_not_the_next(taken, epoch, place, begins):
+def test_a_chosen_epoch_moves_only_if_not_next(taken, epoch, place, begins):
     stands = cursor()
     if taken:
         take(stands, taken)
@@ -85,7 +85,8 @@ def test_a_chosen_epoch_needs_a_move_only_where_it_is_not_the_next(taken, epoch,
         assert take(stands, 1)[0] == begins
 
 
-def test_an_epoch_of_which_less_than_a_round_is_left_gives_nothing():
+def test_an_epoch_with_a_short_rest_gives_nothing():
+    """Less than a round is left."""
     stands = cursor(11, position=10)
     iteration = stands.iteration
     assert stands.choose(0) is None
@@ -95,14 +96,14 @@ def test_an_epoch_of_which_less_than_a_round_is_left_gives_nothing():
 
 
 @pytest.mark.parametrize(("at", "known"), [((0, 4), True), ((1, 0), True), ((0, 0), False), ((2, 0), False)])
-def test_only_this_place_and_the_next_epochs_start_are_known(at, known):
+def test_only_this_place_and_next_start_are_known(at, known):
     stands = cursor()
     take(stands, 2)
     assert (stands.leave_for(at) is not None) == known
     assert stands.iteration == 2
 
 
-def test_what_is_passed_over_breaks_off_no_later_epoch():
+def test_skipped_blocks_break_off_no_later_epoch():
     stands = cursor()
     take(stands, 2)
     assert stands.pass_over(7) == 4
@@ -112,7 +113,7 @@ def test_what_is_passed_over_breaks_off_no_later_epoch():
 
 
 @pytest.mark.parametrize(("position", "may_join_midway", "steps"), [(0, True, 5), (4, True, 3), (4, False, 5)])
-def test_an_epoch_that_was_joined_midway_is_shorter_once(position, may_join_midway, steps):
+def test_an_epoch_joined_midway_is_shorter_once(position, may_join_midway, steps):
     stands = cursor(position=position, may_join_midway=may_join_midway)
     assert stands.steps == steps
     take(stands, 100)

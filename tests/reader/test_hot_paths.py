@@ -80,7 +80,8 @@ def make_pool(workers: int) -> Pool:
     return pool
 
 
-def test_a_pair_costs_the_ring_as_few_calls_as_it_did():
+def test_a_pair_costs_the_ring_few_calls():
+    """As few as before."""
     calls, given = Calls(), 0
     with served_ring(slots=2048, epoch_length=100_000) as served:
         service, pool = served.service, served.pool
@@ -100,7 +101,8 @@ def test_a_pair_costs_the_ring_as_few_calls_as_it_did():
 
 
 @pytest.mark.skipif(fast_codecs.simplejpeg is None or label_png.deflate is None, reason="the extra fast is missing")
-def test_a_plain_pair_costs_its_decode_as_few_calls_as_it_did():
+def test_a_plain_pair_decodes_with_few_calls():
+    """As few as before."""
     calls, spec = Calls(), DecodeSpec(24, 36, label_mode=LabelMode.INDEX)
     picture = Image.fromarray(np.asarray(photograph("china").resize((36, 24))))
     pair = encode(picture, "JPEG"), encode(classes(picture), "PNG")
@@ -113,7 +115,8 @@ def test_a_plain_pair_costs_its_decode_as_few_calls_as_it_did():
 
 
 @pytest.mark.parametrize("workers", [2, 32])
-def test_a_pair_costs_the_pool_as_few_calls_as_it_did_with_many_workers_too(workers: int):
+def test_a_pair_costs_the_pool_few_calls(workers: int):
+    """As few as before, with many workers too."""
     pairs = [Pair(str(n), ObjectInfo(f"i{n}", 1), ObjectInfo(f"l{n}", 1)) for n in range(PAIRS)]
     calls = Calls()
 
@@ -141,7 +144,8 @@ def fill(served: Served) -> None:
 
 
 @pytest.mark.parametrize("through", ["reader", "dataset"])
-def test_a_batch_is_handed_over_with_as_few_calls_as_it_was_whatever_its_size(through: str):
+def test_a_batch_is_delivered_with_few_calls(through: str):
+    """As few as before, whatever its size."""
     counts = []
     for batch_size in (1, 16):
         calls, taken = Calls(), 0

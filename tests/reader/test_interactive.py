@@ -39,7 +39,7 @@ def typed(source: str, **names: Any) -> dict[str, Any]:
 # Who is interactive.
 
 
-def test_a_cells_batches_are_copies_and_it_says_so_once(served, caplog, monkeypatch):
+def test_a_cells_batches_are_copies_and_announced_once(served, caplog, monkeypatch):
     monkeypatch.setattr(interactive, "_told", False)
     names = typed("dataset = RingDataset(ring, batch_size=4)\nimage, label = next(iter(dataset))", ring=served.name)
     typed("with ringfeed.attach(ring, batch_size=4) as reader:\n    next(iter(reader)).image[:] = 0", ring=served.name)
@@ -135,7 +135,7 @@ def wait_for(process: subprocess.Popen[str], word: str) -> str:
     raise AssertionError(f"it ended without {word!r}")
 
 
-def test_a_group_that_yields_is_waited_for_while_it_reads(served, caplog):
+def test_a_yielding_group_is_awaited_while_it_reads(served, caplog):
     """And nothing is missed, however slow it is, as long as it is not slower than the daemon's patience."""
     with (
         ringfeed.attach(served.name, batch_size=BATCH, on_lag="yield") as slow,

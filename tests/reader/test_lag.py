@@ -39,7 +39,7 @@ def endless(reader):
         yield from reader
 
 
-def test_a_reader_that_skips_holds_nobody_up_and_counts_what_it_missed(folder, ring):
+def test_a_skipping_reader_stalls_nothing_and_counts_losses(folder, ring):
     name = f"{ring}-train"
     with (
         serve(folder, ring),
@@ -59,7 +59,9 @@ def test_a_reader_that_skips_holds_nobody_up_and_counts_what_it_missed(folder, r
         assert by_group["trainer"].missed_pairs == 0
 
 
-def test_no_picture_is_torn_however_the_reader_that_skips_is_outrun(folder, ring):
+def test_no_image_is_torn_for_a_skipping_reader(folder, ring):
+    """However it is outrun."""
+
     def reference(pair_id):
         return reference_image((folder / "images" / f"{pair_id}.jpg").read_bytes(), "resize", *SIZE)
 
@@ -82,7 +84,7 @@ def test_no_picture_is_torn_however_the_reader_that_skips_is_outrun(folder, ring
         assert following == seq + len(pair_ids) + missed
 
 
-def test_a_group_that_skips_is_waited_for_when_it_is_alone(folder, ring):
+def test_a_skipping_group_alone_is_awaited(folder, ring):
     name = f"{ring}-train"
     with serve(folder, ring), ringfeed.attach(name, batch_size=4, on_lag="skip", drop_last=False) as reader:
         positions = [int(position) for _ in range(3) for batch in reader for position in batch.positions]
@@ -102,7 +104,7 @@ def test_the_ranks_of_a_group_agree_on_skipping(folder, ring):
         ringfeed.attach(name, batch_size=2, on_lag="drop")
 
 
-def test_a_dataset_that_skips_yields_tensors_of_its_own(folder, ring):
+def test_a_skipping_dataset_yields_its_own_tensors(folder, ring):
     with serve(folder, ring):
         dataset = RingDataset(f"{ring}-train", batch_size=4, on_lag="skip", fields=("image", "ids"))
         image, pair_ids = next(iter(dataset))

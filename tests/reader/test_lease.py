@@ -47,7 +47,8 @@ def told() -> Told:
 
 
 @given(order=st.permutations(range(8)))
-def test_whatever_the_order_of_the_ends_what_is_told_is_the_oldest_still_held(order):
+def test_releases_report_the_oldest_lease_still_held(order):
+    """Whatever their order."""
     told = Told()
     leases = [told.take() for _ in order]
     held = set(order)
@@ -61,7 +62,8 @@ def test_whatever_the_order_of_the_ends_what_is_told_is_the_oldest_still_held(or
     assert told.seqs == sorted(set(told.seqs))
 
 
-def test_a_lease_lasts_as_long_as_any_view_of_any_of_its_arrays(told):
+def test_a_lease_lasts_as_long_as_any_view(told):
+    """Of any of its arrays."""
     lease = told.take()
     image, label = np.zeros((PAIRS, 8, 8, 3)), np.zeros((PAIRS, 8, 8))
     lease.hold(image, label)
@@ -83,7 +85,7 @@ def test_a_second_release_changes_nothing(told):
     assert told.seqs == [PAIRS]
 
 
-def test_a_released_lease_leaves_no_cycle_for_the_collector(told):
+def test_a_released_lease_leaves_no_cycle(told):
     gc.collect()
     gc.disable()
     try:
@@ -94,7 +96,7 @@ def test_a_released_lease_leaves_no_cycle_for_the_collector(told):
         gc.enable()
 
 
-def test_an_array_in_a_cycle_is_given_back_by_the_collector(told):
+def test_the_collector_returns_an_array_in_a_cycle(told):
     cycle = [told.take_array()]
     cycle.append(cycle)
     del cycle
@@ -102,7 +104,7 @@ def test_an_array_in_a_cycle_is_given_back_by_the_collector(told):
     assert told.seqs == [PAIRS]
 
 
-def test_an_array_that_dies_while_another_end_is_being_told_is_told_as_well():
+def test_an_end_during_anothers_report_is_reported_too():
     arrays: list[np.ndarray] = []
     seqs: list[int] = []
 
@@ -119,7 +121,7 @@ def test_an_array_that_dies_while_another_end_is_being_told_is_told_as_well():
     assert seqs == [4, 8]
 
 
-def test_arrays_that_die_in_many_threads_at_once_are_all_told_and_in_order(told):
+def test_ends_in_many_threads_are_reported_in_order(told):
     arrays = [[told.take_array() for _ in range(200)] for _ in range(8)]
     start = threading.Barrier(len(arrays))
 
@@ -138,7 +140,8 @@ def test_arrays_that_die_in_many_threads_at_once_are_all_told_and_in_order(told)
     assert told.leases.count == 0
 
 
-def test_blocks_passed_over_are_released_at_once_and_behind_a_lease_when_it_ends(told):
+def test_skipped_blocks_are_released_with_the_earlier_lease(told):
+    """At once without one, and behind a lease when it ends."""
     told.leases.skip(100)
     assert told.seqs == [100]
     told.next = 100
@@ -149,7 +152,7 @@ def test_blocks_passed_over_are_released_at_once_and_behind_a_lease_when_it_ends
     assert told.seqs == [100, 200]
 
 
-def test_a_fork_that_drops_its_copies_of_the_arrays_tells_nothing():
+def test_a_forks_dropped_arrays_report_nothing():
     reading, writing = os.pipe()
     leases = Leases(lambda seq: os.write(writing, b"told %d\n" % seq) and None, seq=0)
     array = np.zeros(4)

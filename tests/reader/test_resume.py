@@ -90,7 +90,8 @@ def places(*trainers):
     return sorted((epoch, position) for one in trainers for _, epoch, position in one.rows)
 
 
-def test_two_groups_of_two_ranks_go_on_at_their_next_pair_when_the_daemon_is_killed(folder, ring):
+def test_two_groups_survive_a_killed_daemon_exactly(folder, ring):
+    """Two ranks each; they go on at their next pair."""
     with serve(folder, ring, slots=96) as first:
         ranks = [Trainer(ring, group=group, rank=rank, world=2, epochs=12) for group in "AB" for rank in (0, 1)]
         daemon = first
@@ -112,7 +113,7 @@ def test_two_groups_of_two_ranks_go_on_at_their_next_pair_when_the_daemon_is_kil
     assert by_place[0] == by_place[1]
 
 
-def test_a_reader_goes_on_when_the_daemon_is_restarted_cleanly(folder, ring):
+def test_a_reader_survives_a_clean_restart(folder, ring):
     with serve(folder, ring) as first:
         one = Trainer(ring, epochs=6)
         one.take(4)
@@ -122,7 +123,7 @@ def test_a_reader_goes_on_when_the_daemon_is_restarted_cleanly(folder, ring):
     assert places(one) == undisturbed(6)
 
 
-def test_batches_that_are_held_stay_readable_over_a_restart(folder, ring):
+def test_held_batches_stay_readable_over_a_restart(folder, ring):
     with serve(folder, ring) as first:
         reader = ringfeed.attach(f"{ring}-train", batch_size=4, drop_last=False)
         batches = iter(reader)
@@ -137,7 +138,7 @@ def test_batches_that_are_held_stay_readable_over_a_restart(folder, ring):
             reader.close()
 
 
-def test_a_daemon_that_comes_back_with_another_order_is_refused_by_its_readers(folder, ring):
+def test_a_returning_daemon_of_another_order_is_refused(folder, ring):
     with serve(folder, ring) as first:
         reader = ringfeed.attach(f"{ring}-train", batch_size=4)
         batches = iter(reader)
@@ -153,7 +154,7 @@ def test_a_daemon_that_comes_back_with_another_order_is_refused_by_its_readers(f
                     del batch
 
 
-def test_a_daemon_that_comes_back_with_other_pixels_is_refused_by_its_readers(folder, ring):
+def test_a_returning_daemon_of_other_pixels_is_refused(folder, ring):
     name = f"{ring}-train"
     with serve(folder, ring, "--label-mode", "index") as first, ringfeed.attach(name, batch_size=4) as reader:
         next(iter(reader))
@@ -170,7 +171,8 @@ def test_a_daemon_that_comes_back_with_other_pixels_is_refused_by_its_readers(fo
                 assert int(next(iter(anew)).positions[0]) == 4
 
 
-def test_a_state_goes_on_with_any_number_of_ranks_and_any_batch_size(folder, ring):
+def test_a_state_resumes_with_other_ranks_and_batches(folder, ring):
+    """Any number of ranks and any batch size."""
     seen = []
     state = "auto"
     with serve(folder, ring):
@@ -192,7 +194,7 @@ def test_a_state_goes_on_with_any_number_of_ranks_and_any_batch_size(folder, rin
         assert len({pair_id for pair_id, e, _ in seen if e == epoch}) == PAIRS
 
 
-def test_a_killed_rank_comes_back_to_its_next_pair_and_finds_it_waiting(folder, ring):
+def test_a_killed_rank_finds_its_next_pair_waiting(folder, ring):
     with serve(folder, ring):
         ranks = [Trainer(ring, rank=rank, world=2, epochs=100) for rank in (0, 1)]
         ranks[1].take(1)
@@ -209,7 +211,7 @@ def test_a_killed_rank_comes_back_to_its_next_pair_and_finds_it_waiting(folder, 
         ranks[1].kill()
 
 
-def test_a_state_of_another_ring_is_refused_with_what_differs(folder, ring):
+def test_another_rings_state_is_refused_with_the_difference(folder, ring):
     with serve(folder, ring, "--order", "sequential"), ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
         state = reader.state_dict()
         assert json.loads(json.dumps(state)) == state
@@ -223,7 +225,8 @@ def test_a_state_of_another_ring_is_refused_with_what_differs(folder, ring):
         assert int(next(iter(reader)).positions[0]) == 8
 
 
-def test_a_place_behind_other_readers_is_refused_or_waited_for(folder, ring):
+def test_a_place_behind_other_readers_is_refused(folder, ring):
+    """Or waited for."""
     raw = (
         "import sys, ringfeed\n"
         "r = ringfeed.attach(sys.argv[1], batch_size=4, start=(0, 4), wait=True)\n"
@@ -247,7 +250,8 @@ def test_a_place_behind_other_readers_is_refused_or_waited_for(folder, ring):
         assert [finish(process) for process in waiting] == ["4\n", "4\n"]
 
 
-def test_a_reader_whose_place_is_refused_leaves_its_lane_alone_and_says_that_it_is_closed(folder, ring):
+def test_a_refused_reader_leaves_its_lane_and_closes(folder, ring):
+    """Only the lane's daemon frees it; the reader says that it is closed."""
     name = f"{ring}-train"
     with serve(folder, ring), ringfeed.attach(name, batch_size=4) as ahead:
         reader = ringfeed.attach(name, batch_size=4)
@@ -287,7 +291,7 @@ def test_set_epoch_chooses_the_next_iterations_epoch(folder, ring):
         assert [int(batch.positions[0]) for batch in reader] == [12, 16, 20]
 
 
-def test_an_epoch_that_nobody_wants_the_rest_of_is_not_fetched(folder, ring):
+def test_an_epochs_unwanted_rest_is_not_fetched(folder, ring):
     with serve(folder, ring), ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
         reader.set_epoch(1000)
         assert {batch.epoch for batch in reader} == {1000}

@@ -91,7 +91,7 @@ TOLD = [stand_in_epoch_five, load_a_state_of_epoch_five]
 
 @pytest.mark.parametrize("tell", TOLD)
 @pytest.mark.parametrize("successor", [followed_by_another, serving], ids=["that comes later", "that serves already"])
-def test_it_waits_for_the_next_daemon_and_stands_there(ring, tell, successor):
+def test_it_awaits_the_next_daemon_and_attaches(ring, tell, successor):
     with contextlib.ExitStack() as first:
         first.enter_context(serving(ring))
         with ringfeed.attach(ring, batch_size=4) as reader:
@@ -126,7 +126,7 @@ def test_one_that_serves_something_else_is_refused(ring, tell, changes, sentence
                     next(iter(reader))
 
 
-def test_who_does_not_insist_on_the_order_stands_in_the_next_ones(ring):
+def test_without_a_fixed_order_another_order_is_accepted(ring):
     with contextlib.ExitStack() as first:
         first.enter_context(serving(ring))
         with ringfeed.attach(ring, batch_size=4) as reader:
@@ -143,7 +143,7 @@ def test_who_does_not_insist_on_the_order_stands_in_the_next_ones(ring):
 
 @pytest.mark.parametrize("tell", TOLD)
 @pytest.mark.parametrize("restart_s", [0, 0.1])
-def test_where_none_comes_in_time_it_says_so_and_is_closed(ring, tell, restart_s):
+def test_a_missing_daemon_closes_the_reader_with_reason(ring, tell, restart_s):
     with contextlib.ExitStack() as first:
         first.enter_context(serving(ring))
         with ringfeed.attach(ring, batch_size=4, restart_s=restart_s) as reader:
@@ -174,7 +174,7 @@ def read_on(reader: ringfeed.Reader) -> None:
 
 
 @pytest.mark.parametrize("tell", [read_on, *TOLD])
-def test_a_daemon_of_another_layout_version_is_waited_out(ring, tell):
+def test_another_layout_versions_daemon_is_waited_out(ring, tell):
     """Until one of the reader's own version comes, or none has come for restart_s."""
     with contextlib.ExitStack() as first:
         first.enter_context(serving(ring))
@@ -185,7 +185,7 @@ def test_a_daemon_of_another_layout_version_is_waited_out(ring, tell):
                 tell(reader)
 
 
-def test_a_reader_goes_on_once_its_own_version_is_back(ring):
+def test_a_reader_continues_with_its_own_version(ring):
     with contextlib.ExitStack() as first:
         first.enter_context(serving(ring))
         with ringfeed.attach(ring, batch_size=4, restart_s=60) as reader:
@@ -197,7 +197,7 @@ def test_a_reader_goes_on_once_its_own_version_is_back(ring):
                 reader.close()
 
 
-def test_attach_waits_for_its_own_version_for_as_long_as_it_may(ring):
+def test_attach_awaits_its_own_version_within_its_time(ring):
     with another_version(ring):
         with pytest.raises(ringfeed.OtherVersionError, match="has layout version"):
             ringfeed.attach(ring, batch_size=4)
@@ -207,8 +207,8 @@ def test_attach_waits_for_its_own_version_for_as_long_as_it_may(ring):
             ringfeed.attach(ring, batch_size=4, wait_s=60).close()
 
 
-def test_places_are_kept_for_a_daemon_of_the_readers_version(ring):
-    """By one that cannot read them: for as long as the readers live."""
+def test_places_await_a_daemon_of_the_readers_version(ring):
+    """A daemon that cannot read them keeps them for as long as the readers live."""
     with served_ring(name=ring) as served, turning(served):
         reader = ringfeed.attach(ring, batch_size=4)
         descriptor = served.memory.descriptor

@@ -65,7 +65,7 @@ print("ended", *sorted({ring for ring in rings if not os.path.exists(f"/dev/shm/
 """
 
 
-def test_other_settings_than_a_started_daemons_are_served_by_another(folder):
+def test_other_settings_than_a_daemons_get_another(folder):
     said = finish(trainer(f"COMMON = {COMMON!r}\n{ASK_TWICE}", folder)).splitlines()
     first, depth, again, larger = [line.split(" ", 1) for line in said if line.startswith(PREFIX)]
     assert first[1].startswith("(2, 3, 24, 32) (2, 3, 24, 32) ")
@@ -97,7 +97,7 @@ def started(monkeypatch, name):
     return process
 
 
-def test_a_daemon_makes_no_room_while_a_dataset_may_read(monkeypatch):
+def test_a_daemon_stays_open_while_datasets_may_read(monkeypatch):
     """Also before another thread's loaders are made, and for copies of a dataset."""
     with served_ring() as served:
         process, rings = started(monkeypatch, served.name), {"train": served.memory.descriptor}
@@ -115,7 +115,7 @@ def test_a_daemon_makes_no_room_while_a_dataset_may_read(monkeypatch):
         assert not started_daemon.take(served.name, rings, started_daemon.Use()), "it is about to end"
 
 
-def test_a_daemon_makes_no_room_while_it_is_read(monkeypatch):
+def test_a_daemon_makes_no_room_during_reading(monkeypatch):
     with served_ring() as served, turning(served):
         process, rings = started(monkeypatch, served.name), {"train": served.memory.descriptor}
         assert started_daemon.take(served.name, rings, started_daemon.Use())
@@ -141,7 +141,7 @@ def test_a_daemon_makes_no_room_while_it_is_read(monkeypatch):
         ({"labels": "depth/{id"}, r"must hold \{id\} exactly once"),
     ],
 )
-def test_a_setting_that_is_not_served_is_a_sentence(operated, folder_of_operator, settings, told):
+def test_a_setting_that_is_not_served_is_named(operated, folder_of_operator, settings, told):
     with pytest.raises(ringfeed.RingfeedError, match=told):
         get_async_dataloaders(folder_of_operator, 2, **{"test_ratio": 0.5, **settings})
 
@@ -159,7 +159,7 @@ def operated(folder_of_operator):
         yield name
 
 
-def test_what_is_not_given_is_what_an_operators_daemon_serves(operated, folder_of_operator, monkeypatch):
+def test_defaults_come_from_an_operators_daemon(operated, folder_of_operator, monkeypatch):
     expected = {split: f"{operated}-{split}" for split in ("train", "test")}
     monkeypatch.chdir(folder_of_operator.parent)
     given = {"size": "24x32", "label_mode": "index", "seed": np.int64(0), "images": "images/{id}.jpg,.jpeg", "slots": 9}
@@ -220,7 +220,7 @@ def go(process):
         pytest.param("is interrupted with its group", 0, marks=pytest.mark.slow),
     ],
 )
-def test_a_borrowed_daemon_outlives_the_job_that_started_it(folder, end, workers):
+def test_a_borrowed_daemon_outlives_its_starters_job(folder, end, workers):
     first = trainer(f"import os; os.setsid()\nCOMMON = {COMMON!r}\n{JOB}", folder, 0)
     ring = first.stdout.readline().strip()
     second, borrowed = job(folder, workers)
@@ -252,7 +252,7 @@ def finish_all(process):
     finish(process)
 
 
-def test_a_job_that_ends_takes_its_daemon_with_it_at_once(folder):
+def test_an_ended_job_ends_its_daemon_at_once(folder):
     process, ring = job(folder)
     assert traces(ring)
     finish_all(process)
@@ -268,7 +268,7 @@ def test_ranks_that_begin_together_share_one_daemon(folder):
     wait_until(lambda: not traces(ring), timeout_s=30)
 
 
-def test_a_daemon_without_its_starter_ends_when_nobody_needs_it():
+def test_an_orphaned_daemon_ends_when_it_is_unused():
     with served_ring() as served:
         need, ring = Need(), [served.memory]
         assert not need.ended(ring, now=0.0), "a reader may be just about to attach"
@@ -285,7 +285,7 @@ def test_a_daemon_without_its_starter_ends_when_nobody_needs_it():
         os.close(fd)
 
 
-def test_a_daemon_that_is_about_to_stop_cannot_be_kept():
+def test_a_stopping_daemon_cannot_be_kept():
     with served_ring() as served:
         descriptor = served.memory.descriptor
         assert keep.keep([descriptor])

@@ -103,7 +103,7 @@ def test_accelerates_own_count_of_epochs_does_not_count(accelerator, ring, datas
 
 
 @pytest.mark.parametrize("dispatch", [True, False])
-def test_accelerate_that_would_share_out_shares_is_a_sentence(accelerator, dataset, dispatch):
+def test_accelerate_sharing_out_shares_is_a_sentence(accelerator, dataset, dispatch):
     from accelerate.data_loader import prepare_data_loader  # noqa: PLC0415  # accelerate may be missing
 
     plain = DataLoader(dataset, batch_size=None)

@@ -38,7 +38,7 @@ def test_an_argument_of_another_type_is_a_sentence(name, value, told):
 
 
 @pytest.mark.parametrize("value", [-1, "2", None, 1.5])
-def test_a_number_of_workers_that_is_none_is_a_sentence(value):
+def test_an_invalid_worker_count_is_a_sentence(value):
     with pytest.raises(ValueError, match=f"num_workers is .*; {WHOLE} 0"):
         RingLoader(RingDataset("train", batch_size=2), num_workers=value)
     with pytest.raises(ValueError, match=f"num_workers is .*; {WHOLE} 0"):
@@ -76,7 +76,7 @@ def test_a_root_that_is_none_is_a_sentence(root, told):
 
 
 @pytest.mark.parametrize("size", [32, (32, 32), [32, 32]])
-def test_a_size_in_numbers_is_told_how_it_is_spelled(size):
+def test_a_numeric_size_is_answered_with_its_spelling(size):
     with pytest.raises(ringfeed.RingfeedError, match=r'size = .*: must be a text, e\.g\. "224x224" \(height x width'):
         get_async_dataloaders("/nowhere", 2, size=size)
 

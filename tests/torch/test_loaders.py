@@ -73,7 +73,7 @@ def place(stateful):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_state_can_be_asked_for_at_any_moment(make, workers):
+def test_a_state_is_available_at_any_moment(make, workers):
     loader = make(workers)
     assert place(loader) == (0, 0)
     batches = iter(loader)
@@ -91,7 +91,7 @@ def test_a_state_can_be_asked_for_at_any_moment(make, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_state_after_set_epoch_is_that_epochs_beginning(make, workers):
+def test_a_state_after_set_epoch_begins_that_epoch(make, workers):
     loader = make(workers)
     loader.set_epoch(3)
     assert place(loader) == (3, 0)
@@ -114,7 +114,7 @@ def test_an_epoch_that_is_none_is_a_sentence(make, epoch):
     assert place(loader) == (0, 0)
 
 
-def test_a_fresh_state_on_a_busy_ring_is_where_others_are(ring, make):
+def test_a_fresh_state_matches_others_on_the_ring(ring, make):
     with ringfeed.attach(ring, batch_size=BATCH) as reader:
         batches = iter(reader)
         for _ in range(3):
@@ -125,7 +125,8 @@ def test_a_fresh_state_on_a_busy_ring_is_where_others_are(ring, make):
         assert place(RingDataset(ring, batch_size=BATCH, start=(2, 5))) == (2, 5)
 
 
-def test_a_fresh_state_without_a_daemon_is_a_sentence():
+def test_a_fresh_state_needs_a_daemon():
+    """Else the error is a sentence."""
     with pytest.raises(ringfeed.DaemonNotRunningError):
         RingLoader(RingDataset("nobody-serves-this", batch_size=1)).state_dict()
 
@@ -141,7 +142,8 @@ def test_a_forked_child_knows_where_its_parent_stood(make):
 
 
 @pytest.mark.parametrize("method", ["fork", slow("spawn")])
-def test_a_state_that_only_plain_workers_know_is_refused(ring, method):
+def test_a_plain_workers_state_is_refused(ring, method):
+    """One that only they know."""
     dataset = RingDataset(ring, batch_size=BATCH)
     assert place(copy.deepcopy(dataset)) == place(dataset) == (0, 0)  # a copy is no worker
     assert len(list(DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=method))) == 6
@@ -194,7 +196,7 @@ def test_torchs_distributed_checkpoint_saves_and_loads_a_loader(make, tmp_path, 
         fresh.close()
 
 
-def test_a_state_that_is_loaded_counts_though_the_reader_was_closed(make):
+def test_a_loaded_state_survives_a_closed_reader(make):
     """One that stood in the way of another in its thread is closed, for example."""
     loader = make()
     for _ in loader:
@@ -241,7 +243,7 @@ def test_an_iteration_that_has_ended_stays_so(make, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_state_that_is_loaded_in_mid_epoch_ends_the_iteration(make, workers):
+def test_a_state_loaded_in_mid_epoch_ends_iteration(make, workers):
     loader = make(workers)
     batches = iter(loader)
     next(batches)
@@ -354,7 +356,7 @@ def test_images_can_be_contiguous(ring, copies):
 
 
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"workers": 2, "persistent_workers": True}], ids=str)
-def test_a_look_at_the_first_batch_is_taken_back(make, options):
+def test_a_look_at_the_first_batch_is_undone(make, options):
     loader = make(**options)
     assert rows_of([next(iter(loader))]) == epoch_rows(0)[:BATCH]
     assert place(loader) == (0, BATCH)
@@ -454,7 +456,7 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_a_look_at_the_ring_does_not_hang_the_workers(make, look):
+def test_looking_at_the_ring_does_not_hang_workers(make, look):
     loader = make(2, timeout=30)
     LOOKS[look](loader.dataset)
     epochs = [rows_of(loader) for _ in range(2)]
@@ -464,7 +466,7 @@ def test_a_look_at_the_ring_does_not_hang_the_workers(make, look):
 
 @pytest.mark.parametrize("method", ["fork", slow("spawn"), slow("forkserver")])
 @pytest.mark.parametrize("look", ["reader", "a batch"])
-def test_a_look_at_the_ring_does_not_hang_plain_workers(ring, look, method):
+def test_looking_at_the_ring_leaves_plain_workers_running(ring, look, method):
     dataset = RingDataset(ring, batch_size=BATCH, fields=("epoch", "positions"), drop_last=False)
     LOOKS[look](dataset)
     loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=method, timeout=60)
@@ -502,7 +504,7 @@ def test_batches_of_batches_are_a_sentence(ring, options, workers):
 
 
 @pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}], ids=str)
-def test_a_stateful_loader_goes_on_after_an_epochs_end(ring, options):
+def test_a_stateful_loader_continues_after_an_epochs_end(ring, options):
     stateful = pytest.importorskip("torchdata.stateful_dataloader")
 
     def loader():

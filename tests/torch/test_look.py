@@ -38,7 +38,7 @@ def whole(epoch, batch=2):
 
 @pytest.mark.parametrize("copy", [False, True])
 @pytest.mark.parametrize("looks", [1, 3])
-def test_an_epoch_that_was_looked_at_is_read_whole(served, looks, copy):
+def test_an_epoch_after_a_look_is_read_whole(served, looks, copy):
     with ringfeed.attach(served.name, batch_size=2, copy=copy) as reader:
         for epoch in range(3):
             for _ in range(looks):
@@ -46,7 +46,8 @@ def test_an_epoch_that_was_looked_at_is_read_whole(served, looks, copy):
             assert [place(batch) for batch in reader] == whole(epoch)
 
 
-def test_a_batch_that_was_looked_at_is_held_and_comes_again(served):
+def test_a_batch_after_a_look_comes_again(served):
+    """It is held meanwhile."""
     with ringfeed.attach(served.name, batch_size=2) as reader:
         looked = next(iter(reader))
         batches = iter(reader)
@@ -57,7 +58,7 @@ def test_a_batch_that_was_looked_at_is_held_and_comes_again(served):
         assert [place(batch) for batch in batches] == whole(0)[1:]
 
 
-def test_an_iteration_left_after_two_batches_is_followed_by_the_next_epoch(served):
+def test_leaving_after_two_batches_begins_the_next_epoch(served):
     with ringfeed.attach(served.name, batch_size=2) as reader:
         for _, _batch in zip(range(2), iter(reader), strict=False):
             pass
@@ -65,7 +66,7 @@ def test_an_iteration_left_after_two_batches_is_followed_by_the_next_epoch(serve
         assert [place(batch) for batch in reader] == whole(1)
 
 
-def test_a_look_after_a_state_was_loaded_begins_there_again(served):
+def test_a_look_after_a_loaded_state_restarts_there(served):
     with ringfeed.attach(served.name, batch_size=2) as reader:
         state = {**reader.state_dict(), "epoch": 1, "position": 40}
         reader.load_state_dict(state)
@@ -81,19 +82,20 @@ def test_set_epoch_after_a_look_is_obeyed(served, epoch, expected):
         assert [place(batch) for batch in reader] == whole(expected)
 
 
-def test_a_state_counts_a_batch_that_was_looked_at(served):
+def test_a_state_counts_a_batch_of_a_look(served):
     with ringfeed.attach(served.name, batch_size=2) as reader:
         next(iter(reader))
         assert reader.state_dict()["position"] == 2
 
 
-def test_an_epoch_of_one_batch_is_looked_at_too():
+def test_an_epoch_of_one_batch_allows_a_look():
     with served_ring(epoch_length=2) as served, turning(served), ringfeed.attach(served.name, batch_size=2) as reader:
         assert place(next(iter(reader))) == (0, 0)
         assert [place(batch) for _ in range(3) for batch in reader] == [(0, 0), (1, 0), (2, 0)]
 
 
-def test_the_daemon_keeps_the_slots_of_a_look_and_its_reader_asks_for_no_more(served):
+def test_the_daemon_keeps_a_looks_slots(served):
+    """Its reader asks for no more."""
     with ringfeed.attach(served.name, batch_size=2) as reader:
         page = reader._attachment.page
         next(iter(reader))
@@ -132,7 +134,8 @@ def test_a_rank_that_looks_costs_its_group_nothing(served):
     assert [len(places) for places in taken.values()] == [26, 26]
 
 
-def test_a_reader_killed_after_a_look_is_not_given_that_batch_again(served):
+def test_a_reader_killed_after_a_look_skips_it(served):
+    """It is not given that batch again."""
     with served_ring(groups=Groups(linger_s=1e9)) as patient, turning(patient):
         script = (
             "import logging, os, sys, ringfeed\nringfeed.process_number = lambda _: 7\nlogging.disable()\n"
@@ -201,7 +204,7 @@ def train(loader, step, epochs=2):
 @pytest.mark.parametrize(
     "how", ["left", "kept", "exception", "later", pytest.param("persistent", marks=pytest.mark.slow)]
 )
-def test_a_look_through_workers_on_one_rank_costs_nothing(smallest_ring, how):
+def test_a_look_through_workers_costs_other_ranks_nothing(smallest_ring, how):
     """Rank 0 goes on once rank 1 has taken a batch, which waits for rank 0 with the next one."""
     fork = multiprocessing.get_context("fork")  # Torch is imported here, so that costs little
     step, looked, taken, results = fork.Barrier(2), fork.Event(), fork.Event(), fork.SimpleQueue()
@@ -255,7 +258,8 @@ def test_workers_that_wait_end_with_a_look(smallest_ring):
     loader.close()
 
 
-def test_what_was_asked_for_is_known_until_the_second_next_iteration():
+def test_a_request_is_remembered_for_two_iterations():
+    """Until the second next one begins."""
     requests = Requests()
     known = []
     for asked in (2, 1, 0):
@@ -272,7 +276,7 @@ def test_what_was_asked_for_is_known_until_the_second_next_iteration():
         assert known[-1].is_look() == (asked < 2)
 
 
-def test_a_look_in_the_main_process_leaves_the_epoch_to_the_workers(tmp_path):
+def test_a_main_process_look_leaves_the_workers_epoch(tmp_path):
     ring = "look"
     script = (
         "import sys, json\nfrom ringfeed.torch import RingDataset, RingLoader\n"

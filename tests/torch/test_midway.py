@@ -48,7 +48,7 @@ def loaders(ring):
 
 
 @pytest.mark.parametrize("kind", ["dataset", "loader", "plain"])
-def test_the_length_of_a_first_loop_that_began_midway_is_right(busy, kind):
+def test_the_length_of_a_midway_loop_is_right(busy, kind):
     ring, others = busy
     loader = loaders(ring)[kind]()
     first = len(loader)
@@ -57,7 +57,8 @@ def test_the_length_of_a_first_loop_that_began_midway_is_right(busy, kind):
     assert len(loader) == LENGTH // 2
 
 
-def test_a_loader_counts_from_where_it_stands_though_others_read_on(busy):
+def test_a_loader_counts_from_its_own_place(busy):
+    """Though other processes read on."""
     ring, others = busy
     loader = RingLoader(RingDataset(ring, batch_size=2, copy=True))
     first = len(loader)
@@ -67,7 +68,7 @@ def test_a_loader_counts_from_where_it_stands_though_others_read_on(busy):
     loader.close()
 
 
-def test_the_length_stays_in_the_middle_of_the_first_loop(busy):
+def test_the_length_stays_constant_in_the_first_loop(busy):
     ring, others = busy
     with ringfeed.attach(ring, batch_size=2, copy=True) as reader:
         lengths = [len(reader) for _ in zip(reader, others, strict=False)]
@@ -86,14 +87,15 @@ def test_joining_midway_is_logged_with_the_place(busy, caplog):
 
 
 @pytest.mark.parametrize("start", ["epoch", (1, 4)])
-def test_a_job_that_says_where_it_begins_joins_nobody_midway(busy, caplog, start):
+def test_a_job_with_its_own_start_joins_nothing(busy, caplog, start):
     ring, _ = busy
     with ringfeed.attach(ring, batch_size=2, start=start) as reader:
         assert len(reader) == LENGTH // 2
     assert "middle of an epoch" not in caplog.text
 
 
-def test_a_length_asked_for_before_init_process_group_binds_to_nothing(busy, monkeypatch):
+def test_an_early_length_binds_to_nothing(busy, monkeypatch):
+    """One that is asked for before init_process_group."""
     ring, _ = busy
     loader = RingLoader(RingDataset(ring, batch_size=2))
     assert len(loader) == 18

@@ -17,7 +17,7 @@ from ringfeed.torch.distributed import Ranks, default_group, given_ranks, next_s
 PAIRS = 96
 
 
-def test_ranks_come_from_the_arguments_then_from_torchruns_environment():
+def test_ranks_come_from_arguments_then_torchruns_environment():
     environ = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "1"}
     assert given_ranks(1, 2) == Ranks(1, 2)
     assert given_ranks(None, None) is None
@@ -30,7 +30,7 @@ def test_ranks_come_from_the_arguments_then_from_torchruns_environment():
         given_ranks(2, 2)
 
 
-def test_the_ranks_of_several_machines_are_those_on_this_machine():
+def test_ranks_of_several_machines_are_this_machines():
     environ = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     assert resolve_ranks(environ) == Ranks(1, 2, num_nodes=2)
     assert resolve_ranks({**environ, "GROUP_WORLD_SIZE": "2"}) == Ranks(1, 2, num_nodes=2)
@@ -40,7 +40,8 @@ def test_the_ranks_of_several_machines_are_those_on_this_machine():
         resolve_ranks({**environ, "LOCAL_WORLD_SIZE": "3"})
 
 
-def test_the_ranks_of_a_job_come_to_the_same_group_and_other_jobs_to_others():
+def test_ranks_of_one_job_share_one_group():
+    """Other jobs come to other groups."""
     job = {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     other = {**job, "MASTER_PORT": "29501"}
     first = default_group(Ranks(0, 2), "0", job)
@@ -49,7 +50,7 @@ def test_the_ranks_of_a_job_come_to_the_same_group_and_other_jobs_to_others():
     assert default_group(Ranks(0, 2), "0", {"TORCHELASTIC_RUN_ID": "a"}) == "torchrun-a-0"
 
 
-def test_a_dataset_for_one_rank_alone_shifts_no_number():
+def test_a_single_ranks_dataset_shifts_no_number():
     ring = uuid.uuid4().hex
     assert [next_serial(ring, given) for given in (None, Ranks(0, 1), Ranks(1, 2), None)] == ["0", "own0", "1", "2"]
 
@@ -102,7 +103,7 @@ def test_given_ranks_stand_whatever_torch_distributed_says(initialize):
         dataset.close()
 
 
-def test_a_dataset_sent_to_a_rank_forgets_its_senders_ranks(initialize):
+def test_a_dataset_sent_elsewhere_forgets_its_ranks(initialize):
     dataset = RingDataset("train", batch_size=2)
     initialize(3, 4)
     sent = pickle.loads(pickle.dumps(dataset))
@@ -162,7 +163,7 @@ def test_spawned_ranks_share_whoever_made_the_dataset(kind, made_by, tmp_path):
         assert len({pair_id for ids in both for pair_id in ids}) == PAIRS
 
 
-def test_a_loader_with_workers_insists_on_its_ranks_too(initialize):
+def test_a_loader_with_workers_insists_on_ranks(initialize):
     with served_ring() as served, turning(served):
         loader = RingLoader(RingDataset(served.name, batch_size=2, fields=("ids",)), num_workers=1)
         assert len(list(loader)) == 25
@@ -198,7 +199,7 @@ SRUN = {**JOB, "MASTER_ADDR": ELSEWHERE, "SLURM_PROCID": "5", "SLURM_NTASKS": "8
         ({**JOB, "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0", "SLURM_NNODES": "1"}, Ranks(5, 8)),
     ],
 )
-def test_ranks_on_this_machine_come_from_what_the_launcher_tells(environ, expected):
+def test_local_ranks_follow_the_launcher(environ, expected):
     assert resolve_ranks(environ) == expected
 
 
@@ -209,7 +210,7 @@ def test_ranks_on_this_machine_come_from_what_the_launcher_tells(environ, expect
         ({"WORLD_SIZE": "100000"}, "it has 100000 ranks, and this one has"),
     ],
 )
-def test_a_job_on_several_machines_is_known_where_no_launcher_tells(changes, words):
+def test_several_machines_are_recognised_without_a_launcher(changes, words):
     """As Kubeflow, SageMaker and srun start one: RANK and WORLD_SIZE, and no more."""
     with pytest.raises(ringfeed.RingfeedError, match=r"LOCAL_RANK and LOCAL_WORLD_SIZE.*--num-nodes M") as error:
         resolve_ranks({**JOB, **changes})
@@ -217,7 +218,7 @@ def test_a_job_on_several_machines_is_known_where_no_launcher_tells(changes, wor
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost", "no-such-host.invalid", ""])
-def test_an_address_of_this_machine_or_of_none_is_no_other_machine(address):
+def test_a_local_or_missing_address_is_this_machine(address):
     assert resolve_ranks({**JOB, "MASTER_ADDR": address}) == Ranks(5, 8)
 
 

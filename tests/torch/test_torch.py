@@ -114,7 +114,8 @@ WRITES = {
 
 
 @pytest.mark.parametrize("way", WRITES)
-def test_a_write_into_a_batch_is_refused_with_a_sentence_and_changes_nothing(batch, way):
+def test_a_write_into_a_batch_is_refused(batch, way):
+    """With a sentence, and nothing changes."""
     image, _ = batch
     before = image.clone()
     with pytest.raises(ringfeed.InPlaceWriteError, match=r"other trainers read .* batch\.clone\(\)"):
@@ -122,7 +123,7 @@ def test_a_write_into_a_batch_is_refused_with_a_sentence_and_changes_nothing(bat
     assert torch.equal(image, before)
 
 
-def test_every_in_place_method_of_a_tensor_is_refused():
+def test_every_in_place_tensor_method_is_refused():
     """By the names that this release of torch has; the guard is not asked to know them."""
     harmless = {"requires_grad_"}
     names = [name for name in dir(torch.Tensor) if re.fullmatch(r"[a-z]\w*[^_]_", name) and name not in harmless]
@@ -133,7 +134,7 @@ def test_every_in_place_method_of_a_tensor_is_refused():
             RingTensor.__torch_function__(getattr(torch.Tensor, name), (RingTensor,), (tensor,))
 
 
-def test_every_operator_that_writes_has_a_name_that_the_guard_knows():
+def test_the_guard_knows_every_operator_that_writes():
     """ATen's own schemas: an operator that writes into its first argument ends with an underscore, or has out=."""
     writing = set()
     for schema in torch._C._jit_get_all_schemas():
@@ -148,13 +149,13 @@ def test_every_operator_that_writes_has_a_name_that_the_guard_knows():
     assert {name for name in public if not name.endswith("_")} <= harmless
 
 
-def test_numpy_and_a_write_through_it_are_refused_too(batch):
+def test_numpy_and_writes_through_it_are_refused(batch):
     for array in (batch[0].numpy(), np.asarray(batch[0]), batch[0].permute(0, 2, 3, 1).numpy()):
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
 
 
-def test_what_has_memory_of_its_own_is_a_plain_tensor(batch):
+def test_what_has_its_own_memory_is_plain(batch):
     image, _ = batch
     floats = image.float()
     for tensor in (floats, image.clone(), image.to(torch.int16), image.sum(), copy.deepcopy(image), image == 3):
@@ -212,7 +213,7 @@ def pairs_of(loader):
     return [pair_id for *_, pair_ids in loader for pair_id in pair_ids]
 
 
-def test_each_iteration_is_one_epoch_and_the_length_is_right(ring, ids):
+def test_each_iteration_is_one_epoch_of_right_length(ring, ids):
     dataset = RingDataset(ring, batch_size=5, fields=("image", "ids"), drop_last=False)
     assert len(dataset) == 5
     epochs = [pairs_of(dataset) for _ in range(2)]
@@ -221,7 +222,7 @@ def test_each_iteration_is_one_epoch_and_the_length_is_right(ring, ids):
     dataset.close()
 
 
-def test_an_epoch_that_is_broken_off_is_followed_by_a_new_one(ring, ids):
+def test_an_interrupted_epoch_is_followed_by_another(ring, ids):
     dataset = RingDataset(ring, batch_size=4, fields=("ids", "epoch"))
     for batches, (_, epoch) in enumerate(dataset, 1):
         assert epoch == 0
@@ -246,7 +247,8 @@ def test_transforms_get_a_pair_and_a_batch(ring):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_dataloader_workers_are_sub_ranks_and_nothing_is_seen_twice(ring, ids, method):
+def test_dataloader_workers_are_sub_ranks(ring, ids, method):
+    """Nothing is read twice."""
     dataset = RingDataset(ring, batch_size=4, fields=("image", "label", "epoch", "ids"), drop_last=False)
     loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=method)
     for expected in range(2 if method == "spawn" else 3):
@@ -255,7 +257,8 @@ def test_dataloader_workers_are_sub_ranks_and_nothing_is_seen_twice(ring, ids, m
         assert sorted(pair_id for *_, pair_ids in rows for pair_id in pair_ids) == ids
 
 
-def test_a_loader_that_is_broken_off_goes_on_with_a_new_epoch_in_all_of_its_workers(ring, ids):
+def test_a_loader_broken_off_begins_a_new_epoch(ring, ids):
+    """In all of its workers."""
     dataset = RingDataset(ring, batch_size=2, fields=("epoch", "ids"), drop_last=False)
     loader = DataLoader(dataset, batch_size=None, num_workers=2)
     for _ in loader:
@@ -265,7 +268,8 @@ def test_a_loader_that_is_broken_off_goes_on_with_a_new_epoch_in_all_of_its_work
     assert sorted(pair_id for _, pair_ids in rows for pair_id in pair_ids) == ids
 
 
-def test_a_dataset_that_was_read_before_a_fork_is_read_anew_in_the_child(ring):
+def test_a_dataset_is_read_again_after_a_fork(ring):
+    """By the child, if the parent had read it before."""
     dataset = RingDataset(ring, batch_size=4)
     image, _ = next(iter(dataset))
     reader = dataset.reader
@@ -316,7 +320,7 @@ def test_two_torchrun_ranks_split_every_epoch(ring, ids, tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_snippets_loaders_come_with_a_daemon_of_their_own(unserved, num_workers):
+def test_the_snippets_loaders_bring_their_own_daemon(unserved, num_workers):
     script = (
         "import sys\nfrom transforms import to_tensors\nfrom ringfeed.torch import get_async_dataloaders\n"
         "loaders = get_async_dataloaders(sys.argv[1], 4, to_tensors, 0.5, int(sys.argv[2]))\n"
@@ -337,7 +341,8 @@ def test_the_snippets_loaders_come_with_a_daemon_of_their_own(unserved, num_work
     wait_until(lambda: not traces(ring))
 
 
-def test_the_snippets_loaders_use_a_daemon_that_runs_and_insist_on_the_same_split(unserved):
+def test_the_snippets_loaders_use_a_running_daemon(unserved):
+    """They insist on the same split."""
     name = f"t{uuid.uuid4().hex[:10]}"
     with Daemon(str(unserved), "--fit", "native", "--test-ratio", "0.5", "--slots", "16", ring=name):
         loaders = get_async_dataloaders(f"{unserved}/", 2, to_tensors, test_ratio=0.5)
@@ -349,12 +354,13 @@ def test_the_snippets_loaders_use_a_daemon_that_runs_and_insist_on_the_same_spli
             loader.dataset.close()
 
 
-def test_the_snippets_loaders_say_why_no_daemon_could_be_started(tmp_path: Path):
+def test_the_snippets_loaders_explain_a_missing_daemon(tmp_path: Path):
+    """Why it could not be started."""
     with pytest.raises(ringfeed.RingfeedError, match="no folder"):
         get_async_dataloaders(str(tmp_path / "none"), 2)
 
 
-def test_a_trainer_that_is_killed_takes_the_daemon_it_started_with_it(unserved):
+def test_a_killed_trainer_ends_the_daemon_it_started(unserved):
     script = (
         "import sys, os, signal\nfrom ringfeed.torch import get_async_dataloaders\n"
         "loaders = get_async_dataloaders(sys.argv[1], 2, test_ratio=0.5)\n"
@@ -389,7 +395,7 @@ def places(ring, **options):
 
 @pytest.mark.parametrize("resumed_workers", [0, 2, slow(1), slow(3)])
 @pytest.mark.parametrize(("workers", "taken"), [(0, 3), (2, 1), slow(2, 4), slow(3, 2)])
-def test_a_loader_goes_on_where_its_state_stands_with_any_number_of_workers(ring, workers, taken, resumed_workers):
+def test_a_loader_resumes_with_any_number_of_workers(ring, workers, taken, resumed_workers):
     loader = RingLoader(places(ring, batch_size=3), num_workers=workers)
     batches = iter(loader)
     seen = [next(batches) for _ in range(taken)]
@@ -409,7 +415,7 @@ def test_a_loader_goes_on_where_its_state_stands_with_any_number_of_workers(ring
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_torchdatas_stateful_loader_goes_on_at_the_next_batch(ring, workers):
+def test_torchdatas_stateful_loader_resumes_at_the_next_batch(ring, workers):
     stateful = pytest.importorskip("torchdata.stateful_dataloader")
 
     def loader():
@@ -430,7 +436,7 @@ def test_torchdatas_stateful_loader_goes_on_at_the_next_batch(ring, workers):
     second.dataset.close()
 
 
-def test_a_state_that_plain_loaders_workers_cannot_keep_is_refused_not_lost(ring):
+def test_a_state_plain_workers_cannot_keep_is_refused(ring):
     dataset = places(ring, batch_size=4)
     loader = DataLoader(dataset, batch_size=None, num_workers=2)
     next(iter(loader))
@@ -442,7 +448,7 @@ def test_a_state_that_plain_loaders_workers_cannot_keep_is_refused_not_lost(ring
         next(iter(loader))
 
 
-def test_a_place_to_start_at_is_one_for_the_first_epoch_only(ring):
+def test_a_starting_place_is_for_one_epoch_only(ring):
     with pytest.raises(RuntimeError, match="RingLoader"):
         next(iter(DataLoader(places(ring, batch_size=4, start=(1, 8)), batch_size=None, num_workers=2)))
     for workers in (0, 2):
@@ -453,7 +459,8 @@ def test_a_place_to_start_at_is_one_for_the_first_epoch_only(ring):
 
 
 @pytest.mark.parametrize(("drop_last", "pairs", "batches"), [(True, 14, 2), (False, PAIRS, 4)])
-def test_a_loaders_length_counts_what_its_workers_yield_and_no_pair_comes_twice(ring, drop_last, pairs, batches):
+def test_a_loaders_length_counts_its_workers_batches(ring, drop_last, pairs, batches):
+    """No pair comes twice."""
     dataset = RingDataset(ring, batch_size=7, fields=("epoch", "positions"), drop_last=drop_last)
     loader = RingLoader(dataset, num_workers=2)  # rounds of 14 pairs; 10 are left at the end
     rows = list(loader)
@@ -461,7 +468,7 @@ def test_a_loaders_length_counts_what_its_workers_yield_and_no_pair_comes_twice(
     assert rows_of(rows) == undisturbed(0)[:pairs]
 
 
-def test_workers_without_a_pair_of_their_own_at_an_epochs_end_repeat_none(ring):
+def test_idle_workers_at_an_epochs_end_repeat_nothing(ring):
     loader = RingLoader(places(ring, batch_size=6, start=(0, 23)), num_workers=2)
     assert rows_of(loader) == [(0, 23)]
     assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (1, 0)
@@ -469,7 +476,7 @@ def test_workers_without_a_pair_of_their_own_at_an_epochs_end_repeat_none(ring):
 
 
 @pytest.mark.parametrize("kind", [RingLoader, DataLoader])
-def test_workers_that_persist_begin_a_new_epoch_after_a_break(ring, kind):
+def test_persistent_workers_begin_another_epoch_after_a_break(ring, kind):
     options = {} if kind is RingLoader else {"batch_size": None}
     loader = kind(places(ring, batch_size=2), num_workers=2, persistent_workers=True, **options)
     for batches, _ in enumerate(loader, 1):
@@ -479,7 +486,7 @@ def test_workers_that_persist_begin_a_new_epoch_after_a_break(ring, kind):
     assert sorted(rows_of(loader)) == undisturbed(2)
 
 
-def test_workers_that_persist_follow_set_epoch_and_a_state(ring):
+def test_persistent_workers_follow_set_epoch_and_a_state(ring):
     loader = RingLoader(places(ring, batch_size=4), num_workers=2, persistent_workers=True)
     for epoch in (0, 1, 4):
         loader.set_epoch(epoch)
@@ -490,7 +497,8 @@ def test_workers_that_persist_follow_set_epoch_and_a_state(ring):
 
 
 @pytest.mark.parametrize("persist", [False, True])
-def test_workers_that_begin_an_epoch_wait_for_a_daemon_that_is_being_restarted_and_repeat_nothing(folder, persist):
+def test_workers_await_a_restarting_daemon(folder, persist):
+    """They begin an epoch, and repeat nothing."""
     name = f"t{uuid.uuid4().hex[:10]}"
     daemons = [Daemon(str(folder), "--size", "24x32", "--slots", "64", ring=name) for _ in range(2)]
     with daemons[0]:
@@ -510,7 +518,8 @@ def late(worker):
 
 
 @pytest.mark.slow
-def test_a_look_before_every_worker_came_is_taken_back_in_all(ring):
+def test_an_early_look_is_undone_in_every_worker(ring):
+    """Before every worker came."""
     loader = RingLoader(places(ring, batch_size=4), num_workers=2)
     assert rows_of(loader) == undisturbed(0)
     loader.worker_init_fn = late
@@ -521,7 +530,8 @@ def test_a_look_before_every_worker_came_is_taken_back_in_all(ring):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_rest_too_short_for_the_new_batch_size_is_not_made_up_for_by_set_epoch(ring, workers):
+def test_set_epoch_adds_nothing_to_a_short_rest(ring, workers):
+    """One that is too short for the new batch size."""
     loader = RingLoader(places(ring, batch_size=3), num_workers=0)
     batches = iter(loader)
     state = [loader.state_dict() for _ in zip(range(7), batches, strict=False)][-1]
@@ -560,7 +570,7 @@ def test_set_epoch_means_what_a_distributed_samplers_means(ring, workers):
     dataset.close()
 
 
-def test_a_dataset_starts_from_a_state_and_refuses_a_foreign_one(ring):
+def test_a_dataset_starts_from_its_own_states_only(ring):
     with RingDatasetState(ring) as state:
         later = {**state, "epoch": 2, "position": 20}
     dataset = places(ring, batch_size=4, start=later)
@@ -572,7 +582,7 @@ def test_a_dataset_starts_from_a_state_and_refuses_a_foreign_one(ring):
 
 @pytest.mark.filterwarnings("error:The given NumPy array")
 @pytest.mark.parametrize("fit", ["resize", "native"])
-def test_a_batch_that_wraps_round_a_ring_that_is_not_mirrored_is_of_guarded_tensors_too(fit):
+def test_an_unmirrored_wrapping_batch_has_guarded_tensors_too(fit):
     odd = plan_geometry(slots=10, lanes=4, image_row=(17, 33, 3), label_row=(17, 33), label_dtype="uint16")
     assert not odd.mirrored
     with served_ring(geometry=odd, fit=fit, epoch_length=48) as served, turning(served):

@@ -147,7 +147,7 @@ def test_jax(run):
     assert run("jax", "print(epoch, float(loss) > 0)\n", needs=["jax"]) == "1 True\n"
 
 
-def test_a_job_of_a_sweep_begins_with_a_whole_epoch(run, rings):
+def test_a_sweeps_job_begins_with_a_whole_epoch(run, rings):
     with ringfeed.attach(f"{rings}-train", batch_size=4) as other:
         batches = iter(other)
         for _ in range(2):
