@@ -53,7 +53,7 @@ class EndlessOrder(Sampler):
 
 
 class Epoch(Sampler):
-    """The entries, each once, shuffled anew for each epoch."""
+    """The entries, each once, in another random order for each epoch."""
 
     def __init__(self, task: Task) -> None:
         self._entries = task.entries()

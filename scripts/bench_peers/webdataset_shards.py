@@ -1,6 +1,6 @@
 """WebDataset: the same pairs in tar shards, read over HTTP by curl, as it does, in a worker process for each core.
 
-The shards are made once, beside the pairs. Shuffling is what WebDataset offers: shards, and a buffer.
+The shards are made once, next to the pairs. Shuffling is what WebDataset offers: shards, and a buffer.
 """
 
 from __future__ import annotations

@@ -1,12 +1,18 @@
 """Documents say what they mean in the field's words: some words and phrases that readers stumbled over are not used."""
 
 import ast
+import io
 import re
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+
+MAX_WORDS = 8
+"""Of a test's name, after `test_`."""
 
 BANNED = {
     r"anew": "again, new, re-...",
@@ -26,14 +32,11 @@ BANNED = {
 """Patterns of what is not written, and what to write instead."""
 
 
-PACKAGES = (
-    *("daemon/ringfeedd/catalog", "daemon/ringfeedd/cli", "daemon/ringfeedd/config", "daemon/ringfeedd/storage"),
-    *("daemon/ringfeedd/decode", "daemon/ringfeedd/ring", "daemon/ringfeedd/supervisor", "daemon/ringfeedd/system"),
-    *("daemon/ringfeedd/cache", "daemon/ringfeedd/worker", "daemon/ringfeedd/fetch", "daemon/ringfeedd/reporting"),
-    *("consumer/ringfeed/cli", "consumer/ringfeed/health", "consumer/ringfeed/daemon", "consumer/ringfeed/torch"),
-    *("consumer/ringfeed/reader", "daemon/ringfeedd/web"),
-)
-"""Packages of which the docstrings and messages are checked too; add one once it is clean."""
+CODE = ("consumer", "daemon", "scripts")
+"""Folders of which the docstrings, comments and messages are checked."""
+
+NOT_PROSE = r"\.former\b|\|former\)|^User=nobody$"
+"""The protocol's file names, and a line of a systemd unit."""
 
 
 def documents() -> list[str]:
@@ -70,14 +73,48 @@ def test_a_document_has_no_banned_words(document):
     assert not found, f"{document}: " + "; ".join(found)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_docstrings_and_messages_have_no_banned_words(package):
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Each docstring, comment and message of a file, with the line where it begins; a shell script is one text."""
+    text = path.read_text()
+    if path.suffix != ".py":
+        yield 1, text
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def code() -> list[str]:
+    """Return the packages of the code, and single files above them."""
+    folders = {path.parent for folder in CODE for path in (REPOSITORY / folder).rglob("*.py")}
+    return sorted(str(folder.relative_to(REPOSITORY)) for folder in {*folders, REPOSITORY / "scripts"})
+
+
+@pytest.mark.parametrize("folder", code())
+def test_docstrings_comments_and_messages_have_no_banned_words(folder):
     found = []
-    for path in sorted((REPOSITORY / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found += [f"{path.name}:{node.lineno}: {stumble}" for stumble in stumbles(node.value)]
+    for path in sorted((REPOSITORY / folder).iterdir()):
+        if path.suffix not in ("", ".py") or not path.is_file():
+            continue
+        for line, text in texts(path):
+            # An indented line is prose here, and the name before a colon is an attribute's or an argument's.
+            plain = re.sub(r"^[ \t]+(?:\w+:)?", "", text, flags=re.MULTILINE)
+            plain = re.sub(NOT_PROSE, "", plain, flags=re.MULTILINE)
+            found += [f"{path.name}:{line}: {stumble}" for stumble in stumbles(plain)]
     assert not found, "\n".join(found)
+
+
+def test_no_test_name_has_more_than_eight_words():
+    """What more is to be said stands in the docstring."""
+    declared = re.compile(r"^\s*(?:(?:async )?def )?test_(\w+)(?:\(| = )", re.MULTILINE)
+    paths = sorted((REPOSITORY / "tests").rglob("test_*.py"))
+    named = {(path.name, name) for path in paths for name in declared.findall(path.read_text())}
+    assert len(named) > 1000
+    long = [f"{file}: test_{name}" for file, name in sorted(named) if len(name.split("_")) > MAX_WORDS]
+    assert not long, "\n".join(long)
 
 
 def test_code_and_quotations_are_passed_over():

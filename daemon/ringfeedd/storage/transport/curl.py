@@ -68,7 +68,7 @@ class CurlTransport:
         assert self._watch is not None
         now = self._loop.time()
         if now - self._watch.when() > _LATE * self._read_timeout_s:
-            # The loop was held up, nobody knows for how long: it received nothing, and the server was not silent.
+            # The loop was held up for an unknown time: it received nothing, and the server was not silent.
             for transfer in self._flying:
                 transfer.excuse(now)
         self._watch = None
