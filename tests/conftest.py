@@ -7,9 +7,14 @@ import uuid
 
 import pytest
 from house import SHM, wipe
+from hypothesis import HealthCheck, settings
 
 LEAVE_S = 10.0
 """For daemons that end by themselves once no process needs them."""
+
+# Whether a property holds does not depend on how fast the machine is.
+settings.register_profile("any pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any pace")
 
 # A shell has its background jobs ignore Ctrl-C, and so would every trainer that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

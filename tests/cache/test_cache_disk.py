@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ringfeedd.cache import disk, segments
-from ringfeedd.cache.disk import ABSENT, WANTED, DiskShare, DiskTier
+from ringfeedd.cache.disk import DiskTier
+from ringfeedd.cache.disk_share import ABSENT, WANTED, DiskShare
 from ringfeedd.cache.policy import Keys
 from ringfeedd.cache.segments import HEADER, SegmentReader, SegmentWriter, WrongEntryError
 

@@ -23,8 +23,17 @@ from ringfeedd.system.children import ForkedProcess, PolledProcess, StartedProce
 from ringfeedd.worker import forkserver, worker
 from ringfeedd.worker import process as spawn
 from ringfeedd.worker.forkserver import Request
-from ringfeedd.worker.launcher import ForkServer
+from ringfeedd.worker.launcher import ForkServer, worker_environ
 from ringfeedd.worker.process import FORKABLE, Spawner
+
+
+def test_workers_stream_large_copies():
+    streamed = "glibc.cpu.x86_non_temporal_threshold"
+    assert worker_environ({"A": "b"})["GLIBC_TUNABLES"] == f"{streamed}=131072"
+    kept = worker_environ({"GLIBC_TUNABLES": "glibc.malloc.check=1"})["GLIBC_TUNABLES"]
+    assert kept == f"glibc.malloc.check=1:{streamed}=131072"
+    operators = {"GLIBC_TUNABLES": f"{streamed}=70000"}
+    assert worker_environ(operators)["GLIBC_TUNABLES"] == operators["GLIBC_TUNABLES"]
 
 
 def comm(pid: int) -> str:

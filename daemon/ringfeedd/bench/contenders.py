@@ -17,6 +17,7 @@ import msgspec
 
 from ringfeedd.bench.contender import Measured, Task
 from ringfeedd.demo.children import Child
+from ringfeedd.worker.launcher import tuned_copies
 
 READY_TIMEOUT_S: Final = 60.0
 RESULT_TIMEOUT_S: Final = 90.0
@@ -24,8 +25,13 @@ RESULT_TIMEOUT_S: Final = 90.0
 
 SLOTS: Final = 256
 
-KEPT_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
-"""Lets glibc keep big buffers instead of giving them back to the kernel each time, for the peers as our workers do."""
+KEPT_MEMORY: Final = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    **tuned_copies({}),
+}
+"""Lets glibc keep big buffers instead of giving them back to the kernel each time, and copy rows past the caches: for
+the peers as our workers do."""
 
 FAST_PACKAGES: Final = ("simplejpeg", "deflate", "isal", "pycurl")
 

@@ -17,33 +17,28 @@ import logging
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ringfeed.shm import segment
-from ringfeedd.cache.policy import Indices, Keys, Words, last_pairs, matches, sealed
+from ringfeedd.cache.disk_index import IndexFile, IndexTable
+from ringfeedd.cache.disk_share import ABSENT, WANTED, DiskOrder, DiskShare, DiskUse
+from ringfeedd.cache.policy import Keys, last_pairs, matches
 from ringfeedd.cache.segments import (
     HEADER,
     OFFSET_BITS,
-    WORDS,
     Entry,
+    extents,
     punch,
     segment_path,
     segments,
+    truncate_file,
 )
 
 _LOG: Final = logging.getLogger("ringfeedd.cache")
-
-ABSENT: Final = -1
-"""The place of a pair that the tier does not keep."""
-
-WANTED: Final = -2
-"""The place of a pair that is to be stored as it passes."""
 
 AUTO_PART: Final = 0.9
 """Of the space that is free in the folder's file system, with ``size = "auto"``."""
@@ -55,79 +50,8 @@ PAUSE_S: Final = 30.0
 """After a failed write, until the next one is tried."""
 
 PREFIX: Final = "ringfeed-"
-INDEX, LOCK, ROOT = "index", "lock", "root.json"
+LOCK, ROOT = "lock", "root.json"
 LOCK_BYTE: Final = 0
-_MOST_UNWRITTEN_BYTES: Final = 1 << 22
-_LENGTHS, _PLACE = 2, 4
-_LOW: Final = np.uint64((1 << 32) - 1)
-
-
-class DiskOrder(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What a worker is to do with the disk tier for one pair.
-
-    Attributes:
-        pair_id, version: its key.
-        place: where it lies; negative where it does not.
-        size: bytes to read there.
-        store: store it, unless it is read from there.
-    """
-
-    pair_id: int
-    version: int
-    place: int
-    size: int
-    store: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DiskUse:
-    """How full the tier is.
-
-    Attributes:
-        room: bytes that it may take.
-        used: bytes that its segments take.
-        pairs: that it holds.
-        chosen: pairs of the catalog that it is to hold.
-        wrong: entries that were not whole when they were read, since the start.
-    """
-
-    room: int = 0
-    used: int = 0
-    pairs: int = 0
-    chosen: int = 0
-    wrong: int = 0
-
-
-class DiskShare:
-    """One listing's pairs in the tier; 20 bytes a pair.
-
-    Attributes:
-        places: (pairs,) int64, or `ABSENT`, or `WANTED`.
-        sizes: (pairs,) uint32, bytes of the entries.
-        chosen: pairs that the tier is to hold; ``held``: those of them that it holds.
-    """
-
-    def __init__(self, keys: Keys, chosen: Indices) -> None:
-        self.ids, self.versions = keys.ids, keys.versions
-        self.places = np.full(len(keys), ABSENT, np.int64)
-        self.places[chosen] = WANTED
-        self.sizes = np.zeros(len(keys), np.uint32)
-        self.chosen = len(chosen)
-        self.held = 0
-
-    def set(self, pairs: npt.NDArray[np.bool_], places: Indices, sizes: Indices) -> None:
-        """Take note of where pairs lie."""
-        self.places[pairs], self.sizes[pairs] = places, sizes
-        self.count()
-
-    def forget(self, pairs: npt.NDArray[np.bool_], place: int = WANTED) -> None:
-        """Take note that some of these pairs are not there any more."""
-        self.places[pairs & (self.places >= 0)] = place
-        self.count()
-
-    def count(self) -> None:
-        """Count the pairs that are there."""
-        self.held = int(np.count_nonzero(self.places >= 0))
 
 
 class DiskTier:
@@ -147,9 +71,8 @@ class DiskTier:
         self._wrong = 0
         self._shares: list[DiskShare] = []
         self._used = self._room = 0
-        self._lock_fd = self._index_fd = -1
-        self._index_end = 0
-        self._unwritten = bytearray()
+        self._lock_fd = -1
+        self._index: IndexFile | None = None
         self._identity: tuple[int, int] | None = None
         self._looked = self._paused_until = self._again_at = 0.0
         self._said = ""
@@ -166,7 +89,7 @@ class DiskTier:
     @property
     def writable(self) -> bool:
         """Whether this daemon may store."""
-        return self._index_fd >= 0
+        return self._index is not None
 
     def use(self) -> DiskUse:
         """Return the numbers that status, metrics and tests read."""
@@ -215,9 +138,7 @@ class DiskTier:
                 f"used, and nothing is added; give one of them another folder"
             )
             return
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._index_fd = os.open(self.folder / INDEX, flags, 0o600)
-        self._index_end = os.fstat(self._index_fd).st_size // HEADER.size * HEADER.size
+        self._index = IndexFile(self.folder)
         root = self.folder / ROOT
         if not root.exists():
             root.write_text(json.dumps(self._of))
@@ -234,20 +155,21 @@ class DiskTier:
             share = DiskShare(keys, np.zeros(0, np.int64))
             self._shares = [*also, share]
             return share
-        self._flush()
-        table = read_index(self.folder)
+        if self._index is not None:
+            self._index.flush()
+        table = IndexTable.read(self.folder)
         self._used, self._room = self._measure()
         share = DiskShare(keys, last_pairs(keys, self._room, overhead=HEADER.size))
-        entries = matches(keys, table[:, 0], table[:, 1])
+        entries = matches(keys, table.ids, table.versions)
         there = (share.places == WANTED) & (entries >= 0)
         found = entries[there]
-        share.set(there, table[found, _PLACE].astype(np.int64), _sizes(table)[found].astype(np.int64))
+        share.set(there, table.places[found], table.sizes[found])
         live = np.zeros(len(table), np.bool_)
         live[entries[there]] = True
         first = not self._shares
         self._shares = [*also, share]
-        if self.writable:
-            self._reclaim(table, live, truncate=first)
+        if self._index is not None:
+            self._reclaim(self._index, table, live, truncate=first)
             self._used, _ = self._measure()
         return share
 
@@ -266,13 +188,11 @@ class DiskTier:
             return used, used
         return used, int(AUTO_PART * (used + facts.f_bavail * facts.f_frsize))
 
-    def _reclaim(self, table: Words, live: npt.NDArray[np.bool_], *, truncate: bool) -> None:
+    def _reclaim(self, index: IndexFile, table: IndexTable, live: npt.NDArray[np.bool_], *, truncate: bool) -> None:
         """Give back the space of entries that are not live, and of what no entry names."""
-        numbers = table[:, _PLACE] >> np.uint64(OFFSET_BITS)
-        offsets = (table[:, _PLACE] & np.uint64((1 << OFFSET_BITS) - 1)).astype(np.int64)
-        sizes = _sizes(table).astype(np.int64)
+        numbers, offsets, sizes = table.segments, table.offsets, table.sizes
         for share in self._shares[:-1]:
-            gone = matches(_keys_of(share), table[~live, 0], table[~live, 1]) >= 0
+            gone = matches(share.keys, table.ids[~live], table.versions[~live]) >= 0
             share.forget(gone, ABSENT)
         with contextlib.suppress(OSError):
             for number in list(segments(str(self.folder))):
@@ -283,40 +203,23 @@ class DiskTier:
                         path.unlink(missing_ok=True)
                     continue
                 dead = here & ~live
-                if np.any(dead) and not punch(path, _extents(offsets[dead], sizes[dead])):
+                if np.any(dead) and not punch(path, extents(offsets[dead], sizes[dead])):
                     # A file system without holes: the whole segment goes once less than half of it is of use.
                     if sizes[dead].sum() > sizes[here & live].sum():
                         path.unlink(missing_ok=True)
                         self._forget_segment(number)
                         live &= ~here
                 elif truncate:
-                    _truncate(path, int((offsets + sizes)[here & live].max()))
+                    truncate_file(path, int((offsets + sizes)[here & live].max()))
         if not live.all():
-            self._rewrite(table[live])
+            try:
+                index.rewrite(table.words[live])
+            except OSError as error:
+                _LOG.warning("the index of the disk cache %s could not be written: %s", self.folder, error.strerror)
 
     def _forget_segment(self, number: int) -> None:
         for share in self._shares:
             share.forget(share.places >> OFFSET_BITS == number)
-
-    def _rewrite(self, table: Words) -> None:
-        """Put an index of these entries in the place of the old one."""
-        draft = self.folder / f"{INDEX}.draft"
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(draft, flags, 0o600)
-            try:
-                segment.write_all(fd, np.ascontiguousarray(table, "<u8").tobytes())
-                draft.rename(self.folder / INDEX)
-            except OSError:
-                os.close(fd)
-                raise
-        except OSError as error:
-            _LOG.warning("the index of the disk cache %s could not be written: %s", self.folder, error.strerror)
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
-            return
-        os.close(self._index_fd)
-        self._index_fd, self._index_end = fd, table.nbytes
 
     # Pairs.
 
@@ -332,14 +235,13 @@ class DiskTier:
 
     def stored(self, share: DiskShare, pair: int, entry: Entry) -> None:
         """Take note of an entry that a worker has written."""
-        if not self.writable:
+        if self._index is None:
             return
         self._used += entry.size
         if (place := share.places.item(pair)) != ABSENT:
             share.held += place < 0
             share.places[pair], share.sizes[pair] = entry.place, entry.size
-        if len(self._unwritten) < _MOST_UNWRITTEN_BYTES:
-            self._unwritten += entry.words(share.ids.item(pair), share.versions.item(pair))
+        self._index.append(entry.words(share.ids.item(pair), share.versions.item(pair)))
 
     def wrong(self, share: DiskShare, pair: int) -> None:
         """Take note of an entry that was not whole when a worker read it."""
@@ -368,7 +270,8 @@ class DiskTier:
         """
         if self._paused_until and now >= self._paused_until:
             self._paused_until = 0.0
-        self._flush()
+        if self._index is not None:
+            self._index.flush()
         if now - self._looked < LOOK_S:
             return
         self._looked = now
@@ -386,7 +289,7 @@ class DiskTier:
             return False
         except OSError:
             return True
-        named = self._index_fd < 0 or os.fstat(self._index_fd).st_nlink > 0
+        named = self._index is None or self._index.named
         return (facts.st_dev, facts.st_ino) == self._identity and named
 
     def _lost(self) -> None:
@@ -397,7 +300,6 @@ class DiskTier:
         self._identity = None
         for share in self._shares:
             share.forget(np.ones(len(share.places), np.bool_))
-        self._unwritten.clear()
         self._begin_again()
 
     def _begin_again(self) -> None:
@@ -406,59 +308,15 @@ class DiskTier:
             self._used, self._room = self._measure()
             self._paused_until = 0.0
 
-    def _flush(self) -> None:
-        if not self._unwritten or not self.writable:
-            return
-        try:
-            written = os.pwrite(self._index_fd, self._unwritten, self._index_end) // HEADER.size * HEADER.size
-        except OSError:
-            return  # there is no room, say: written later, or found missing after a restart
-        self._index_end += written
-        del self._unwritten[:written]
-
     def close(self) -> None:
         """Write what there is to write, and let the next daemon in."""
-        self._flush()
+        if self._index is not None:
+            self._index.flush()
         self._close_files()
 
     def _close_files(self) -> None:
-        for fd in (self._index_fd, self._lock_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._index_fd = self._lock_fd = -1
-
-
-def read_index(folder: Path) -> Words:
-    """Return the entries of a folder's index, (entries, words), those that were written to their end."""
-    try:
-        data = (folder / INDEX).read_bytes()
-    except OSError:
-        data = b""
-    table = np.frombuffer(data[: len(data) // HEADER.size * HEADER.size], "<u8").reshape(-1, WORDS).astype(np.uint64)
-    return table[sealed(table)]
-
-
-def _keys_of(share: DiskShare) -> Keys:
-    """Return the keys of a share's pairs that are there."""
-    return Keys(share.ids, share.versions, np.zeros(len(share.ids), np.uint64), share.places >= 0)
-
-
-def _sizes(table: Words) -> Words:
-    return (table[:, _LENGTHS] & _LOW) + (table[:, _LENGTHS] >> np.uint64(32)) + np.uint64(HEADER.size)
-
-
-def _extents(offsets: Indices, sizes: Indices) -> list[tuple[int, int]]:
-    """Return offsets and lengths, those joined that touch each other."""
-    joined: list[tuple[int, int]] = []
-    for offset, size in sorted(zip(offsets.tolist(), sizes.tolist(), strict=True)):
-        if joined and sum(joined[-1]) == offset:
-            joined[-1] = (joined[-1][0], joined[-1][1] + size)
-        else:
-            joined.append((offset, size))
-    return joined
-
-
-def _truncate(path: Path, end: int) -> None:
-    with contextlib.suppress(OSError):
-        if path.stat().st_size > end:
-            os.truncate(path, end)
+        if self._index is not None:
+            self._index.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+        self._index, self._lock_fd = None, -1

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import google_crc32c
 import msgspec
 
-from ringfeedd.cache.policy import seal
+from ringfeedd.cache.policy import Indices, seal
 
 WORDS: Final = 6
 HEADER: Final = struct.Struct(f"<{WORDS}Q")
@@ -263,3 +263,21 @@ def _fallocate() -> Callable[[int, int, int, int], int] | None:
     function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     function.restype = ctypes.c_int
     return function
+
+
+def extents(offsets: Indices, sizes: Indices) -> list[tuple[int, int]]:
+    """Return offsets and lengths, those joined that touch each other."""
+    joined: list[tuple[int, int]] = []
+    for offset, size in sorted(zip(offsets.tolist(), sizes.tolist(), strict=True)):
+        if joined and sum(joined[-1]) == offset:
+            joined[-1] = (joined[-1][0], joined[-1][1] + size)
+        else:
+            joined.append((offset, size))
+    return joined
+
+
+def truncate_file(path: Path, end: int) -> None:
+    """Cut off what lies beyond ``end`` bytes, if that is possible."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > end:
+            os.truncate(path, end)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from ringfeedd.cache.disk import DiskOrder, DiskShare, DiskTier, DiskUse
+from ringfeedd.cache.disk import DiskTier
+from ringfeedd.cache.disk_share import DiskOrder, DiskShare, DiskUse
 from ringfeedd.cache.memory import NO_ROW, MemoryShare, MemoryTier, MemoryUse, Sizes
 from ringfeedd.cache.policy import Columns, Keys, Words
 

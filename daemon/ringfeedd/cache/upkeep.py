@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringfeed.shm import segment
-from ringfeedd.cache.disk import INDEX, LOCK, LOCK_BYTE, PREFIX, ROOT, read_index
+from ringfeedd.cache.disk import LOCK, LOCK_BYTE, PREFIX, ROOT
+from ringfeedd.cache.disk_index import INDEX, IndexTable
 from ringfeedd.cache.segments import HEADER, SegmentReader, WrongEntryError, segment_path, segments
 
 
@@ -45,7 +46,7 @@ def _look(folder: Path) -> DiskCache:
     for number in segments(str(folder)):
         with contextlib.suppress(OSError):
             used += Path(segment_path(str(folder), number)).stat().st_blocks * 512
-    return DiskCache(folder, root, len(read_index(folder)), used, _in_use(folder))
+    return DiskCache(folder, root, len(IndexTable.read(folder)), used, _in_use(folder))
 
 
 def _in_use(folder: Path) -> bool:
@@ -62,7 +63,7 @@ def _in_use(folder: Path) -> bool:
 def wrong_entries(cache: DiskCache, on_entry: Callable[[], object] = lambda: None) -> int:
     """Read every entry of a cache; return how many are damaged."""
     reader, wrong = SegmentReader(str(cache.folder)), 0
-    for pair_id, version, lengths, _, place, _ in read_index(cache.folder).tolist():
+    for pair_id, version, lengths, _, place, _ in IndexTable.read(cache.folder).words.tolist():
         size = HEADER.size + (lengths & 0xFFFF_FFFF) + (lengths >> 32)
         try:
             reader.read(place, size, pair_id, version)

@@ -13,7 +13,7 @@ from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.failures import FailedPairs
 from ringfeed.shm.layout import RingState, State
 from ringfeed.text import count
-from ringfeedd.cache.disk import DiskOrder
+from ringfeedd.cache.disk_share import DiskOrder
 from ringfeedd.cache.tiers import RingTiers
 from ringfeedd.catalog.catalog import Catalog
 from ringfeedd.fetch.health import StoreHealth

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from ringfeedd.system.prctl import adopt_orphans
@@ -34,6 +34,29 @@ ONE_THREAD: Final = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "M
 process a SIGINT; nothing here multiplies matrices."""
 
 
+_TUNABLES: Final = "GLIBC_TUNABLES"
+_STREAMED: Final = "glibc.cpu.x86_non_temporal_threshold"
+STREAMED_BYTES: Final = 128 << 10
+"""Copies of so many bytes bypass the processor's caches: a pixel row, which the copying process does not read again.
+
+glibc's own limit follows from the size that the processor reports for its last cache: hundreds of MiB on a shared
+host. A row then takes 1.4 times as long to copy out of the memory tier (see ``docs/adr/0018``)."""
+
+
+def tuned_copies(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable that sets `STREAMED_BYTES`, unless an operator has set it; other tunables stay."""
+    tunables = environ.get(_TUNABLES, "")
+    if _STREAMED in tunables:
+        return {_TUNABLES: tunables}
+    return {_TUNABLES: ":".join(filter(None, (tunables, f"{_STREAMED}={STREAMED_BYTES}")))}
+
+
+def worker_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of worker processes, made of the supervisor's."""
+    kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_IT}
+    return kept | ONE_THREAD | tuned_copies(environ)
+
+
 class ForkServer:
     """One fork server process; not thread-safe, and begun by the main thread, with which it dies."""
 
@@ -52,7 +75,6 @@ class ForkServer:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError:
             return None
-        environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_IT} | ONE_THREAD
         # Until it ignores them, they would end it: it inherits that these signals wait.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
         try:
@@ -62,7 +84,7 @@ class ForkServer:
                 [sys.executable, "-m", MODULE, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env=environ,
+                env=worker_environ(os.environ),
             )
         except OSError:
             ours.close()

@@ -28,7 +28,7 @@ from ringfeedd.system.children import (
 )
 from ringfeedd.worker import forkserver
 from ringfeedd.worker.forkserver import Request, decode_pid, encode_import
-from ringfeedd.worker.launcher import ORDERS, ForkServer
+from ringfeedd.worker.launcher import ORDERS, ForkServer, worker_environ
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
 
@@ -108,7 +108,9 @@ class Spawner:
         command = [sys.executable, "-m", module, str(fds[0])]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)  # until it ignores them
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=fds)  # noqa: ASYNC220  # some ms
+            process = subprocess.Popen(  # noqa: ASYNC220  # some ms
+                command, stdin=subprocess.DEVNULL, pass_fds=fds, env=worker_environ(os.environ)
+            )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return StartedProcess(process, self._living) if has_pidfds() else PolledProcess(process)

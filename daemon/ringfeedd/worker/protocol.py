@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from ringfeedd.cache.disk import DiskOrder
+from ringfeedd.cache.disk_share import DiskOrder
 from ringfeedd.cache.rows import RowsSpec
 from ringfeedd.cache.segments import Entry
 from ringfeedd.catalog.catalog import Pair
