@@ -40,8 +40,10 @@ def pixels(pair_id: int) -> tuple[np.ndarray, np.ndarray]:
 class Machine:
     """A tier and a worker, in turns."""
 
-    def __init__(self, rows: int = PAIRS, listing: Keys | None = None, of: str = "settings") -> None:
-        self.tier = MemoryTier(RING, GEOMETRY, rows, [of])
+    def __init__(
+        self, rows: int = PAIRS, listing: Keys | None = None, of: str = "settings", kept: int | None = None
+    ) -> None:
+        self.tier = MemoryTier(RING, GEOMETRY, rows, [of], kept=kept)
         self.tier.start()
         self.tier._reserving.join()
         self.rows = Rows(RowsSpec(self.tier.fd, rows), IMAGE, LABEL, np.dtype(np.uint8))
@@ -274,3 +276,49 @@ def test_a_leftover_is_removed():
 def test_the_index_takes_few_bytes_a_pair():
     share = MemoryShare(keys(range(1000)))
     assert share.rows.nbytes + share.versions.nbytes <= 12 * 1000
+
+
+@pytest.mark.parametrize("rows", [PAIRS, PAIRS // 2])
+def test_a_kept_file_is_gone_on_with(rows):
+    machine = Machine()
+    machine.epoch()
+    kept = segment.reopen(machine.tier.fd)
+    del machine.rows  # a mapping has the file open, as a worker has
+    machine.tier.close()
+    assert not segment.shm_path(file_name(RING)).exists()
+    again = Machine(rows, kept=kept)
+    assert again.tier.is_kept
+    assert again.epoch().count("hit") == rows
+    again.tier.close()
+    assert not segment.shm_path(file_name(RING)).exists()
+    os.close(kept)
+
+
+@pytest.mark.parametrize("change", ["settings", "header", "emptied"])
+def test_a_kept_file_of_others_is_unused(change):
+    machine = Machine()
+    machine.epoch()
+    kept = segment.reopen(machine.tier.fd)
+    del machine.rows  # a mapping has the file open, as a worker has
+    machine.tier.close()
+    if change == "header":
+        os.pwrite(kept, b"\xff", 12)
+    if change == "emptied":
+        os.ftruncate(kept, 0)
+    again = Machine(of="others" if change == "settings" else "settings", kept=kept)
+    assert not again.tier.is_kept
+    assert again.epoch() == ["filled"] * PAIRS
+    again.tier.close()
+    os.close(kept)
+
+
+def test_a_kept_file_in_use_is_unused(monkeypatch):
+    monkeypatch.setattr(memory, "TAKEOVER_S", 0.0)
+    machine = Machine()
+    kept = segment.reopen(machine.tier.fd)
+    again = Machine(kept=kept)
+    assert not again.tier.is_kept
+    assert again.epoch() == ["filled"] * PAIRS
+    again.tier.close()
+    os.close(machine.tier.fd)
+    os.close(kept)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from decode_reference import encode
-from house import NAMESPACE, Daemon, photographs, wait_until, wipe
+from house import NAMESPACE, Daemon, photographs, traces, wait_until, wipe
+from manager import Manager
 from PIL import Image
 
 import ringfeed
@@ -324,4 +325,44 @@ def test_a_dead_daemons_rows_are_used_or_removed(store, ring, expected):
     finally:
         served.process.kill()
         served.process.wait()
+        wipe(ring)
+
+
+def test_a_service_restart_keeps_memory(store, ring, expected, tmp_path):
+    """A damaged header makes the next daemon start empty; a stop for good leaves nothing."""
+    served, manager = daemon(store, ring, "--cache-memory", FULL), Manager(tmp_path / "notify")
+    kept = f"{ring}-train.cache"
+
+    def run(expected_line: str, epochs_read: int) -> int:
+        """Read some epochs of a daemon, and stop it; return the requests that the pairs took."""
+        before = reads(store)
+        manager.start(served)
+        try:
+            assert expected_line in served.output.wait_for("memory cache:")
+            served.output.wait_for("ready")
+            assert epochs(ring, epochs_read) == expected["resize"][:epochs_read]
+            served.process.terminate()
+            assert served.process.wait(20) == 0
+        finally:
+            served.process.kill()
+            served.process.wait()
+        assert traces(ring) == []
+        manager.wait_heard()
+        return reads(store) - before
+
+    try:
+        assert run("pairs fit", 2) >= 2 * (PAIRS - BROKEN)
+        assert list(manager.store) == [kept]
+        for _ in range(2):
+            assert run(f"{PAIRS - BROKEN} were kept", 1) <= 2 * BROKEN * 5
+            assert list(manager.store) == [kept]
+        os.pwrite(manager.store[kept], b"\xff", 20)
+        assert run("pairs fit", 2) >= 2 * (PAIRS - BROKEN)
+        served.command += ["--cache-memory", "off"]
+        manager.start(served).output.wait_for("ready")
+        wait_until(lambda: not manager.store)
+    finally:
+        served.process.kill()
+        served.process.wait()
+        manager.close()
         wipe(ring)

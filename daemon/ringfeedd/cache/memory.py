@@ -108,16 +108,31 @@ class MemoryShare:
 
 
 class MemoryTier:
-    """The memory tier of one daemon."""
+    """The memory tier of one daemon.
+
+    Attributes:
+        fd: of its file, with the lock that says that the daemon lives.
+        taken_over: it begins with the rows of an earlier daemon.
+        is_kept: it is the file that the service manager keeps.
+    """
 
     def __init__(
-        self, ring: str, geometry: RowGeometry, rows: int, of: Sequence[object], *, mode: int = 0o600, gid: int = -1
+        self,
+        ring: str,
+        geometry: RowGeometry,
+        rows: int,
+        of: Sequence[object],
+        *,
+        mode: int = 0o600,
+        gid: int = -1,
+        kept: int | None = None,
     ) -> None:
-        """Make the file, or take over that of a dead daemon.
+        """Make the file, or take over that of an earlier daemon.
 
         Args:
             rows: that it is to have.
             of: what decides which pixels an id means: root, templates, decode settings, release.
+            kept: a descriptor of a file without a name that an earlier daemon had the service manager keep.
 
         Raises:
             OSError: there is no room for its first page, or the name is another user's.
@@ -134,7 +149,11 @@ class MemoryTier:
         self._copying: dict[tuple[int, int], int] = {}
         self._filling: dict[tuple[int, int], tuple[int, MemoryShare, int]] = {}
         self._shares: list[MemoryShare] = []
-        self.fd = self._take_over()
+        self.fd = self._take_over_named()
+        self.is_kept = False
+        if self.fd < 0 and kept is not None:
+            self.fd = self._take_over_kept(kept)
+            self.is_kept = self.fd >= 0
         self.taken_over = self.fd >= 0
         if not self.taken_over:
             self.fd = self._create(mode & 0o600, gid)
@@ -168,7 +187,7 @@ class MemoryTier:
         segment.try_lock(fd, _LOCK_BYTE)
         return fd
 
-    def _take_over(self) -> int:
+    def _take_over_named(self) -> int:
         """Open a dead daemon's file of the same pixels; -1 where there is none, or a worker may still write to it."""
         try:
             fd = segment.open_existing(self._name, writable=True, own=True)
@@ -177,6 +196,19 @@ class MemoryTier:
         except (OSError, NotTrustedError) as error:
             _LOG.warning("the memory cache of the previous daemon is not used: %s", error)
             return -1
+        return self._take(fd)
+
+    def _take_over_kept(self, kept: int) -> int:
+        """Open the file that the service manager kept, if it is of the same pixels and no process has it; else -1."""
+        try:
+            fd = segment.reopen(kept)
+        except OSError:
+            return -1
+        if (taken := self._take(fd)) >= 0:
+            segment.shm_path(self._name).unlink(missing_ok=True)
+        return taken
+
+    def _take(self, fd: int) -> int:
         if os.pread(fd, len(self._header), 0) != self._header or not _lock(fd):
             os.close(fd)
             return -1
@@ -205,7 +237,7 @@ class MemoryTier:
             self._reserved_rows = (offset + length - FIRST_ROW) // self.geometry.pitch
 
     def close(self) -> None:
-        """Remove the file's name; to be called once no worker writes."""
+        """Remove the file's name; to be called once no worker writes. Only a copy of `fd` keeps the rows."""
         self._stop.set()
         if self._reserving.is_alive():
             self._reserving.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -50,7 +51,7 @@ class Spare:
         group: the control group that leaves this process the least; None where none is limited.
         available: bytes that the kernel can give to new memory.
         needed: of these, bytes for the daemon's processes.
-        leftover: bytes of a dead daemon's memory tier, which is taken over.
+        leftover: bytes of an earlier daemon's memory tier, which is taken over.
     """
 
     free: int
@@ -60,9 +61,10 @@ class Spare:
     leftover: int = 0
 
     @classmethod
-    def look(cls, ring: str, needed: int) -> Spare:
-        """Return what there is now."""
-        return cls(free_bytes(), memory_of_group(), available_bytes(), needed, leftover_bytes(ring))
+    def look(cls, ring: str, needed: int, kept: int | None = None) -> Spare:
+        """Return what there is now; ``kept`` as for `MemoryTier`."""
+        leftover = leftover_bytes(ring) + (0 if kept is None else os.fstat(kept).st_blocks * 512)
+        return cls(free_bytes(), memory_of_group(), available_bytes(), needed, leftover)
 
     @property
     def in_shm(self) -> int:
@@ -113,6 +115,7 @@ def open_tiers(
     access: Access,
     needed: int,
     say: Callable[[str], None],
+    kept: int | None = None,
 ) -> Tiers | None:
     """Open what the settings ask for; None where that is nothing. The rings are made by now.
 
@@ -120,6 +123,7 @@ def open_tiers(
         origin: what decides which objects an id means: root, emulator, templates.
         ring: the daemon's first, whose lock it holds.
         needed: bytes for the daemon's processes.
+        kept: see `MemoryTier`.
 
     Raises:
         StartError: there is not the memory that was asked for.
@@ -127,7 +131,7 @@ def open_tiers(
     memory = disk = None
     pairs = len(listing.hashes)
     if settings.memory != 0:
-        memory = _open_memory(settings, spec, pairs, origin, ring, access, needed)
+        memory = _open_memory(settings, spec, pairs, origin, ring, access, needed, kept)
     if memory is None:
         remove_leftover(ring)
     if settings.disk is not None:
@@ -139,9 +143,9 @@ def open_tiers(
     tiers.serve(listing)
     if memory is not None:
         use = memory.use()
-        kept = f"; {use.filled:,} were kept from the last daemon" if memory.taken_over else ""
+        before = f"; {use.filled:,} were kept from the last daemon" if memory.taken_over else ""
         fit = f"memory cache: {min(use.rows, pairs):,} of {pairs:,} pairs fit"
-        say(f"{fit} into {use.rows * use.row_bytes / 2**20:,.0f} MiB{kept}")
+        say(f"{fit} into {use.rows * use.row_bytes / 2**20:,.0f} MiB{before}")
         memory.start()
     elif settings.memory != 0:
         say("memory cache: no memory is left for it besides the rings; enlarge /dev/shm, or set fewer slots")
@@ -159,16 +163,17 @@ def _open_memory(
     ring: str,
     access: Access,
     needed: int,
+    kept: int | None,
 ) -> MemoryTier | None:
     pixels = spec.height * spec.width
     channels = 3 if len(spec.label_row_shape) == 3 else 1
     geometry = RowGeometry(3 * pixels, channels * pixels * spec.label_dtype.itemsize)
-    rows = memory_rows(settings, pitch=geometry.pitch, pairs=pairs, spare=Spare.look(ring, needed))
+    rows = memory_rows(settings, pitch=geometry.pitch, pairs=pairs, spare=Spare.look(ring, needed, kept))
     if not rows:
         return None
     of = [ringfeed.__version__, *origin, *astuple(replace(spec, max_pixels=1))]  # which refuses pairs, and changes none
     try:
-        return MemoryTier(ring, geometry, rows, of, mode=access.mode, gid=access.gid)
+        return MemoryTier(ring, geometry, rows, of, mode=access.mode, gid=access.gid, kept=kept)
     except OSError as error:
         raise StartError(
             f"could not create the memory cache in /dev/shm: {error.strerror or error}; make room there, or set "

@@ -3,7 +3,7 @@
 A stop leaves nothing in /dev/shm, yet trainers may live through it, busy in a long step, and expect their places with
 the next daemon. The same goes for a daemon whose files were removed. systemd keeps descriptors over a restart (its
 *file descriptor store*) and drops them when the service is stopped for good: so the control segment, which has no name
-any more, goes there.
+any more, goes there. So do the rows of the memory cache, with which the next daemon goes on.
 """
 
 from __future__ import annotations
@@ -58,6 +58,33 @@ def take_over(notifier: Notifier) -> list[Control]:
             text = os.pread(fd, 1 << 20, 0)
             controls.append(Control(Descriptor.from_json(json.loads(text)["ring"], text), os.dup(control)))
     return controls
+
+
+def kept_rows(ring: str, notifier: Notifier) -> int | None:
+    """Return the memory cache that a previous daemon stored; ``ring`` is the daemon's first. None for none."""
+    return notifier.stored.get(_rows(ring))
+
+
+def keep_rows(ring: str, fd: int, notifier: Notifier) -> None:
+    """Store the file of the memory cache, unless it is there already; its workers have ended."""
+    if not notifier.active or _rows(ring) in notifier.stored:
+        return
+    with contextlib.suppress(OSError):
+        rows = segment.reopen(fd)  # without the daemon's lock
+        try:
+            notifier.store(_rows(ring), rows)
+        finally:
+            os.close(rows)
+
+
+def drop_rows(ring: str, notifier: Notifier) -> None:
+    """Take a memory cache that is not used out of the manager's keeping, which frees its memory."""
+    if _rows(ring) in notifier.stored:
+        notifier.unstore(_rows(ring))
+
+
+def _rows(ring: str) -> str:
+    return f"{ring}.cache"
 
 
 def _name(descriptor: Descriptor, kind: str) -> str:

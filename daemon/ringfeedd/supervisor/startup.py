@@ -18,7 +18,7 @@ from ringfeedd.config import Settings
 from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.recovery.catalogs import Start
 from ringfeedd.recovery.cleanup import clear_leavings, foreign_files
-from ringfeedd.recovery.fdstore import take_over
+from ringfeedd.recovery.fdstore import drop_rows, keep_rows, kept_rows, take_over
 from ringfeedd.recovery.other_versions import forget_other_versions, keep_other_versions
 from ringfeedd.recovery.predecessor import Predecessor, read_predecessors
 from ringfeedd.ring.failures import Failures
@@ -227,19 +227,25 @@ class Startup:
 
     def _open_tiers(self, catalog: Catalog, spec: DecodeSpec) -> None:
         config, templates = self._settings.config, self._settings.templates
+        ring = self.services[0].name
         tiers = open_tiers(
             self._settings.kept(),
             spec,
             catalog,
             origin=[config.root, config.emulator, templates.images.canonical, templates.labels.canonical],
-            ring=self.services[0].name,
+            ring=ring,
             access=self._settings.access(),
             needed=process_bytes(self._settings, spec),
             say=self._say,
+            kept=kept_rows(ring, self._notifier),
         )
+        if tiers is None or tiers.memory is None or not tiers.memory.is_kept:
+            drop_rows(ring, self._notifier)
         if tiers is not None:
             self.tiers = tiers
             self._undo.callback(tiers.close)
+            if tiers.memory is not None:
+                self._undo.callback(keep_rows, ring, tiers.memory.fd, self._notifier)
             for service in self.services:
                 service.use_tiers(RingTiers(tiers, service.number))
 
