@@ -1,6 +1,7 @@
 """What a pair costs the supervisor, and a batch the trainer, in calls: a number that no busy machine can change.
 
-Each stored figure is what was counted when it was written. A change that needs more on purpose writes its own.
+The bounds leave room for another division of the same work into functions, and for other Python versions. They leave
+none for work that is done for each pair instead of each turn, or for each row instead of each batch.
 """
 
 from __future__ import annotations
@@ -34,12 +35,9 @@ from ringfeedd.worker.protocol import Decoded, PairJob, Results
 
 PAIRS = 1000
 BATCHES = 1000
-STORED = {"ring": 19.9, "pool": 5.2, "decode": 122.0, "reader": 50.1, "dataset": 68.1}
-"""Calls for each pair that is handed out and published, for each that a worker gets and answers, for each that is
-decoded, and for each batch."""
-
-TOLERANCE = 1.1
-"""Between Python's versions: some call less, none that we know calls more."""
+MOST = {"ring": 27, "pool": 8, "decode": 160, "reader": 66, "dataset": 90}
+"""Calls for each pair that is dispatched and published, for each that a worker gets and answers, for each that is
+decoded, and for each batch. About three quarters of them are made today."""
 
 
 class Calls:
@@ -81,7 +79,6 @@ def make_pool(workers: int) -> Pool:
 
 
 def test_a_pair_costs_the_ring_few_calls():
-    """As few as before."""
     calls, given = Calls(), 0
     with served_ring(slots=2048, epoch_length=100_000) as served:
         service, pool = served.service, served.pool
@@ -97,12 +94,11 @@ def test_a_pair_costs_the_ring_few_calls():
                 step(service, pool)
         assert service.ring.published == 2048
     assert given >= PAIRS
-    assert calls.each(given) <= STORED["ring"] * TOLERANCE
+    assert calls.each(given) <= MOST["ring"]
 
 
 @pytest.mark.skipif(fast_codecs.simplejpeg is None or label_png.deflate is None, reason="the extra fast is missing")
 def test_a_plain_pair_decodes_with_few_calls():
-    """As few as before."""
     calls, spec = Calls(), DecodeSpec(24, 36, label_mode=LabelMode.INDEX)
     picture = Image.fromarray(np.asarray(photograph("china").resize((36, 24))))
     pair = encode(picture, "JPEG"), encode(classes(picture), "PNG")
@@ -111,12 +107,12 @@ def test_a_plain_pair_decodes_with_few_calls():
     with calls.counted():
         for _ in range(PAIRS):
             decode_pair(*pair, spec, image, label)
-    assert calls.each(PAIRS) <= STORED["decode"] * TOLERANCE
+    assert calls.each(PAIRS) <= MOST["decode"]
 
 
 @pytest.mark.parametrize("workers", [2, 32])
 def test_a_pair_costs_the_pool_few_calls(workers: int):
-    """As few as before, with many workers too."""
+    """With many workers, too."""
     pairs = [Pair(str(n), ObjectInfo(f"i{n}", 1), ObjectInfo(f"l{n}", 1)) for n in range(PAIRS)]
     calls = Calls()
 
@@ -135,7 +131,7 @@ def test_a_pair_costs_the_pool_few_calls(workers: int):
         assert pool.statistics().pairs == 0
 
     asyncio.run(hand_out_and_hear())
-    assert calls.each(PAIRS) <= STORED["pool"] * TOLERANCE
+    assert calls.each(PAIRS) <= MOST["pool"]
 
 
 def fill(served: Served) -> None:
@@ -145,7 +141,7 @@ def fill(served: Served) -> None:
 
 @pytest.mark.parametrize("through", ["reader", "dataset"])
 def test_a_batch_is_delivered_with_few_calls(through: str):
-    """As few as before, whatever its size."""
+    """Whatever its size."""
     counts = []
     for batch_size in (1, 16):
         calls, taken = Calls(), 0
@@ -167,5 +163,5 @@ def test_a_batch_is_delivered_with_few_calls(through: str):
                             next(batches)  # the last one ends here, and its slots are given back
                             taken += 1
         counts.append(calls.each(taken))
-    assert max(counts) <= STORED[through] * TOLERANCE
+    assert max(counts) <= MOST[through]
     assert max(counts) - min(counts) < 1

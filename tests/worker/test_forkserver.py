@@ -24,7 +24,7 @@ from ringfeedd.worker import forkserver, worker
 from ringfeedd.worker import process as spawn
 from ringfeedd.worker.forkserver import Request
 from ringfeedd.worker.launcher import ForkServer, worker_environ
-from ringfeedd.worker.process import FORKABLE, Spawner
+from ringfeedd.worker.process import Spawner
 
 
 def test_workers_stream_large_copies():
@@ -288,7 +288,7 @@ def ended_at_once(spawner: Spawner, count: int = 1):
         ours, theirs = socket.socketpair()
         ours.close()
         with theirs:
-            process = await spawner.spawn(FORKABLE, [theirs.fileno()])
+            process = await spawner.spawn([theirs.fileno()])
         return process, await process.wait()
 
     async def run():
@@ -312,7 +312,7 @@ def test_a_killed_worker_exits_with_its_negative_signal(server):
         spawner = Spawner(server)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            process = await spawner.spawn(FORKABLE, [theirs.fileno()])
+            process = await spawner.spawn([theirs.fileno()])
             process.kill()
             code = await process.wait()
         with pytest.raises(ProcessLookupError):
@@ -334,7 +334,7 @@ def test_servers_that_die_early_are_replaced_later(server, caplog, monkeypatch):
         ours, theirs = socket.socketpair()
         ours.close()
         with theirs:
-            process = await spawner.spawn(FORKABLE, [theirs.fileno()])
+            process = await spawner.spawn([theirs.fileno()])
         assert type(process) is StartedProcess
         assert await process.wait() == 0
         spawner.look(time.monotonic() + 50)
@@ -388,7 +388,7 @@ def test_old_kernels_wait_for_workers_too(monkeypatch):
     async def run() -> int:
         spawner, (ours, theirs) = Spawner(), socket.socketpair()
         with ours, theirs:
-            process = await spawner.spawn(FORKABLE, [theirs.fileno()])
+            process = await spawner.spawn([theirs.fileno()])
             assert type(process) is PolledProcess
             process.kill()
             killed = await process.wait()
@@ -406,12 +406,12 @@ def test_an_abandoned_worker_is_ended_and_reaped(server):
         spawner = Spawner(server)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            asking = asyncio.create_task(spawner.spawn(FORKABLE, [theirs.fileno()]))
+            asking = asyncio.create_task(spawner.spawn([theirs.fileno()]))
             await asyncio.sleep(0)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
-            await spawner.spawn(FORKABLE, [theirs.fileno()])  # answers come in order
+            await spawner.spawn([theirs.fileno()])  # answers come in order
             assert "1 forked" in repr(spawner)
             assert len(children(os.getpid(), forkserver.NAME)) == 2, "the server, and a worker that has not heard yet"
         spawner.close()

@@ -110,14 +110,14 @@ class Failing(Spawner):
     """Cannot start a process, or not for the first so many times."""
 
     def __init__(self, error: int, times: int, module: str = "this") -> None:
-        super().__init__()
-        self._error, self._left, self._module = error, times, module
+        super().__init__(module=module)
+        self._error, self._left = error, times
 
-    async def spawn(self, module, fds):
+    async def spawn(self, fds):
         self._left -= 1
         if self._left >= 0:
             raise OSError(self._error, os.strerror(self._error))
-        return await super().spawn(self._module, fds)
+        return await super().spawn(fds)
 
 
 async def begin_and(pool: Pool, done) -> None:
@@ -157,7 +157,7 @@ def test_stillborn_workers_end_a_start(monkeypatch):
 
 def test_a_defect_of_the_pool_is_a_crash():
     class Broken(Spawner):
-        async def spawn(self, module, fds):
+        async def spawn(self, fds):
             raise ZeroDivisionError
 
     with pytest.raises(CrashError, match="ZeroDivisionError") as e:

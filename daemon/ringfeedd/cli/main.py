@@ -28,17 +28,19 @@ from ringfeedd.cli.serve import add_serve
 from ringfeedd.errors import EXIT_CLEAN, EXIT_COULD_NOT_START, EXIT_CRASH, DaemonError
 from ringfeedd.log import complain
 from ringfeedd.worker.launcher import ForkServer
+from ringfeedd.worker.process import FORKABLE
 
 
-def main(argv: list[str] | None = None, server: ForkServer | None = None) -> int:
+def main(argv: list[str] | None = None, server: ForkServer | None = None, *, worker_module: str = FORKABLE) -> int:
     """Run one command; returns its exit code.
 
     Args:
         argv: without the program's name; this process's own by default.
         server: from which a daemon's workers are forked.
+        worker_module: what a daemon's workers run.
     """
     arguments = _parser().parse_args(argv)
-    arguments.server = server
+    arguments.server, arguments.worker_module = server, worker_module
     try:
         code = int(arguments.run(arguments))
         sys.stdout.flush()  # here a reader that is gone, or a full disk, has a sentence

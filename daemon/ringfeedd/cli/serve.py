@@ -121,7 +121,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     for warning in loaded.warnings:
         _LOG.warning("%s", warning)
     spare_local_hosts(os.environ)
-    spawner = Spawner(arguments.server)
+    spawner = Spawner(arguments.server, arguments.worker_module)
     config = loaded.config
     spawner.need(modules_for(config.root, emulator=config.emulator, transport=config.transport))
     stop_on_eof = hasattr(arguments, "stop_on_eof")

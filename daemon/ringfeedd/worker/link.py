@@ -70,7 +70,7 @@ class WorkerLink:
 
     @classmethod
     async def open(
-        cls, number: int, module: str, settings: WorkerSettings, spawner: Spawner, witness: ObjectInfo | None
+        cls, number: int, settings: WorkerSettings, spawner: Spawner, witness: ObjectInfo | None
     ) -> WorkerLink:
         """Start a worker, and say what it needs to know.
 
@@ -85,26 +85,26 @@ class WorkerLink:
                 vitals = memoryview(mmap.mmap(vitals_fd, size)).cast("Q")
                 fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in settings.rings)]
                 fds += [] if settings.memory is None else [settings.memory.fd]
-                process = await spawner.spawn(module, fds)
-            reader, writer = await asyncio.open_connection(sock=ours)
+                process = await spawner.spawn(fds)
+                reader, writer = await asyncio.open_connection(sock=ours)
+                link = cls(number, process, reader, writer, vitals)
+                link.send(
+                    Hello(
+                        root=settings.root,
+                        emulator=settings.emulator,
+                        concurrency=settings.concurrency[number],
+                        most_concurrency=settings.most_concurrency[number],
+                        vitals_fd=vitals_fd,
+                        policy=settings.policy,
+                        rings=settings.rings,
+                        witness=witness,
+                        memory=settings.memory,
+                        disk=settings.disk,
+                    )
+                )
         except BaseException:
             ours.close()
             raise
-        link = cls(number, process, reader, writer, vitals)
-        link.send(
-            Hello(
-                root=settings.root,
-                emulator=settings.emulator,
-                concurrency=settings.concurrency[number],
-                most_concurrency=settings.most_concurrency[number],
-                vitals_fd=vitals_fd,
-                policy=settings.policy,
-                rings=settings.rings,
-                witness=witness,
-                memory=settings.memory,
-                disk=settings.disk,
-            )
-        )
         return link
 
     def send(self, message: ToWorker) -> None:

@@ -22,7 +22,7 @@ from ringfeedd.system.work import Work
 from ringfeedd.worker import protocol as messages
 from ringfeedd.worker.heartbeat import VITAL_WORDS, read_work
 from ringfeedd.worker.link import END_TIMEOUT_S, WorkerLink, WorkerSettings
-from ringfeedd.worker.process import FORKABLE, Spawner
+from ringfeedd.worker.process import Spawner
 from ringfeedd.worker.protocol import (
     Cancel,
     Copied,
@@ -54,9 +54,6 @@ START_PATIENCE_S: Final = 5.0
 """So long a pool tries to start its first worker before it gives up."""
 STILLBORN_WORKERS: Final = 4
 """So many workers end before they begin, and none begins, before a pool gives up."""
-
-WORKER_MODULE = FORKABLE
-"""What a worker process runs; the benchmark puts one that does nothing in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +312,7 @@ class Pool:
 
     async def _spawn(self, number: int) -> WorkerLink:
         """Start a worker. Raises: OSError: it cannot be started now."""
-        worker = await WorkerLink.open(number, WORKER_MODULE, self._settings, self._spawner, self._witness)
+        worker = await WorkerLink.open(number, self._settings, self._spawner, self._witness)
         for ring, limit in self._limits.items():
             worker.send(Limit(ring, limit))
         for ring, seq in self._waited_for.items():

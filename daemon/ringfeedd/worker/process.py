@@ -61,8 +61,13 @@ class Spawner:
         server_deaths: fork servers that ended since the start.
     """
 
-    def __init__(self, server: ForkServer | None = None) -> None:
-        """Take over a fork server, if there is one; `close` ends it, or what has replaced it."""
+    def __init__(self, server: ForkServer | None = None, module: str = FORKABLE) -> None:
+        """Take over a fork server, if there is one; `close` ends it, or what has replaced it.
+
+        Args:
+            module: what workers run.
+        """
+        self._module = module
         self.server_deaths = 0
         self._server = server
         self._again_at: float | None = None  # when there is to be a new one; None: it is there, or not wanted
@@ -83,17 +88,16 @@ class Spawner:
         self._needed += modules
         self._tell_needed()
 
-    async def spawn(self, module: str, fds: Sequence[int]) -> WorkerProcess:
+    async def spawn(self, fds: Sequence[int]) -> WorkerProcess:
         """Start a worker.
 
         Args:
-            module: what it runs.
             fds: what it inherits, under the same numbers; the first is the connection that it is told of.
 
         Raises:
             OSError: it cannot be started.
         """
-        if module == FORKABLE and self._server is not None:
+        if self._module == FORKABLE and self._server is not None:
             try:
                 return await self._fork(self._server, fds)
             except (ConnectionError, TimeoutError):
@@ -102,10 +106,10 @@ class Spawner:
                 if error.errno in (errno.EAGAIN, errno.ENOMEM):
                     raise  # another way to start it needs no less
                 _LOG.warning("a worker could not be forked (%s); it is started on its own", error.strerror)
-        return await self._start(module, fds)
+        return await self._start(fds)
 
-    async def _start(self, module: str, fds: Sequence[int]) -> WorkerProcess:
-        command = [sys.executable, "-m", module, str(fds[0])]
+    async def _start(self, fds: Sequence[int]) -> WorkerProcess:
+        command = [sys.executable, "-m", self._module, str(fds[0])]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)  # until it ignores them
         try:
             process = subprocess.Popen(  # noqa: ASYNC220  # some ms

@@ -1,0 +1,143 @@
+"""The pairs that a worker has: which it downloads next, which it decodes next, which wait for room. Pure.
+
+A pair waits to be downloaded, is being downloaded, waits for room in its ring, or waits to be decoded. It leaves with
+its answer.
+"""
+
+from __future__ import annotations
+
+from ringfeedd.errors import BadPairError
+from ringfeedd.fetch.download import PairDownload
+from ringfeedd.fetch.policy import Fetched
+from ringfeedd.worker.protocol import CopyJob, Failed, PairJob
+from ringfeedd.worker.turns import PairTurns
+
+
+class PendingPair:
+    """One pair on its way through the worker.
+
+    Attributes:
+        download: under way; None while there is none.
+        fetched: its bytes; None before they are there.
+        from_disk: the bytes came from the disk tier.
+        wrong: what the disk tier had was not whole.
+        dropped: it was cancelled and answered; the queues pass it by.
+    """
+
+    __slots__ = ("download", "dropped", "fetched", "from_disk", "job", "ring", "seq", "wrong")
+
+    def __init__(self, ring: int, job: PairJob | CopyJob) -> None:
+        self.ring, self.seq, self.job = ring, job.seq, job
+        self.download: PairDownload | None = None
+        self.fetched: Fetched | None = None
+        self.from_disk = self.wrong = self.dropped = False
+
+    def __repr__(self) -> str:
+        return f"PendingPair(ring {self.ring}, seq {self.seq}{', dropped' if self.dropped else ''})"
+
+    @property
+    def retries(self) -> dict[str, int]:
+        """Cause -> attempts of its download that were tried again, so far."""
+        if self.download is not None:
+            return self.download.retries()
+        return {} if self.fetched is None else self.fetched.retries
+
+    def failed(self, error: BadPairError) -> Failed:
+        """Return the answer for a pair that fails to load."""
+        retries = error.retries if self.fetched is None else self.fetched.retries or error.retries
+        return Failed(self.ring, self.seq, str(error), error.cause, error.attempts, retries)
+
+
+class Backlog:
+    """What a worker was given and has not answered."""
+
+    def __init__(self, rings: int) -> None:
+        """Begin with nothing; no ring has room yet."""
+        self._pairs: dict[tuple[int, int], PendingPair] = {}
+        self._to_download: PairTurns[PendingPair] = PairTurns()
+        self._to_decode: PairTurns[PendingPair] = PairTurns()
+        self._limits = [0] * rings
+        self._beyond: list[dict[int, PendingPair]] = [{} for _ in range(rings)]
+
+    def __repr__(self) -> str:
+        return f"Backlog({len(self._pairs)} pairs, to download {self._to_download!r}, to decode {self._to_decode!r})"
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def get(self, ring: int, seq: int) -> PendingPair | None:
+        """Return the pair with this number; None if the worker does not have it."""
+        return self._pairs.get((ring, seq))
+
+    def add(self, ring: int, job: PairJob | CopyJob, *, at_hand: bool) -> None:
+        """Take a pair.
+
+        Args:
+            at_hand: nothing has to be downloaded for it.
+        """
+        pair = self._pairs[ring, job.seq] = PendingPair(ring, job)
+        if at_hand:
+            self.at_hand(pair)
+        else:
+            self._to_download.append(pair)
+
+    def at_hand(self, pair: PendingPair) -> bool:
+        """Let a pair be decoded as soon as its ring has room for it; return True if it has."""
+        if pair.seq < self._limits[pair.ring]:
+            self._to_decode.append(pair)
+            return True
+        self._beyond[pair.ring][pair.seq] = pair
+        return False
+
+    def download_after_all(self, pair: PendingPair) -> None:
+        """Let a pair be downloaded that was to be read from disk and is not there."""
+        self._to_download.append(pair)
+
+    def raise_limit(self, ring: int, limit: int) -> None:
+        """Let pairs of a ring below ``limit`` be decoded, in order."""
+        self._limits[ring] = limit
+        beyond = self._beyond[ring]
+        for seq in sorted(seq for seq in beyond if seq < limit):
+            self._to_decode.append(beyond.pop(seq))
+
+    def cancel(self, ring: int, below: int) -> list[PendingPair]:
+        """Drop the pairs of a ring below ``below``, and return them: each is answered, and its download ended."""
+        dropped = [pair for pair in self._pairs.values() if pair.ring == ring and pair.seq < below]
+        for pair in dropped:
+            pair.dropped = True
+            self._beyond[ring].pop(pair.seq, None)
+            self.remove(pair)
+        return dropped
+
+    def remove(self, pair: PendingPair) -> None:
+        """Forget a pair that is answered."""
+        del self._pairs[pair.ring, pair.seq]
+
+    def next_download(self) -> PendingPair | None:
+        """Take the pair that is downloaded next; None if none waits for that."""
+        while self._to_download:
+            pair = self._to_download.popleft()
+            if not pair.dropped:
+                return pair
+        return None
+
+    def next_decode(self) -> PendingPair | None:
+        """Take the pair that is decoded next; None if none waits for that."""
+        while self._to_decode:
+            pair = self._to_decode.popleft()
+            if not pair.dropped:
+                return pair
+        return None
+
+    @property
+    def decodable(self) -> bool:
+        """Whether pairs wait to be decoded, those that were dropped included."""
+        return bool(self._to_decode)
+
+    @property
+    def waits_for_store(self) -> bool:
+        """Whether pairs are missing that there is room for, and no more may be requested."""
+        if not self._to_download:
+            return False
+        following = self._to_download[0]
+        return following.seq < self._limits[following.ring]
