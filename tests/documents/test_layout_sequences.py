@@ -68,7 +68,7 @@ def test_documented_sequences_read_an_epoch_and_detach(served: Served):
 
 def test_the_documented_sequences_read_on_through_a_refresh(served: Served):
     consumer = attach(served, "growing", BATCH_SIZE=5)
-    served.service.refresh(fake_revision(60, fingerprint="a" * 32))
+    served.service.offer(fake_revision(60, fingerprint="a" * 32))
     assert read_epoch(consumer) == ids(0, 50)
     assert read_epoch(consumer) == ids(0, 60)
     PAGE.detach(consumer, Leaving.LEAVE)

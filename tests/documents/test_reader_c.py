@@ -83,7 +83,7 @@ def test_the_c_reader_reads_on_through_a_refresh(program, tmp_path):
         while reading.poll() is None:
             served.turn(0.01)
             if not refreshed and served.service.ring.floor > 60:
-                served.service.refresh(fake_revision(60, fingerprint="a" * 32))
+                served.service.offer(fake_revision(60, fingerprint="a" * 32))
                 refreshed = True
         output.seek(0)
         read = [line.split() for line in output]

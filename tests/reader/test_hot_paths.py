@@ -69,9 +69,19 @@ class NoPipe:
         pass
 
 
+class Deaf:
+    """A listener that does nothing with what it is told."""
+
+    def results(self, _results: list[Any]) -> None:
+        pass
+
+    def lost(self, *_lost: object) -> None:
+        pass
+
+
 def make_pool(workers: int) -> Pool:
     settings: Any = WorkerSettings("gs://nothing", None, (1,), (1,), None, [])  # type: ignore[arg-type]
-    pool = Pool(workers, settings, on_results=lambda _results: None, on_lost=lambda *_lost: None, most_pairs=PAIRS)
+    pool = Pool(workers, settings, Deaf(), most_pairs=PAIRS)  # type: ignore[arg-type]
     for number in range(workers):
         worker = WorkerLink(number, None, asyncio.StreamReader(), NoPipe(), memoryview(b""))  # type: ignore[arg-type]
         pool._workers[number] = worker
@@ -83,7 +93,7 @@ def test_a_pair_costs_the_ring_few_calls():
     with served_ring(slots=2048, epoch_length=100_000) as served:
         service, pool = served.service, served.pool
         pool.work(service)
-        step(service, pool)
+        step(service)
         while pool.jobs:
             results = [Decoded(0, job.seq, (8, 8, 8, 8), False, 10, {}) for job in pool.jobs]
             given += len(results)
@@ -91,7 +101,7 @@ def test_a_pair_costs_the_ring_few_calls():
             with calls.counted():
                 for result in results:
                     service.result(result)
-                step(service, pool)
+                step(service)
         assert service.ring.published == 2048
     assert given >= PAIRS
     assert calls.each(given) <= MOST["ring"]

@@ -28,14 +28,15 @@ def test_a_readers_early_end_costs_only_its_place(reading):
         now = 0.0
         service = make_service(memory, clock=lambda: now)
         service.expect(predecessors)
-        step(service, served.pool)
+        service.begin(served.pool)
+        step(service)
         assert len(service.groups) == 1
         reader._attachment.detach(Leaving.NO)  # as if it had been killed, between two looks
         now += 1.0
-        step(service, served.pool)  # which lets go of the former daemon's segment, and asks once more who lives
-        assert service.predecessors == []
+        step(service)  # which lets go of the former daemon's segment, and asks once more who lives
+        assert len(service.expected) == 0
         now += 1000.0
-        step(service, served.pool)
+        step(service)
         assert len(service.groups) == 0
     finally:
         memory.unlink()

@@ -89,7 +89,7 @@ def test_daemon_status_and_top_have_the_same_verdict(caplog):
         lane.write_request(request(), nonce=7)
         served.turn()
         lane[Lane.TAKEN] = lane[Lane.RELEASED] = 16
-        served.service.step(served.pool)
+        served.service.step()
         lane[Lane.WAITING_SINCE_NS] = int(1e9 * served.seconds)
         for _ in range(60):
             served.seconds += 0.25
@@ -112,7 +112,7 @@ def test_daemon_status_and_top_have_the_same_verdict(caplog):
 def test_a_late_pair_is_named_by_its_id():
     with served_ring(slots=64, epoch_length=1000) as served:
         pool = served.pool
-        served.service.give(pool, 256)
+        served.service.give(256)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(served.memory, "lane_lives", lambda lane: lane == 0)
             lane = served.memory.lanes[0]
@@ -120,15 +120,15 @@ def test_a_late_pair_is_named_by_its_id():
             served.turn()
             late = served.service.ring.published
             lane[Lane.TAKEN] = lane[Lane.RELEASED] = late
-            served.service.step(pool)
-            served.service.give(pool, 256)
+            served.service.step()
+            served.service.give(256)
             kept = [job for job in pool.jobs if job.seq == late]
             pool.jobs = [job for job in pool.jobs if job.seq != late]
             pool.work(served.service)
             pool.jobs += kept
             for _ in range(20):
                 served.seconds += 0.25
-                served.service.step(pool)
+                served.service.step()
                 lane[Lane.WAITING_SINCE_NS] = 10**9
                 report(served)
             verdict = served.service._reporter.verdict

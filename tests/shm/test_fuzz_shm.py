@@ -297,7 +297,7 @@ def test_no_word_a_member_writes_ends_the_daemon(data):
                     served.memory._bytes[at : at + 2048] = data.draw(st.randoms()).randbytes(2048)
                 served.turn(data.draw(st.sampled_from([0.1, 1.0, 10.0])))
                 served.service.report(DaemonCounts(workers=1), StoreHealth())
-                served.service.refuse_refresh("no")
+                served.service.refresh.refuse("no")
                 look_for_formers(served)
                 assert served.service.failed is None
             hostile.unlock()
@@ -313,7 +313,7 @@ def test_the_daemon_counts_in_its_own_memory(served):
     for place in (State.REFRESHES >> 3, State.PUBLISHED >> 3):
         served.memory._words[place] = 2**64 - 1
     page[Lane.POSTED] = 2**64 - 1
-    served.service.refuse_refresh("no")
+    served.service.refresh.refuse("no")
     served.service.report(DaemonCounts(workers=1), StoreHealth())
     assert served.memory._words[State.PUBLISHED >> 3] == served.service.ring.published
     assert served.memory._words[State.REFRESHES >> 3] == 1

@@ -220,7 +220,7 @@ def test_a_documented_reader_continues_through_a_refresh(served: Served):
     reader = DocumentReader(served.name)
     reader.ask(b"growing", batch_size=5)
     served.turn()
-    served.service.refresh(fake_revision(60, fingerprint="a" * 32))
+    served.service.offer(fake_revision(60, fingerprint="a" * 32))
     served.turn()
     seq, epoch, position = (reader.lane_word(name) for name in ("SEQ", "EPOCH", "POSITION"))
     read = []

@@ -218,7 +218,7 @@ def test_a_reader_may_sleep_through_two_changes():
         assert len(next(iter(sleeper))) == 4
         for length in (20, 28):
             with lock:
-                served.service.refresh(fake_revision(length, fingerprint=f"{length}"))
+                served.service.offer(fake_revision(length, fingerprint=f"{length}"))
             while len(epoch_of(steady)) < length:
                 pass
         batch = next(batch for _ in range(5) for batch in sleeper)
@@ -240,13 +240,13 @@ def test_a_change_ends_when_every_reader_passed_it():
     ):
         assert len(epoch_of(early)) == 12  # the ring is full and ends with the epoch, since the other has read nothing
         with lock:
-            served.service.refresh(fake_revision(16, fingerprint="2" * 32))
+            served.service.offer(fake_revision(16, fingerprint="2" * 32))
         assert len(epoch_of(late)) == 12
         batches = iter(late)
         next(batches)  # it is in the second epoch; the first one validates, say, and has not looked since
         assert late.descriptor.catalog_changes == 1
         with lock:
-            served.service.refresh(fake_revision(20, fingerprint="3" * 32))
+            served.service.offer(fake_revision(20, fingerprint="3" * 32))
         for _ in range(3):  # whole turns, each with all that it can do
             with lock:
                 served.turn(0.001)
@@ -265,7 +265,7 @@ def test_a_job_behind_an_ended_change_is_told():
             state = reader.state_dict()
             assert len(epoch_of(reader)) == 12
             with lock:
-                served.service.refresh(fake_revision(16, fingerprint="2" * 32))
+                served.service.offer(fake_revision(16, fingerprint="2" * 32))
             while len(epoch_of(reader)) < 16 or len(served.service.catalogs) > 1:
                 pass
             later = reader.state_dict()

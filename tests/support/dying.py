@@ -83,11 +83,11 @@ def daemon_story(ring: str, epoch_length: str) -> None:
     service = make_service(memory, epoch_length=int(epoch_length), groups=Groups(gather_s=0.05))
     pool = PaintingPool(memory)
     service.expect(predecessors)
-    service.begin()
+    service.begin(pool)
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     while not stop:
-        step(service, pool)
+        step(service)
         pool.work(service)
         time.sleep(0.002)
     service.end()

@@ -23,7 +23,7 @@ from ringfeedd.ring.revisions import Revision
 from ringfeedd.ring.ring import Ring
 from ringfeedd.shm.memory import Access, RingMemory
 from ringfeedd.supervisor.service import RingService
-from ringfeedd.worker.protocol import Decoded, PairJob
+from ringfeedd.worker.protocol import CopyJob, Decoded, PairJob
 
 HEIGHT, WIDTH = 16, 32
 
@@ -130,7 +130,7 @@ class PaintingPool:
         self.limit = 0
         self.jobs: list[PairJob] = []
 
-    def give(self, ring: int, jobs: Iterator[PairJob]) -> None:
+    def give(self, ring: int, jobs: Iterator[PairJob], copies: Iterator[CopyJob] = ()) -> None:
         self.jobs += list(jobs)
 
     def set_limit(self, ring: int, limit: int) -> None:
@@ -170,15 +170,15 @@ class Served:
 
     def turn(self, seconds: float = 1.0) -> None:
         self.seconds += seconds
-        step(self.service, self.pool)
+        step(self.service)
         self.pool.work(self.service)
-        step(self.service, self.pool)
+        step(self.service)
 
 
-def step(service: RingService, pool: PaintingPool) -> None:
+def step(service: RingService) -> None:
     """One turn of a daemon's loop for its only ring."""
-    service.step(pool)
-    service.give(pool, 256)
+    service.step()
+    service.give(256)
 
 
 def make_service(
@@ -226,7 +226,7 @@ def served_ring(
         groups=groups,
     )
     served = Served(descriptor.ring, service, memory, PaintingPool(memory))
-    service.begin()
+    service.begin(served.pool)
     try:
         served.turn()
         yield served

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 from house import Daemon, wait_until, write_folder
@@ -19,7 +20,7 @@ from ringfeedd.system.children import process_state
 from ringfeedd.worker import pool as pool_module
 from ringfeedd.worker.heartbeat import HEARTBEAT_WORD, SUSPECT_WORD, VITAL_WORDS
 from ringfeedd.worker.link import SILENCE_S, WorkerLink, WorkerSettings
-from ringfeedd.worker.pool import STILLBORN_WORKERS, Pool
+from ringfeedd.worker.pool import STILLBORN_WORKERS, Pool, PoolListener
 from ringfeedd.worker.process import Spawner
 
 
@@ -39,7 +40,7 @@ class Sleeper:
 
 def make_pool(spawner: Spawner | None = None) -> Pool:
     settings = WorkerSettings("gs://nothing", None, (1,), (1,), None, [])  # type: ignore[arg-type]
-    return Pool(1, settings, on_results=lambda _: None, on_lost=lambda *_: None, most_pairs=1, spawner=spawner)
+    return Pool(1, settings, Mock(spec=PoolListener), most_pairs=1, spawner=spawner)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from ringfeedd.catalog.catalog import Catalog
@@ -14,7 +14,7 @@ from ringfeedd.config import Settings
 from ringfeedd.errors import DaemonError
 from ringfeedd.recovery.catalogs import make_revisions
 from ringfeedd.storage import open_source
-from ringfeedd.supervisor.service import RingService
+from ringfeedd.supervisor.serving import Serving
 from ringfeedd.system.limits import exhausted
 
 _LOG: Final = logging.getLogger("ringfeedd")
@@ -30,20 +30,12 @@ class Refresher:
 
     Attributes:
         wanted: another listing was asked for; `begin` begins it.
-        settings: of the daemon; a reload changes them.
     """
 
-    def __init__(
-        self, settings: Settings, services: Callable[[], Sequence[RingService]], wake: Callable[[], None]
-    ) -> None:
-        """Prepare.
-
-        Args:
-            services: returns the rings that are served.
-            wake: called when there is something new for them.
-        """
+    def __init__(self, serving: Serving) -> None:
+        """Prepare; ``serving`` has the rings that get the listings."""
         self.wanted = False
-        self.settings, self._services, self._wake = settings, services, wake
+        self._serving = serving
         self._listing: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
         self._kept: frozenset[str] = frozenset()
@@ -65,7 +57,7 @@ class Refresher:
 
     def save(self, catalog: Catalog) -> asyncio.Task[None]:
         """Keep a listing for the next start, in the background."""
-        return self._do(self._write(self.settings.cache().save, catalog))
+        return self._do(self._write(self._serving.settings.cache().save, catalog))
 
     def keep(self, now: float) -> None:
         """Say in the cache which listings are served, as soon as these change, and every `KEEP_INTERVAL_S`.
@@ -73,13 +65,13 @@ class Refresher:
         Args:
             now: seconds, monotonic.
         """
-        catalogs = {catalog.fingerprint: catalog for service in self._services() for catalog in service.catalogs}
+        catalogs = {catalog.fingerprint: catalog for service in self._serving.services for catalog in service.catalogs}
         served = frozenset(catalogs)
         if served == self._kept and now - self._kept_at < KEEP_INTERVAL_S:
             return
         self._kept, self._kept_at = served, now
-        ring = next(iter(self.settings.ring_names.values()))
-        self._do(self._write(self.settings.cache().keep, ring, list(catalogs.values())))
+        ring = next(iter(self._serving.settings.ring_names.values()))
+        self._do(self._write(self._serving.settings.cache().keep, ring, list(catalogs.values())))
 
     async def _write(self, work: Callable[..., None], *arguments: object) -> None:
         try:
@@ -109,17 +101,17 @@ class Refresher:
 
     async def _refresh(self) -> None:
         """List the root again, and hand each ring its new listing."""
-        config, nodes = self.settings.config, self.settings.nodes
+        config, nodes = self._serving.settings.config, self._serving.settings.nodes
         if nodes.num_nodes > 1:
-            for service in self._services():
-                service.refuse_refresh(
+            for service in self._serving.services:
+                service.refresh.refuse(
                     f"not done: {nodes.num_nodes} machines share every epoch, and each would change its share "
                     f"with an epoch of its own; stop the job and restart all daemons"
                 )
             return
         _LOG.info("refresh: listing %s again", config.root)
         try:
-            catalog = await list_root(self.settings)
+            catalog = await list_root(self._serving.settings)
             for sentence in catalog.incomplete.sentences():
                 _LOG.info("refresh: %s", sentence)
             revisions = make_revisions(catalog, config, nodes)
@@ -127,16 +119,16 @@ class Refresher:
             await asyncio.shield(self.save(catalog))
         except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
             reason = str(error) if isinstance(error, DaemonError) else f"{type(error).__name__}: {error}"
-            for service in self._services():
-                service.refuse_refresh(f"failed, and what was listed before is served on: {reason}")
+            for service in self._serving.services:
+                service.refresh.refuse(f"failed, and what was listed before is served on: {reason}")
             return
-        for service in self._services():
+        for service in self._serving.services:
             split = service.memory.descriptor.split
             if split in revisions:
-                service.refresh(revisions[split])
+                service.offer(revisions[split])
             else:
-                service.refuse_refresh("not taken: the listing gives this ring none of the pairs")
-        self._wake()
+                service.refresh.refuse("not taken: the listing gives this ring none of the pairs")
+        self._serving.wake()
 
 
 async def list_root(settings: Settings) -> Catalog:

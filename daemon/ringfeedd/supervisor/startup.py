@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ringfeed.shm.descriptor import Descriptor
 from ringfeedd.cache.opening import open_tiers
-from ringfeedd.cache.tiers import RingTiers, Tiers
+from ringfeedd.cache.tiers import RingTiers
 from ringfeedd.catalog.catalog import TEST, Catalog
 from ringfeedd.catalog.listing import Progress
 from ringfeedd.config import Settings
@@ -29,10 +29,10 @@ from ringfeedd.shm.memory import RingMemory
 from ringfeedd.supervisor.discovery import Discovery
 from ringfeedd.supervisor.refresh import Refresher
 from ringfeedd.supervisor.service import RingService
+from ringfeedd.supervisor.serving import Serving
 from ringfeedd.supervisor.signals import wake_by
 from ringfeedd.supervisor.sizing import Room, Shares, geometries, process_bytes, shares, total
 from ringfeedd.supervisor.store_wait import StoreWait
-from ringfeedd.system.clock import TurnClock
 from ringfeedd.system.files import connections, page_connections, raise_limit
 from ringfeedd.system.systemd import Notifier
 from ringfeedd.system.work import Work
@@ -40,7 +40,7 @@ from ringfeedd.web.token import TokenFile
 from ringfeedd.worker.link import WorkerSettings
 from ringfeedd.worker.pool import Pool
 from ringfeedd.worker.process import Spawner
-from ringfeedd.worker.protocol import Copied, Result, RingSpec
+from ringfeedd.worker.protocol import RingSpec
 
 if TYPE_CHECKING:
     from ringfeedd.web.server import HttpServer
@@ -52,23 +52,18 @@ class Startup:
     """Locks, predecessors, page, catalog, rings and workers, made in this order.
 
     Attributes:
-        services: a service for each ring, once the rings are made.
         locks: the locks of the rings' names.
         store_wait: how long the start waits for a store that does not answer.
-        tiers: the cache, once the rings are made.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        serving: Serving,
         undo: contextlib.AsyncExitStack,
         *,
         notifier: Notifier,
         spawner: Spawner,
-        clock: TurnClock,
         wake: asyncio.Event,
-        on_results: Callable[[list[Result]], None],
-        on_lost: Callable[[int, int, bool], None],
         say: Callable[[str], None],
         on_progress: Callable[[Progress], None],
         on_listed: Callable[[], None],
@@ -76,25 +71,22 @@ class Startup:
         """Prepare; nothing happens before `run`.
 
         Args:
+            serving: gets the rings and the cache.
             undo: takes down what is made, in the opposite order.
-            clock: of the services.
             wake: set when the main loop has something to do.
-            on_results, on_lost: the pool's, see `Pool`.
             say, on_progress, on_listed: see `Supervisor`.
         """
+        settings = serving.settings
         config = settings.config
-        self.services: list[RingService] = []
         self.locks: list[SingletonLock] = []
-        self.tiers = Tiers()
         self.store_wait = StoreWait(
             settings.store_wait_s,
             say=say,
             tell=notifier.extend_timeout,
             has_answered=lambda: config.store_wait_s is not None or bool(settings.cache()),
         )
-        self._settings, self._undo = settings, undo
-        self._notifier, self._spawner, self._clock, self._wake = notifier, spawner, clock, wake
-        self._on_results, self._on_lost = on_results, on_lost
+        self._serving, self._undo = serving, undo
+        self._notifier, self._spawner, self._wake = notifier, spawner, wake
         self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
         self._formers: dict[str, list[Predecessor]] = {}
         self._server: HttpServer | None = None
@@ -102,6 +94,10 @@ class Startup:
         self._files = self._page_connections = 0
         self._mean_pair_bytes = 0.0
         self._pool: Pool | None = None
+
+    @property
+    def _settings(self) -> Settings:
+        return self._serving.settings
 
     async def run(self, refresher: Refresher) -> Pool:
         """Make everything; return the pool of worker processes that runs then.
@@ -158,8 +154,8 @@ class Startup:
         self._open_tiers(start.catalog, spec)
         pool = self._open_pool(spec, shape)
         self._undo.push_async_callback(refresher.end)
-        for service in self.services:
-            service.begin()
+        for service in self._serving.services:
+            service.begin(pool)
         return pool
 
     async def _open_page(self) -> None:
@@ -171,7 +167,7 @@ class Startup:
 
         token = TokenFile(token_file) if token_file else None
         server = HttpServer(
-            lambda: self.services, listen, token, most_connections=self._page_connections, work=self._work
+            lambda: self._serving.services, listen, token, most_connections=self._page_connections, work=self._work
         )
         address = await server.start()
         self._undo.push_async_callback(server.stop)
@@ -204,12 +200,12 @@ class Startup:
                 revision=revision,
                 failures=Failures(config.max_failed, on_error=config.on_error),
                 notifier=self._notifier,
-                clock=self._clock,
+                clock=self._serving.clock,
             )
             if later := start.later.get(split.name):
-                service.begin_later(*later)
+                service.refresh.begin_later(*later)
             service.expect(self._formers[name])
-            self.services.append(service)
+            self._serving.services.append(service)
             self._undo.callback(service.end)
             self._undo.enter_context(wake_by(memory.space, self._wake))
             self._say(
@@ -227,7 +223,7 @@ class Startup:
 
     def _open_tiers(self, catalog: Catalog, spec: DecodeSpec) -> None:
         config, templates = self._settings.config, self._settings.templates
-        ring = self.services[0].name
+        ring = self._serving.services[0].name
         tiers = open_tiers(
             self._settings.kept(),
             spec,
@@ -242,11 +238,11 @@ class Startup:
         if tiers is None or tiers.memory is None or not tiers.memory.is_kept:
             drop_rows(ring, self._notifier)
         if tiers is not None:
-            self.tiers = tiers
+            self._serving.tiers = tiers
             self._undo.callback(tiers.close)
             if tiers.memory is not None:
                 self._undo.callback(keep_rows, ring, tiers.memory.fd, self._notifier)
-            for service in self.services:
+            for service in self._serving.services:
                 service.use_tiers(RingTiers(tiers, service.number))
 
     def _open_pool(self, spec: DecodeSpec, shape: Shares) -> Pool:
@@ -259,18 +255,14 @@ class Startup:
                 label_offset=service.memory.geometry.label.offset,
                 decode=spec,
             )
-            for service in self.services
+            for service in self._serving.services
         ]
         pool = Pool(
             shape.workers,
             self._worker_settings(shape, rings),
-            on_results=self._on_results,
-            on_lost=self._on_lost,
+            self._serving,
             most_pairs=shape.most_pairs,
             spawner=self._spawner,
-            on_room=self._wake.set,
-            on_copied=self._copied,
-            on_disk_error=lambda reason: self.tiers.disk_failed(reason, self._clock()),
         )
         self._pool = pool
         self._undo.push_async_callback(pool.stop)
@@ -280,11 +272,6 @@ class Startup:
     def _work(self) -> Work:
         """Return what the workers have done; nothing before there are any."""
         return Work() if self._pool is None else self._pool.work()
-
-    def _copied(self, copied: list[Copied]) -> None:
-        for one in copied:
-            self.services[one.ring].copied(one)
-        self._wake.set()
 
     # How the work is spread, now and after a reload.
 
@@ -318,7 +305,7 @@ class Startup:
         if shape.workers < settings.workers:
             self._say(f"{shape.workers} instead of {settings.workers} workers, for concurrency = {config.concurrency}")
         most = tuple(min(own, self._connections) for own in shape.most_concurrency)
-        tiers = self.tiers
+        tiers = self._serving.tiers
         return WorkerSettings(
             config.root,
             config.emulator,
@@ -330,19 +317,19 @@ class Startup:
             disk=None if tiers.disk is None else str(tiers.disk.folder),
         )
 
-    def reconfigure(self, settings: Settings, token: TokenFile | None, pool: Pool) -> None:
+    def reconfigure(self, before: Settings, token: TokenFile | None, pool: Pool) -> None:
         """Go on with the settings of a reload.
 
         Args:
+            before: the settings that held until then.
             token: that requests to the status page must send; None: none.
         """
-        before, self._settings = self._settings, settings
-        config = settings.config
+        settings, config = self._settings, self._settings.config
         if self._server is not None:
             self._server.set_token(token)
-        self._connections = self._most_connections(len(self.services))
-        shape = self._shares(len(self.services))
-        for service in self.services:
+        self._connections = self._most_connections(len(self._serving.services))
+        shape = self._shares(len(self._serving.services))
+        for service in self._serving.services:
             service.reconfigure(
                 linger_s=config.linger_s,
                 linger_blocking_s=config.linger_blocking_s,

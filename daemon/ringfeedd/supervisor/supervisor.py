@@ -22,6 +22,7 @@ from ringfeedd.ring.fairness import divide
 from ringfeedd.supervisor.linger import Need
 from ringfeedd.supervisor.refresh import Refresher
 from ringfeedd.supervisor.service import RingService
+from ringfeedd.supervisor.serving import Serving
 from ringfeedd.supervisor.signals import obey
 from ringfeedd.supervisor.startup import Startup
 from ringfeedd.system.clock import TurnClock
@@ -31,7 +32,6 @@ from ringfeedd.system.systemd import Notifier, Watchdog
 from ringfeedd.web.token import TokenFile
 from ringfeedd.worker.pool import Pool
 from ringfeedd.worker.process import Spawner
-from ringfeedd.worker.protocol import Result
 
 _LOG: Final = logging.getLogger("ringfeedd")
 
@@ -77,10 +77,9 @@ class Supervisor:
             on_config: called with a configuration that a reload has changed.
             on_tick: called a few times a second.
         """
-        self._settings = settings
         self._read, self._on_config, self._on_tick = read, on_config, on_tick
         self._reload_wanted = False
-        self._serving = ""
+        self._ready_sentence = ""
         self._say = say
         self._notifier = notifier or Notifier()
         self._watchdog = Watchdog(self._notifier)
@@ -92,30 +91,28 @@ class Supervisor:
         self._totals = ""
         self._undo = contextlib.AsyncExitStack()
         self._clock = TurnClock()
+        self._serving = Serving(settings, self._clock, self._wake.set)
         self._first_ready = math.inf
         self._announced = False
         self._looked = 0.0
         self._cores = usable_cores()
         self._need: Need | None = None
         self._start = Startup(
-            settings,
+            self._serving,
             self._undo,
             notifier=self._notifier,
             spawner=self._spawner,
-            clock=self._clock,
             wake=self._wake,
-            on_results=self._results,
-            on_lost=self._lost,
             say=say,
             on_progress=on_progress,
             on_listed=on_listed,
         )
-        self._refresher = Refresher(settings, lambda: self.services, self._wake.set)
+        self._refresher = Refresher(self._serving)
 
     @property
     def services(self) -> list[RingService]:
         """A service for each ring, once the rings are made."""
-        return self._start.services
+        return self._serving.services
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until its terminal is closed; returns the exit code.
@@ -161,14 +158,14 @@ class Supervisor:
         self._reload_wanted = False
         if self._announced:
             self._notifier.reloading()
-        running = self._settings.config
-        if self._read is not None and (reloaded := read_again(self._read, running, TokenFile)) is not None:
-            self._settings = self._refresher.settings = resolve(reloaded.config)
-            self._start.reconfigure(self._settings, reloaded.token, pool)
+        before = self._serving.settings
+        if self._read is not None and (reloaded := read_again(self._read, before.config, TokenFile)) is not None:
+            self._serving.settings = resolve(reloaded.config)
+            self._start.reconfigure(before, reloaded.token, pool)
             self._on_config(reloaded.config)
             _LOG.info("reload: %s", reloaded.changes.sentence())
         if self._announced:
-            self._notifier.ready(self._serving)  # the listing goes on while the daemon serves
+            self._notifier.ready(self._ready_sentence)  # the listing goes on while the daemon serves
 
     async def _serve(self) -> int:
         """Start up, serve, shut down; return the exit code."""
@@ -197,7 +194,7 @@ class Supervisor:
                 self._reload(pool)
             self._refresher.begin(ready=self._announced)
             for service in self.services:
-                service.step(pool)
+                service.step()
             self._hand_out(pool)
             pool.check()
             if failed := self._all_failed():
@@ -205,7 +202,7 @@ class Supervisor:
             now = self._clock()
             if now - reported >= TICK_S:
                 reported = now
-                pool.look(now, self._settings.config.worker_timeout_s)
+                pool.look(now, self._serving.settings.config.worker_timeout_s)
                 store = replace(pool.store.statistics(), concurrency=pool.most_requests)
                 work = pool.work()
                 daemon = DaemonCounts(
@@ -215,11 +212,11 @@ class Supervisor:
                     cores=self._cores,
                     worker_cpu_ns=work.cpu_ns,
                     worker_busy_ns=work.busy_ns,
-                    **self._start.tiers.counts(),
+                    **self._serving.tiers.counts(),
                 )
                 self._refresher.keep(now)
                 self._on_tick()
-                self._start.tiers.look(now)
+                self._serving.tiers.look(now)
                 self._start.store_wait.first_pairs(store, there=self._announced)
                 for service in self.services:
                     others = {
@@ -238,7 +235,7 @@ class Supervisor:
         places = min(JOBS_PER_TURN, pool.room)
         shares = divide(places, [service.need() for service in self.services])
         for service, share in zip(self.services, shares, strict=True):
-            service.give(pool, share)
+            service.give(share)
         if sum(shares) == JOBS_PER_TURN:
             self._wake.set()  # there may be more
 
@@ -300,14 +297,5 @@ class Supervisor:
                     f"ring {service.name}: no pair is published yet, because the readers of other rings take all that "
                     f"the workers can do; it gets its share when a reader attaches"
                 )
-        self._serving = f"serving {rings} from {self._settings.config.root}"
-        self._notifier.ready(self._serving)
-
-    def _results(self, results: list[Result]) -> None:
-        for result in results:
-            self.services[result.ring].result(result)
-        self._wake.set()
-
-    def _lost(self, ring: int, seq: int, quarantine: bool) -> None:
-        self.services[ring].lost(seq, quarantine=quarantine)
-        self._wake.set()
+        self._ready_sentence = f"serving {rings} from {self._serving.settings.config.root}"
+        self._notifier.ready(self._ready_sentence)

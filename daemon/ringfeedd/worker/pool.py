@@ -7,10 +7,10 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
-from typing import Final
+from typing import Final, Protocol
 
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import CrashError, StartError
@@ -56,6 +56,30 @@ STILLBORN_WORKERS: Final = 4
 """So many workers end before they begin, and none begins, before a pool gives up."""
 
 
+class PoolListener(Protocol):
+    """What a pool tells of, on its event loop."""
+
+    def results(self, results: list[Result]) -> None:
+        """Workers have done this."""
+
+    def copied(self, copied: list[Copied]) -> None:
+        """Workers have copied these pairs out of the memory tier."""
+
+    def lost(self, ring: int, seq: int, *, quarantine: bool) -> None:
+        """A dead worker had this pair.
+
+        Args:
+            quarantine: the pair has killed workers before and is not decoded again, also not when it is given in a
+                later epoch; or the worker died while it copied the pair.
+        """
+
+    def disk_failed(self, reason: str) -> None:
+        """A worker could not store a pair on disk."""
+
+    def has_room(self) -> None:
+        """A new worker can be given pairs."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolStatistics:
     """Workers alive, workers that died since the start, pairs dispatched."""
@@ -76,27 +100,17 @@ class Pool:
         self,
         size: int,
         settings: WorkerSettings,
+        listener: PoolListener,
         *,
-        on_results: Callable[[list[Result]], None],
-        on_lost: Callable[[int, int, bool], None],
         most_pairs: int,
         spawner: Spawner | None = None,
-        on_room: Callable[[], None] = lambda: None,
-        on_copied: Callable[[list[Copied]], None] = lambda _copied: None,
-        on_disk_error: Callable[[str], None] = lambda _error: None,
     ) -> None:
         """Prepare a pool; `start` starts it.
 
         Args:
-            on_results: called with what workers have done.
-            on_lost: called with (ring, seq, quarantine) for each pair that a dead worker had; with ``quarantine`` the
-                pair has killed workers before and is not decoded again, also not when it is given in a later epoch; or
-                it died while it copied the pair.
+            listener: is told what becomes of the pairs.
             most_pairs: pairs that one worker may have at a time.
             spawner: starts the processes; by default each on its own.
-            on_room: called when a new worker can be given pairs.
-            on_copied: called with what workers have copied out of the memory tier.
-            on_disk_error: called when a worker could not store a pair on disk.
         """
         self.size = size
         self._spawner = spawner or Spawner()
@@ -105,10 +119,7 @@ class Pool:
         self._work_of_the_dead = Work()
         self._witness: ObjectInfo | None = None
         self._settings = settings
-        self._on_results = on_results
-        self._on_lost = on_lost
-        self._on_room = on_room
-        self._on_copied, self._on_disk_error = on_copied, on_disk_error
+        self._listener = listener
         self._most_pairs = most_pairs
         self._workers: dict[int, WorkerLink] = {}
         self._limits: dict[int, int] = {}
@@ -203,7 +214,7 @@ class Pool:
         heapify(loads)
         for job in jobs:
             if self._kills and self._kills[job.pair] >= KILLS_BEFORE_QUARANTINE:
-                self._on_lost(ring, job.seq, True)
+                self._listener.lost(ring, job.seq, quarantine=True)
                 continue
             load, number = loads[0]
             heapreplace(loads, (load + 1, number))
@@ -258,7 +269,7 @@ class Pool:
             if number >= self.size:
                 _LOG.info("worker %d (pid %d) ended, as workers = %d asks", number, worker.process.pid, self.size)
                 for ring, seq in worker.pairs:
-                    self._on_lost(ring, seq, False)
+                    self._listener.lost(ring, seq, quarantine=False)
                 continue
             self.deaths += 1
             self._note_end(worker, code)
@@ -271,7 +282,7 @@ class Pool:
                 self._kills[suspect] += 1
             for (ring, seq), pair in worker.pairs.items():
                 bad = decoding == (ring, seq) if pair is None else self._kills[pair] >= KILLS_BEFORE_QUARANTINE
-                self._on_lost(ring, seq, bad)
+                self._listener.lost(ring, seq, quarantine=bad)
             if not worker.finished:
                 await self._pause(RESTART_DELAY_S)
 
@@ -318,7 +329,7 @@ class Pool:
         for ring, seq in self._waited_for.items():
             worker.vitals[VITAL_WORDS + ring] = seq
         self._workers[number] = worker
-        self._on_room()
+        self._listener.has_room()
         return worker
 
     async def _listen(self, worker: WorkerLink) -> None:
@@ -330,10 +341,10 @@ class Pool:
                 if news := self.store.news(now):
                     _LOG.warning("%s: %s", self._settings.root, news)
             if message.disk_error:
-                self._on_disk_error(message.disk_error)
+                self._listener.disk_failed(message.disk_error)
             if message.copied:
-                self._on_copied(message.copied)
-            self._on_results(message.results)
+                self._listener.copied(message.copied)
+            self._listener.results(message.results)
 
     def _take_answers(self, worker: WorkerLink, message: messages.Results) -> None:
         """Take note of the pairs that a worker has answered for."""
