@@ -15,7 +15,7 @@ from ring_fixtures import served_ring
 from ringfeed.cli.commands import EXIT_NOT_RUNNING
 from ringfeed.daemon import process as daemon_process
 from ringfeed.daemon.process import find_daemon
-from ringfeed.reader.attachment import Control, open_control
+from ringfeed.shm.control import Control, open_control
 from ringfeed.shm.descriptor import read_descriptor
 from ringfeed.shm.layout import State
 from ringfeed.shm.segment import open_lock, try_lock

@@ -11,7 +11,7 @@ import ringfeed
 from ringfeed.cli.status import ring_status
 from ringfeed.cli.top import Look, frame
 from ringfeed.health.evidence import Bound
-from ringfeed.reader.attachment import Control
+from ringfeed.shm.control import Control
 from ringfeed.shm.counters import DaemonCounts, Lately, RingCounts, StoreCounts, counters, counters_of, read
 from ringfeed.shm.lane import Request
 from ringfeed.shm.layout import Lane, Start, State

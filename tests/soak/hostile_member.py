@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from ringfeed.errors import RingfeedError
-from ringfeed.reader.attachment import Control
 from ringfeed.shm import layout, segment
+from ringfeed.shm.control import Control
 from ringfeed.shm.descriptor import Descriptor, read_descriptor
 from ringfeed.shm.lane import LanePage
 from ringfeed.shm.layout import FIRST_LANE_LOCK_BYTE, PAGE_BYTES, Lane

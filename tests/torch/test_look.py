@@ -11,7 +11,7 @@ from ring_fixtures import served_ring, turning, unique_ring_name
 from torch.utils.data import DataLoader
 
 import ringfeed
-from ringfeed.reader.attachment import open_control
+from ringfeed.shm.control import open_control
 from ringfeed.shm.counters import RingCounts
 from ringfeed.shm.counters import read as read_counts
 from ringfeed.shm.layout import Lane, State

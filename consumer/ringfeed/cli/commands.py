@@ -18,7 +18,7 @@ from ringfeed.cli.status import RingStatus, ring_status
 from ringfeed.cli.top import watch
 from ringfeed.daemon.process import find_daemon
 from ringfeed.errors import RingfeedError
-from ringfeed.reader.attachment import Control, open_control
+from ringfeed.shm.control import Control, open_control
 from ringfeed.shm.descriptor import read_descriptor, ring_names
 from ringfeed.shm.failures import FailedPairs, read_failed_pairs, rings_with_lists
 from ringfeed.shm.layout import State

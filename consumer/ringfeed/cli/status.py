@@ -14,7 +14,8 @@ from ringfeed.errors import DaemonNotRunningError, NotTrustedError, RingfeedErro
 from ringfeed.health.evidence import UNMEASURED, Evidence, Verdict
 from ringfeed.health.stalls import Stall
 from ringfeed.health.verdict import judge, unreachable
-from ringfeed.reader.attachment import Control
+from ringfeed.reader.session import find_stall
+from ringfeed.shm.control import Control
 from ringfeed.shm.counters import DaemonCounts, Lately, RingCounts, StoreCounts, read
 from ringfeed.shm.descriptor import read_descriptor
 from ringfeed.shm.failures import FailedPairs, read_failed_pairs
@@ -289,7 +290,7 @@ def _read(control: Control) -> RingStatus:
     except ValueError as error:
         raise NotTrustedError(control.distrust(f"it says that the ring stands at epoch {base[0]}")) from error
     height, width = geometry.image.row_shape[:2]
-    failed, found = _read_failures(control), control.held_up()
+    failed, found = _read_failures(control), find_stall(control)
     status = RingStatus(
         ring=descriptor.ring,
         state=_state_name(word(State.STATE)) if lives else "dead",

@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterable
 
 from ringfeed.errors import RingfeedError
-from ringfeed.reader.attachment import Control
 from ringfeed.shm import segment
+from ringfeed.shm.control import Control
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.layout import DAEMON_LOCK_BYTE, KEEP_LOCK_BYTE
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ringfeed.reader.attachment import Control
 from ringfeed.shm import segment
+from ringfeed.shm.control import Control
 from ringfeed.shm.layout import DAEMON_LOCK_BYTE
 
 _PROC: Final = Path("/proc")

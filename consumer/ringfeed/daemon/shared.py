@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 from ringfeed.daemon import started as started_daemon
 from ringfeed.daemon.started import Use
 from ringfeed.errors import DaemonNotRunningError, RingfeedError
-from ringfeed.reader.attachment import open_control
 from ringfeed.shm import layout, segment
+from ringfeed.shm.control import open_control
 from ringfeed.shm.descriptor import Descriptor, read_descriptor, ring_names
 from ringfeed.shm.identity import SETTINGS, Identity, spelled
 from ringfeed.shm.layout import DAEMON_LOCK_BYTE, RingState, State

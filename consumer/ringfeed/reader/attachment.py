@@ -1,4 +1,4 @@
-"""The attachment: a consumer's hold on one generation of a ring. Mappings, the lane's lock, the two doorbells."""
+"""The attachment: a consumer's hold on one generation of a ring: the lane's page and lock, data, the two doorbells."""
 
 from __future__ import annotations
 
@@ -9,41 +9,30 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 from ringfeed.errors import (
     AttachRefusedError,
     DaemonGoneError,
     DaemonNotRunningError,
     NotTrustedError,
     OtherVersionError,
-    RingFailedError,
     RingfeedError,
 )
-from ringfeed.health.stalls import Stall, hold_up
 from ringfeed.log import TELL_AFTER_S, warn
 from ringfeed.reader.data import RingData
 from ringfeed.reader.state import ResumeState
-from ringfeed.shm import access as trust
 from ringfeed.shm import layout, segment
-from ringfeed.shm.descriptor import Descriptor, read_descriptor
+from ringfeed.shm.control import Control, open_control, stopped
+from ringfeed.shm.descriptor import read_descriptor
 from ringfeed.shm.lane import Accepted, LanePage, Refused, Request
 from ringfeed.shm.layout import (
-    DAEMON_LOCK_BYTE,
     FIRST_LANE_LOCK_BYTE,
     PAGE_BYTES,
-    Geometry,
-    Header,
     Lane,
     Leaving,
-    RingState,
-    SlotRecord,
     Start,
     State,
 )
 from ringfeed.shm.origin import Kin
-from ringfeed.shm.progress import Standing
 from ringfeed.shm.semaphore import Doorbell
 
 ANSWER_TIMEOUT_S: Final = 60.0
@@ -55,146 +44,9 @@ GIVE_UP_TIMEOUT_S: Final = 1.0
 """How long to wait for the answer of a daemon that is asked to keep no places."""
 
 
-def stopped(ring: str) -> DaemonGoneError:
-    """Return the error for a ring whose daemon has ended cleanly."""
-    return DaemonGoneError(f"The daemon of ring {ring!r} was stopped; start it again and attach again.")
-
-
 def restarted(ring: str) -> DaemonGoneError:
     """Return the error for an attachment to the daemon before the present one."""
     return DaemonGoneError(f"The daemon of ring {ring!r} was restarted; attach again.")
-
-
-class Control:
-    """The control segment as a consumer sees it: read-only, with the kernel's word on whether the daemon lives."""
-
-    def __init__(self, descriptor: Descriptor, lock_fd: int | None = None, *, lockable: bool = False) -> None:
-        """Map it.
-
-        Args:
-            lock_fd: an open file description of it without locks, where it has no name any more; becomes this one's.
-            lockable: this process is going to lock a lane; without it, it only needs to be able to read.
-
-        Raises:
-            FileNotFoundError: this generation is gone already.
-            NotTrustedError: the segment is not what the descriptor says.
-        """
-        self._closed = False
-        self.own_lane: int | None = None
-        self.descriptor = descriptor
-        self.geometry: Geometry = descriptor.geometry
-        if lock_fd is None:
-            lock_fd = segment.open_existing(descriptor.control, writable=lockable)
-        self.lock_fd = lock_fd
-        segment.close_in_children(self.lock_fd)
-        try:
-            if os.fstat(self.lock_fd).st_size != self.geometry.control_bytes:
-                raise NotTrustedError(self.distrust("its size differs from the descriptor's"))
-            # A mapping holds a duplicate of its descriptor: of one that never carries a lock.
-            fd = os.open(f"/proc/self/fd/{self.lock_fd}", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                self._bytes = segment.map_bytes(fd, 0, self.geometry.control_bytes, writable=False)
-            finally:
-                os.close(fd)
-            self.words = self._bytes.cast("Q")
-            expected = {
-                Header.MAGIC: layout.MAGIC,
-                Header.LAYOUT_VERSION: layout.LAYOUT_VERSION,
-                Header.GENERATION: int(descriptor.generation, 16),
-                Header.DATA_BYTES: self.geometry.data_bytes,
-            }
-            if any(self.words[offset >> 3] != value for offset, value in expected.items()):
-                raise NotTrustedError(self.distrust("its header differs from the descriptor"))
-        except BaseException:
-            segment.close_lock(self.lock_fd)
-            raise
-        slots = self.geometry.slots
-        table = np.frombuffer(self._bytes, np.uint64, slots * SlotRecord.WORDS, offset=self.geometry.slot_table_offset)
-        self.slot_table: npt.NDArray[np.uint64] = table.reshape(slots, SlotRecord.WORDS)
-
-    def distrust(self, why: str) -> str:
-        """The sentence for a segment that is not trusted."""
-        file = trust.describe(segment.shm_path(self.descriptor.control))
-        return f"{file} is not the control segment of ring {self.descriptor.ring!r}: {why}; restart the daemon"
-
-    def word(self, offset: int) -> int:
-        """One of the words of `Header` or `State`."""
-        return self.words[offset >> 3]
-
-    def text(self, offset: int, length_offset: int, most: int) -> str:
-        """Return one of the texts of `State`, of at most ``most`` bytes."""
-        length = min(self.word(length_offset), most)
-        return bytes(self._bytes[offset : offset + length]).decode(errors="replace")
-
-    @property
-    def published(self) -> int:
-        """Pairs below this number are in the ring, or were."""
-        return self.words[State.PUBLISHED >> 3]
-
-    def daemon_lives(self) -> bool:
-        """Whether the daemon of this generation holds its lock."""
-        return segment.is_locked(self.lock_fd, DAEMON_LOCK_BYTE)
-
-    def lane_lives(self, lane: int) -> bool:
-        """Whether a consumer holds the lane's lock, of which the kernel says nothing to itself; False once closed."""
-        if self._closed:
-            return False
-        return lane == self.own_lane or segment.is_locked(self.lock_fd, FIRST_LANE_LOCK_BYTE + lane)
-
-    def lane(self, lane: int) -> LanePage:
-        """A lane's page, to be read only."""
-        offset = self.geometry.lane_offset(lane)
-        return LanePage(self._bytes[offset : offset + PAGE_BYTES])
-
-    def standings(self) -> list[Standing]:
-        """Where every attached consumer stands at this moment."""
-        now_ns, published, found = time.monotonic_ns(), self.published, []
-        for number in range(self.geometry.lanes):
-            page = self.lane(number)
-            nonce = page[Lane.NONCE]
-            if nonce and page[Lane.ANSWER_NONCE] == nonce and self.lane_lives(number):
-                request = page.read_request()
-                if isinstance(request, Request) and isinstance(page.read_answer(nonce), Accepted):
-                    found.append(Standing.read(page, request, self.descriptor.epochs, now_ns, published, number))
-        return found
-
-    def held_up(self) -> Stall | None:
-        """Who holds the ring up at this moment; None where no reader waits for another."""
-        floor, published = self.word(State.FLOOR), self.published
-        return hold_up(self.standings(), floor=floor, published=published, slots=self.geometry.slots)
-
-    def reason(self) -> str:
-        """Why the ring stopped, in the daemon's words; empty while it serves."""
-        return self.text(State.REASON, State.REASON_LENGTH, layout.REASON_BYTES)
-
-    def refresh_outcome(self) -> str:
-        """What came of the latest refresh, in the daemon's words; empty where there was none."""
-        return self.text(State.REFRESH, State.REFRESH_LENGTH, layout.REASON_BYTES)
-
-    def gone(self) -> DaemonGoneError | None:
-        """The error that tells why no more pairs will come; None while the daemon serves."""
-        ring, state = self.descriptor.ring, self.word(State.STATE)
-        if state == RingState.FAILED:
-            return RingFailedError(f"The ring {ring!r} was stopped by its daemon: {self.reason()}")
-        if state == RingState.STOPPING:
-            return stopped(ring)
-        if not self.daemon_lives():
-            return DaemonGoneError(
-                f"The daemon of ring {ring!r} (pid {self.descriptor.pid}) died; see its log, start it again, and "
-                f"attach again."
-            )
-        return None
-
-    def slot_id(self, slot: int) -> str:
-        """The id of the pair whose pixels lie in ``slot``."""
-        offset = self.geometry.id_table_offset + slot * layout.ID_BYTES
-        length = min(int(self.slot_table[slot, SlotRecord.ID_LENGTH]), layout.ID_BYTES)
-        return bytes(self._bytes[offset : offset + length]).decode(errors="replace")
-
-    def close(self) -> None:
-        """Give the locks up; the mapping goes with the last view of it."""
-        self._closed = True  # the descriptor's number may soon be another file's
-        segment.close_lock(self.lock_fd)
 
 
 class Attachment:
@@ -404,30 +256,3 @@ def give_up_places(ring: str, group: str, owner: int) -> None:
     request = Request(group, 0, 1, 1, False, Start.GIVE_UP, (0, 0), anonymous=False, pid=os.getpid(), kin=kin)
     with contextlib.suppress(RingfeedError, OSError):
         Attachment(ring, request, still_wanted=check_time)  # it is always refused
-
-
-def open_control(ring: str, *, lockable: bool = False) -> Control:
-    """Map the control segment of a ring whose daemon lives.
-
-    Args:
-        lockable: see `Control`.
-
-    Raises:
-        DaemonNotRunningError: no daemon, or a dead one's leavings.
-        NotTrustedError: the files are not trusted.
-    """
-    for _ in range(3):  # a daemon that restarts replaces the descriptor between our two looks
-        descriptor = read_descriptor(ring)
-        try:
-            control = Control(descriptor, lockable=lockable)
-        except FileNotFoundError:
-            continue
-        if control.daemon_lives():
-            return control
-        control.close()
-        if read_descriptor(ring).generation == descriptor.generation:
-            break
-    raise DaemonNotRunningError(
-        f"The daemon of ring {ring!r} is dead and left its files; start it again (it clears them), "
-        f"e.g. `systemctl restart ringfeed` or `ringfeed serve {descriptor.identity.root}`."
-    )

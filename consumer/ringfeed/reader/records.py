@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ringfeed.errors import SlotOverwrittenError
 from ringfeed.plan import Block
-from ringfeed.reader.attachment import Control
+from ringfeed.shm.control import Control
 from ringfeed.shm.layout import SLOT_VALID, SlotRecord
 
 _IMAGE_SIZE: Final = slice(SlotRecord.IMAGE_HEIGHT, SlotRecord.IMAGE_WIDTH + 1)

@@ -7,11 +7,12 @@ import weakref
 from typing import Final, Protocol
 
 from ringfeed.errors import DaemonGoneError, RingHeldError
-from ringfeed.health.stalls import ONE_RANK_ALONE
+from ringfeed.health.stalls import ONE_RANK_ALONE, Stall, hold_up
 from ringfeed.log import TELL_AFTER_S, warn
 from ringfeed.plan import Block
-from ringfeed.reader.attachment import Attachment, Control
+from ringfeed.reader.attachment import Attachment
 from ringfeed.reader.holding import Holding
+from ringfeed.shm.control import Control
 from ringfeed.shm.lane import Request
 from ringfeed.shm.layout import Lane, Leaving, State
 
@@ -42,7 +43,7 @@ class Wait:
 
     def explain(self, reader: object, block: Block, control: Control) -> str:
         """Return why a block is not there; empty where that is not worth a line yet."""
-        found = control.held_up()
+        found = find_stall(control)
         if self._waited_s < WARN_AFTER_S and (found is None or not found.out_of_step):
             return ""
         waited = f"{reader!r} has waited {self._waited_s:.0f} s for pair {block.seq}"
@@ -52,6 +53,12 @@ class Wait:
             f"{waited}; the ring has published up to {control.published}. `ringfeed status {control.descriptor.ring}` "
             f"shows which reader or rank holds it up, or that the source is slow."
         )
+
+
+def find_stall(control: Control) -> Stall | None:
+    """Return who holds a ring up at this moment; None where no reader waits for another."""
+    floor, published = control.word(State.FLOOR), control.published
+    return hold_up(control.standings(), floor=floor, published=published, slots=control.geometry.slots)
 
 
 class WaitingReader(Protocol):

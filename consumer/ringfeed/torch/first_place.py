@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from ringfeed.reader.attachment import Control, open_control
 from ringfeed.reader.state import ResumeState, state_at
+from ringfeed.shm.control import Control, open_control
 from ringfeed.shm.descriptor import read_descriptor
 from ringfeed.shm.lane import Accepted, Request
 from ringfeed.shm.layout import Lane, State

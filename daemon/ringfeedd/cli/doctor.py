@@ -18,8 +18,8 @@ import ringfeed
 from ringfeed.cli.status import ring_status
 from ringfeed.daemon.process import find_daemon
 from ringfeed.errors import RingfeedError
-from ringfeed.reader.attachment import open_control
 from ringfeed.shm import layout, segment
+from ringfeed.shm.control import open_control
 from ringfeed.shm.descriptor import read_descriptor, ring_names
 from ringfeed.shm.failures import read_failed_pairs, rings_with_lists
 from ringfeed.shm.layout import DAEMON_LOCK_BYTE

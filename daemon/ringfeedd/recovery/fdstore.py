@@ -14,8 +14,8 @@ import os
 from typing import TYPE_CHECKING
 
 from ringfeed.errors import RingfeedError
-from ringfeed.reader.attachment import Control
 from ringfeed.shm import segment
+from ringfeed.shm.control import Control
 from ringfeed.shm.descriptor import Descriptor
 
 if TYPE_CHECKING:

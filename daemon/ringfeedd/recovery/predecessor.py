@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from ringfeed.errors import RingfeedError
-from ringfeed.reader.attachment import Control
 from ringfeed.shm import layout, segment
+from ringfeed.shm.control import Control
 from ringfeed.shm.descriptor import MOST_BYTES, Descriptor
 from ringfeed.shm.lane import Accepted, Request
 from ringfeed.shm.layout import MAX_SEQ, Lane, State

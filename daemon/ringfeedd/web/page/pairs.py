@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from ringfeed.errors import RingfeedError
 from ringfeed.plan import Place
-from ringfeed.reader.attachment import Control
 from ringfeed.shm import segment
+from ringfeed.shm.control import Control
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.layout import SLOT_VALID, Field, SlotRecord
 
