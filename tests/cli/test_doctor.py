@@ -16,7 +16,8 @@ import pytest
 from house import SHM, Daemon, traces, wait_until, wipe, write_folder
 from ring_fixtures import served_ring
 
-from ringfeed.cli.status import LaneStatus, ring_status
+from ringfeed.cli.report import LaneStatus
+from ringfeed.cli.status import ring_status
 from ringfeed.health.evidence import Bound, Verdict
 from ringfeed.shm.counters import DaemonCounts
 from ringfeedd.cli import checks

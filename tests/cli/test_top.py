@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import pytest
 from ring_fixtures import served_ring, turning
 
-from ringfeed.cli.status import LaneStatus, by_pass, ring_status
+from ringfeed.cli.report import LaneStatus, by_pass
+from ringfeed.cli.status import ring_status
 from ringfeed.cli.top import Look, frame, look, watch
 from ringfeed.reader.opening import open_reader
 from ringfeed.shm.origin import Kin

@@ -16,7 +16,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 from ring_fixtures import served_ring
 
-from ringfeed.cli.status import LaneStatus
+from ringfeed.cli.report import LaneStatus
 from ringfeedd.ring.failures import Failure
 from ringfeedd.web.metrics import metrics_text
 from ringfeedd.web.snapshot import look

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from ring_fixtures import served_ring
 
-from ringfeed.cli.status import LaneStatus, ring_status
+from ringfeed.cli.report import LaneStatus
+from ringfeed.cli.status import ring_status
 from ringfeedd.web.page.history import MOST_READERS, POINT_S, POINTS, History, Recorder, rates
 
 LANE = LaneStatus(0, 1, "job", 0, 1, 4, 0, 0, 0, 0.0, 0.0, "block", 0)

@@ -30,7 +30,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from ring_fixtures import served_ring
 
 import ringfeed
-from ringfeed.cli.status import LaneStatus, RingStatus, StoreStatus, ring_status
+from ringfeed.cli.report import LaneStatus, RingStatus, StoreStatus
+from ringfeed.cli.status import ring_status
 from ringfeed.health.evidence import Bound, Verdict
 from ringfeed.shm.counters import DaemonCounts, Kind, RingCounts, StoreCounts, counters_of
 from ringfeed.shm.failures import FailedPair, FailedPairs

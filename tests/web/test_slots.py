@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ring_fixtures import served_ring, turning
 
 import ringfeed
-from ringfeed.cli.status import LaneStatus
+from ringfeed.cli.report import LaneStatus
 from ringfeedd.web.page.slots import STATES, look_at_slots
 from ringfeedd.web.snapshot import look
 

@@ -14,7 +14,8 @@ from typing import Final
 from ringfeed.cli.arguments import CommandParser, number, ring_name, whole
 from ringfeed.cli.colour import Style, paint, wants_colour
 from ringfeed.cli.matching import matching_rings
-from ringfeed.cli.status import RingStatus, ring_status
+from ringfeed.cli.report import RingStatus
+from ringfeed.cli.status import ring_status
 from ringfeed.cli.top import watch
 from ringfeed.daemon.process import find_daemon
 from ringfeed.errors import RingfeedError

@@ -12,6 +12,7 @@ from typing import Final, TextIO
 
 from ringfeed.cli.colour import Style, paint, wants_colour
 from ringfeed.cli.matching import matching_rings
+from ringfeed.cli.report import LaneStatus, RingStatus, by_pass
 from ringfeed.cli.screen import (
     HOME,
     OTHER_SCREEN,
@@ -24,7 +25,7 @@ from ringfeed.cli.screen import (
     fit,
     most_offset,
 )
-from ringfeed.cli.status import LaneStatus, RingStatus, by_pass, ring_status
+from ringfeed.cli.status import ring_status
 from ringfeed.errors import RingfeedError
 from ringfeed.shm.descriptor import ring_names
 from ringfeed.text import count, one_line

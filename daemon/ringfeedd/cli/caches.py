@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import ringfeed
 from ringfeed.cli.arguments import CommandParser, ring_name
-from ringfeed.cli.status import RingStatus, ring_status
+from ringfeed.cli.report import RingStatus
+from ringfeed.cli.status import ring_status
 from ringfeed.errors import DaemonNotRunningError, RingfeedError
 from ringfeed.text import one_line
 from ringfeedd.cache.upkeep import DiskCache, clear, disk_caches, wrong_entries

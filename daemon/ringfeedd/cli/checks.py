@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # the types leave it out
 
-from ringfeed.cli.status import RingStatus
+from ringfeed.cli.report import RingStatus
 from ringfeed.health.evidence import Verdict
 from ringfeed.shm.layout import SHM_DIR
 from ringfeedd.system.control_group import GroupMemory

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 import ringfeed
-from ringfeed.cli.status import LaneStatus, RingStatus
+from ringfeed.cli.report import LaneStatus, RingStatus
 from ringfeed.health.evidence import Bound
 from ringfeed.shm.counters import NS, Counter, DaemonCounts, Kind, RingCounts, StoreCounts, counters_of
 from ringfeed.shm.layout import LAYOUT_VERSION, RingState

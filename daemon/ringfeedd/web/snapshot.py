@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ringfeed.cli.status import RingStatus, ring_status
+from ringfeed.cli.report import RingStatus
+from ringfeed.cli.status import ring_status
 from ringfeed.errors import RingfeedError
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.failures import FailedPairs

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ringfeed.cli.status import LaneStatus
+from ringfeed.cli.report import LaneStatus
 from ringfeedd.web.page.markup import Node, tag
 from ringfeedd.web.page.slots import STATES, SlotView
 

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ringfeed.cli.status import LaneStatus, RingStatus
+from ringfeed.cli.report import LaneStatus, RingStatus
 from ringfeed.shm.layout import GROUP_BYTES
 
 POINT_S: Final = 5.0

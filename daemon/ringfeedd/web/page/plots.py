@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ringfeed.cli.status import RingStatus
+from ringfeed.cli.report import RingStatus
 from ringfeedd.web.page.cards import card, group_colours
 from ringfeedd.web.page.charts import Series, plot
 from ringfeedd.web.page.history import CAUSES, POINT_S, History, Rates

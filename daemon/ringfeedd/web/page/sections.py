@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from ringfeed.cli.status import LaneStatus, RingStatus, by_pass
+from ringfeed.cli.report import LaneStatus, RingStatus, by_pass
 from ringfeed.health.evidence import Bound
 from ringfeed.health.verdict import WAITED
 from ringfeed.shm.failures import FailedPair, FailedPairs

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ringfeed.cli.status import LaneStatus
+from ringfeed.cli.report import LaneStatus
 
 MOST_CELLS: Final = 120
 """Cells that a ring is drawn with; a cell of a larger ring stands for several slots."""
