@@ -296,8 +296,8 @@ def test_a_late_object_gets_one_second_request():
     assert story.fetched == Fetched(IMAGE, LABEL)
     assert story.source.reads == {"i": 2, "l": 1}
     assert story.source.under_way == story.client.under_way == 0
-    report = story.client.report()
-    assert (report.second_requests, report.second_requests_won) == (1, 1)
+    counts = story.client.report().counts
+    assert (counts.second, counts.second_won) == (1, 1)
 
 
 def test_two_late_attempts_allow_another_second_request():

@@ -132,7 +132,7 @@ def test_stragglers_cost_less_than_a_third(workers, slots):
     sim = Sim(workers=workers, latency_s=latency_s, slots=slots, first=under_way // workers, most=under_way // workers)
     sim.run(120)
     assert sim.rate(100) >= 0.7 * under_way / 2 / 0.3
-    second = sum(worker.client.report().second_requests for worker in sim.workers)
+    second = sum(worker.client.report().counts.second for worker in sim.workers)
     assert second <= 0.02 * sum(sim.store.requests.values())
     assert sim.longest_pause_s(START + 5) < 3 * 6
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringfeedd.fetch.health import StoreMonitor, StoreReport, StoreState, reason_of
+from ringfeedd.fetch.health import RequestCounts, StoreMonitor, StoreReport, StoreState, reason_of
 from ringfeedd.fetch.pace import LEAST_PER_S, Pace
 from ringfeedd.fetch.starvation import StarvationTimer
 from ringfeedd.fetch.window import FIRST_REQUESTS, MOST_WAIT_S, Window
@@ -177,7 +177,7 @@ def test_refusals_that_rise_with_the_rate_are_limits():
 
 
 def down(since, answered_at=None):
-    return StoreReport(StoreState.DOWN, since, since + 8, answered_at, "connect", outages=1)
+    return StoreReport(StoreState.DOWN, since, since + 8, answered_at, "connect")
 
 
 def test_one_silent_worker_is_no_outage():
@@ -210,11 +210,10 @@ def test_an_outage_is_reported_once_until_answered():
 
 def test_counts_outlive_the_workers_that_counted():
     monitor = StoreMonitor()
-    monitor.report(0, StoreReport(requests=7, limited=2, second_requests=1), 1.0)
+    monitor.report(0, StoreReport(counts=RequestCounts(7, limited=2, second=1)), 1.0)
     monitor.forget(0)
-    monitor.report(0, StoreReport(requests=5, second_requests_won=1), 2.0)
-    health = monitor.statistics()
-    assert (health.requests, health.limited, health.second_requests, health.second_requests_won) == (12, 2, 1, 1)
+    monitor.report(0, StoreReport(counts=RequestCounts(5, second_won=1)), 2.0)
+    assert monitor.statistics().counts == RequestCounts(12, 2, 1, 1)
 
 
 @pytest.mark.parametrize(

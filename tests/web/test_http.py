@@ -41,7 +41,7 @@ from ringfeed.torch.distributed import Ranks, default_group
 from ringfeedd.config import load_config
 from ringfeedd.config.listen import Listen
 from ringfeedd.errors import ConfigError, StartError
-from ringfeedd.fetch.health import StoreHealth
+from ringfeedd.fetch.health import RequestCounts, StoreHealth
 from ringfeedd.reporting.retries import count_retries
 from ringfeedd.ring.failures import Failure
 from ringfeedd.system.histogram import DECODE_BOUNDS_S, FETCH_BOUNDS_S, Histogram, Times
@@ -174,8 +174,9 @@ def test_a_token_is_secret_only_in_its_file(tmp_path):
 
 
 def outage(now: float) -> StoreHealth:
-    counts = {"outages": 3, "requests": 70, "second_requests": 6, "second_requests_won": 4}
-    return StoreHealth(workers=2, waiting_workers=1, failing_since=now - 100, next_try_at=now + 1000, **counts)
+    counts = RequestCounts(requests=70, second=6, second_won=4)
+    down = {"waiting_workers": 1, "failing_since": now - 100, "next_try_at": now + 1000, "outages": 3}
+    return StoreHealth(workers=2, counts=counts, **down)
 
 
 @pytest.fixture(scope="module")

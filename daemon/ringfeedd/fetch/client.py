@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch.download import OVERLOADED, RATE_LIMITED, Download, OnFetched, PairDownload, Stage
-from ringfeedd.fetch.health import StoreReport, StoreState
+from ringfeedd.fetch.health import RequestCounts, StoreReport, StoreState
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
 from ringfeedd.fetch.window import Window
 from ringfeedd.storage.base import ObjectInfo, OnEnd, Reading, Source, SourceError
@@ -158,11 +158,7 @@ class StoreClient:
             answered_at=window.answered_at,
             cause=self._cause,
             pace=max(LEAST_SHOWN_PER_S, round(window.pace.per_s or 0.0, 1)) if limited else 0.0,
-            outages=window.outages,
-            requests=self._requests,
-            limited=self._limited,
-            second_requests=self._seconds,
-            second_requests_won=self._seconds_won,
+            counts=RequestCounts(self._requests, self._limited, self._seconds, self._seconds_won),
         )
 
     def fetch(self, pair: Pair, on_end: OnFetched) -> PairDownload:

@@ -44,6 +44,33 @@ class StoreState(enum.IntEnum):
     """It answers nothing."""
 
 
+class RequestCounts(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Requests since the start.
+
+    Attributes:
+        requests: sent for objects, second ones included.
+        limited: of them, those that were answered with "later" (429).
+        second: for an object that all readers waited for.
+        second_won: of these, the ones that came first.
+    """
+
+    requests: int = 0
+    limited: int = 0
+    second: int = 0
+    second_won: int = 0
+
+    def __add__(self, other: RequestCounts) -> RequestCounts:
+        return RequestCounts(
+            self.requests + other.requests,
+            self.limited + other.limited,
+            self.second + other.second,
+            self.second_won + other.second_won,
+        )
+
+
+NO_REQUESTS: Final = RequestCounts()
+
+
 class StoreReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What a worker tells of its requests; counts are since its start, times CLOCK_MONOTONIC seconds.
 
@@ -53,11 +80,7 @@ class StoreReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
         answered_at: when it last answered; None before that.
         cause: of the latest failure that looked like the store's; empty where there was none.
         pace: requests a second that the store lets through; 0 while nothing limits them.
-        outages: how often it was found to answer nothing.
-        requests: sent for objects, second ones included.
-        limited: of them, those that were answered with "later" (429).
-        second_requests: for an object that all readers waited for.
-        second_requests_won: of these, the ones that came first.
+        counts: of the requests.
     """
 
     state: StoreState = StoreState.OPEN
@@ -66,11 +89,7 @@ class StoreReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
     answered_at: float | None = None
     cause: str = ""
     pace: float = 0.0
-    outages: int = 0
-    requests: int = 0
-    limited: int = 0
-    second_requests: int = 0
-    second_requests_won: int = 0
+    counts: RequestCounts = NO_REQUESTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +105,7 @@ class StoreHealth:
         limit_per_s: requests a second that the store lets through; 0 while nothing limits them.
         concurrency: most requests that the settings allow at a time.
         outages: times that no request was answered.
-        requests, limited, second_requests, second_requests_won: see `StoreReport`.
+        counts: of the requests.
     """
 
     workers: int = 0
@@ -97,10 +116,7 @@ class StoreHealth:
     limit_per_s: float = 0.0
     concurrency: int = 0
     outages: int = 0
-    requests: int = 0
-    limited: int = 0
-    second_requests: int = 0
-    second_requests_won: int = 0
+    counts: RequestCounts = NO_REQUESTS
 
     @property
     def reason(self) -> str:
@@ -120,7 +136,7 @@ class StoreMonitor:
 
     def __init__(self) -> None:
         self._reports: dict[int, StoreReport] = {}
-        self._of_the_dead = StoreReport()
+        self._of_the_dead = NO_REQUESTS
         self._answered_at = 0.0
         self._outages = 0
         self._down_since: float | None = None
@@ -131,7 +147,9 @@ class StoreMonitor:
 
     def __repr__(self) -> str:
         health = self.statistics()
-        return f"StoreMonitor({health.waiting_workers}/{health.workers} workers wait, {health.requests} requests)"
+        return (
+            f"StoreMonitor({health.waiting_workers}/{health.workers} workers wait, {health.counts.requests} requests)"
+        )
 
     def report(self, worker: int, report: StoreReport, now: float) -> None:
         """Take a worker's report; `now` in CLOCK_MONOTONIC seconds."""
@@ -142,13 +160,10 @@ class StoreMonitor:
     def forget(self, worker: int) -> None:
         """Keep what a worker that has ended has counted."""
         if (last := self._reports.pop(worker, None)) is not None:
-            self._of_the_dead = _sum(self._of_the_dead, last)
+            self._of_the_dead += last.counts
 
     def statistics(self) -> StoreHealth:
         """Return the numbers that status, metrics, the log and tests read."""
-        total = self._of_the_dead
-        for report in self._reports.values():
-            total = _sum(total, report)
         waiting = [report for report in self._reports.values() if report.state is StoreState.DOWN]
         tries_at = [report.next_try_at for report in waiting if report.next_try_at is not None]
         return StoreHealth(
@@ -159,10 +174,7 @@ class StoreMonitor:
             cause=waiting[-1].cause if waiting else "",
             limit_per_s=sum(report.pace for report in self._reports.values()),
             outages=self._outages,
-            requests=total.requests,
-            limited=total.limited,
-            second_requests=total.second_requests,
-            second_requests_won=total.second_requests_won,
+            counts=sum((report.counts for report in self._reports.values()), self._of_the_dead),
         )
 
     def news(self, now: float) -> str | None:
@@ -217,14 +229,3 @@ def clock_time(moment: float, now: float) -> str:
 
 def _in(moment: float | None, now: float) -> str:
     return "now" if moment is None or moment <= now else f"in {moment - now:.0f} s"
-
-
-def _sum(total: StoreReport, one: StoreReport) -> StoreReport:
-    """Return the counts of both; what tells of a moment is left out."""
-    return StoreReport(
-        outages=total.outages + one.outages,
-        requests=total.requests + one.requests,
-        limited=total.limited + one.limited,
-        second_requests=total.second_requests + one.second_requests,
-        second_requests_won=total.second_requests_won + one.second_requests_won,
-    )
