@@ -17,7 +17,7 @@ from ringfeedd.catalog.listing import build_catalog
 from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.errors import BadPairError, StartError
 from ringfeedd.fetch.health import StoreReport
-from ringfeedd.storage import SourceError
+from ringfeedd.storage import SourceError, StoreSettings
 from ringfeedd.storage.base import read
 from ringfeedd.storage.gcs import GcsSource
 from ringfeedd.storage.listing import MAX_PAGE_BYTES
@@ -84,8 +84,8 @@ def packed_zeros(size):
 def run(use, transport, *answers, **options):
     async def main():
         async with HostileServer(*answers) as server:
-            settings = {"concurrency": 2, "backoff": QUICK, "read_timeout_s": 5.0} | options
-            source = GcsSource("b", "p/", api_root=server.url, bearer=None, transport=transport, **settings)
+            settings = StoreSettings(**{"concurrency": 2, "read_timeout_s": 5.0, "transport": transport} | options)
+            source = GcsSource("b", "p/", settings, api_root=server.url, bearer=None, backoff=QUICK)
             try:
                 return await use(server, source)
             finally:

@@ -23,7 +23,7 @@ from ringfeedd.fakegcs import FakeGcs, Fault
 from ringfeedd.fetch.client import StoreClient, fetch_pair
 from ringfeedd.fetch.health import StoreState
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
-from ringfeedd.storage import ObjectInfo, SourceError, open_source
+from ringfeedd.storage import ObjectInfo, SourceError, StoreSettings, open_source
 from ringfeedd.storage.retry import Backoff
 from ringfeedd.storage.transport.http_errors import MAX_RETRY_AFTER_S, retry_after_s
 
@@ -361,7 +361,9 @@ def test_a_failing_server_delivers_every_pair(transport):
 
     async def story():
         async with FakeGcs({"b": objects}, faults, seed=3) as server:
-            source = await open_source("gs://b/p", emulator=server.url, concurrency=8, transport=transport)
+            source = await open_source(
+                "gs://b/p", StoreSettings(emulator=server.url, concurrency=8, transport=transport)
+            )
             client = StoreClient(source, policy)
             try:
                 catalog = await build_catalog(source, KeyTemplates.parse())

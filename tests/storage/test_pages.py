@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ringfeedd.catalog.listing import build_catalog
 from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.errors import StartError
-from ringfeedd.storage import SourceError, pages
+from ringfeedd.storage import SourceError, StoreSettings, pages
 from ringfeedd.storage.gcs import GcsSource
 from ringfeedd.storage.pages import Page, Paging
 from ringfeedd.storage.retry import Backoff
@@ -70,7 +70,8 @@ def listed(*bodies):
     async def main():
         async with Answering(bodies) as server:
             quick = Backoff(max_attempts=2, base_s=0.0, max_s=0.0)
-            source = GcsSource("b", "p/", api_root=server.url, bearer=None, concurrency=2, backoff=quick)
+            settings = StoreSettings(concurrency=2)
+            source = GcsSource("b", "p/", settings, api_root=server.url, bearer=None, backoff=quick)
             try:
                 return await build_catalog(source, KeyTemplates.parse()), server.requests
             except StartError as error:

@@ -18,7 +18,7 @@ from ringfeedd.catalog.listing import build_catalog
 from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.fakegcs import FakeGcs, Fault
-from ringfeedd.storage import SourceError, open_source
+from ringfeedd.storage import SourceError, StoreSettings, open_source
 from ringfeedd.storage.base import read
 from ringfeedd.storage.gcs import GcsSource
 from ringfeedd.storage.token import open_token_provider
@@ -61,13 +61,8 @@ def run(story, buckets, faults=(), *, transport="gcloud", **options):
 
     async def main():
         async with FakeGcs(buckets, faults, **options) as server:
-            options_of_it = {
-                "concurrency": 4,
-                "backoff": QUICK,
-                "read_timeout_s": READ_TIMEOUT_S,
-                "transport": transport,
-            }
-            source = GcsSource("b", "p/", api_root=server.url, bearer=None, **options_of_it)
+            settings = StoreSettings(concurrency=4, read_timeout_s=READ_TIMEOUT_S, transport=transport)
+            source = GcsSource("b", "p/", settings, api_root=server.url, bearer=None, backoff=QUICK)
             try:
                 return await story(server, source)
             finally:
@@ -182,7 +177,8 @@ def test_more_than_a_hundred_connections_can_be_used(transport):
 
     async def main():
         async with FakeGcs({"b": {"p/x": b"1"}}, [Fault("silent")]) as server:
-            source = GcsSource("b", "p/", api_root=server.url, bearer=None, concurrency=130, transport=transport)
+            settings = StoreSettings(concurrency=130, transport=transport)
+            source = GcsSource("b", "p/", settings, api_root=server.url, bearer=None)
             reads = [asyncio.create_task(read(source, "x", 0)) for _ in range(130)]
             while server.busiest < 130:  # noqa: ASYNC110 - the server keeps counts, and no event for each
                 await asyncio.sleep(0.01)
@@ -236,7 +232,7 @@ def test_a_listing_that_never_comes_is_an_error(kind):
 
 def sentence_of(root, error=StartError, **options):
     async def main():
-        source = await open_source(root, concurrency=4, **options)
+        source = await open_source(root, StoreSettings(concurrency=4, **options))
         try:
             await build_catalog(source, KeyTemplates.parse())
         finally:
@@ -302,8 +298,10 @@ def test_a_bucket_without_access_is_a_sentence():
 def test_a_requester_pays_bucket_bills_the_named_project(transport):
     async def story(server, source):
         server.requester_pays = frozenset({"b"})
-        options = {"emulator": server.url, "concurrency": 2, "transport": transport}
-        billed = await open_source("gs://b/p", user_project="example.com:pays", **options)
+        settings = StoreSettings(
+            concurrency=2, emulator=server.url, transport=transport, user_project="example.com:pays"
+        )
+        billed = await open_source("gs://b/p", settings)
         try:
             assert await names_of(billed) == ["x"]
             assert await read(billed, "x", 0) == b"1"
@@ -387,8 +385,8 @@ def run_with_credentials(story, credentials, transport):
             server.tokens = ["t1"]
             credentials(server)
             bearer = await open_token_provider()
-            options = {"concurrency": 4, "backoff": QUICK, "transport": transport}
-            source = GcsSource("b", "p/", api_root=server.url, bearer=bearer, **options)
+            settings = StoreSettings(concurrency=4, transport=transport)
+            source = GcsSource("b", "p/", settings, api_root=server.url, bearer=bearer, backoff=QUICK)
             try:
                 return await story(server, source)
             finally:
@@ -481,7 +479,8 @@ def test_a_certificate_that_nobody_signed_is_refused(tmp_path, transport):
 
         server = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=context)
         url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
-        source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=4, backoff=QUICK, transport=transport)
+        settings = StoreSettings(concurrency=4, transport=transport)
+        source = GcsSource("b", "p/", settings, api_root=url, bearer=None, backoff=QUICK)
         for attempt in (read(source, "x", 0), names_of(source)):
             with pytest.raises(SourceError, match="certificate"):
                 await attempt

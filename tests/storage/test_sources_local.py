@@ -11,7 +11,7 @@ from ringfeedd.catalog.listing import build_catalog
 from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.errors import DaemonError, StartError
 from ringfeedd.fakegcs import FakeGcs
-from ringfeedd.storage import Kind, Skipped, SourceError, open_source
+from ringfeedd.storage import Kind, Skipped, SourceError, StoreSettings, open_source
 from ringfeedd.storage.base import read as read_object
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 def use(root, story):
     async def main():
-        source = await open_source(str(root), emulator=None, concurrency=2)
+        source = await open_source(str(root), StoreSettings(concurrency=2))
         try:
             return await story(source)
         finally:
@@ -103,7 +103,7 @@ def test_folders_and_buckets_hide_the_same_names(folder):
 
     async def list_bucket():
         async with FakeGcs({"b": objects}) as server:
-            source = await open_source("gs://b/p", emulator=server.url, concurrency=1)
+            source = await open_source("gs://b/p", StoreSettings(emulator=server.url, concurrency=1))
             try:
                 return [info.name async for page in source.list_pages("", of_bucket) for info in page]
             finally:

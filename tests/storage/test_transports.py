@@ -14,7 +14,7 @@ import pytest
 from transports import NO_PYCURL, TRANSPORTS, localhost_tls
 
 from ringfeedd.errors import StartError
-from ringfeedd.storage import SourceError, open_source
+from ringfeedd.storage import SourceError, StoreSettings, open_source
 from ringfeedd.storage.base import read
 from ringfeedd.storage.gcs import GcsSource
 from ringfeedd.storage.transport import proxy
@@ -67,8 +67,8 @@ def run(story, transport, answer=OK, *, prefix="p/", **options):
 
     async def main():
         async with Server(answer) as server:
-            options_of_it = {"concurrency": 4, "read_timeout_s": 5.0, "transport": transport} | options
-            source = GcsSource("b", prefix, api_root=server.url, bearer=None, **options_of_it)
+            settings = StoreSettings(**{"concurrency": 4, "read_timeout_s": 5.0, "transport": transport} | options)
+            source = GcsSource("b", prefix, settings, api_root=server.url, bearer=None)
             try:
                 return await story(server, source)
             finally:
@@ -210,9 +210,8 @@ def test_the_environments_proxy_is_used_outside_no_proxy(transport, monkeypatch)
         monkeypatch.setenv("http_proxy", server.url)
         for spared in (False, True):
             monkeypatch.setenv("no_proxy", "nowhere.invalid" if spared else "other.invalid")
-            source = GcsSource(
-                "b", "p/", api_root="http://nowhere.invalid", bearer=None, concurrency=1, transport=transport
-            )
+            settings = StoreSettings(concurrency=1, transport=transport)
+            source = GcsSource("b", "p/", settings, api_root="http://nowhere.invalid", bearer=None)
             if spared:
                 with pytest.raises(SourceError) as caught:
                     await read(source, "x", 0)
@@ -237,9 +236,11 @@ SECURE_READ = """
 import asyncio, sys
 from ringfeedd.storage.base import read
 from ringfeedd.storage.gcs import GcsSource
+from ringfeedd.storage.settings import StoreSettings
 
 async def main(url, transport):
-    source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=1, transport=transport)
+    settings = StoreSettings(concurrency=1, transport=transport)
+    source = GcsSource("b", "p/", settings, api_root=url, bearer=None)
     try:
         print((await read(source, "x", 0)).decode())
     finally:
@@ -275,7 +276,8 @@ def test_an_endless_tls_handshake_is_no_connection(monkeypatch):
 
     async def story(server, _):
         url = server.url.replace("http:", "https:")
-        source = GcsSource("b", "p/", api_root=url, bearer=None, concurrency=1, transport="curl")
+        settings = StoreSettings(concurrency=1, transport="curl")
+        source = GcsSource("b", "p/", settings, api_root=url, bearer=None)
         with pytest.raises(SourceError) as caught:
             await read(source, "x", 0)
         assert (caught.value.cause, caught.value.retryable) == ("connect", True)
@@ -313,7 +315,8 @@ def test_a_missing_transport_package_is_one_sentence():
 
     async def main():
         with pytest.raises(StartError, match=r"pip install 'ringfeed\[fast\]'"):
-            await open_source("gs://b-1/p", emulator="http://127.0.0.1:1", concurrency=1, transport="curl")
+            settings = StoreSettings(concurrency=1, emulator="http://127.0.0.1:1", transport="curl")
+            await open_source("gs://b-1/p", settings)
 
     asyncio.run(main())
 

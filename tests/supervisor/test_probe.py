@@ -13,7 +13,7 @@ from ringfeedd.catalog.listing import build_catalog
 from ringfeedd.catalog.templates import KeyTemplates
 from ringfeedd.decode.spec import Fit
 from ringfeedd.errors import StartError
-from ringfeedd.storage import open_source
+from ringfeedd.storage import StoreSettings, open_source
 from ringfeedd.supervisor import probe
 from ringfeedd.supervisor.probe import LARGEST_PAIRS, SAMPLE_PAIRS, Looked, choose_size, largest_pairs, probe_sizes
 
@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 def use(folder, story):
     async def main():
-        source = await open_source(str(folder), emulator=None, concurrency=4)
+        source = await open_source(str(folder), StoreSettings(concurrency=4))
         try:
             return await story(source, await build_catalog(source, KeyTemplates.parse("images/{id}.jpg,png")))
         finally:

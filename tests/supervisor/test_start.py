@@ -35,8 +35,9 @@ def test_a_daemon_imports_only_what_it_needs():
 def test_workers_need_what_opening_a_source_imports(transport, expected, tmp_path):
     pytest.importorskip("pycurl")
     root, transport = (str(tmp_path), "auto") if transport == "folder" else ("gs://bucket", transport)
-    given = f"{root!r}, emulator='http://127.0.0.1:9', transport={transport!r}"
-    opened = f"import asyncio, ringfeedd.storage as s; asyncio.run(s.open_source({given}, concurrency=1))"
+    options = f"emulator='http://127.0.0.1:9', transport={transport!r}"
+    given = f"{root!r}, {options}"
+    opened = f"import asyncio, ringfeedd.storage as s; asyncio.run(s.open_source({root!r}, s.StoreSettings(concurrency=1, {options})))"
     told = f"import importlib, ringfeedd.storage as s; [importlib.import_module(m) for m in s.modules_for({given})]"
     assert imported_by(opened, HEAVY) == imported_by(told, HEAVY) == expected
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from ringfeedd.cli.checks import Check, store_answers, store_fails, store_is_silent
 from ringfeedd.errors import DaemonError
-from ringfeedd.storage import ObjectInfo, Source, SourceError, open_source
+from ringfeedd.storage import ObjectInfo, Source, SourceError, StoreSettings, open_source
 from ringfeedd.storage.base import read
 
 TIMEOUT_S: Final = 10.0
@@ -25,9 +25,10 @@ def ask_store(root: str, emulator: str | None) -> Check:
 
 async def _ask(root: str, emulator: str | None) -> Check:
     try:
-        source = await open_source(
-            root, emulator=emulator, concurrency=1, read_timeout_s=TIMEOUT_S, listing_wait_s=0.0, answered=False
+        settings = StoreSettings(
+            concurrency=1, emulator=emulator, read_timeout_s=TIMEOUT_S, listing_wait_s=0.0, answered=False
         )
+        source = await open_source(root, settings)
     except DaemonError as error:
         return store_fails(root, str(error), "")
     try:

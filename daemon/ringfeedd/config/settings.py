@@ -30,6 +30,7 @@ from ringfeedd.nodes import AUTO, Nodes, choose_nodes
 from ringfeedd.shm.memory import Access
 from ringfeedd.storage.gcs import emulator_address
 from ringfeedd.storage.roots import GCS_SCHEME
+from ringfeedd.storage.settings import StoreSettings
 from ringfeedd.system.cpu import usable_cores
 
 
@@ -80,6 +81,18 @@ class Settings:
     listen: Listen | None
     policy: FetchPolicy
     cache_folder: Path | None
+
+    def store(self, connections: int) -> StoreSettings:
+        """Return how the root is listed and sampled with so many connections."""
+        config = self.config
+        return StoreSettings(
+            concurrency=connections,
+            emulator=config.emulator,
+            read_timeout_s=config.read_timeout_s,
+            transport=config.transport,
+            user_project=config.user_project,
+            max_objects=config.max_objects,
+        )
 
     def cache(self) -> CatalogCache:
         """Return the cached listings of the root."""

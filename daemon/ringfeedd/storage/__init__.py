@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.storage.base import MAX_OBJECT_BYTES, PAGE_OBJECTS, ObjectInfo, Source, SourceError
-from ringfeedd.storage.gcs import LISTING_WAIT_S, READ_TIMEOUT_S, open_gcs
+from ringfeedd.storage.gcs import open_gcs
 from ringfeedd.storage.local import LocalSource
 from ringfeedd.storage.pages import MAX_OBJECTS
 from ringfeedd.storage.roots import GCS_SCHEME, absolute_root
+from ringfeedd.storage.settings import LISTING_WAIT_S, StoreSettings
 from ringfeedd.storage.skipped import Kind, Skipped
 from ringfeedd.storage.transport.base import DEFAULT_TRANSPORT, TransportName
 from ringfeedd.storage.transport.choice import transport_module
@@ -26,24 +27,14 @@ __all__ = [
     "Skipped",
     "Source",
     "SourceError",
+    "StoreSettings",
     "TransportName",
     "modules_for",
     "open_source",
 ]
 
 
-async def open_source(
-    root: str,
-    *,
-    emulator: str | None,
-    concurrency: int,
-    read_timeout_s: float = READ_TIMEOUT_S,
-    transport: TransportName = DEFAULT_TRANSPORT,
-    user_project: str | None = None,
-    listing_wait_s: float = LISTING_WAIT_S,
-    max_objects: int = MAX_OBJECTS,
-    answered: bool = True,
-) -> Source:
+async def open_source(root: str, settings: StoreSettings) -> Source:
     """The source for `root`: ``gs://bucket/prefix``, ``file:///folder`` or a path to a folder.
 
     Sends no request but the one for a token: a bucket that does not exist shows in the first listing. To be called
@@ -51,39 +42,21 @@ async def open_source(
 
     Args:
         root: what to read from. After ``gs://bucket/``, everything is the prefix as it is: nothing is unquoted.
-        emulator: the address of a GCS emulator, e.g. ``http://127.0.0.1:9023``; None for Google's own service.
-        concurrency: requests (connections, or threads) at once, at most.
-        read_timeout_s: silence of the bucket, seconds, after which a request is cut; nothing for a folder.
-        transport: the transport for a bucket's objects, see `ringfeedd.storage.transport.base`; ignored for a folder.
-        user_project: the project that requests to a bucket are billed to; nothing for a folder.
-        listing_wait_s: for which one page of a bucket's listing is tried again, seconds; nothing for a folder.
-        max_objects: a bucket's listing of more is refused; nothing for a folder.
-        answered: whether the store has ever answered. Until it has, a host that does not resolve or refuses is not
-            asked again.
+        settings: how it is asked.
 
     Raises:
         StartError: no such folder, no such kind of root, no usable credentials, no package for the transport, or an
             emulator set in the environment that the user did not ask for.
         ConfigError: see `absolute_root`.
     """
-    if concurrency < 1:
-        raise StartError(f"The concurrency is {concurrency}, and nothing can be read so; set it to 1 or more.")
+    if settings.concurrency < 1:
+        raise StartError(f"The concurrency is {settings.concurrency}, and nothing can be read so; set it to 1 or more.")
     if root.startswith(GCS_SCHEME):
-        return await open_gcs(
-            root,
-            emulator=emulator,
-            concurrency=concurrency,
-            read_timeout_s=read_timeout_s,
-            transport=transport,
-            user_project=user_project,
-            listing_wait_s=listing_wait_s,
-            max_objects=max_objects,
-            answered=answered,
-        )
+        return await open_gcs(root, settings)
     folder = absolute_root(root)
     if "://" in folder:
         raise ConfigError(f"{root} is no root that Ringfeed can read; give gs://BUCKET/PREFIX or a folder.")
-    return _open_folder(Path(folder), concurrency)
+    return _open_folder(Path(folder), settings.concurrency)
 
 
 def modules_for(root: str, *, emulator: str | None, transport: TransportName = DEFAULT_TRANSPORT) -> list[str]:

@@ -10,10 +10,11 @@ from urllib.parse import quote, urlencode, urlsplit
 from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.storage.base import PAGE_OBJECTS, ObjectInfo, OnEnd, Reading, SourceError, TaskReading
 from ringfeedd.storage.listing import GcsListing
-from ringfeedd.storage.pages import MAX_OBJECTS, Paging
+from ringfeedd.storage.pages import Paging
 from ringfeedd.storage.retry import SYSTEM_CLOCK, Backoff, with_retries
+from ringfeedd.storage.settings import StoreSettings
 from ringfeedd.storage.skipped import Skipped
-from ringfeedd.storage.transport.base import DEFAULT_TRANSPORT, Transport, TransportName, get
+from ringfeedd.storage.transport.base import Transport, get
 from ringfeedd.storage.transport.choice import open_transport
 
 if TYPE_CHECKING:
@@ -26,12 +27,6 @@ T = TypeVar("T")
 GOOGLE_API = "https://www.googleapis.com"
 LISTED_FIELDS = "items(name,size,generation,crc32c),nextPageToken"
 LISTING_BACKOFF = Backoff(max_attempts=5, base_s=0.25, max_s=8.0)
-
-LISTING_WAIT_S = 60.0
-"""Seconds for which one page of a listing is retried, unless the caller allows less."""
-
-READ_TIMEOUT_S = 20.0
-"""Seconds without data after which a request is cut; a slow body is cut by the deadline of its pair."""
 
 _BUCKET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
 
@@ -48,33 +43,21 @@ class GcsSource:
         self,
         bucket: str,
         prefix: str,
+        settings: StoreSettings,
         *,
         api_root: str = GOOGLE_API,
         bearer: TokenProvider | None,
-        concurrency: int,
         backoff: Backoff = LISTING_BACKOFF,
-        read_timeout_s: float = READ_TIMEOUT_S,
-        transport: TransportName = DEFAULT_TRANSPORT,
-        user_project: str | None = None,
-        listing_wait_s: float = LISTING_WAIT_S,
-        max_objects: int = MAX_OBJECTS,
-        answered: bool = True,
     ) -> None:
         """Open the session; inside the event loop that will use it.
 
         Args:
             bucket: the bucket's name.
             prefix: ``""``, or a prefix that ends in ``/``; names are relative to it.
+            settings: how it is asked; the emulator is ``api_root``.
             api_root: scheme and host without a trailing slash.
             bearer: who gives the token; None sends none (an emulator).
-            concurrency: connections that are kept open.
             backoff: how pages of the listing are retried.
-            read_timeout_s: silence, seconds, after which a request is cut.
-            user_project: the project that listings and reads are billed to; None: the bucket's own.
-            transport: what requests are made with.
-            listing_wait_s: for which one page is tried again, seconds.
-            max_objects: a listing of more is refused.
-            answered: see `open_source`.
 
         Raises:
             StartError: the transport's package is not installed.
@@ -83,12 +66,14 @@ class GcsSource:
         self._bearer, self._backoff = bearer, backoff
         self._root = f"gs://{bucket}/{prefix}".rstrip("/")
         self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
-        self._transport = open_transport(transport, api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
-        self._billed = {} if user_project is None else {"userProject": user_project}
+        self._settings = settings
+        self._transport = open_transport(
+            settings.transport, api_root, concurrency=settings.concurrency, read_timeout_s=settings.read_timeout_s
+        )
+        self._billed = {} if settings.user_project is None else {"userProject": settings.user_project}
         self._billed_query = f"&{urlencode(self._billed)}" if self._billed else ""
         self._listing = GcsListing(self._transport, api_root=api_root, bucket=bucket, root=self._root)
-        self._listing_wait_s, self._max_objects = listing_wait_s, max_objects
-        self._answered = answered
+        self._answered = settings.answered
 
     def __repr__(self) -> str:
         return f"GcsSource({self.root!r}, {self._api_root})"
@@ -106,13 +91,13 @@ class GcsSource:
             "maxResults": str(PAGE_OBJECTS),
             **self._billed,
         }
-        paging, rule = Paging(self.root, self._max_objects), skipped or Skipped([prefix])
+        paging, rule = Paging(self.root, self._settings.max_objects), skipped or Skipped([prefix])
         while True:
             page = await with_retries(
                 lambda: self._authorised(lambda header: self._listing.page(params, header)),
                 self._backoff,
                 hopeless=lambda error: error.unreachable and not self._answered,
-                deadline=SYSTEM_CLOCK.monotonic() + self._listing_wait_s,
+                deadline=SYSTEM_CLOCK.monotonic() + self._settings.listing_wait_s,
             )
             self._answered = True
             if objects := [info for info in page.objects(self._prefix) if rule.takes(info.name)]:
@@ -189,24 +174,13 @@ class _AuthorisedRead:
         return await get(self._transport, url, await header, max_bytes, what)
 
 
-async def open_gcs(
-    root: str,
-    *,
-    emulator: str | None,
-    concurrency: int,
-    read_timeout_s: float,
-    transport: TransportName,
-    user_project: str | None = None,
-    listing_wait_s: float = LISTING_WAIT_S,
-    max_objects: int = MAX_OBJECTS,
-    answered: bool = True,
-) -> GcsSource:
+async def open_gcs(root: str, settings: StoreSettings) -> GcsSource:
     """The source for ``gs://bucket/prefix``; credentials are fetched, nothing else is asked.
 
     Raises:
         ConfigError: no such bucket name.
         StartError: no credentials, no package for the transport, or ``STORAGE_EMULATOR_HOST`` set
-            without `emulator`.
+            without an emulator in the settings.
     """
     bucket, _, prefix = root.removeprefix("gs://").partition("/")
     if not _BUCKET.fullmatch(bucket):
@@ -214,8 +188,8 @@ async def open_gcs(
         raise ConfigError(sentence)
     prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
     api_root, bearer = GOOGLE_API, None
-    if emulator is not None:
-        api_root = emulator_address(emulator)
+    if settings.emulator is not None:
+        api_root = emulator_address(settings.emulator)
     elif host := os.environ.get("STORAGE_EMULATOR_HOST"):
         # The library would obey it, and send every request there without credentials or TLS checks.
         sentence = (
@@ -228,19 +202,7 @@ async def open_gcs(
 
         bearer = await open_token_provider()
     try:
-        return GcsSource(
-            bucket,
-            prefix,
-            api_root=api_root,
-            bearer=bearer,
-            concurrency=concurrency,
-            read_timeout_s=read_timeout_s,
-            transport=transport,
-            user_project=user_project,
-            listing_wait_s=listing_wait_s,
-            max_objects=max_objects,
-            answered=answered,
-        )
+        return GcsSource(bucket, prefix, settings, api_root=api_root, bearer=bearer)
     except StartError:
         if bearer is not None:
             await bearer.close()

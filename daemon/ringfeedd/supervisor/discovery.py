@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Final
@@ -69,19 +69,12 @@ class Discovery:
         config = self._config
         start = self._known_start({split: of_split for split, of_split in predecessors.items() if of_split})
         listed = start is None
+        store = replace(
+            self._settings.store(connections),
+            listing_wait_s=min(LISTING_WAIT_S, max(self._settings.store_wait_s, SILENCE_S)),
+        )
         source = await self._store_wait.has(
-            lambda: open_source(
-                config.root,
-                emulator=config.emulator,
-                concurrency=connections,
-                read_timeout_s=config.read_timeout_s,
-                transport=config.transport,
-                user_project=config.user_project,
-                listing_wait_s=min(LISTING_WAIT_S, max(self._settings.store_wait_s, SILENCE_S)),
-                max_objects=config.max_objects,
-                answered=self._store_wait.has_answered,
-            ),
-            is_answer=False,
+            lambda: open_source(config.root, replace(store, answered=self._store_wait.has_answered)), is_answer=False
         )
         try:
             if start is None:

@@ -172,16 +172,7 @@ async def _list(settings: Settings, stop: threading.Event) -> Catalog:
         if stop.is_set():
             raise DaemonError(_STOPPED)
 
-    config = settings.config
-    source = await open_source(
-        config.root,
-        emulator=config.emulator,
-        concurrency=settings.downloads,
-        read_timeout_s=config.read_timeout_s,
-        user_project=config.user_project,
-        transport=config.transport,
-        max_objects=config.max_objects,
-    )
+    source = await open_source(settings.config.root, settings.store(settings.downloads))
     try:
         return await build_catalog(source, settings.templates, go_on)
     finally:

@@ -27,7 +27,7 @@ from ringfeedd.decode.pair import Decoded as DecodedPair
 from ringfeedd.decode.pair import decode_pair
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch.client import StoreClient
-from ringfeedd.storage import Source, open_source
+from ringfeedd.storage import Source, StoreSettings, open_source
 from ringfeedd.system.histogram import DECODE_BOUNDS_S, Histogram
 from ringfeedd.system.prctl import ignore, name_process
 from ringfeedd.worker import protocol as messages
@@ -242,14 +242,14 @@ async def _run_then_exit(
 
 
 async def _open_source(hello: Hello) -> Source:
-    return await open_source(
-        hello.root,
-        emulator=hello.emulator,
+    settings = StoreSettings(
         concurrency=hello.most_concurrency,
+        emulator=hello.emulator,
         read_timeout_s=hello.policy.read_timeout_s,
         transport=hello.policy.transport,
         user_project=hello.policy.user_project,
     )
+    return await open_source(hello.root, settings)
 
 
 if __name__ == "__main__":
