@@ -37,7 +37,8 @@ def test_workers_need_what_opening_a_source_imports(transport, expected, tmp_pat
     root, transport = (str(tmp_path), "auto") if transport == "folder" else ("gs://bucket", transport)
     options = f"emulator='http://127.0.0.1:9', transport={transport!r}"
     given = f"{root!r}, {options}"
-    opened = f"import asyncio, ringfeedd.storage as s; asyncio.run(s.open_source({root!r}, s.StoreSettings(concurrency=1, {options})))"
+    settings = f"s.StoreSettings(concurrency=1, {options})"
+    opened = f"import asyncio, ringfeedd.storage as s; asyncio.run(s.open_source({root!r}, {settings}))"
     told = f"import importlib, ringfeedd.storage as s; [importlib.import_module(m) for m in s.modules_for({given})]"
     assert imported_by(opened, HEAVY) == imported_by(told, HEAVY) == expected
 

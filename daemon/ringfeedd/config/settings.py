@@ -21,9 +21,8 @@ from ringfeedd.config.table import (
     MOST_DOWNLOADS,
     MOST_DOWNLOADS_A_WORKER,
     Config,
-    parse_pixels,
-    ring_names,
 )
+from ringfeedd.config.values import parse_pixels, ring_names
 from ringfeedd.errors import ConfigError
 from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.nodes import AUTO, Nodes, choose_nodes

@@ -6,19 +6,24 @@ From it come the flags of `ringfeed serve` and their help, the keys of the TOML 
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal, get_args
 
-from ringfeed.shm.descriptor import check_ring_name
 from ringfeed.shm.layout import MAX_LANES, MAX_UINT64
-from ringfeedd.catalog.templates import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplate
+from ringfeedd.catalog.templates import DEFAULT_IMAGES, DEFAULT_LABELS
 from ringfeedd.config.kinds import Choice, Duration, Number, Rate, Size, Switch, Text, Whole, WordOr
-from ringfeedd.config.listen import OFF, Listen
+from ringfeedd.config.listen import OFF
 from ringfeedd.config.setting import Group, Setting, declared, setting
+from ringfeedd.config.values import (
+    checked_folder,
+    checked_http,
+    checked_project,
+    checked_ring,
+    checked_root,
+    checked_size,
+    checked_template,
+)
 from ringfeedd.decode.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
 from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.nodes import AUTO, MAX_NODES
@@ -26,7 +31,6 @@ from ringfeedd.order import Mode
 from ringfeedd.ring.failures import OnError
 from ringfeedd.ring.groups import DEFAULT_LINGER_BLOCKING_S, DEFAULT_LINGER_S
 from ringfeedd.storage import MAX_OBJECTS, TransportName
-from ringfeedd.storage.roots import absolute_root
 
 DOWNLOADS_A_WORKER, MOST_DOWNLOADS_A_WORKER, MOST_DOWNLOADS = 128, 512, 4096
 
@@ -35,72 +39,10 @@ DEFAULT_STORE_WAIT_S: Final = 600.0
 
 DAY_S: Final = 86400.0
 
-SPLITS: Final = ("train", "test")
-
 _FETCH: Final = FetchPolicy()
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
-
-
-def parse_pixels(size: str) -> tuple[int, int] | None:
-    """Return the height and width that ``HxW`` gives, pixels; None for ``auto``.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if size == AUTO:
-        return None
-    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", size)
-    if match is None:
-        raise ValueError(f'size {size!r} is not HEIGHTxWIDTH in pixels, e.g. "224x224", nor "auto"')
-    return int(match[1]), int(match[2])
-
-
-def ring_names(ring: str | None) -> dict[str, str]:
-    """Return the names of a daemon's rings by split."""
-    return {split: f"{ring}-{split}" if ring else split for split in SPLITS}
-
-
-def _root(root: str) -> str:
-    if not root:
-        raise ValueError("root is empty; give gs://bucket/prefix or a folder")
-    return absolute_root(root)
-
-
-def _ring(ring: str) -> str:
-    check_ring_name(ring)
-    for name in ring_names(ring).values():
-        check_ring_name(name)
-    return ring
-
-
-def _size(size: str) -> str:
-    parse_pixels(size)
-    return size
-
-
-def _template(template: str) -> str:
-    KeyTemplate.parse(template)
-    return template
-
-
-def _http(http: str) -> str:
-    Listen.parse(http)
-    return http
-
-
-def _cache_disk(folder: str) -> str:
-    if not folder:
-        raise ValueError("cache.disk.dir is empty; name a folder on a local disk")
-    return os.path.abspath(Path(folder).expanduser())  # noqa: PTH100  # a link may be moved
-
-
-def _project(project: str) -> str:
-    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9.:-]{0,99}", project):
-        raise ValueError(f"user_project {project!r} cannot be a project's ID; use letters, digits, '.', ':' and '-'")
-    return project
-
 
 _NODES: Final = "the two numbers together, when the daemon starts"
 
@@ -114,21 +56,21 @@ class Config:
 
     root: str = setting(
         Group.DATA,
-        Text("ROOT", _root, example='"gs://bucket/prefix" or a folder'),
+        Text("ROOT", checked_root, example='"gs://bucket/prefix" or a folder'),
         help="bucket and prefix, or a folder, with the pairs: gs://bucket/prefix, /folder",
         example="gs://my-bucket/prefix",
         checked="that it exists and can be listed, when the daemon starts",
     )
     images: str = setting(
         Group.DATA,
-        Text("TEMPLATE", _template, example='"images/{id}.jpg"'),
+        Text("TEMPLATE", checked_template, example='"images/{id}.jpg"'),
         DEFAULT_IMAGES,
         help="names of the images below the root; {id} is the same for an image and its label",
         checked="that images and labels differ",
     )
     labels: str = setting(
         Group.DATA,
-        Text("TEMPLATE", _template, example='"labels/{id}.png"'),
+        Text("TEMPLATE", checked_template, example='"labels/{id}.png"'),
         DEFAULT_LABELS,
         help="names of the labels below the root",
     )
@@ -169,7 +111,7 @@ class Config:
     )
     user_project: str | None = setting(
         Group.DATA,
-        Text("PROJECT", _project),
+        Text("PROJECT", checked_project),
         None,
         help="project that pays for listings and downloads of a requester-pays bucket",
         unset="none",
@@ -178,7 +120,7 @@ class Config:
 
     ring: str | None = setting(
         Group.RINGS,
-        Text("NAME", _ring),
+        Text("NAME", checked_ring),
         None,
         help="serve the rings NAME-train and NAME-test",
         unset="train and test",
@@ -186,7 +128,7 @@ class Config:
     )
     size: str = setting(
         Group.RINGS,
-        Text("HxW", _size, example='"224x224" (height x width in pixels) or "auto"'),
+        Text("HxW", checked_size, example='"224x224" (height x width in pixels) or "auto"'),
         AUTO,
         help="height and width of a slot in pixels, or auto: from a sample of the pairs",
     )
@@ -338,7 +280,7 @@ class Config:
     )
     cache_disk: str | None = setting(
         Group.CACHE,
-        Text("DIR", _cache_disk),
+        Text("DIR", checked_folder),
         None,
         key="cache.disk.dir",
         help="folder on a local disk for downloaded pairs, which later epochs and daemons read",
@@ -390,7 +332,7 @@ class Config:
 
     http: str = setting(
         Group.PAGE,
-        Text("HOST:PORT", _http),
+        Text("HOST:PORT", checked_http),
         OFF,
         help="address of the status page and the metrics, e.g. 127.0.0.1:9753, or off",
         checked="that the address is free, when the daemon starts",
