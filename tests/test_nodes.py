@@ -26,7 +26,7 @@ from ringfeed.torch import RingDataset
 from ringfeed.torch.distributed import Ranks, check_nodes
 from ringfeedd import nodes as nodes_module
 from ringfeedd.config import load_config, resolve
-from ringfeedd.config.settings import Machine
+from ringfeedd.config.resolve import Machine
 from ringfeedd.errors import ConfigError
 from ringfeedd.fakegcs import FakeGcs, serve_in_thread
 from ringfeedd.nodes import MAX_NODES, Nodes, NodeShare, choose_nodes, detect_nodes

@@ -15,7 +15,7 @@ from ringfeedd.config import Config, config_of, load, load_config, resolve, show
 from ringfeedd.config.changes import Changes
 from ringfeedd.config.kinds import Size
 from ringfeedd.config.load import unknown_variables
-from ringfeedd.config.table import SETTINGS
+from ringfeedd.config.settings import SETTINGS
 from ringfeedd.config.units import parse_size
 from ringfeedd.decode.spec import Fit, LabelMode
 from ringfeedd.errors import EXIT_BAD_CONFIG, ConfigError

@@ -24,7 +24,7 @@ from ringfeed.cli.status import ring_status
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.identity import SETTINGS, Decides, Identity
 from ringfeedd.config import Config, load_config, resolve
-from ringfeedd.config.table import SETTINGS as KNOWN
+from ringfeedd.config.settings import SETTINGS as KNOWN
 from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.supervisor.discovery import Discovery
 

@@ -9,7 +9,7 @@ import pytest
 from ringfeedd.config import Config, resolve
 from ringfeedd.storage import modules_for
 from ringfeedd.supervisor.refresh import Refresher
-from ringfeedd.supervisor.serving import Serving
+from ringfeedd.supervisor.state import DaemonState
 
 HEAVY = ("aiohttp", "gcloud", "PIL", "pycurl", "tqdm", "tenacity", "prometheus_client", "torch")
 
@@ -58,7 +58,7 @@ def test_the_first_pairs_come_before_another_listing(monkeypatch):
     monkeypatch.setattr("ringfeedd.supervisor.refresh.list_root", list_root)
 
     async def run() -> None:
-        refresher = Refresher(Serving(resolve(Config(root="gs://b")), lambda: 0.0, lambda: None))
+        refresher = Refresher(DaemonState(resolve(Config(root="gs://b")), lambda: 0.0, lambda: None))
         refresher.wanted = True
         refresher.begin(ready=False)
         await asyncio.sleep(0)

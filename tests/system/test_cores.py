@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ringfeedd.config import Config, resolve
-from ringfeedd.config.settings import Machine
+from ringfeedd.config.resolve import Machine
 from ringfeedd.system.cpu import usable_cores
 
 

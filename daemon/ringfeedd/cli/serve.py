@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from ringfeed.cli.arguments import CommandParser
 from ringfeedd.catalog.listing import Progress
 from ringfeedd.config import Config, Loaded, Settings, load, resolve
+from ringfeedd.config.declaration import Setting
 from ringfeedd.config.kinds import Choice, FormError
 from ringfeedd.config.load import config_path
-from ringfeedd.config.setting import Setting
+from ringfeedd.config.settings import RENAMED, SETTINGS
 from ringfeedd.config.shown import by_group, flag_help
-from ringfeedd.config.table import RENAMED, SETTINGS
 from ringfeedd.errors import DaemonError
 from ringfeedd.log import Log
 from ringfeedd.storage import modules_for

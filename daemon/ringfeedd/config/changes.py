@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ringfeedd.config.kinds import literal
-from ringfeedd.config.table import SETTINGS, Config
+from ringfeedd.config.settings import SETTINGS, Config
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ringfeedd.config.checks import conflicts
+from ringfeedd.config.declaration import PREFIX, Setting
 from ringfeedd.config.kinds import MustBeError, literal
-from ringfeedd.config.setting import PREFIX, Setting
-from ringfeedd.config.table import BY_KEY, RENAMED, SETTINGS, Config
+from ringfeedd.config.settings import BY_KEY, RENAMED, SETTINGS, Config
 from ringfeedd.config.toml_file import TomlFile
 from ringfeedd.errors import ConfigError
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 from ringfeedd.config.changes import Changes
 from ringfeedd.config.checks import conflicts
 from ringfeedd.config.load import Loaded
-from ringfeedd.config.table import Config
+from ringfeedd.config.settings import Config
 from ringfeedd.errors import DaemonError
 
 T = TypeVar("T")

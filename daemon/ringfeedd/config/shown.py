@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from ringfeedd.config.declaration import Group, Setting
 from ringfeedd.config.kinds import Duration, Rate, Size, literal
 from ringfeedd.config.load import Loaded
-from ringfeedd.config.setting import Group, Setting
-from ringfeedd.config.table import SETTINGS
+from ringfeedd.config.settings import SETTINGS
 
 _WIDTH: Final = 120
 

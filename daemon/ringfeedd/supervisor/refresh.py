@@ -14,7 +14,7 @@ from ringfeedd.config import Settings
 from ringfeedd.errors import DaemonError
 from ringfeedd.recovery.catalogs import make_revisions
 from ringfeedd.storage import open_source
-from ringfeedd.supervisor.serving import Serving
+from ringfeedd.supervisor.state import DaemonState
 from ringfeedd.system.limits import exhausted
 
 _LOG: Final = logging.getLogger("ringfeedd")
@@ -32,10 +32,10 @@ class Refresher:
         wanted: another listing was asked for; `begin` begins it.
     """
 
-    def __init__(self, serving: Serving) -> None:
-        """Prepare; ``serving`` has the rings that get the listings."""
+    def __init__(self, state: DaemonState) -> None:
+        """Prepare; ``state`` has the rings that get the listings."""
         self.wanted = False
-        self._serving = serving
+        self._state = state
         self._listing: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
         self._kept: frozenset[str] = frozenset()
@@ -57,7 +57,7 @@ class Refresher:
 
     def save(self, catalog: Catalog) -> asyncio.Task[None]:
         """Keep a listing for the next start, in the background."""
-        return self._do(self._write(self._serving.settings.cache().save, catalog))
+        return self._do(self._write(self._state.settings.cache().save, catalog))
 
     def keep(self, now: float) -> None:
         """Say in the cache which listings are served, as soon as these change, and every `KEEP_INTERVAL_S`.
@@ -65,13 +65,13 @@ class Refresher:
         Args:
             now: seconds, monotonic.
         """
-        catalogs = {catalog.fingerprint: catalog for service in self._serving.services for catalog in service.catalogs}
+        catalogs = {catalog.fingerprint: catalog for service in self._state.services for catalog in service.catalogs}
         served = frozenset(catalogs)
         if served == self._kept and now - self._kept_at < KEEP_INTERVAL_S:
             return
         self._kept, self._kept_at = served, now
-        ring = next(iter(self._serving.settings.ring_names.values()))
-        self._do(self._write(self._serving.settings.cache().keep, ring, list(catalogs.values())))
+        ring = next(iter(self._state.settings.ring_names.values()))
+        self._do(self._write(self._state.settings.cache().keep, ring, list(catalogs.values())))
 
     async def _write(self, work: Callable[..., None], *arguments: object) -> None:
         try:
@@ -101,9 +101,9 @@ class Refresher:
 
     async def _refresh(self) -> None:
         """List the root again, and hand each ring its new listing."""
-        config, nodes = self._serving.settings.config, self._serving.settings.nodes
+        config, nodes = self._state.settings.config, self._state.settings.nodes
         if nodes.num_nodes > 1:
-            for service in self._serving.services:
+            for service in self._state.services:
                 service.refresh.refuse(
                     f"not done: {nodes.num_nodes} machines share every epoch, and each would change its share "
                     f"with an epoch of its own; stop the job and restart all daemons"
@@ -111,7 +111,7 @@ class Refresher:
             return
         _LOG.info("refresh: listing %s again", config.root)
         try:
-            catalog = await list_root(self._serving.settings)
+            catalog = await list_root(self._state.settings)
             for sentence in catalog.incomplete.sentences():
                 _LOG.info("refresh: %s", sentence)
             revisions = make_revisions(catalog, config, nodes)
@@ -119,16 +119,16 @@ class Refresher:
             await asyncio.shield(self.save(catalog))
         except Exception as error:  # noqa: BLE001  # whatever it is, the old listing is served on
             reason = str(error) if isinstance(error, DaemonError) else f"{type(error).__name__}: {error}"
-            for service in self._serving.services:
+            for service in self._state.services:
                 service.refresh.refuse(f"failed, and what was listed before is served on: {reason}")
             return
-        for service in self._serving.services:
+        for service in self._state.services:
             split = service.memory.descriptor.split
             if split in revisions:
                 service.offer(revisions[split])
             else:
                 service.refresh.refuse("not taken: the listing gives this ring none of the pairs")
-        self._serving.wake()
+        self._state.wake()
 
 
 async def list_root(settings: Settings) -> Catalog:

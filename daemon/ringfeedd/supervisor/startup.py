@@ -29,9 +29,9 @@ from ringfeedd.shm.memory import RingMemory
 from ringfeedd.supervisor.discovery import Discovery
 from ringfeedd.supervisor.refresh import Refresher
 from ringfeedd.supervisor.service import RingService
-from ringfeedd.supervisor.serving import Serving
 from ringfeedd.supervisor.signals import wake_by
 from ringfeedd.supervisor.sizing import Room, Shares, geometries, process_bytes, shares, total
+from ringfeedd.supervisor.state import DaemonState
 from ringfeedd.supervisor.store_wait import StoreWait
 from ringfeedd.system.files import connections, page_connections, raise_limit
 from ringfeedd.system.systemd import Notifier
@@ -58,7 +58,7 @@ class Startup:
 
     def __init__(
         self,
-        serving: Serving,
+        state: DaemonState,
         undo: contextlib.AsyncExitStack,
         *,
         notifier: Notifier,
@@ -71,12 +71,12 @@ class Startup:
         """Prepare; nothing happens before `run`.
 
         Args:
-            serving: gets the rings and the cache.
+            state: gets the rings and the cache.
             undo: takes down what is made, in the opposite order.
             wake: set when the main loop has something to do.
             say, on_progress, on_listed: see `Supervisor`.
         """
-        settings = serving.settings
+        settings = state.settings
         config = settings.config
         self.locks: list[SingletonLock] = []
         self.store_wait = StoreWait(
@@ -85,7 +85,7 @@ class Startup:
             tell=notifier.extend_timeout,
             has_answered=lambda: config.store_wait_s is not None or bool(settings.cache()),
         )
-        self._serving, self._undo = serving, undo
+        self._state, self._undo = state, undo
         self._notifier, self._spawner, self._wake = notifier, spawner, wake
         self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
         self._formers: dict[str, list[Predecessor]] = {}
@@ -97,7 +97,7 @@ class Startup:
 
     @property
     def _settings(self) -> Settings:
-        return self._serving.settings
+        return self._state.settings
 
     async def run(self, refresher: Refresher) -> Pool:
         """Make everything; return the pool of worker processes that runs then.
@@ -154,7 +154,7 @@ class Startup:
         self._open_tiers(start.catalog, spec)
         pool = self._open_pool(spec, shape)
         self._undo.push_async_callback(refresher.end)
-        for service in self._serving.services:
+        for service in self._state.services:
             service.begin(pool)
         return pool
 
@@ -167,7 +167,7 @@ class Startup:
 
         token = TokenFile(token_file) if token_file else None
         server = HttpServer(
-            lambda: self._serving.services, listen, token, most_connections=self._page_connections, work=self._work
+            lambda: self._state.services, listen, token, most_connections=self._page_connections, work=self._work
         )
         address = await server.start()
         self._undo.push_async_callback(server.stop)
@@ -200,12 +200,12 @@ class Startup:
                 revision=revision,
                 failures=Failures(config.max_failed, on_error=config.on_error),
                 notifier=self._notifier,
-                clock=self._serving.clock,
+                clock=self._state.clock,
             )
             if later := start.later.get(split.name):
                 service.refresh.begin_later(*later)
             service.expect(self._formers[name])
-            self._serving.services.append(service)
+            self._state.services.append(service)
             self._undo.callback(service.end)
             self._undo.enter_context(wake_by(memory.space, self._wake))
             self._say(
@@ -223,7 +223,7 @@ class Startup:
 
     def _open_tiers(self, catalog: Catalog, spec: DecodeSpec) -> None:
         config, templates = self._settings.config, self._settings.templates
-        ring = self._serving.services[0].name
+        ring = self._state.services[0].name
         tiers = open_tiers(
             self._settings.kept(),
             spec,
@@ -238,11 +238,11 @@ class Startup:
         if tiers is None or tiers.memory is None or not tiers.memory.is_kept:
             drop_rows(ring, self._notifier)
         if tiers is not None:
-            self._serving.tiers = tiers
+            self._state.tiers = tiers
             self._undo.callback(tiers.close)
             if tiers.memory is not None:
                 self._undo.callback(keep_rows, ring, tiers.memory.fd, self._notifier)
-            for service in self._serving.services:
+            for service in self._state.services:
                 service.use_tiers(RingTiers(tiers, service.number))
 
     def _open_pool(self, spec: DecodeSpec, shape: Shares) -> Pool:
@@ -255,12 +255,12 @@ class Startup:
                 label_offset=service.memory.geometry.label.offset,
                 decode=spec,
             )
-            for service in self._serving.services
+            for service in self._state.services
         ]
         pool = Pool(
             shape.workers,
             self._worker_settings(shape, rings),
-            self._serving,
+            self._state,
             most_pairs=shape.most_pairs,
             spawner=self._spawner,
         )
@@ -305,7 +305,7 @@ class Startup:
         if shape.workers < settings.workers:
             self._say(f"{shape.workers} instead of {settings.workers} workers, for concurrency = {config.concurrency}")
         most = tuple(min(own, self._connections) for own in shape.most_concurrency)
-        tiers = self._serving.tiers
+        tiers = self._state.tiers
         return WorkerSettings(
             config.root,
             config.emulator,
@@ -327,9 +327,9 @@ class Startup:
         settings, config = self._settings, self._settings.config
         if self._server is not None:
             self._server.set_token(token)
-        self._connections = self._most_connections(len(self._serving.services))
-        shape = self._shares(len(self._serving.services))
-        for service in self._serving.services:
+        self._connections = self._most_connections(len(self._state.services))
+        shape = self._shares(len(self._state.services))
+        for service in self._state.services:
             service.reconfigure(
                 linger_s=config.linger_s,
                 linger_blocking_s=config.linger_blocking_s,

@@ -22,9 +22,9 @@ from ringfeedd.ring.fairness import divide
 from ringfeedd.supervisor.linger import Need
 from ringfeedd.supervisor.refresh import Refresher
 from ringfeedd.supervisor.service import RingService
-from ringfeedd.supervisor.serving import Serving
 from ringfeedd.supervisor.signals import obey
 from ringfeedd.supervisor.startup import Startup
+from ringfeedd.supervisor.state import DaemonState
 from ringfeedd.system.clock import TurnClock
 from ringfeedd.system.cpu import usable_cores
 from ringfeedd.system.limits import exhausted
@@ -91,14 +91,14 @@ class Supervisor:
         self._totals = ""
         self._undo = contextlib.AsyncExitStack()
         self._clock = TurnClock()
-        self._serving = Serving(settings, self._clock, self._wake.set)
+        self._state = DaemonState(settings, self._clock, self._wake.set)
         self._first_ready = math.inf
         self._announced = False
         self._looked = 0.0
         self._cores = usable_cores()
         self._need: Need | None = None
         self._start = Startup(
-            self._serving,
+            self._state,
             self._undo,
             notifier=self._notifier,
             spawner=self._spawner,
@@ -107,12 +107,12 @@ class Supervisor:
             on_progress=on_progress,
             on_listed=on_listed,
         )
-        self._refresher = Refresher(self._serving)
+        self._refresher = Refresher(self._state)
 
     @property
     def services(self) -> list[RingService]:
         """A service for each ring, once the rings are made."""
-        return self._serving.services
+        return self._state.services
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until its terminal is closed; returns the exit code.
@@ -158,9 +158,9 @@ class Supervisor:
         self._reload_wanted = False
         if self._announced:
             self._notifier.reloading()
-        before = self._serving.settings
+        before = self._state.settings
         if self._read is not None and (reloaded := read_again(self._read, before.config, TokenFile)) is not None:
-            self._serving.settings = resolve(reloaded.config)
+            self._state.settings = resolve(reloaded.config)
             self._start.reconfigure(before, reloaded.token, pool)
             self._on_config(reloaded.config)
             _LOG.info("reload: %s", reloaded.changes.sentence())
@@ -202,7 +202,7 @@ class Supervisor:
             now = self._clock()
             if now - reported >= TICK_S:
                 reported = now
-                pool.look(now, self._serving.settings.config.worker_timeout_s)
+                pool.look(now, self._state.settings.config.worker_timeout_s)
                 store = replace(pool.store.statistics(), concurrency=pool.most_requests)
                 work = pool.work()
                 daemon = DaemonCounts(
@@ -212,11 +212,11 @@ class Supervisor:
                     cores=self._cores,
                     worker_cpu_ns=work.cpu_ns,
                     worker_busy_ns=work.busy_ns,
-                    **self._serving.tiers.counts(),
+                    **self._state.tiers.counts(),
                 )
                 self._refresher.keep(now)
                 self._on_tick()
-                self._serving.tiers.look(now)
+                self._state.tiers.look(now)
                 self._start.store_wait.first_pairs(store, there=self._announced)
                 for service in self.services:
                     others = {
@@ -297,5 +297,5 @@ class Supervisor:
                     f"ring {service.name}: no pair is published yet, because the readers of other rings take all that "
                     f"the workers can do; it gets its share when a reader attaches"
                 )
-        self._ready_sentence = f"serving {rings} from {self._serving.settings.config.root}"
+        self._ready_sentence = f"serving {rings} from {self._state.settings.config.root}"
         self._notifier.ready(self._ready_sentence)

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from ringfeedd.config.settings import DEFAULT_STORE_WAIT_S, SETTINGS
 from ringfeedd.config.shown import example
-from ringfeedd.config.table import DEFAULT_STORE_WAIT_S, SETTINGS
 
 from .host import NOTIFY_RELOAD, USER, USER_COMMENT, Host
 

@@ -33,7 +33,7 @@ class Group(StrEnum):
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting, as it is declared in `table`.
+    """One setting, as it is declared in `ringfeedd.config.settings`.
 
     Attributes:
         name: the attribute of `Config`.

@@ -10,7 +10,7 @@ from ringfeedd.supervisor.service import RingService
 from ringfeedd.worker.protocol import Copied, Result
 
 
-class Serving:
+class DaemonState:
     """One for the daemon. Passes on what workers answer; see `PoolListener`.
 
     Attributes:
@@ -29,7 +29,7 @@ class Serving:
         self.clock, self.wake = clock, wake
 
     def __repr__(self) -> str:
-        return f"Serving({self.services!r})"
+        return f"DaemonState({self.services!r})"
 
     def results(self, results: list[Result]) -> None:
         """Tell each ring what became of its pairs."""
