@@ -17,6 +17,7 @@ from ringfeedd.order import make_order
 from ringfeedd.ring.admission import Seek, Wait
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.ring import Ring
+from ringfeedd.ring.timeline import OrderAlone, Timeline
 
 LENGTH, BATCH = 40, 2
 LINGER_S, BLOCKING_S = 100.0, 10.0
@@ -28,7 +29,7 @@ class House:
 
     def __init__(self) -> None:
         order = make_order("sequential", length=LENGTH, seed=0)
-        self.ring = Ring("train", slots=400, readahead=0, order=order)
+        self.ring = Ring("train", slots=400, readahead=0, timeline=Timeline(OrderAlone(order)))
         self.groups = Groups(linger_s=LINGER_S, linger_blocking_s=BLOCKING_S, gather_s=0.0)
         self.lanes = count()
         self.now = 0.0

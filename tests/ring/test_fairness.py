@@ -19,6 +19,7 @@ from ringfeedd.config import Config, resolve
 from ringfeedd.order import make_order
 from ringfeedd.ring.fairness import FIRST_PAIRS, NOTHING, Need, divide
 from ringfeedd.ring.ring import Ring
+from ringfeedd.ring.timeline import OrderAlone, Timeline
 from ringfeedd.supervisor.supervisor import SHARE_WAIT_S, Supervisor
 from ringfeedd.worker.turns import PairTurns
 
@@ -83,7 +84,10 @@ def simulate(
 ) -> list[Stream]:
     """Workers with so many places, which decode so many pairs a turn in the order in which they came."""
     order = make_order("shuffle", length=100_000, seed=0)
-    streams = [Stream(Ring(str(n), slots=slots, readahead=20, order=order), -1) for n in range(len(appetites))]
+    streams = [
+        Stream(Ring(str(n), slots=slots, readahead=20, timeline=Timeline(OrderAlone(order))), -1)
+        for n in range(len(appetites))
+    ]
     rng = random.Random(0)
     queue: deque[tuple[Stream, int]] = deque()
     for turn in range(turns):

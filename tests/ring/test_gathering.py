@@ -20,6 +20,7 @@ from ringfeedd.ring.group import PredecessorPlace
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.rendezvous import GATHER_S, Rendezvous
 from ringfeedd.ring.ring import Ring
+from ringfeedd.ring.timeline import OrderAlone, Timeline
 
 LINGER_S = 100.0
 LENGTH = 31
@@ -27,7 +28,7 @@ LENGTH = 31
 
 def make_ring(length: int = LENGTH, slots: int = 24) -> Ring:
     order = make_order("sequential", length=length, seed=0)
-    return Ring("train", slots=slots, readahead=0, order=order)
+    return Ring("train", slots=slots, readahead=0, timeline=Timeline(OrderAlone(order)))
 
 
 def fill(ring: Ring) -> None:

@@ -16,11 +16,11 @@ from ringfeed.epochs import Epochs
 from ringfeed.plan import Block, Place, Plan
 from ringfeed.shm.lane import Accepted, Refused, Request
 from ringfeed.shm.layout import MAX_SEQ, Leaving, Start
-from ringfeedd.order import make_order
 from ringfeedd.ring.admission import Seek, Wait
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.revisions import Revisions
 from ringfeedd.ring.ring import Ring
+from ringfeedd.ring.timeline import Timeline
 
 LINGER_S = 100.0
 LINGER_BLOCKING_S = 10.0
@@ -30,8 +30,7 @@ SHAPES = {"solo": (1, 3, True), "pair": (2, 2, False), "trio": (3, 4, True)}
 
 
 def make_ring(length: int = 31, slots: int = SLOTS) -> Ring:
-    order = make_order("sequential", length=length, seed=0)
-    return Ring("train", slots=slots, readahead=0, order=order)
+    return Ring("train", slots=slots, readahead=0, timeline=Timeline(fake_revision(length)))
 
 
 def make_request(
@@ -117,7 +116,7 @@ class ComingAndGoing(RuleBasedStateMachine):
     @initialize(length=st.integers(13, 40))
     def begin(self, length: int) -> None:
         self.ring = make_ring(length)
-        self.revisions = Revisions(self.ring, fake_revision(length))
+        self.revisions = Revisions(self.ring, self.ring.timeline)
         self.announced = self.ring.epochs
         self.groups = Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S, gather_s=0.0)
         self.references: dict[str, Reference] = {}
@@ -382,7 +381,7 @@ def test_a_refused_or_unanswered_rank_keeps_no_place(ring):
 
 def test_a_shrinking_listing_waits_for_a_late_group(groups, ring):
     """The group would be empty with it; the listing waits until that group has gone."""
-    revisions = Revisions(ring, fake_revision(31))
+    revisions = Revisions(ring, ring.timeline)
     revisions.offer(fake_revision(20, fingerprint="20"), groups)
     revisions.begin(revisions.due(groups))
     revisions.offer(fake_revision(5, fingerprint="5"), groups)  # waits: the first pairs may still be read

@@ -9,13 +9,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ringfeedd.order import make_order
 from ringfeedd.ring.ring import LEAST_AHEAD, MAX_DRAWS, Job, Ring
+from ringfeedd.ring.timeline import OrderAlone, Timeline
 
 SEED = 7
 
 
 def make_ring(*, slots: int = 8, readahead: int = 4, length: int = 20, mode: str = "shuffle") -> Ring:
     order = make_order(mode, length=length, seed=SEED)
-    return Ring("train", slots=slots, readahead=readahead, order=order)
+    return Ring("train", slots=slots, readahead=readahead, timeline=Timeline(OrderAlone(order)))
 
 
 class AnyOrderOfEvents(RuleBasedStateMachine):

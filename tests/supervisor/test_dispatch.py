@@ -11,6 +11,7 @@ from ringfeed.shm.counters import RingCounts
 from ringfeedd.cache.tiers import Hits
 from ringfeedd.ring.revisions import Revisions
 from ringfeedd.ring.ring import Ring
+from ringfeedd.ring.timeline import Timeline
 from ringfeedd.supervisor.dispatch import Dispatch
 from ringfeedd.worker.protocol import Dropped
 
@@ -53,9 +54,8 @@ class FakeTiers:
 
 @pytest.fixture
 def dispatch():
-    revision = fake_revision(50)
-    ring = Ring("r", slots=16, readahead=0, order=revision.order)
-    return SimpleNamespace(it=Dispatch(ring, Revisions(ring, revision)), ring=ring, tiers=FakeTiers())
+    ring = Ring("r", slots=16, readahead=0, timeline=Timeline(fake_revision(50)))
+    return SimpleNamespace(it=Dispatch(ring, Revisions(ring, ring.timeline)), ring=ring, tiers=FakeTiers())
 
 
 def test_without_tiers_every_pair_is_fetched(dispatch):

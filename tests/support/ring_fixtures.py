@@ -21,6 +21,7 @@ from ringfeedd.ring.failures import Failures
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.revisions import Revision
 from ringfeedd.ring.ring import Ring
+from ringfeedd.ring.timeline import Timeline
 from ringfeedd.shm.memory import Access, RingMemory
 from ringfeedd.supervisor.service import RingService
 from ringfeedd.worker.protocol import CopyJob, Decoded, PairJob
@@ -190,13 +191,13 @@ def make_service(
     groups: Groups | None = None,
 ) -> RingService:
     """A service for a ring in memory."""
-    revision = fake_revision(epoch_length)
+    timeline = Timeline(fake_revision(epoch_length))
     return RingService(
         0,
-        ring=Ring(memory.descriptor.ring, slots=memory.geometry.slots, readahead=0, order=revision.order),
+        ring=Ring(memory.descriptor.ring, slots=memory.geometry.slots, readahead=0, timeline=timeline),
         groups=groups or Groups(),
         memory=memory,
-        revision=revision,
+        timeline=timeline,
         failures=Failures(0.01),
         clock=clock,
         consumers_clock=consumers_clock,

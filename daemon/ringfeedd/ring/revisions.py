@@ -9,6 +9,7 @@ from ringfeedd.catalog.catalog import Catalog, Pair, Split
 from ringfeedd.order import Order
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.ring import Job, Ring
+from ringfeedd.ring.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,44 +48,40 @@ class Revision:
 
 
 class Revisions:
-    """The revisions of one ring, by the epoch with which each began, and the one that waits to begin.
+    """The revisions of one ring: those of its timeline, and the one that waits to begin."""
 
-    Attributes:
-        newest: the one that is served from some epoch on for good.
-    """
-
-    def __init__(self, ring: Ring, revision: Revision) -> None:
-        """Start with the one whose order the ring gives."""
-        self._ring = ring
-        self._take({0: revision})
+    def __init__(self, ring: Ring, timeline: Timeline[Revision]) -> None:
+        """Start with those of the ring's timeline."""
+        self._ring, self._timeline = ring, timeline
         self._waiting: Revision | None = None
 
     def __repr__(self) -> str:
         waiting = ", one waits" if self._waiting else ""
-        each = ", ".join(f"{len(one.split)} pairs from epoch {epoch}" for epoch, one in self._revisions.items())
-        return f"Revisions({each}{waiting})"
+        return f"Revisions({', then '.join(f'{len(one.split)} pairs' for one in self._timeline)}{waiting})"
 
-    def _take(self, revisions: dict[int, Revision]) -> None:
-        self._revisions = revisions
-        self.newest = revisions[max(revisions)]
+    @property
+    def newest(self) -> Revision:
+        """The one that is served from some epoch on for good."""
+        return self._timeline.newest
 
     @property
     def catalogs(self) -> list[Catalog]:
         """Those of the revisions that are read, the earliest first."""
-        return [revision.catalog for revision in self._revisions.values()]
+        return [revision.catalog for revision in self._timeline]
 
     @property
     def changing(self) -> bool:
         """Whether pairs of an earlier one can still be given."""
-        return len(self._revisions) > 1
+        return len(self._timeline) > 1
 
     def of(self, seq: int) -> Revision:
         """The one whose pair has this number."""
-        return self.newest if len(self._revisions) == 1 else self._revisions[self._ring.since(seq)]
+        timeline = self._timeline
+        return timeline.newest if len(timeline) == 1 else timeline.of(self._ring.place(seq).epoch)
 
     def pairs(self, jobs: list[Job]) -> list[Pair]:
         """The pair of each job."""
-        if len(self._revisions) == 1:
+        if len(self._timeline) == 1:
             return self.newest.pairs([job.index for job in jobs])
         return [self.of(job.seq).pair(job.index) for job in jobs]
 
@@ -98,7 +95,7 @@ class Revisions:
         """
         old, new = len(self.newest.split), len(revision.split)
         if revision.split.fingerprint == self.newest.split.fingerprint:
-            self._take({**self._revisions, max(self._revisions): revision})
+            self._timeline.renew(revision)
             self._waiting = None
             return f"the ids are the same {old:,} as before; objects that were replaced are read as they are now"
         if group := groups.left_empty(revision.order.length):
@@ -117,9 +114,9 @@ class Revisions:
         consumers are told of holds one change at a time. Nor while there is a group to which its epochs would give no
         batch, which came after it was offered.
         """
-        if groups.passed(max(self._revisions)) and self._ring.forget_former_orders():
-            self._take({0: self.newest})
-        if self._waiting is None or len(self._revisions) > 1 or groups.left_empty(self._waiting.order.length):
+        if groups.passed(self._timeline.last_change):
+            self._ring.forget_former_orders()
+        if self._waiting is None or len(self._timeline) > 1 or groups.left_empty(self._waiting.order.length):
             return None
         return groups.earliest_change(self._ring, self._waiting.order.length)
 
@@ -133,12 +130,10 @@ class Revisions:
         """Give the pairs of the revision that waits from ``epoch`` on; returns a sentence."""
         assert self._waiting is not None
         old, revision = self.newest, self._waiting
-        self._ring.change(epoch, revision.order)
-        self._take({0: old, epoch: revision} if epoch else {0: revision})
+        self._ring.change(epoch, revision)
         self._waiting = None
         return f"{len(revision.split):,} pairs instead of {len(old.split):,} from epoch {epoch} on"
 
     def settle(self) -> None:
         """Serve the newest in all epochs; no reader may be attached."""
         self._ring.settle()
-        self._take({0: self.newest})

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ from ringfeed.epochs import Epochs
 from ringfeed.plan import Place
 from ringfeedd.order import Order
 from ringfeedd.ring.fairness import Need
+from ringfeedd.ring.timeline import Listed, Timeline
 
 LEAST_AHEAD: Final = 16
 """Pairs that may be fetched ahead where an epoch is shorter: else each epoch of a few pairs waits for the store."""
@@ -70,21 +71,21 @@ class Ring:
             assigned for each; to be counted, and cleared, by the caller.
     """
 
-    def __init__(self, name: str, *, slots: int, readahead: int, order: Order) -> None:
+    def __init__(self, name: str, *, slots: int, readahead: int, timeline: Timeline[Any]) -> None:
         """Start at epoch 0, position 0.
 
         Args:
+            timeline: which order gives the pairs of which epoch; changed by the ring's methods only.
             readahead: pairs beyond the slots that may be downloaded before there is room to decode them.
         """
         self.name = name
         self.slots = slots
         self.readahead = readahead
-        self.epochs = Epochs.all(order.length)
+        self.timeline = timeline
         self.base = Place(0, 0, 0)
         self.floor = self.published = self.head = self.front = 0
         self.seeks = 0
         self.read = True
-        self._orders = {0: order}
         self._in_flight: dict[int, Job] = {}
         self._stale: set[int] = set()
         self._ready: set[int] = set()
@@ -113,12 +114,14 @@ class Ring:
         """The number of a place in the order since the last seek; negative or below the floor where it is behind."""
         return self.base.seq + self.epochs.distance((self.base.epoch, self.base.position), (epoch, position))
 
-    def since(self, seq: int) -> int:
-        """The epoch with which the order began that gives the pair number ``seq``."""
-        return self._since(self.place(seq).epoch)
+    @property
+    def epochs(self) -> Epochs:
+        """The lengths of the epochs."""
+        return self.timeline.epochs
 
-    def _since(self, epoch: int) -> int:
-        return max(first for first in self._orders if first <= epoch)
+    def _order(self, epoch: int) -> Order:
+        order: Order = self.timeline.of(epoch).order
+        return order
 
     @property
     def in_flight(self) -> Collection[int]:
@@ -197,7 +200,7 @@ class Ring:
         """Indices of the order, at most ``count`` of them from ``position`` on; computed some hundreds at a time."""
         cached = self._indices
         if cached is None or cached[0] != epoch or not cached[1] <= position < cached[1] + len(cached[2]):
-            order = self._orders[self._since(epoch)]
+            order = self._order(epoch)
             size = min(_ORDER_BLOCK, order.length - position)
             cached = self._indices = (epoch, position, order.indices(epoch, position, size))
         offset = position - cached[1]
@@ -263,7 +266,7 @@ class Ring:
 
     def _next_draw(self, failed: Job, place: Place) -> Job:
         """The next draw for the place that did not fail in this epoch. Raises: RuntimeError: see `replace`."""
-        order, bad = self._orders[self._since(place.epoch)], self._bad.get(place.epoch, {})
+        order, bad = self._order(place.epoch), self._bad.get(place.epoch, {})
         draws = [
             Job(failed.seq, order.index(place.epoch, place.position, attempt), attempt)
             for attempt in range(failed.attempt + 1, MAX_DRAWS)
@@ -334,10 +337,10 @@ class Ring:
     @property
     def changing(self) -> bool:
         """Whether pairs of an earlier order may still be read."""
-        return len(self._orders) > 1 and self.place(self.floor).epoch < max(self._orders)
+        return len(self.timeline) > 1 and self.place(self.floor).epoch < self.timeline.last_change
 
-    def change(self, epoch: int, order: Order) -> None:
-        """Give the pairs of ``order`` from ``epoch`` on, which is not before `changeable_epoch`.
+    def change(self, epoch: int, listing: Listed) -> None:
+        """Give the pairs of a listing from ``epoch`` on, which is not before `changeable_epoch`.
 
         Raises:
             ValueError: the epoch is too early, or the last change is still under way.
@@ -345,13 +348,12 @@ class Ring:
         if epoch < self.changeable_epoch or self.changing:
             raise ValueError(f"the order of {self!r} cannot change with epoch {epoch}")
         self.forget_former_orders()
-        self._orders[epoch] = order
-        self.epochs = self.epochs.change(epoch, order.length)
+        self.timeline.change(epoch, listing)
         self._indices = None
 
     def forget_former_orders(self) -> bool:
         """Forget the orders of which nothing can be read any more. Whether there was one."""
-        if len(self._orders) == 1 or self.changing:
+        if len(self.timeline) == 1 or self.changing:
             return False
         self.base = self.place(self.floor)  # what lies before is not counted from any more
         self._keep_newest_order()
@@ -364,9 +366,7 @@ class Ring:
 
     def _keep_newest_order(self) -> None:
         self._bad.clear()  # numbered by another catalog, but for the epoch under way
-        order = self._orders[max(self._orders)]
-        self._orders = {0: order}
-        self.epochs = Epochs.all(order.length)
+        self.timeline.restart(self.timeline.newest)
         self._indices = None
 
     def _jump(self, seq: int) -> None:

@@ -24,6 +24,7 @@ from ringfeedd.recovery.predecessor import Predecessor, read_predecessors
 from ringfeedd.ring.failures import Failures
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.ring import Ring
+from ringfeedd.ring.timeline import Timeline
 from ringfeedd.shm.lock import SingletonLock
 from ringfeedd.shm.memory import RingMemory
 from ringfeedd.supervisor.discovery import Discovery
@@ -180,7 +181,7 @@ class Startup:
         laid_out = geometries(settings, spec, names, Room.look())
         identity = settings.identity(size=f"{spec.height}x{spec.width}")
         for number, (revision, name, geometry) in enumerate(zip(revisions.values(), names, laid_out, strict=True)):
-            order, split = revision.order, revision.split
+            order, split, timeline = revision.order, revision.split, Timeline(revision)
             descriptor = Descriptor(
                 ring=name,
                 generation="",
@@ -194,10 +195,10 @@ class Startup:
             self._undo.callback(memory.give_back)
             service = RingService(
                 number,
-                ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, order=order),
+                ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, timeline=timeline),
                 groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
                 memory=memory,
-                revision=revision,
+                timeline=timeline,
                 failures=Failures(config.max_failed, on_error=config.on_error),
                 notifier=self._notifier,
                 clock=self._state.clock,
