@@ -74,7 +74,7 @@ def test_ranks_that_are_away_are_named():
     assert lines[-1] == "    job misses rank 0, 2"
 
 
-def test_an_earlier_run_is_a_pass_of_its_own():
+def test_an_earlier_run_is_another_pass():
     lanes = [lane(0, run=1, attached_s=90.0), lane(1, run=2, attached_s=1.0), lane(2, run=2, attached_s=2.0, rank=0)]
     assert [(name, [one.lane for one in ranks]) for name, ranks in by_pass(lanes)] == [
         ("job", [2, 1]),

@@ -89,7 +89,7 @@ def test_a_pair_that_waited_is_queued_again(dispatch, end):
     assert dispatch.tiers.released == []
 
 
-def test_a_row_that_killed_a_worker_is_not_copied_again(dispatch):
+def test_a_row_that_killed_is_copied_once(dispatch):
     dispatch.it.use_tiers(dispatch.tiers)
     assert dispatch.it.lost(0, quarantine=True)
     assert dispatch.tiers.gone == [0]

@@ -25,6 +25,7 @@ SHOWN = {
     "checks.py",
     "metrics.py",
     "document.py",
+    "report.py",
     "status.py",
     "top.py",
     "doctor.py",

@@ -42,7 +42,7 @@ def test_no_ring_waits_for_the_pairs_of_another():
     assert backlog.next_download() is None
 
 
-def test_a_cancelled_pair_is_passed_by_wherever_it_waits():
+def test_a_cancelled_pair_is_passed_by():
     backlog = Backlog(1)
     backlog.add(0, job(0), at_hand=False)
     backlog.add(0, job(1), at_hand=False)
@@ -56,7 +56,7 @@ def test_a_cancelled_pair_is_passed_by_wherever_it_waits():
     assert backlog.get(0, 1) is None
 
 
-def test_the_store_is_waited_for_only_where_there_is_room():
+def test_the_store_is_waited_for_with_room():
     backlog = Backlog(1)
     assert not backlog.waits_for_store
     backlog.add(0, job(5), at_hand=False)
