@@ -122,6 +122,8 @@ class Source(Protocol):
 
     Implementations: `ringfeedd.storage.gcs.GcsSource`, `ringfeedd.storage.local.LocalSource`. A source retries listings
     (a lost page would cost the whole start) and never reads: how often a pair is tried is the fetcher's decision.
+
+    Another kind of store is a module next to these; `ringfeedd.storage.open_source` opens it by the root's scheme.
     """
 
     @property
