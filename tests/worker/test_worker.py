@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import google_crc32c
+import msgspec
 import numpy as np
 import pytest
 from decode_reference import encode, photograph
 from PIL import Image
 
 from ringfeed.shm.layout import page_ceil
+from ringfeedd.cache.rows import RowGeometry, RowsSpec
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.decode import pair as decode
 from ringfeedd.decode.spec import DecodeSpec, LabelMode
@@ -24,12 +26,13 @@ from ringfeedd.errors import BadPairError
 from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.storage import ObjectInfo, SourceError
 from ringfeedd.storage.base import OnEnd
+from ringfeedd.worker import outbox, worker
 from ringfeedd.worker import protocol as messages
-from ringfeedd.worker import worker
 from ringfeedd.worker.heartbeat import vital_bytes
 from ringfeedd.worker.outbox import RESULTS_WAIT_S
 from ringfeedd.worker.protocol import (
     Cancel,
+    CopyJob,
     Decoded,
     Dropped,
     Failed,
@@ -80,6 +83,7 @@ class Pipe:
 
     def __init__(self, enough: int) -> None:
         self.results: list[messages.Result] = []
+        self.copied: list[int] = []
         self.frames = 0
         self.enough = asyncio.Event()
         self._enough = enough
@@ -87,8 +91,10 @@ class Pipe:
 
     def write(self, frame: bytes) -> None:
         self.frames += 1
-        self.results += self._decoder.decode(frame[4:]).results
-        if len(self.results) >= self._enough:
+        said = self._decoder.decode(frame[4:])
+        self.results += said.results
+        self.copied += [seq for copied in said.copied for seq in copied.seqs]
+        if len(self.results) + len(self.copied) >= self._enough:
             self.enough.set()
 
 
@@ -183,6 +189,22 @@ def test_a_busy_worker_still_reports_finished_pairs(hello, source):
     assert took_s >= PAIRS * 0.002
     assert pipe.frames >= 5
     assert pipe.frames <= 2 + took_s / RESULTS_WAIT_S
+
+
+def test_many_copies_are_answered_at_once(hello, source, monkeypatch):
+    """A ring's slots hold a few ms of copies, so an answer that waits for a timer would hold up the ring."""
+    monkeypatch.setattr(outbox, "RESULTS_WAIT_S", 1000.0)
+    pixels = 8 * 16
+    rows = RowsSpec(os.memfd_create("rows"), 4)
+    os.truncate(rows.fd, RowGeometry(3 * pixels, pixels).file_bytes(rows.rows))
+    part = -(-PAIRS // outbox.COPIED_PART)
+    copies = [CopyJob(seq, seq % 4, 0) for seq in range(3 * part)]
+    pipe, _ = work(
+        msgspec.structs.replace(hello, memory=rows), source, [Limit(0, PAIRS), Jobs(0, [], copies)], 3 * part
+    )
+    assert pipe.copied == list(range(3 * part))
+    assert pipe.frames == 3
+    os.close(rows.fd)
 
 
 class FarSource(MemorySource):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from ringfeedd.fetch.health import StoreReport
@@ -16,6 +16,10 @@ words, and a ring does not miss 10 ms."""
 
 BUSY_RESULTS_WAIT_S: Final = 0.03
 """The same while more pairs wait to be decoded: then no reader waits for these, or all wait for many more."""
+
+COPIED_PART: Final = 16
+"""Copies are answered at once when they fill this part of their ring (1/16): a ring of 256 slots holds no more than
+20 ms of them, so it would wait for each answer that waits."""
 
 
 class _Stream(Protocol):
@@ -30,19 +34,20 @@ class Outbox:
         disk_error: goes with the next frame; empty for none.
     """
 
-    def __init__(self, stream: _Stream, rings: int, report: Callable[[], StoreReport]) -> None:
+    def __init__(self, stream: _Stream, slots: Sequence[int], report: Callable[[], StoreReport]) -> None:
         """Begin empty.
 
         Args:
             stream: frames are written to it.
-            rings: the number of rings.
+            slots: of each ring.
             report: returns how the worker fares with the store; sent when it has changed.
         """
         self._loop = asyncio.get_running_loop()
         self._stream, self._report = stream, report
         self._reported = report()
         self._results: list[Result] = []
-        self._copied = [Copied(ring, [], []) for ring in range(rings)]
+        self._copied = [Copied(ring, [], []) for ring in range(len(slots))]
+        self._slots = slots
         self._waiting = False
         self._flush_by = 0.0
         self.busy = False
@@ -61,7 +66,9 @@ class Outbox:
         """Answer for one pair of the memory tier."""
         copied = self._copied[ring]
         (copied.seqs if whole else copied.wrong).append(seq)
-        if not self._waiting:
+        if len(copied.seqs) * COPIED_PART >= self._slots[ring]:
+            self._send()
+        elif not self._waiting:
             self._flush_soon()
 
     def look(self) -> None:
@@ -79,6 +86,9 @@ class Outbox:
             self._loop.call_later(RESULTS_WAIT_S, self._flush)
             return
         self._waiting = False
+        self._send()
+
+    def _send(self) -> None:
         report = self._report()
         copied = [one for one in self._copied if one.seqs or one.wrong]
         if self._results or copied or report != self._reported:

@@ -96,7 +96,7 @@ class Worker:
             make_client=make_client,
         )
         self._decoder = Decoder(hello, self._vitals, decode)
-        self._outbox = Outbox(writer, len(hello.rings), self._downloader.report)
+        self._outbox = Outbox(writer, [ring.slots for ring in hello.rings], self._downloader.report)
         self._decoded = Histogram(DECODE_BOUNDS_S, self._vitals, DECODE_WORDS)
         self._decoding = False
         self._busy_s = self._busy_since = 0.0
