@@ -91,19 +91,17 @@ def test_only_later_requests_tell_the_store_answers():
 
 def test_an_outage_like_overload_leaves_no_pace():
     window = window_of()
-    for _ in range(64):
-        window.sent(NOW)
-    for _ in range(64):
-        window.failed(NOW, NOW, overloaded=True)
-    assert window.pace.per_s is not None
-    window.failed(NOW + 1, NOW + 1, overloaded=True)
+    for number in range(64):
+        window.sent(NOW + number / 64)
+        window.failed(NOW + number / 64, NOW + number / 64, overloaded=True)
+    window.failed(NOW + 2, NOW + 2, overloaded=True)
     assert window.down
     assert window.pace.per_s is None
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 5.0)), max_size=300))
 def test_a_pace_stays_finite_and_never_ends_sending(answers):
-    pace, now = Pace(), NOW
+    pace, now = Pace(random.Random(1)), NOW
     for limited, passed_s in answers:
         now += passed_s
         if pace.wait_s(now):
@@ -114,17 +112,17 @@ def test_a_pace_stays_finite_and_never_ends_sending(answers):
         else:
             pace.good(now, now - 0.01)
         assert pace.per_s is None or LEAST_PER_S <= pace.per_s < 1e7
-        assert 0.0 <= pace.wait_s(now) <= 1 / LEAST_PER_S + 1e-6
+        assert 0.0 <= pace.wait_s(now) <= 1.5 / LEAST_PER_S + 1e-6
 
 
 def test_an_unneeded_pace_is_forgotten():
-    pace = Pace()
-    for _ in range(8):
-        pace.sent(NOW)
-        pace.limited(NOW, NOW)
+    pace = Pace(random.Random(1))
+    for number in range(20):
+        pace.sent(NOW + number / 20)
+        pace.limited(NOW + number / 20, NOW + number / 20)
     pace.look(NOW + 200)
     assert pace.per_s is not None
-    pace.look(NOW + 301)
+    pace.look(NOW + 302)
     assert pace.per_s is None
 
 
@@ -157,16 +155,16 @@ def answer(pace, part, seconds, now, rng):
 @pytest.mark.parametrize("part", [0.05, 0.15, 0.3, 0.6])
 def test_a_constant_part_of_refusals_is_tolerated(part):
     """One that the rate does not change."""
-    pace, rng = Pace(), random.Random(3)
+    pace, rng = Pace(random.Random(1)), random.Random(3)
     now = answer(pace, lambda _per_s: part, 20.0, NOW, rng)
     assert (pace.per_s, pace.confirmed) == (None, False)
-    assert pace.tolerated >= part
+    assert part <= 0.1 or 0.5 * part <= pace.random <= 1.5 * part
     answer(pace, lambda _per_s: part, 20.0, now, rng)
     assert pace.per_s is None
 
 
 def test_refusals_that_rise_with_the_rate_are_limits():
-    pace = Pace()
+    pace = Pace(random.Random(1))
     now = answer(pace, lambda per_s: max(0.0, 1 - 100 / per_s), 60.0, NOW, random.Random(3))
     assert pace.confirmed
     assert 50 <= pace.per_s <= 130

@@ -1,107 +1,85 @@
 """How fast one worker sends its requests once the store refuses some of them. Pure; time comes in as an argument.
 
-A worker does not know how many others there are, and may have to send less than one request in a round trip. So it is
-the rate that is cut and raised: cut with answers that refuse ("later", 429), raised with time, whatever the rate, which
-lets workers come to equal shares.
+A store that limits the rate answers as many requests as it allows, however many more are sent. So the rate of good
+answers, just measured, is what the pace is cut to. The cuts also show whether it is a limit: if as large a part is
+refused after several of them, refusals have nothing to do with the rate; then they are tolerated, and nothing limits
+the pace. After a cut the pace grows by a small part, and by twice that part each time that no more than usual is refused,
+as TCP's slow start does.
 
-A store may also refuse some requests whatever the rate. An experiment tells the two apart: for a moment everything is
-sent at slow the pace. A limit refuses next to nothing then; what is refused as often as before has nothing to do with
-the rate, and is tolerated. All workers of a machine halve their pace in the same seconds of its clock, since one of
-many alone changes little about what the store sees.
+Workers share nothing, but see the same refusals at the same time. One that tolerates refusals tries again at moments of
+a clock that all of them read, since one of many alone changes little about what the store sees.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from typing import Final
-
-CUT: Final = 0.1
-"""Of the pace, for an answer that refuses."""
-
-FAR_CUT: Final = 0.5
-FAR_PART: Final = 0.4
-FAR_ANSWERS: Final = 3
-"""The same where fewer good answers came between the last three that refuse, and more than this part of them lately:
-the pace is far from what the store lets through."""
-
-CUT_S: Final = 0.5
-"""Between two cuts, at least: a store that counts by the second refuses all that comes at the end of one."""
 
 LEAST_PER_S: Final = 0.25
 """Requests a second, however many are refused."""
 
-GROWTH_PER_S: Final = 0.01
-SMALL_PER_S: Final = 1.5
-MOST_LARGER: Final = 6.0
-"""A pace of so many requests a second is raised by this part a second, at which one answer of 13 refuses. A larger one
-is raised faster, by the root of what it is larger. A smaller one starves, and is raised all the faster."""
+IGNORED: Final = 0.03
+IGNORED_FREELY: Final = 0.12
+"""Such a part of the requests may be refused at a pace, and while there is none."""
 
-RECOVERY_PER_S: Final = 0.2
-RECOVERY: Final = 0.85
-"""Below this part of the pace at which it was cut last, a pace is raised faster."""
+SPARE: Final = 1.2
+"""The random part, once known, may be so many times as large."""
 
-MOST_GROWTH_PER_S: Final = 1.0
-HASTE_PERIODS: Final = 1.5
-"""A pace at which nothing is refused for so many times as long as usual is raised twice as fast, and twice again."""
+LEAST_REFUSED: Final = 8
+DEVIATIONS: Final = 3.0
+"""A pace begins with so many refusals, which are more than tolerated by so many standard deviations."""
+
+EXCESS: Final = 2.5
+"""Refusals above what is tolerated that cut a pace: a cumulative sum (Page, 1954)."""
+
+CUT_S: Final = 0.5
+CUT_ANSWERS: Final = 10
+"""For so long, and so many answers, a pace is measured before it is cut."""
+
+LOOK_S: Final = 1.0
+LOOK_ANSWERS: Final = 20
+MOST_LOOK_S: Final = 10.0
+"""The same before it grows; but no longer than the last."""
+
+TRIAL_ANSWERS: Final = 8
+TRIAL_CUTS: Final = 3
+SAME: Final = 0.6
+"""If so many cuts, each after so many answers, leave this part of the refusals, then these are random."""
+
+UNDER: Final = 0.97
+MOST_CUT: Final = 8.0
+"""A cut goes to this part of the rate of good answers, and divides the pace by no more than this."""
+
+GROWTH: Final = 0.03
+MOST_GROWTH: Final = 1.0
+"""By which part a pace grows at a look."""
+
+PATIENCE: Final = 8
+"""After so many looks without a cut a single refusal does not slow the growth."""
+
+LEARNED: Final = 0.3
+"""How much the part that is refused after one cut says about the random part."""
+
+MANY: Final = 0.2
+LEAST_MANY: Final = 10
+"""Such a part, and so many, still refused once cuts in a row have halved the pace, are random: the cuts are undone."""
+
+RETRIAL_S: Final = 60.0
+"""At multiples of it the random part is doubted."""
 
 BURST_S: Final = 0.2
 """A loop that was busy for so long may make up for it."""
-
-SPARE: Final = 1.3
-"""A pace that is so many times what is sent is not raised."""
 
 BOUNDS_S: Final = 1.0
 """A pace for which nothing had to wait for so long bounds nothing."""
 
 FORGOTTEN_S: Final = 300.0
-"""Without an answer that refuses, until the pace is forgotten; and until what is tolerated is found out again."""
+"""Without a refusal, until a pace is forgotten."""
 
-IGNORED: Final = 0.03
-LEAST_REFUSED: Final = 8
-COUNTED_S: Final = 1.0
-"""From so large a part of the requests, and so many, in so many seconds on there is a pace."""
-
-SLOWLY: Final = 0.25
-"""Of the pace, in an experiment."""
-
-SETTLED_S: Final = 1.0
-LONGEST_S: Final = 20.0
-"""The answers to what is sent so long after the begin of an experiment count; it ends after the longest."""
-
-EVERY_S: Final = 300.0
-"""The first experiment begins with the pace, others at multiples of this time."""
-
-EXPECTED: Final = 10.0
-RANDOM: Final = 0.4
-"""Answers that would have refused if the pace made no difference, from which on an experiment tells; and the part of
-them from which on it makes none."""
-
-MOST_RANDOM: Final = 0.8
-"""If a larger part of the answers refuses, it is a limit."""
-
-TOLERANCE: Final = 1.5
-"""What refuses whatever the rate is tolerated up to so many times as often."""
-
-MEMORY: Final = 64.0
-"""Answers over which the refused part is averaged."""
-
-
+MEMORY: Final = 64
 MOSTLY: Final = 0.5
-
-
-class _Share:
-    """How many of some answers refused."""
-
-    def __init__(self) -> None:
-        self.answers = self.refused = 0.0
-
-    @property
-    def part(self) -> float:
-        return self.refused / max(1.0, self.answers)
-
-    def count(self, refused: bool, memory: float = math.inf) -> None:
-        kept = min(1.0, memory / (self.answers + 1))
-        self.answers, self.refused = (self.answers + 1) * kept, (self.refused + refused) * kept
+"""Of so many answers, the part above which nearly nothing but refusals come."""
 
 
 class Pace:
@@ -111,28 +89,38 @@ class Pace:
         per_s: requests a second; None where nothing limits them.
         limited_at: when the store last refused a request.
         confirmed: whether the store refuses less where less is asked for.
-        tolerated: the part of the answers that may refuse, since the pace makes no difference.
+        random: the part of the requests that is refused whatever the pace.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random) -> None:
+        """Begin without a limit.
+
+        Args:
+            rng: for requests that keep no step with those of other workers.
+        """
+        self._rng = rng
         self.per_s: float | None = None
         self.limited_at = -math.inf
         self.confirmed = False
-        self.tolerated = 0.0
-        self._tolerated_until = -math.inf
-        self._gap, self._gaps = 0, (FAR_ANSWERS, FAR_ANSWERS)
-        self._ceiling = 0.0
-        self._grown_at = self._cut_at = self._next_at = self._waited_at = -math.inf
-        # Of the latest seconds and those before.
-        self._since, self._sent, self._refused = -math.inf, 0, 0
-        self._seconds_before, self._sent_before, self._refused_before = 1.0, 0, 0
-        # The experiment.
-        self._from = math.inf  # a request that was sent since then goes at the slower pace
-        self._tested_at = -math.inf
-        self._full, self._slow = _Share(), _Share()
+        self.random = 0.0
+        self._next_at = self._waited_at = -math.inf
+        self._growth, self._looks = GROWTH, 0
+        self._refused_part = 0.0
+        # A trial: cuts that are left, and the part that was refused before the first.
+        self._trial_cuts, self._before = 0, 0.0
+        # Cuts in a row: the pace before them, and what was answered and refused since then.
+        self._after_cut, self._since_cuts, self._pace_before = False, (0, 0), 0.0
+        self._begin(-math.inf)
 
     def __repr__(self) -> str:
         return "Pace(unlimited)" if self.per_s is None else f"Pace({self.per_s:.3g} requests/s)"
+
+    @property
+    def mostly_limited(self) -> bool:
+        """Whether nearly nothing but refusals come."""
+        if self.per_s is None:
+            return self._refused >= max(float(LEAST_REFUSED), (MOSTLY + self.random) * self._requests)
+        return self._refused_part >= MOSTLY + self.random
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until the next request may go."""
@@ -143,24 +131,23 @@ class Pace:
         return wait_s
 
     def limits(self, now: float) -> bool:
-        """Return True if the store limits the rate, as an experiment has shown, and requests had to wait for it."""
+        """Return True if the store limits the rate, as cuts have shown, and requests had to wait for it."""
         return self.confirmed and self.bounds(now)
 
     def bounds(self, now: float) -> bool:
         """Return True if requests had to wait for it lately."""
-        return now - self._waited_at < BOUNDS_S
+        return now - self._waited_at < BOUNDS_S + 2.0 / (self.per_s or 1.0)
 
     def sent(self, now: float) -> None:
         """Take note of a request that goes out."""
-        self._sent += 1
-        if now - self._since >= COUNTED_S:
-            first = self._since == -math.inf
-            self._seconds_before = 0.0 if first else now - self._since
-            self._sent_before, self._refused_before = (0, 0) if first else (self._sent, self._refused)
-            self._since, self._sent, self._refused = now, int(first), 0
         if self.per_s is not None:
-            pace = max(LEAST_PER_S, self.per_s * SLOWLY) if self._from <= now else self.per_s
-            self._next_at = max(self._next_at, now - BURST_S) + 1.0 / pace
+            self._next_at = max(self._next_at, now - BURST_S) + self._rng.uniform(0.5, 1.5) / self.per_s
+            return
+        if now - self._since >= 2 * LOOK_S:
+            if self.random:
+                self._doubt(now)
+            self._begin(now)
+        self._requests += 1
 
     def good(self, now: float, began: float) -> None:
         """Take note of an answer to a request that was sent at `began`."""
@@ -170,108 +157,114 @@ class Pace:
     def limited(self, now: float, began: float) -> None:
         """Take note of an answer that refuses a request."""
         self.limited_at = now
-        self._refused += 1
         if self.per_s is not None:
             self._count(self.per_s, now, began, refused=True)
-            return
-        if now > self._tolerated_until:
-            self.tolerated = 0.0
-        refused, sent = self._refused + self._refused_before, self._sent + self._sent_before
-        if refused >= LEAST_REFUSED and refused > max(IGNORED, self.tolerated) * sent:
-            self._ceiling = sent / (self._seconds_before + max(0.1, now - self._since))
-            self.tolerated, self.confirmed = 0.0, False
-            self._full = _Share()
-            self._full.answers, self._full.refused = float(max(sent, refused)), float(refused)
-            self._grown_at = now
-            self._experiment(self._ceiling, now)
-
-    @property
-    def mostly_limited(self) -> bool:
-        """Whether nearly nothing but refusals come."""
-        return self.per_s is not None and self._full.part >= MOSTLY
-
-    def restore(self, per_s: float | None) -> None:
-        """Go back to a pace of before."""
-        self.per_s, self._from, self.confirmed = per_s, math.inf, False
-        self._ceiling = per_s or 0.0
-        self._full, self._slow = _Share(), _Share()
+        elif -math.inf < self._since <= began:
+            self._refused += 1
+            self._begin_trial(now, began - self._since)
 
     def look(self, now: float) -> None:
         """Forget a pace that bounds nothing any more; to be called every slow second or so."""
         if self.per_s is not None and now - self.limited_at > FORGOTTEN_S:
             self.restore(None)
 
-    def _count(self, pace: float, now: float, began: float, *, refused: bool) -> None:
-        self._gap += not refused
-        if refused:
-            self._gaps, self._gap = (self._gaps[1], self._gap), 0
-        if self._is_tried(pace, now, began, refused):
+    def restore(self, per_s: float | None) -> None:
+        """Go back to a pace of before."""
+        self.per_s, self.random, self._growth = per_s, 0.0, GROWTH
+        self.confirmed = self.confirmed and per_s is not None
+        self._trial_cuts, self._after_cut = 0, False
+        self._begin(-math.inf)
+
+    def _begin(self, now: float) -> None:
+        """Begin to count requests that are sent from `now` on."""
+        self._since = self._latest = now
+        self._requests = self._refused = 0
+        self._excess = 0.0
+
+    def _doubt(self, now: float) -> None:
+        """Take less for random if less is refused, and nothing at some moments, at which a trial begins anew."""
+        part = self._refused / max(1, self._requests)
+        self.random += LEARNED * min(0.0, part - self.random)
+        if now // RETRIAL_S > self._since // RETRIAL_S:
+            self.random = 0.0
+
+    def _begin_trial(self, now: float, span_s: float) -> None:
+        """Begin a pace if too many of the requests of `span_s` seconds, answered by now, were refused."""
+        if span_s < CUT_S or self._refused < LEAST_REFUSED:
             return
-        self.per_s = pace = self._grown(pace, now)
-        if refused:
-            far = sum(self._gaps) < FAR_ANSWERS and self._full.part > FAR_PART
-            if began >= self._cut_at and (far or now - self._cut_at >= CUT_S):  # else it was sent at another pace
-                self._ceiling, self._cut_at = pace, now
-                self.per_s = pace = max(LEAST_PER_S, pace * (1 - (FAR_CUT if far else CUT)))
-            if now // EVERY_S > self._tested_at // EVERY_S:
-                self._tested_at = now
-                if now % EVERY_S < SETTLED_S:  # else others are done
-                    self._experiment(pace, now)
+        answers = max(float(self._refused), self._requests * span_s / (now - self._since))
+        tolerated = answers * min(1.0, IGNORED_FREELY + SPARE * self.random)
+        if self._refused > tolerated + DEVIATIONS * math.sqrt(tolerated):
+            self._trial_cuts, self._before = TRIAL_CUTS, self._refused / answers
+            self._refused_part = self._before
+            self._set(max(1.0, answers - self._refused) / span_s, now)
 
-    def _is_tried(self, pace: float, now: float, began: float, refused: bool) -> bool:
-        """Count an answer, and return True while an experiment goes on, or where it has just decided."""
-        if began < self._from:
-            self._full.count(refused, MEMORY)
-        elif began >= self._from + SETTLED_S:
-            self._slow.count(refused)
-            if max(self._slow.answers * self._full.part, self._slow.refused) >= EXPECTED:
-                self._decide(pace, now)
-                return True
-        if self._from > now:
-            return False
-        if now - self._from > LONGEST_S or self._full.part > MOST_RANDOM:
-            self._from, self.confirmed = math.inf, self._full.part > MOST_RANDOM
-            return False
-        self._grown_at = now
-        return True
+    def _set(self, per_s: float, now: float) -> None:
+        self.per_s = max(LEAST_PER_S, per_s)
+        self._begin(now)
 
-    def _experiment(self, pace: float, now: float) -> None:
-        self.per_s, self._slow = pace, _Share()
-        self._from = self._tested_at = now
+    def _count(self, pace: float, now: float, began: float, *, refused: bool) -> None:
+        self._refused_part += (refused - self._refused_part) / MEMORY
+        if began < self._since:  # it was sent at another pace
+            return
+        self._requests += 1
+        self._refused += refused
+        self._latest = max(self._latest, began)
+        self._excess = max(0.0, self._excess + refused - IGNORED - SPARE * self.random)
+        span_s = self._latest - self._since
+        if self._trial_cuts:
+            if span_s >= LOOK_S and self._requests >= TRIAL_ANSWERS:
+                self._try(pace, now, span_s)
+        elif self._excess >= EXCESS:
+            if span_s >= CUT_S and self._requests >= CUT_ANSWERS:
+                self._cut_or_learn(pace, now, span_s)
+        elif span_s >= LOOK_S and (self._requests >= LOOK_ANSWERS or span_s >= MOST_LOOK_S):
+            self._grow(pace, now)
 
-    def _decide(self, pace: float, now: float) -> None:
-        """End an experiment."""
-        slow, full = self._slow, self._full
-        self._from = math.inf
-        if slow.part > MOST_RANDOM:
-            self._full, self.confirmed = slow, True
-        elif not self.bounds(now):  # so few were sent that nothing went slowly
-            self._experiment(min(pace, self._lately_per_s(now)), now)
-        elif slow.part * RANDOM > full.part:  # there are ever more
-            self._full = slow
-            self._experiment(max(LEAST_PER_S, SLOWLY * pace), now)
-        elif slow.part >= RANDOM * full.part:
-            self.tolerated = min(MOST_RANDOM, IGNORED + TOLERANCE * max(slow.part, full.part))
-            self._tolerated_until = now + FORGOTTEN_S
-            self._refused = self._refused_before = 0
-            self.per_s = None
+    def _cut(self, pace: float, span_s: float) -> float:
+        return min(pace, max(UNDER * (self._requests - self._refused) / span_s, pace / MOST_CUT))
+
+    def _try(self, pace: float, now: float, span_s: float) -> None:
+        """See whether the trial's latest cut has brought something."""
+        part = self._refused / self._requests
+        self._trial_cuts -= 1
+        if part < SAME * self._before:
+            self._trial_cuts, self.confirmed, self._after_cut = 0, True, True
+        elif self._trial_cuts:
+            pace = self._cut(pace, span_s)
         else:
-            self.confirmed = True
+            self.restore(None)
+            self.random = part
+            return
+        self._set(pace, now)
 
-    def _grown(self, pace: float, now: float) -> float:
-        passed_s, self._grown_at = min(1.0, now - self._grown_at), now
-        if pace > SPARE * self._lately_per_s(now):  # it bounds nothing
-            return pace
-        larger = pace / SMALL_PER_S
-        growth = GROWTH_PER_S * (min(MOST_LARGER, larger) ** 0.5 if larger > 1.0 else larger**-2.0)
-        if pace < RECOVERY * self._ceiling:
-            growth = max(growth, RECOVERY_PER_S)
+    def _cut_or_learn(self, pace: float, now: float, span_s: float) -> None:
+        part = self._refused / self._requests
+        if not self._after_cut:
+            self._pace_before, self._since_cuts = pace, (0, 0)
         else:
-            periods = (now - self._cut_at) * growth / (HASTE_PERIODS * CUT)
-            growth = min(MOST_GROWTH_PER_S, growth * 2 ** min(30.0, max(0.0, periods - 1)))
-        return pace * math.exp(growth * passed_s)
+            answers, refused = self._since_cuts
+            self._since_cuts = answers + self._requests, refused + self._refused
+        self._learn(part)
+        answers, refused = self._since_cuts
+        if pace <= self._pace_before / 2 and refused >= max(LEAST_MANY, MANY * answers):
+            self.random, pace = refused / answers, self._pace_before
+        elif part > IGNORED + SPARE * self.random:
+            self._growth, self._after_cut, self._looks = GROWTH, True, 0
+            pace = self._cut(pace, span_s)
+        self._set(pace, now)
 
-    def _lately_per_s(self, now: float) -> float:
-        """Requests a second that were sent lately; a burst counts as if it had taken a second."""
-        before_per_s = self._sent_before / max(1.0, self._seconds_before)
-        return max(1.0, self._sent / max(1.0, now - self._since), before_per_s)
+    def _grow(self, pace: float, now: float) -> None:
+        part, excess = self._refused / self._requests, self._excess
+        self._learn(part)
+        self._looks += 1
+        well = part <= self.random or (self._looks > PATIENCE and excess < 1)
+        self._growth = min(MOST_GROWTH, 2 * self._growth) if well else GROWTH
+        self._set(pace * (1 + self._growth) if self.bounds(now) else pace, now)
+        self._excess = excess
+
+    def _learn(self, part: float) -> None:
+        """Take from the refused part after a cut, or from a smaller one at any time, how much of it is random."""
+        if self._after_cut or part < self.random:
+            self.random += LEARNED * (part - self.random)
+        self._after_cut = False

@@ -104,7 +104,7 @@ class Window:
         self._rng = rng or random.Random()
         self.answered_at: float | None = None
         self._answered_began = -math.inf
-        self.pace = Pace()
+        self.pace = Pace(self._rng)
         self._hold_until = -math.inf
         # An outage.
         self.down_since: float | None = None
