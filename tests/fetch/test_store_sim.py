@@ -143,7 +143,7 @@ def test_stragglers_cost_less_than_a_third(workers, slots):
 @pytest.mark.parametrize("begin", [0, 20])
 @pytest.mark.parametrize(("cause", "part"), [("http_503", 0.5), ("http_429", 0.3)])
 def test_refusals_that_are_over_leave_no_crawl(cause, part, begin, seed):
-    """The store refuses a part of all requests for seconds, and a few afterwards: the stream is itself again at once."""
+    """The store refuses a part of all requests for seconds, and a few afterwards: the stream is well again at once."""
     rng = random.Random(seed)
 
     def fault(now, _name, _number):
@@ -162,9 +162,7 @@ def test_refusals_that_are_over_leave_no_crawl(cause, part, begin, seed):
 @pytest.mark.parametrize("per_s", [50, 200])
 def test_a_limit_is_found_among_random_refusals(per_s, workers):
     """A limit, and besides 429 for one request in twenty."""
-    sim = Sim(
-        workers=workers, latency_s=lambda _rng: 0.05, first=25, most=25, fault=at_random(["http_429"], 0.05)
-    )
+    sim = Sim(workers=workers, latency_s=lambda _rng: 0.05, first=25, most=25, fault=at_random(["http_429"], 0.05))
     sim.store.limit = Limit(sim.clock, per_s, burst=per_s / 5)
     sim.run(150)
     rate, good = outcomes(sim, 90, 150)

@@ -3,8 +3,8 @@
 A store that limits the rate answers as many requests as it allows, however many more are sent. So the rate of good
 answers, just measured, is what the pace is cut to. The cuts also show whether it is a limit: if as large a part is
 refused after several of them, refusals have nothing to do with the rate; then they are tolerated, and nothing limits
-the pace. After a cut the pace grows by a small part, and by twice that part each time that no more than usual is refused,
-as TCP's slow start does.
+the pace. After a cut the pace grows by a small part, and by twice that part each time that no more than usual is
+refused, as TCP's slow start does.
 
 Workers share nothing, but see the same refusals at the same time. One that tolerates refusals tries again at moments of
 a clock that all of them read, since one of many alone changes little about what the store sees.
