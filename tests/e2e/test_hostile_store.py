@@ -6,8 +6,10 @@ import asyncio
 import gzip
 import json
 import time
+import tracemalloc
 import zlib
 
+import msgspec
 import numpy as np
 import pytest
 from gcs_fixtures import QUICK, ListedSource
@@ -21,6 +23,7 @@ from ringfeedd.storage import SourceError, StoreSettings
 from ringfeedd.storage.base import read
 from ringfeedd.storage.gcs import GcsSource
 from ringfeedd.storage.listing import MAX_PAGE_BYTES
+from ringfeedd.storage.pages import Page
 from ringfeedd.storage.payload import MAX_ERROR_TEXT_BYTES, text_of
 from ringfeedd.storage.transport.base import MAX_ERROR_BYTES
 from ringfeedd.worker import protocol as messages
@@ -151,6 +154,70 @@ def test_the_body_of_an_error_is_bounded(transport, body):
 
     run(use, transport, (b"403 No", body))
     assert len(text_of(b"".join(packed_zeros(256 << 20)()))) == MAX_ERROR_TEXT_BYTES + 1
+
+
+def chunked(piece, times):
+    """A chunked body of so many pieces."""
+
+    def pieces():
+        chunks = (b"%x\r\n%s\r\n" % (len(piece), piece)) * 1024
+        yield from (chunks for _ in range(times // 1024))
+        yield b"0\r\n\r\n"
+
+    return pieces
+
+
+def test_a_body_in_tiny_chunks_is_whole(transport):
+    async def use(_server, source):
+        assert await read(source, "x", 0, 1 << 20) == b"xy" * (1 << 12)
+
+    run(use, transport, (b"200 OK\r\nTransfer-Encoding: chunked", chunked(b"xy", 1 << 12)))
+
+
+def test_a_body_in_tiny_pieces_costs_its_own_size():
+    pytest.importorskip("pycurl")
+    from ringfeedd.storage.transport.curl_transfer import Transfer
+
+    transfer = Transfer(time.monotonic, None, http2=False)
+    transfer.prepare("http://127.0.0.1/", None, 1 << 20)
+    tracemalloc.start()
+    try:
+        for _ in range(1 << 17):
+            transfer._take(bytes(2))
+        assert transfer.received == 1 << 18
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20  # as an object for each piece: 5 MiB
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_checksum_of_any_kind_is_not_built():
+    items = b'{"items": [{"name": "p/x", "crc32c": [' + b"[]," * (1 << 19) + b"0]}]}"
+    tracemalloc.start()
+    try:
+        assert msgspec.json.decode(items, type=Page, strict=False).objects("p/")[0].crc32c is None
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20  # as lists: 36 MiB
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("listed", "crc32c"),
+    [
+        (b'"AAAA/w=="', 255),
+        (b'"AAAA\\/w=="', 255),
+        (b'"AAAA/w\\u003d="', 255),
+        (b'"AAAA/w="', None),
+        (b'"AAAAAAAAAA=="', None),
+        (b'"\xc3\xa9"', None),
+        (b'"' + b"A" * 5000 + b'"', None),
+        (b"5", None),
+        (b"null", None),
+        (b'{"a": "AAAA/w=="}', None),
+    ],
+)
+def test_a_checksum_is_four_bytes_or_none(listed, crc32c):
+    page = msgspec.json.decode(b'{"items": [{"name": "x", "crc32c": ' + listed + b"}]}", type=Page)
+    assert page.objects("")[0].crc32c == crc32c
 
 
 def test_text_that_cannot_be_encoded_is_escaped_early(transport):

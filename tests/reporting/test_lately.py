@@ -149,31 +149,31 @@ def test_pairs_are_delivered_once_for_each_group():
     ledger = Ledger()
     for batches in range(5):
         for lane, group in enumerate(("a", "b")):
-            ledger.note((lane, 1), standing(group, taken=8 * batches), batches=batches, waited_s=0.0)
+            ledger.note((lane, 1), standing(group, taken=8 * batches), published=10**6, batches=batches, waited_s=0.0)
     assert ledger.delivered_pairs == 64
 
 
 def test_left_out_pairs_are_not_delivered():
     ledger = Ledger()
-    ledger.note(A, standing(taken=1000), batches=2, waited_s=0.0)
+    ledger.note(A, standing(taken=1000), published=10**6, batches=2, waited_s=0.0)
     assert ledger.delivered_pairs == 16
-    ledger.note(B, standing(taken=20), batches=3, waited_s=0.0)
+    ledger.note(B, standing(taken=20), published=10**6, batches=3, waited_s=0.0)
     assert ledger.delivered_pairs == 36
 
 
 def test_waiting_adds_up_over_several_readers():
     ledger = Ledger()
     for nonce in range(3):
-        ledger.note((0, nonce), standing("anonymous-5-1"), batches=0, waited_s=2.0)
+        ledger.note((0, nonce), standing("anonymous-5-1"), published=10**6, batches=0, waited_s=2.0)
         ledger.gone(0)
-    ledger.note((1, 9), standing("anonymous-6-1"), batches=0, waited_s=1.0)
+    ledger.note((1, 9), standing("anonymous-6-1"), published=10**6, batches=0, waited_s=1.0)
     assert ledger.waited == {("anonymous", 0): 7.0}
 
 
 def test_any_number_of_groups_leaves_the_ledger_small():
     ledger = Ledger()
     for number in range(2 * MOST_READERS):
-        ledger.note((0, number), standing(f"group-{number}"), batches=0, waited_s=1.0)
+        ledger.note((0, number), standing(f"group-{number}"), published=10**6, batches=0, waited_s=1.0)
         ledger.gone(0)
     assert len(ledger.waited) == MOST_READERS
 

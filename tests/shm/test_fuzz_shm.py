@@ -326,5 +326,32 @@ def test_the_daemon_counts_in_its_own_memory(served):
     served.turn()
 
 
+PROGRESS = [offset for offset in CONSUMERS_WORDS if offset >= Lane.TAKEN and offset != Lane.LEAVING]
+
+
+@pytest.mark.parametrize("claim", [2**48, 2**63 - 1, 2**63, 2**64 - 1])
+def test_no_progress_that_a_member_claims_ends_the_daemon(claim):
+    """All words at once: each alone is bounded by the others, and the sums over them are the daemon's own."""
+    with served_ring(slots=8, lanes=2) as served:
+        for _ in range(3):  # what one has claimed stays counted
+            reader, page = attached(served), served.memory.lanes[0]
+            for offset in PROGRESS:
+                page[offset] = claim
+            served.turn(10.0)
+            served.service.report(DaemonCounts(workers=1), StoreHealth())
+            ring_status(served.name).lines()
+            assert served.service.failed is None
+            reader.close()
+            served.turn(10.0)
+            served.service.report(DaemonCounts(workers=1), StoreHealth())
+        assert served.service.counters.delivered_pairs <= 3 * served.service.ring.published
+
+
+@pytest.mark.parametrize("value", [-1, 2**64, 2**70])
+def test_a_number_beyond_a_word_becomes_the_nearest(served, value):
+    served.memory.set(State.HEARTBEAT_NS, value)
+    assert served.memory._words[State.HEARTBEAT_NS >> 3] == (0 if value < 0 else 2**64 - 1)
+
+
 def test_the_fuzz_knows_the_size_of_a_lane():
     assert max(CONSUMERS_WORDS) < PAGE_BYTES // 2

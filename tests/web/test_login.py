@@ -133,6 +133,62 @@ def test_what_is_no_token_logs_nobody_in(data):
     asyncio.run(story())
 
 
+FORM = "application/x-www-form-urlencoded"
+TOKEN_FORM = b"token=" + TOKEN.replace(" ", "+").encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "encoding", "body"),
+    [
+        ("login", f"{FORM}; charset=evil", "", TOKEN_FORM + b"x"),
+        ("login", f"{FORM}; charset=zlib", "", TOKEN_FORM + b"x"),
+        ("login", FORM, "", b"token=\xff\xed\xa0\x80%ff%00"),
+        ("login", FORM, "", b"token=x&" * 100),
+        ("login", FORM, "gzip", TOKEN_FORM),
+        ("login", FORM, "deflate", TOKEN_FORM),
+        ("login", "multipart/form-data", "", b"x"),
+        ("login", f"multipart/form-data; boundary={'b' * 100}", "", b"x"),
+        (
+            "login",
+            "multipart/form-data; boundary=x",
+            "",
+            b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--\r\n",
+        ),
+        ("login", "multipart/form-data; boundary=x", "", b"--x\r\nContent-Encoding: gzip\r\n\r\nabc\r\n--x--\r\n"),
+        ("logout", "multipart/form-data", "gzip", b"x"),
+        ("icon.svg", "", "gzip", b"x"),
+    ],
+    ids=[
+        "no-charset",
+        "no-text",
+        "no-utf-8",
+        "fields",
+        "no-gzip",
+        "no-deflate",
+        "no-boundary",
+        "boundary",
+        "no-name",
+        "part",
+        "logout",
+        "get",
+    ],
+)
+def test_what_is_no_form_leaves_the_log_empty(path, kind, encoding, body, caplog):
+    head = f"{'GET' if path == 'icon.svg' else 'POST'} /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+    head += f"Content-Length: {len(body)}\r\n" + (f"Content-Encoding: {encoding}\r\n" if encoding else "")
+
+    async def story() -> bytes:
+        async with browser(lambda: TOKEN) as (_, address):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rstrip("/").rpartition(":")[2]))
+            writer.write(head.encode() + b"\r\n" + body)
+            return await reader.read()
+
+    answer = asyncio.run(asyncio.wait_for(story(), 60))
+    assert answer.split()[1] in ((b"400", b"401") if path == "login" else (b"200", b"303", b"400"))
+    assert b"ringfeed-" not in answer
+    assert caplog.records == []
+
+
 # Sessions.
 
 

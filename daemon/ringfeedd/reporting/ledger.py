@@ -38,16 +38,18 @@ class Ledger:
     def __repr__(self) -> str:
         return f"Ledger({self.delivered_pairs} pairs delivered, {len(self._entries)} readers)"
 
-    def note(self, reader: Reader, standing: Standing, *, batches: int, waited_s: float) -> None:
-        """Add what a reader did since it was looked at last.
+    def note(self, reader: Reader, standing: Standing, *, published: int, batches: int, waited_s: float) -> None:
+        """Add what a reader did since it was looked at last, as far as it can be true.
 
         Args:
+            published: number of the first pair that is not published: no reader has taken it.
             batches: that it took since it attached.
             waited_s: that it waited since it attached, up to now.
         """
         entry = self._entries.setdefault(reader, _Entry())
         # A batch may be smaller than the others, and a reader may leave pairs out: each number alone says too much.
-        passed = -(-max(0, standing.taken - standing.first) // max(1, standing.world_size))
+        taken = min(standing.taken, published)
+        passed = -(-max(0, taken - standing.first) // max(1, standing.world_size))
         delivered = min(batches * standing.batch_size, passed)
         self.delivered_pairs += max(0, delivered - entry.delivered)
         entry.delivered = max(delivered, entry.delivered)

@@ -173,7 +173,7 @@ class Reporter:
         if isinstance(request := page.read_request(), Request):
             nonce = page[Lane.ANSWER_NONCE]
             standing = Standing.read(page, request, self._ring.epochs, 0, self._ring.published)
-            self.ledger.note((lane, nonce), standing, batches=page[Lane.BATCHES], waited_s=page[Lane.WAITED_NS] / 1e9)
+            self._note((lane, nonce), standing, page[Lane.WAITED_NS] / 1e9)
         self.ledger.gone(lane)
 
     def _look_at_readers(self, now_ns: int) -> dict[Reader, Standing]:
@@ -203,10 +203,13 @@ class Reporter:
 
     def _waited_s(self, reader: Reader, standing: Standing) -> float:
         """Return how long a reader has waited since it attached, and take note of what it took."""
-        page = self._memory.lanes[reader[0]]
-        waited_s = page[Lane.WAITED_NS] / 1e9 + standing.waiting_s
-        self.ledger.note(reader, standing, batches=page[Lane.BATCHES], waited_s=waited_s)
+        waited_s = self._memory.lanes[reader[0]][Lane.WAITED_NS] / 1e9 + standing.waiting_s
+        self._note(reader, standing, waited_s)
         return waited_s
+
+    def _note(self, reader: Reader, standing: Standing, waited_s: float) -> None:
+        batches = self._memory.lanes[reader[0]][Lane.BATCHES]
+        self.ledger.note(reader, standing, published=self._ring.published, batches=batches, waited_s=waited_s)
 
     def _count_savings(self) -> None:
         counts = self.counts

@@ -33,6 +33,7 @@ from ringfeed.shm.semaphore import Doorbell, semaphore_path, unlink_doorbell
 from ringfeedd.errors import StartError
 
 _READ_ONLY: Final = 0o640
+_MOST_IN_A_WORD: Final = (1 << 64) - 1
 """What a group's members may do to pixels and descriptor. They write the control segment, and ring doorbells."""
 
 
@@ -173,8 +174,11 @@ class RingMemory:
         self.set(State.REFRESHES, self._refreshes)
 
     def set(self, offset: int, value: int) -> None:
-        """Write one of the words of `State`."""
-        self._words[offset >> 3] = value
+        """Write one of the words of `State`; what no word holds becomes the nearest number that it holds.
+
+        Readers' words are in some of the sums: none of them may end the daemon.
+        """
+        self._words[offset >> 3] = min(max(value, 0), _MOST_IN_A_WORD)
 
     def set_text(self, offset: int, length_offset: int, text: str, most: int) -> None:
         """Write one of the texts of `State`, up to ``most`` bytes of it."""
@@ -186,7 +190,7 @@ class RingMemory:
         """Write what was counted."""
         for each in counts:
             for offset, value in words(each):
-                self._words[offset >> 3] = value
+                self.set(offset, value)
 
     def fail(self, reason: str) -> None:
         """Say that the ring has stopped for good, and why."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,9 @@ MAX_TOKEN_BYTES: Final = 4096
 MAX_EMPTY_PAGES: Final = 1000
 """In a row. The API may give empty pages, and yet a listing must end."""
 
+_MOST_CRC_BYTES: Final = 64
+"""Of a checksum as JSON: eight characters, each of them perhaps escaped, in quotes."""
+
 _Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
@@ -28,7 +31,7 @@ class _Item(msgspec.Struct, frozen=True, gc=False):
     name: str
     size: _Number = 0
     generation: _Number = 0
-    crc32c: Any = None  # an emulator may give anything here, or nothing
+    crc32c: msgspec.Raw = msgspec.Raw()  # an emulator may give anything here; it is looked at, and never built
 
 
 class Page(msgspec.Struct, frozen=True, rename="camel"):
@@ -85,12 +88,13 @@ class Paging:
         return token
 
 
-def _crc32c(listed: object) -> int | None:
+def _crc32c(listed: msgspec.Raw) -> int | None:
     """The API's base64 of four big-endian bytes; None for anything else."""
-    if not isinstance(listed, str):
+    text = bytes(listed) if len(memoryview(listed)) <= _MOST_CRC_BYTES else b""
+    if not text.startswith(b'"'):
         return None
     try:
-        raw = base64.b64decode(listed, validate=True)
+        raw = base64.b64decode(msgspec.json.decode(text) if b"\\" in text else text[1:-1], validate=True)
     except ValueError:  # no base64, or not even ASCII
         return None
     return int.from_bytes(raw, "big") if len(raw) == 4 else None

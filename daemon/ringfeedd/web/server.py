@@ -9,6 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -33,7 +34,9 @@ PUBLIC: Final = frozenset({"/healthz", "/icon.svg"})
 FORMS: Final = frozenset({"/login", "/logout"})
 """Where a browser sends the forms with which it logs in and out."""
 
+FORM_TYPE: Final = "application/x-www-form-urlencoded"
 MOST_FORM_BYTES: Final = 1 << 14
+MOST_FORM_FIELDS: Final = 8
 
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,
@@ -47,9 +50,13 @@ HEADERS: Final = {
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+_OF_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError)
+"""What aiohttp raises for a request that is no HTTP, or whose body is not what its headers say."""
+
+
 def _is_ours(record: logging.LogRecord) -> bool:
     """Whether a record of aiohttp's tells of the daemon: clients that send no HTTP must not fill its log."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+    return record.exc_info is None or not isinstance(record.exc_info[1], _OF_CLIENTS)
 
 
 _REQUESTS: Final = logging.getLogger(f"{__name__}.requests")
@@ -169,9 +176,9 @@ class HttpServer:
         return value if self._sessions.good(token, value) else ""
 
     async def _login(self, request: web.Request) -> web.Response:
-        sent = (await request.post()).get("token", "")
+        sent = await _sent_token(request)
         token = self._token() if self._token else ""
-        if not isinstance(sent, str) or not self._guard().opens(sent.strip()):
+        if not self._guard().opens(sent.strip()):
             page = login_page(self._machine, wrong=True)
             return web.Response(status=HTTPStatus.UNAUTHORIZED, text=page, content_type="text/html")
         answer = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "./"})
@@ -228,6 +235,17 @@ class HttpServer:
     async def _health(self, _: web.Request) -> web.Response:
         found = problems(self._watch.views())
         return web.Response(status=503 if found else 200, text="".join(f"{each}\n" for each in found or ["ok"]))
+
+
+async def _sent_token(request: web.Request) -> str:
+    """The token in a form; empty where none was sent. Whatever a client calls a form costs a look at it."""
+    if request.content_type != FORM_TYPE:
+        return ""
+    try:
+        fields = parse_qs((await request.read()).decode(errors="replace"), max_num_fields=MOST_FORM_FIELDS)
+    except (web.RequestPayloadError, ValueError):  # the body is not what its headers say; there are too many fields
+        return ""
+    return fields.get("token", [""])[0]
 
 
 async def _protect(_: web.Request, response: web.StreamResponse) -> None:

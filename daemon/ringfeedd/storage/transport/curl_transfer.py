@@ -17,6 +17,9 @@ from ringfeedd.storage.transport.http_errors import error_from_status
 _BUFFER_BYTES: Final = 1 << 18
 """What libcurl receives, and hands on, at a time: most objects come in one piece, which need not be joined."""
 
+_MOST_PIECES: Final = 64
+"""Of a body that are kept as they came: a server may send two bytes at a time, each piece with an object's overhead."""
+
 _SLACK_BYTES: Final = 1 << 15
 """How much longer than asked for a body may grow: the JSON of an error may be longer than the object would be."""
 
@@ -41,6 +44,7 @@ class Transfer:
         self._now = now
         self._began = self._heard = 0.0
         self._pieces: list[bytes] = []
+        self._rest = bytearray()
         self._size = self._limit = 0
         self._authorization: str | None = None
         self.easy = easy = pycurl.Curl()
@@ -59,7 +63,8 @@ class Transfer:
         if authorization != self._authorization:
             self._set_headers(authorization)
         self._limit = max_bytes + _SLACK_BYTES
-        self._pieces, self._size = [], 0
+        self.forget()
+        self._size = 0
         self._began = self._heard = self._now()
 
     def heard(self) -> float:
@@ -87,7 +92,7 @@ class Transfer:
             raise error_from_curl(
                 ended, connected=connected, answered=bool(status), what=what, system_error=system_error
             )
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join([*self._pieces, self._rest])
         if enough:
             body = body[: self._limit + 1]  # the last piece may be a big one
         if status == 200:
@@ -103,10 +108,13 @@ class Transfer:
 
     def forget(self) -> None:
         """Release the body."""
-        self._pieces = []
+        self._pieces, self._rest = [], bytearray()
 
     def _take(self, piece: bytes) -> int | None:
-        self._pieces.append(piece)
+        if len(self._pieces) < _MOST_PIECES:
+            self._pieces.append(piece)
+        else:
+            self._rest += piece
         self._size += len(piece)
         self._heard = self._now()
         return None if self._size <= self._limit else 0  # 0: libcurl ends the transfer, and closes the connection
