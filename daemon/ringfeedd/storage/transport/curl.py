@@ -41,7 +41,7 @@ class CurlTransport:
         """See `Transport.begin`."""
         if self._closed:
             return _Refused(self._loop, what, on_end)
-        transfer = self._idle.pop() if self._idle else Transfer(self._loop.time, self._proxy, self._http2)
+        transfer = self._idle.pop() if self._idle else Transfer(self._curl, self._loop.time, self._proxy, self._http2)
         transfer.prepare(url, authorization, max_bytes)
         self._flying.add(transfer)
         if self._watch is None:

@@ -11,11 +11,11 @@ import pycurl
 from ringfeedd.storage.payload import text_of
 from ringfeedd.storage.transport.base import CONNECT_TIMEOUT_S
 from ringfeedd.storage.transport.curl_errors import error_from_curl
-from ringfeedd.storage.transport.curl_loop import Ended
+from ringfeedd.storage.transport.curl_loop import CurlLoop, Ended
 from ringfeedd.storage.transport.http_errors import error_from_status
 
 _BUFFER_BYTES: Final = 1 << 18
-"""What libcurl receives, and hands on, at a time: most objects come in one piece, which need not be joined."""
+"""What libcurl receives at a time; it hands on 16 kB at a time, whatever it received."""
 
 _MOST_PIECES: Final = 64
 """Of a body that are kept as they came: a server may send two bytes at a time, each piece with an object's overhead."""
@@ -33,15 +33,16 @@ class Transfer:
         easy: libcurl's handle; it takes a connection that is open where there is one.
     """
 
-    def __init__(self, now: Callable[[], float], proxy: str | None, http2: bool) -> None:
+    def __init__(self, curl: CurlLoop, now: Callable[[], float], proxy: str | None, http2: bool) -> None:
         """Set what stays the same for all requests.
 
         Args:
+            curl: that will run it.
             now: the event loop's time, seconds.
             proxy: its URL; None: directly.
             http2: over TLS, all requests on one connection.
         """
-        self._now = now
+        self._curl, self._now = curl, now
         self._began = self._heard = 0.0
         self._pieces: list[bytes] = []
         self._rest = bytearray()
@@ -116,7 +117,7 @@ class Transfer:
         else:
             self._rest += piece
         self._size += len(piece)
-        self._heard = self._now()
+        self._heard = self._curl.turn_at
         return None if self._size <= self._limit else 0  # 0: libcurl ends the transfer, and closes the connection
 
     def _set_headers(self, authorization: str | None) -> None:
