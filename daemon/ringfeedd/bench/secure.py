@@ -11,7 +11,7 @@ import msgspec
 
 from ringfeedd.bench.authority import own_authority
 from ringfeedd.bench.claims import Claim, Measure
-from ringfeedd.bench.contenders import PEERS, Contender, Ringfeed, floor
+from ringfeedd.bench.contenders import CACHED_PEERS, PEERS, Contender, Ringfeed, floor
 from ringfeedd.bench.results import FigureRow, Result, Spread
 from ringfeedd.bench.session import Entrant, Session
 from ringfeedd.bench.store import Store
@@ -28,7 +28,8 @@ def tls(session: Session) -> Result:
     least_work = replace(floor(session.python), name="least work, TLS")
     secure: list[Contender] = [OURS, OURS_AIOHTTP, least_work]
     if session.peers:
-        secure += [replace(session.peers.get(name), name=f"{name}, TLS") for name in PEERS]
+        downloading = [name for name in PEERS if name not in CACHED_PEERS]
+        secure += [replace(session.peers.get(name), name=f"{name}, TLS") for name in downloading]
     peers = [contender.name for contender in secure[3:]]
     claims = [
         Claim(OURS.name, (least_work.name,), ">= 0.8"),
