@@ -84,7 +84,7 @@ def attach(
         strict: refuse a state of another catalog, seed or order; else go on at the same epoch and position anyhow.
         wait: where other groups have gone beyond the place that is asked for, wait until they have left.
         on_lag: ``"block"``: the others wait for this reader, and nothing is lost. ``"skip"``: they never do, as long as
-            one of them blocks; what is overwritten before this group has read it is passed over and counted in
+            one of them blocks, and else as with ``"yield"``; what is overwritten before this group has read it is passed over and counted in
             ``batch.missed``, and its batches are copies. For monitors and live evaluators. ``"yield"``: as ``"block"``,
             but once others have waited some seconds for this reader (the daemon's ``linger_blocking_s``), they go on
             as with ``"skip"`` until it reads on. By default ``"block"``, and in an interactive session ``"yield"``.

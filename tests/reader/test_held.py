@@ -184,6 +184,27 @@ def test_a_kept_iterator_holds_no_new_reader_up(served, caplog):
         next(kept)
 
 
+def test_a_reader_that_made_way_attaches_again(served, caplog):
+    """Its iteration is over, as its pairs are; the next one begins where the others are, with all ranks of its group."""
+    with (
+        ringfeed.attach(served.name, batch_size=BATCH) as first,
+        ringfeed.attach(served.name, batch_size=BATCH) as second,
+    ):
+        left = iter(first)
+        next(left)
+        next(left)
+        for _ in range(2):
+            list(second)
+        assert first.closed
+        with pytest.raises(ringfeed.ReaderClosedError, match="Begin a new iteration"):
+            next(left)
+        epochs = [batch.epoch for batch in first]
+        assert epochs == [2] * len(first) == [2] * (EPOCH // BATCH)
+        assert "attached again, where the others are" in caplog.text
+        with pytest.raises(ringfeed.SupersededError):
+            next(left)
+
+
 def test_a_finished_threads_reader_holds_nobody_up(served):
     """Nothing reads from it any more, though it is kept."""
     kept: list[Any] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import code
+import math
 import subprocess
 import sys
 import threading
@@ -147,12 +148,8 @@ def test_a_yielding_group_is_awaited_while_it_reads(served, caplog):
         assert slow.statistics()["missed_pairs"] == 0
 
 
-@pytest.mark.xfail(
-    raises=ringfeed.errors.ReaderClosedError,
-    strict=False,
-    reason="the paused group goes on where the floor is: in the job's own epoch it has to wait for the job",
-)
 def test_a_group_that_paused_is_waited_for_again(served, caplog):
+    """It goes on at the oldest pair that is kept, here the start of the job's own epoch, and misses nothing more."""
     with (
         ringfeed.attach(served.name, batch_size=BATCH, on_lag="yield") as pausing,
         ringfeed.attach(served.name, batch_size=BATCH) as job,
@@ -160,17 +157,45 @@ def test_a_group_that_paused_is_waited_for_again(served, caplog):
         next(iter(pausing))
         elsewhere(lambda: [len(batch) for _ in range(3) for batch in job])
         assert "has paused, and others go on without it" in caplog.text
-        assert RingDataset(served.name, batch_size=BATCH).state_dict()["epoch"] >= 2, "where the job is"
-        rest = list(pausing)
-        assert rest[0].missed == pausing.statistics()["missed_pairs"] > EPOCH
-        assert f"missed {rest[0].missed} pairs, and goes on here" in caplog.text
-        begun = [iter(pausing), iter(job)]
-        for _ in range(3 * EPOCH // BATCH):  # in turns, by one thread
-            for number, reader in enumerate((pausing, job)):
-                if next(begun[number], None) is None:
-                    begun[number] = iter(reader)
-        assert pausing.statistics()["missed_pairs"] == rest[0].missed
-        assert not any(group.yielded for group in served.service.groups)
+        wait_until(lambda: served.service.ring.floor == 3 * EPOCH)  # the job holds nothing, and has begun no other epoch
+        served.service.groups.linger_blocking_s = math.inf
+        again = iter(pausing)
+        first = next(again)
+        assert (first.epoch, first.positions[0]) == (3, 0)
+        assert first.missed == pausing.statistics()["missed_pairs"] == 2 * EPOCH  # epoch 0 was left by its own will
+        assert f"missed {first.missed} pairs, and goes on here" in caplog.text
+        (yields,) = (group for group in served.service.groups if group.on_lag == "yield")
+        wait_until(lambda: not yields.passed_over)
+        epoch: list[int] = []
+        reading = threading.Thread(target=lambda: epoch.extend(int(batch.positions[0]) for batch in job))
+        reading.start()
+        wait_until(lambda: yields.holds_since is not None)  # the job waits for it, at the ring's end
+        assert not yields.passed_over
+        rest = [int(batch.positions[0]) for batch in again]
+        reading.join(60)
+        assert epoch == [0, *rest] == list(range(0, EPOCH - BATCH + 1, BATCH))
+        assert pausing.statistics()["missed_pairs"] == first.missed
+
+
+def test_a_paused_reader_makes_way_in_one_thread(served, caplog):
+    """Nothing else could read on meanwhile, so the others do not wait for it, and it goes on later as any that paused."""
+    with (
+        ringfeed.attach(served.name, batch_size=BATCH, on_lag="yield") as first,
+        ringfeed.attach(served.name, batch_size=BATCH, on_lag="yield") as second,
+    ):
+        paused = iter(first)
+        before = next(paused)
+        assert all(len(list(second)) == EPOCH // BATCH for _ in range(3))
+        assert not first.closed
+        assert list(paused) == [], "the epoch that it was in is over"
+        assert first.statistics()["missed_pairs"] == 3 * EPOCH - BATCH
+        assert "it had made way for another reader of its thread" in caplog.text
+        assert [batch.epoch for batch in first] == [3] * (EPOCH // BATCH)
+        assert (before.label[:, 0, 0] == 1000 + before.positions).all()
+        assert [batch.epoch for batch in second][-1] >= 3
+    for reader in (first, second):
+        with pytest.raises(ringfeed.ReaderClosedError, match="is closed"):
+            next(iter(reader))
 
 
 def elsewhere(work: Callable[[], object]) -> None:

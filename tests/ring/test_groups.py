@@ -475,6 +475,23 @@ def test_a_blocking_place_is_kept_for_seconds(groups, ring):
     assert groups.floor() > 0
 
 
+def test_a_paused_skipping_group_holds_no_other_up(groups, ring):
+    """Where none blocks, those that skip wait for each other, as long as they read."""
+    attached(groups, ring, "solo", 0, lane=0, skips=True)
+    attached(groups, ring, "other", 0, lane=1, skips=True)
+    groups.progress(1, ring, taken=SLOTS + 2, released=SLOTS + 2)
+    assert groups.floor() == 0
+    assert groups.expire(0.0, ring) == []
+    assert groups.expire(LINGER_BLOCKING_S - 0.1, ring) == []
+    (told,) = groups.expire(LINGER_BLOCKING_S, ring)
+    assert "group 'solo' (pid 1000) has paused, and others go on without it" in told
+    assert groups.floor() > 0
+    ring.release(groups.floor())
+    groups.progress(0, ring, taken=ring.floor, released=ring.floor)
+    groups.progress(1, ring, taken=2 * SLOTS, released=2 * SLOTS)
+    assert groups.floor() < 2 * SLOTS, "it is waited for again"
+
+
 def test_a_refused_run_keeps_its_predecessors_place(groups, ring):
     attached(groups, ring, "solo", 0, lane=0)
     attached(groups, ring, "pair", 0, lane=1)

@@ -140,6 +140,7 @@ class Reader:
             SupersededError: a later iteration has begun, or the reader was sent elsewhere, before this one's end.
         """
         with self._lock:
+            self._come_back()
             self._check_open()
             self._take_back()
             if (following := self._cursor.rest_to_skip) is not None:
@@ -176,6 +177,8 @@ class Reader:
         """
         cursor = self._cursor
         with self._lock:
+            if self._may_miss:
+                self._come_back()
             self._check_open()
             self._thread = threading.get_ident()
             while True:
@@ -304,7 +307,8 @@ class Reader:
         """Do not keep pairs below ``end`` from being published: another reader of this process waits for them.
 
         What this one holds moves out of the ring. If it stands in the way itself, and the thread that waits is the one
-        that reads from it, or that thread is gone, it would never read on, so it is closed. Returns whether it is.
+        that reads from it, or that thread is gone, it would never read on, so it is closed until its next iteration
+        begins, or, if it may miss pairs, until its next batch is asked for. Returns whether it is.
         """
         if self._request.skips or not self._session.is_in_the_way(end):
             return False
@@ -316,11 +320,30 @@ class Reader:
         if not self._session.is_in_the_way(end) or self._thread in alive or not self._lock.acquire(blocking=False):
             return False
         try:
-            self._stood_in_the_way = True
             self.close()
+            self._stood_in_the_way = True
         finally:
             self._lock.release()
         return True
+
+    def _come_back(self) -> None:
+        """Attach again if it was closed to make way for another reader of its thread.
+
+        Raises:
+            DaemonGoneError, DaemonNotRunningError: the daemon is gone, and none came within ``restart_s``.
+            AttachRefusedError: the daemon refuses.
+        """
+        if not self._stood_in_the_way or os.getpid() != self._pid:
+            return
+        self._closed = self._stood_in_the_way = False
+        before, broken_off, request = self._cursor.place, self._cursor.broken_off, self._request
+        begins = request.start if request.start in (Start.EPOCH, Start.NOW) else Start.AUTO
+        self._reattach(replace(request, start=Start.NOW if self._may_miss else begins, at=(0, 0)))
+        register(self)
+        self._cursor.join(broken_off=broken_off and self._cursor.place.epoch == before.epoch)
+        if self._may_miss:
+            self._note_missed(max(0, self._cursor.place.seq - before.seq) // self.world_size)
+        warn("%r attached again, where the others are: it had made way for another reader of its thread.", self)
 
     @property
     def pass_of(self) -> tuple[str, str]:
@@ -412,6 +435,7 @@ class Reader:
             DaemonGoneError, DaemonNotRunningError: it is gone, and none came within ``restart_s``; also closed.
         """
         with self._lock:
+            self._come_back()
             self._check_open()
             loaded = ResumeState.from_dict(state)
             self._go_to(loaded.place(self.descriptor, strict=strict), loaded if strict else None, strict=strict)
@@ -427,6 +451,7 @@ class Reader:
             DaemonGoneError, DaemonNotRunningError: it is gone, and none came within ``restart_s``; also closed.
         """
         with self._lock:
+            self._come_back()
             self._check_open()
             self._take_back()
             if (at := self._cursor.choose(epoch)) is not None:
@@ -474,7 +499,7 @@ class Reader:
     @property
     def closed(self) -> bool:
         """Whether it is closed; a forked child finds what was so at the fork."""
-        return self._closed
+        return self._closed and not (self._stood_in_the_way and self._may_miss)
 
     def close(self, *, keep_place: bool = False, take_back: bool = False) -> None:
         """Detach. Batches that are still held stay readable, as copies.
@@ -485,6 +510,7 @@ class Reader:
             take_back: the place is the one where the iteration began, if it is a look.
         """
         unregister(self)
+        self._stood_in_the_way = False
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True  # a thread that waits for a batch sees it within a slice, and lets the lock go
@@ -496,8 +522,9 @@ class Reader:
     def _give_back(self, leaving: Leaving) -> None:
         """Give the lane back, and all slots; held arrays keep their bytes."""
         self._cursor.look = None
+        holding = self._session.holding
         self._session.end(leaving)
-        self._moved_before += self._session.holding.moved
+        self._moved_before, holding.moved = self._moved_before + holding.moved, 0
 
     def _check_open(self) -> None:
         if os.getpid() != self._pid:

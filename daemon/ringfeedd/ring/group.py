@@ -95,7 +95,7 @@ class Group:
         start: where its first round begins.
         on_lag: ``"block"``, ``"skip"`` or ``"yield"``, see `ringfeed.attach`.
         holds_since: when it began to hold others up without reading, in seconds; None where it does not.
-        yielded: it has held others up for long enough, and has not caught up since.
+        passed_over: it has held others up for long enough, and has not caught up since.
         loops: the latest of each owner whose DataLoader reads as some of its ranks.
     """
 
@@ -104,7 +104,7 @@ class Group:
     start: Place
     on_lag: str = "block"
     holds_since: float | None = None
-    yielded: bool = False
+    passed_over: bool = False
     members: list[Member] = field(default_factory=list)
     loops: dict[int, Loop] = field(default_factory=dict)
 
@@ -116,7 +116,7 @@ class Group:
     @property
     def skips(self) -> bool:
         """Whether it never stalls other readers, and misses what is overwritten before it has read it."""
-        return self.on_lag == "skip" or self.yielded
+        return self.on_lag == "skip" or self.passed_over
 
     def has_held_up(self, now: float, *, holds: bool) -> float:
         """Take note of whether it holds others up at this moment; return for how long it has, in seconds."""

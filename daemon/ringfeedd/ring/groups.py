@@ -72,10 +72,13 @@ class Groups:
 
     def floor(self) -> int | None:
         """Number of the first pair that any group may still read; None where there is no group."""
-        held = [(group.skips, floor) for group in self if (floor := group.floor) is not None]
-        if any(not skips for skips, _ in held):
-            held = [(skips, floor) for skips, floor in held if not skips]
-        return min((floor for _, floor in held), default=None)
+        return min((floor for group in self._waited_for() if (floor := group.floor) is not None), default=None)
+
+    def _waited_for(self) -> list[Group]:
+        """Groups whose slots are kept: those that block; else those that were not passed over; else all."""
+        held = [group for group in self if group.floor is not None]
+        there = [group for group in held if not group.passed_over]
+        return [group for group in held if not group.skips] or there or held
 
     @property
     def read(self) -> bool:
@@ -262,8 +265,8 @@ class Groups:
         if member.offered.seq < member.place.seq:
             member.offered = member.place  # it skipped rounds: no reader waits to be told of them
         member.released = max(member.released, min(released, member.plan.block(member.place).seq))
-        if group.yielded and (group.floor or 0) >= ring.floor:
-            group.yielded, group.holds_since = False, None  # it reads on, and is waited for again
+        if group.passed_over and (group.floor or 0) >= ring.floor:
+            group.passed_over, group.holds_since = False, None  # it reads on, and is waited for again
 
     def gone(self, lane: int, leaving: Leaving, now: float) -> str:
         """The consumer on ``lane`` is no more; returns whom that was, for the log."""
@@ -306,15 +309,19 @@ class Groups:
         return told + self._pass_over(now, ring)
 
     def _pass_over(self, now: float, ring: Ring) -> list[str]:
-        """Wait no longer for groups that yield and have held others up for long; returns a sentence for each."""
-        told = []
+        """Wait no longer for groups that may miss pairs and have held others up for long; returns a sentence for each.
+
+        Those that skip are waited for only where no group blocks.
+        """
+        told, waited_for = [], self._waited_for()
         for group in self:
-            if group.on_lag != "yield" or group.yielded:
+            if group.on_lag == "block" or group.passed_over:
                 continue
-            others = (other for other in self if other is not group and not other.skips)
-            holds = ring.full and any(other.starving(ring.published) for other in others) and group.floor == ring.floor
+            others = (other for other in self if other is not group and not other.passed_over)
+            holds = group in waited_for and ring.full and group.floor == ring.floor
+            holds = holds and any(other.starving(ring.published) for other in others)
             if group.has_held_up(now, holds=holds) >= self.linger_blocking_s and not group.starving(ring.published):
-                group.yielded = True
+                group.passed_over = True
                 pid = group.members[0].pid
                 told.append(
                     f"group {group.name!r} (pid {pid}) has paused, and others go on without it until it reads on"

@@ -272,21 +272,25 @@ class RingService:
             _LOG.warning("ring %s: %s", self.name, sentence)
         if self.refresh.step():
             self._cancel_stale()
+        self._free_slots()  # before answers: a request begins no earlier than what was released before it was made
         now_ns = self._consumers_clock()
         self._reception.answer(now, now_ns, self._go_elsewhere)
-        floor = self.groups.floor()
-        if floor is not None:
-            jumped = floor > self.ring.published
-            if self.ring.release(floor):
-                # before any worker may write there: a reader that skips looks at this word to see what it lost
-                self.memory.set(State.FLOOR, self.ring.floor)
-            if jumped:
-                self._cancel_stale()
-        elif not self.groups and not self.ring.at_the_beginning:
+        if not self.groups and not self.ring.at_the_beginning:
             self._seek(0, 0)  # warm for the next job, and in the same order for it
         self._publish()
         self._reception.tell_absences(now, now_ns)
         self.ring.see_front(self.groups.front(), read=self.groups.read)
+
+    def _free_slots(self) -> None:
+        """Let workers write where no group reads any more."""
+        if (floor := self.groups.floor()) is None:
+            return
+        jumped = floor > self.ring.published
+        if self.ring.release(floor):
+            # before any worker may write there: a reader that skips looks at this word to see what it lost
+            self.memory.set(State.FLOOR, self.ring.floor)
+        if jumped:
+            self._cancel_stale()
 
     def _go_elsewhere(self, epoch: int, position: int) -> bool:
         """Go to the place of a consumer that waits for its answer, if no other one reads; False: not yet."""

@@ -45,7 +45,9 @@ class Cursor:
         self._next_epoch_chosen = False
         self._ended_epoch: int | None = None
         self.stand(plan, place)
-        self.joined = place if may_join_midway and self.block.position >= plan.round_pairs else None
+        self.joined: Place | None = None
+        if may_join_midway:
+            self.join()
 
     def __repr__(self) -> str:
         return f"Cursor(epoch {self.epoch}, position {self.place.position}, iteration {self.iteration})"
@@ -71,6 +73,15 @@ class Cursor:
     def stand(self, plan: Plan, place: Place) -> None:
         """Stand where a daemon says, by the lengths of its epochs."""
         self.plan, self.place, self.block = plan, place, plan.block(place)
+
+    def join(self, *, broken_off: bool = False) -> None:
+        """Take note that the place is where others are, perhaps in the middle of an epoch.
+
+        Args:
+            broken_off: the latest iteration has taken something of this epoch.
+        """
+        self.broken_off = broken_off
+        self.joined = self.place if self.block.position >= self.plan.round_pairs else None
 
     def change(self, plan: Plan) -> None:
         """Go on by other lengths of epochs; those of epochs that have begun are the same."""
