@@ -84,10 +84,11 @@ def attach(
         strict: refuse a state of another catalog, seed or order; else go on at the same epoch and position anyhow.
         wait: where other groups have gone beyond the place that is asked for, wait until they have left.
         on_lag: ``"block"``: the others wait for this reader, and nothing is lost. ``"skip"``: they never do, as long as
-            one of them blocks, and else as with ``"yield"``; what is overwritten before this group has read it is passed over and counted in
-            ``batch.missed``, and its batches are copies. For monitors and live evaluators. ``"yield"``: as ``"block"``,
-            but once others have waited some seconds for this reader (the daemon's ``linger_blocking_s``), they go on
-            as with ``"skip"`` until it reads on. By default ``"block"``, and in an interactive session ``"yield"``.
+            one of them blocks, and else as with ``"yield"``; what is overwritten before this group has read it is
+            passed over and counted in ``batch.missed``, and its batches are copies. For monitors and live evaluators.
+            ``"yield"``: as ``"block"``, but once others have waited some seconds for this reader (the daemon's
+            ``linger_blocking_s``), they go on without it. Its next batch is then the oldest one that is kept, and the
+            others wait for it again. By default ``"block"``, and in an interactive session ``"yield"``.
         copy: return copies that belong to the caller, at one memcpy a batch. By default False, and in an interactive
             session (IPython, Jupyter, a console) True.
         wait_s: how many seconds to wait for a daemon that is not there yet.

@@ -157,6 +157,7 @@ def test_a_slow_evaluator_on_one_ring_is_named(ring, readers, serve, small):
 
 
 def test_one_late_object_is_named_with_its_id(ring, readers, serve, small):
+    """And it is not mistaken for an outage, in the log as little as in the verdict."""
     store = serve(small, settings=("--workers", "2", "--order", "sequential"))
     readers.start(step_s=0.05)
     wait_until(lambda: ring_status(f"{ring}-train").published > 20)

@@ -220,6 +220,26 @@ def test_one_object_that_always_fails_is_given_up(pairs, cause):
     assert sim.published >= 1
 
 
+@pytest.mark.parametrize("late", [{"i40"}, {"i40", "l41"}])
+def test_one_late_object_is_no_outage(late):
+    """All else that the ring has room for is there, so nothing else is asked for, and nothing else is answered."""
+
+    def fault(now, name, _number):
+        return "hang" if name in late and now < START + 50 else None
+
+    sim = Sim(workers=2, slots=64, latency_s=lambda _rng: 0.02, fault=fault)
+    monitor, said = StoreMonitor(), []
+    for _ in range(160):
+        sim.run(0.5)
+        for worker in sim.workers:
+            monitor.report(worker.number, worker.client.report(), sim.clock.now)
+        said.append(monitor.news(sim.clock.now))
+    assert sim.longest_pause_s(START) > 40
+    assert not any(said)
+    assert monitor.statistics().outages == 0
+    assert not sim.failed
+
+
 def test_a_worker_without_answers_recovers_within_a_moment():
     """A worker whose first objects all fail asks again soon: the stream stands for a moment, and not for a minute."""
     sim = Sim(

@@ -173,11 +173,6 @@ SITUATIONS = {
         Bound.LATE_OBJECT,
         "images/7 was asked for at",
     ),
-    "a late object and nothing else to ask for": (
-        evidence(late_s=12.0, late_id="x", failing_s=11.0, ring_counts=RingCounts(unpublished_pairs=63)),
-        Bound.LATE_OBJECT,
-        "63 later pairs wait for it",
-    ),
     "an outage with pairs behind": (
         evidence(late_s=12.0, late_id="x", failing_s=11.0, ring_counts=RingCounts(unpublished_pairs=20)),
         Bound.STORE_DOWN,

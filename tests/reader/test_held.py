@@ -185,7 +185,7 @@ def test_a_kept_iterator_holds_no_new_reader_up(served, caplog):
 
 
 def test_a_reader_that_made_way_attaches_again(served, caplog):
-    """Its iteration is over, as its pairs are; the next one begins where the others are, with all ranks of its group."""
+    """Its iteration is over, as its pairs are; the next one begins where the others are."""
     with (
         ringfeed.attach(served.name, batch_size=BATCH) as first,
         ringfeed.attach(served.name, batch_size=BATCH) as second,

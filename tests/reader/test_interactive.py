@@ -157,7 +157,7 @@ def test_a_group_that_paused_is_waited_for_again(served, caplog):
         next(iter(pausing))
         elsewhere(lambda: [len(batch) for _ in range(3) for batch in job])
         assert "has paused, and others go on without it" in caplog.text
-        wait_until(lambda: served.service.ring.floor == 3 * EPOCH)  # the job holds nothing, and has begun no other epoch
+        wait_until(lambda: served.service.ring.floor == 3 * EPOCH)  # the job is at an epoch's start
         served.service.groups.linger_blocking_s = math.inf
         again = iter(pausing)
         first = next(again)
@@ -178,7 +178,7 @@ def test_a_group_that_paused_is_waited_for_again(served, caplog):
 
 
 def test_a_paused_reader_makes_way_in_one_thread(served, caplog):
-    """Nothing else could read on meanwhile, so the others do not wait for it, and it goes on later as any that paused."""
+    """It could not read on meanwhile, so the others do not wait for it, and it goes on as any that paused."""
     with (
         ringfeed.attach(served.name, batch_size=BATCH, on_lag="yield") as first,
         ringfeed.attach(served.name, batch_size=BATCH, on_lag="yield") as second,

@@ -475,6 +475,17 @@ def test_a_blocking_place_is_kept_for_seconds(groups, ring):
     assert groups.floor() > 0
 
 
+def test_a_rank_that_left_first_was_here(groups, ring):
+    """The group begins again with the next rank, which another run of the job may have sent; its words are true."""
+    attached(groups, ring, "pair", 0, lane=0)
+    groups.progress(0, ring, taken=31, released=31)
+    groups.gone(0, Leaving.LEAVE, 0.0)
+    assert attached(groups, ring, "pair", 1, lane=1).place == Place(0, 0, 0)
+    ((_, absence),) = groups.absences(1.0)
+    assert (absence.rank, absence.came) == (0, True)
+    assert groups.floor() == 0, "its slots are kept, as it may be of a new run"
+
+
 def test_a_paused_skipping_group_holds_no_other_up(groups, ring):
     """Where none blocks, those that skip wait for each other, as long as they read."""
     attached(groups, ring, "solo", 0, lane=0, skips=True)

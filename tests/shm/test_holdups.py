@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 import uuid
@@ -22,6 +23,7 @@ from ringfeed.shm.missing import Absence
 from ringfeed.shm.progress import Standing
 from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.reporting.stalls import AGAIN_AFTER_S, FIRST_AFTER_S, HoldUpWatch
+from ringfeedd.ring.groups import Groups
 
 SLOTS = 16
 
@@ -300,6 +302,27 @@ def test_a_rank_that_read_alone_is_told(caplog):
     ):
         assert read_to_the_end(lonely) == 5
     assert "rank 1/2 of group 'job' has never attached: this process has read its share of epoch 0, 1/2" in caplog.text
+
+
+def test_ranks_may_read_one_after_another(caplog):
+    """Nothing keeps them in step, and the set is small: the first is told what is open, the second nothing untrue."""
+    groups = Groups(linger_s=math.inf)
+    with served_ring(slots=64, epoch_length=42, groups=groups) as served, turning(served):
+        read: list[int] = []
+        for rank in (0, 1):
+            with ringfeed.attach(
+                served.name, batch_size=4, group="job", rank=rank, world_size=2, drop_last=False
+            ) as reader:
+                read += [int(position) for batch in reader for position in batch.positions]
+    assert sorted(read) == list(range(42))
+    (told,) = (record.getMessage() for record in caplog.records if record.name == "ringfeed")
+    assert told.startswith("rank 1/2 of group 'job' ")
+    assert "that rank's share is not read unless it comes" in told
+
+
+def test_a_rank_that_is_young_is_not_yet_there():
+    words = [Absence(1, 1, came=False, since_s=seconds).sentence("job", 2) for seconds in (0.1, 8.0)]
+    assert words == [f"rank 1/2 of group 'job' has {what}" for what in ("not attached yet", "never attached")]
 
 
 def test_ranks_that_come_and_leave_raise_no_warning(caplog):

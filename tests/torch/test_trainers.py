@@ -87,6 +87,7 @@ def test_pytorch(run):
     then = "print(train.state_dict()['epoch'], train.state_dict()['position'])\n"
     said = run("pytorch", then)
     assert [line.split(":")[0] for line in said.splitlines()] == ["epoch 0", "epoch 1", "epoch 2", "3 0"]
+    assert all(0 <= float(line.split()[2].rstrip("%")) <= 100 for line in said.splitlines()[:3])
     assert run("pytorch", then).splitlines() == ["3 0"]  # it resumes, and nothing is left to do
 
 

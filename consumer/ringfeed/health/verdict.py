@@ -37,9 +37,6 @@ OTHERS_PART: Final = 1 / 3
 WINDOW_FULL: Final = 0.7
 """Part of the window that is in use, from which more requests at a time bring more."""
 
-ALONE: Final = 0.8
-"""A pair that waits while so many of those that have room are there is late by itself, whatever else is asked for."""
-
 SPARE: Final = 0.6
 BURST_FULL: Final = 0.2
 """Workers that are busy for less than this part of the time, in a ring that is full for so much of it, could fill a
@@ -177,8 +174,7 @@ def _missing_rank(e: Evidence, reader: Attached | None, held: float) -> Verdict:
 def _store(e: Evidence) -> Verdict | None:
     lately = e.lately
     behind = e.ring_counts.unpublished_pairs
-    alone = behind >= ALONE * (e.slots - e.filled - 1)
-    if e.failing_s and not (e.late_s and alone):
+    if e.failing_s:
         return _verdict(e, Bound.STORE_DOWN, f"it {e.store}", number=e.failing_s, unit="s without an answer")
     if e.late_s:
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - e.late_s))

@@ -179,7 +179,8 @@ class Session:
         if absence is None or absence.came or (absence.rank - request.rank) % max(1, ranks) == 0:
             return  # another worker of this rank may come when this one is done
         warn(
-            "%s: this process has read its share of epoch %d, 1/%d of it, and that rank's share was not read. %s.",
+            "%s: this process has read its share of epoch %d, 1/%d of it; that rank's share is not read unless it "
+            "comes. %s.",
             *(absence.sentence(request.group, request.world_size, workers), epoch, request.world_size, ONE_RANK_ALONE),
         )
 

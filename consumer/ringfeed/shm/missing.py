@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ringfeed.log import TELL_AFTER_S
 from ringfeed.shm.origin import rank_words
 
 
@@ -31,5 +32,6 @@ class Absence:
         """
         others = self.count - 1
         more = f" ({others} more {'is' if others == 1 else 'are'} away, too)" if others else ""
-        what = f"has been away for {self.since_s:.0f} s" if self.came else "has never attached"
+        never = "has not attached yet" if self.since_s < TELL_AFTER_S else "has never attached"
+        what = f"has been away for {self.since_s:.0f} s" if self.came else never
         return f"{rank_words(self.rank, world_size, workers)} of group {group!r} {what}{more}"

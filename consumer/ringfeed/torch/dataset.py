@@ -176,7 +176,9 @@ class RingDataset(IterableDataset[Any]):
         return reader is not None and self._pid == os.getpid() and not reader.statistics()["batches"]
 
     def __len__(self) -> int:
-        """Batches that this rank gets in its next epoch, without DataLoader workers; `RingLoader` counts with them.
+        """Batches, not pairs, that this rank gets in its next epoch, without workers; `RingLoader` counts with them.
+
+        For a mean over pairs, count the pairs that were read: in each batch ``len(image)``.
 
         That is a whole one, save where it joins others in the middle of theirs. Before it has attached, the place where
         it will do so is estimated; a `RingLoader` attaches, to know it.

@@ -95,7 +95,9 @@ class RingLoader(DataLoader[Any]):
         return {**self.__dict__, "_pass": None, "_iterator": None, "_requests": None}
 
     def __len__(self) -> int:
-        """Batches of the next epoch: a whole one, save where it joins others in the middle of theirs, without workers.
+        """Batches, not pairs, of this rank's next epoch.
+
+        That is a whole one, save where a loader without workers joins others in the middle of theirs.
 
         Raises:
             DaemonNotRunningError: no daemon serves the ring.

@@ -159,6 +159,7 @@ class StoreClient:
             cause=self._cause,
             pace=max(LEAST_SHOWN_PER_S, round(window.pace.per_s or 0.0, 1)) if limited else 0.0,
             counts=RequestCounts(self._requests, self._limited, self._seconds, self._seconds_won),
+            wanted=self.waiting + len(self.flying),
         )
 
     def fetch(self, pair: Pair, on_end: OnFetched) -> PairDownload:

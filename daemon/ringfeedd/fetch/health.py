@@ -15,6 +15,15 @@ LIMITED_FOR_S: Final = 10.0
 CONFIRMED_S: Final = 1.0
 """Workers report twice a second: after so long the answers of all are known."""
 
+FEW_OBJECTS: Final = 5
+"""While fewer objects are wanted, each may be late by itself: that they do not come in time is no outage yet."""
+
+FEW_FOR_S: Final = 60.0
+"""After which it is one all the same."""
+
+_LATE: Final = frozenset({"timeout", "slow", "deadline"})
+"""Causes of a `SourceError` that tell of what takes long, and not of a store that does not work."""
+
 UNLIMITED_FOR_S: Final = 60.0
 """Without a limit, after which its end is told."""
 
@@ -81,6 +90,7 @@ class StoreReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
         cause: of the latest failure that looked like the store's; empty where there was none.
         pace: requests a second that the store lets through; 0 while nothing limits them.
         counts: of the requests.
+        wanted: objects that were asked for, or are about to be, and did not come yet.
     """
 
     state: StoreState = StoreState.OPEN
@@ -90,6 +100,7 @@ class StoreReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
     cause: str = ""
     pace: float = 0.0
     counts: RequestCounts = NO_REQUESTS
+    wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +150,7 @@ class StoreMonitor:
         self._of_the_dead = NO_REQUESTS
         self._answered_at = 0.0
         self._outages = 0
+        self._few_at = 0.0
         self._down_since: float | None = None
         self._told_down: float | None = None
         self._limited_since: float | None = None
@@ -214,12 +226,20 @@ class StoreMonitor:
         """See whether any request was answered since those that wait began to fail."""
         since = [r.failing_since for r in self._reports.values() if r.state is StoreState.DOWN and r.failing_since]
         if since and self._answered_at <= max(since):
-            if self._down_since is None and now - max(since) >= CONFIRMED_S:
+            if self._few_are_late(now - min(since)):
+                self._few_at = now
+            elif self._down_since is None and now - max(*since, self._few_at) >= CONFIRMED_S:
                 self._outages += 1
                 self._down_since = max(min(since), self._answered_at)
         elif self._down_since is not None and self._answered_at > self._down_since:
             # a worker that died, or is new, does not wait either: only an answer tells that the store is back
             self._down_since = None
+
+    def _few_are_late(self, for_s: float) -> bool:
+        """Return True if all that is missing is a few objects, which may be late by themselves."""
+        down = [report for report in self._reports.values() if report.state is StoreState.DOWN]
+        wanted = sum(report.wanted for report in self._reports.values())
+        return wanted < FEW_OBJECTS and for_s < FEW_FOR_S and all(report.cause in _LATE for report in down)
 
 
 def clock_time(moment: float, now: float) -> str:

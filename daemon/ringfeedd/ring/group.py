@@ -40,6 +40,7 @@ class Member:
         lane: where it is attached; None while it is away.
         away_since: when it went, or when the group began without it, in seconds.
         came: it was attached once.
+        done_before: a consumer of this rank has read, and left, before the group began again with another rank.
         given_up: nothing is kept for it.
         unclaimed: nothing is to be kept once it goes: its training process has said that no consumer will come for it.
         kin: of the consumer that was attached last.
@@ -55,6 +56,7 @@ class Member:
     lane: int | None = None
     pid: int = 0
     came: bool = False
+    done_before: bool = False
     given_up: bool = False
     unclaimed: bool = False
     kin: Kin = STRANGER
@@ -65,6 +67,11 @@ class Member:
     def live(self) -> bool:
         """Whether a process reads as this rank, or is about to."""
         return self.lane is not None or self.former is not None
+
+    @property
+    def was_here(self) -> bool:
+        """Whether a consumer has read as this rank, also before the group began again."""
+        return self.came or self.done_before
 
     def take_place(self, place: Place) -> None:
         """Stand at ``place``, holding nothing before it."""
@@ -131,8 +138,17 @@ class Group:
         away = [member for member in self.members if not member.live]
         if not away:
             return None
-        first = min(away, key=lambda member: (member.came, member.given_up, member.plan.rank))
-        return Absence(len(away), first.plan.rank, first.came, max(0.0, now - first.away_since))
+        first = min(away, key=lambda member: (member.was_here, member.given_up, member.plan.rank))
+        return Absence(len(away), first.plan.rank, first.was_here, max(0.0, now - first.away_since))
+
+    def note_done(self, former: Group) -> None:
+        """Take note of the ranks that have read in a former group of this name, and left before this rank came.
+
+        Ranks that nothing keeps in step may come one after another, so their share was read, or is another epoch's.
+        """
+        if len(former.members) == len(self.members):
+            for member, earlier in zip(self.members, former.members, strict=True):
+                member.done_before |= earlier.was_here and earlier.given_up and not earlier.live
 
     def has_round_at(self, epoch: int, position: int) -> bool:
         """Whether a round of this group can begin there; one that began elsewhere would deal pairs out twice."""

@@ -139,7 +139,10 @@ class Groups:
                 self.withdraw(request)
             return place
         self._gathering.forget(request.group)
-        return self._join(lane, self._found(request, ring, place, now), request, ring)
+        group = self._found(request, ring, place, now)
+        for earlier in former:
+            group.note_done(earlier)
+        return self._join(lane, group, request, ring)
 
     def _named(self, request: Request) -> Group | None:
         return next((group for group in self if is_of(group, request)), None)
