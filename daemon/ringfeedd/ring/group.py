@@ -142,7 +142,7 @@ class Group:
         return Absence(len(away), first.plan.rank, first.was_here, max(0.0, now - first.away_since))
 
     def note_done(self, former: Group) -> None:
-        """Take note of the ranks that have read in a former group of this name, and left before this rank came.
+        """Take note of the ranks that have read in a previous group of this name, and left before this rank came.
 
         Ranks that nothing keeps in step may come one after another, so their share was read, or is another epoch's.
         """
