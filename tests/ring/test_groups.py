@@ -475,11 +475,14 @@ def test_a_blocking_place_is_kept_for_seconds(groups, ring):
     assert groups.floor() > 0
 
 
-def test_a_rank_that_left_first_was_here(groups, ring):
+@pytest.mark.parametrize("sought", [False, True])
+def test_a_rank_that_left_first_was_here(groups, ring, sought):
     """The group begins again with the next rank, which another run of the job may have sent; its words are true."""
     attached(groups, ring, "pair", 0, lane=0)
     groups.progress(0, ring, taken=31, released=31)
     groups.gone(0, Leaving.LEAVE, 0.0)
+    if sought:
+        assert isinstance(groups.attach(1, make_request("pair", 1, Start.AT, (7, 0)), ring, 0.0), Seek)
     assert attached(groups, ring, "pair", 1, lane=1).place == Place(0, 0, 0)
     ((_, absence),) = groups.absences(1.0)
     assert (absence.rank, absence.came) == (0, True)

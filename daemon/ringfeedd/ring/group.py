@@ -146,7 +146,7 @@ class Group:
 
         Ranks that nothing keeps in step may come one after another, so their share was read, or is another epoch's.
         """
-        if len(former.members) == len(self.members):
+        if former.name == self.name and len(former.members) == len(self.members):
             for member, earlier in zip(self.members, former.members, strict=True):
                 member.done_before |= earlier.was_here and earlier.given_up and not earlier.live
 

@@ -53,6 +53,7 @@ class Groups:
         self.comings_and_goings = 0
         self._groups: list[Group] = []
         self._lanes: dict[int, tuple[Group, Member]] = {}
+        self._sought: list[Group] = []  # that were there before the latest seek, which was for another run of theirs
         self._waiting = False
         self._gathering = Rendezvous(gather_s)
 
@@ -131,7 +132,9 @@ class Groups:
         self._groups = [group for group in self if group not in former or group.live]
         place = self._starting_place(request, ring, at, whole=bool(former))
         if not isinstance(place, Place):
-            if not isinstance(place, Seek):  # the new run does not come about, or not yet
+            if isinstance(place, Seek):
+                self._sought = former
+            else:  # the new run does not come about, or not yet
                 self._groups += [group for group in former if not group.live]
             if isinstance(place, Refused):
                 if request.start is Start.AT and (there := [group for group in former if group.live]):
@@ -140,8 +143,9 @@ class Groups:
             return place
         self._gathering.forget(request.group)
         group = self._found(request, ring, place, now)
-        for earlier in former:
+        for earlier in (*former, *self._sought):
             group.note_done(earlier)
+        self._sought = []
         return self._join(lane, group, request, ring)
 
     def _named(self, request: Request) -> Group | None:
