@@ -189,6 +189,24 @@ def test_one_silent_worker_is_no_outage():
     assert monitor.news(60.0) is None
 
 
+@pytest.mark.parametrize(
+    ("cause", "wanted", "at", "down"),
+    [
+        ("timeout", 1, 65.0, False),
+        ("slow", 4, 65.0, False),
+        ("slow", 5, 65.0, True),
+        ("timeout", 1, 110.5, True),
+        ("connect", 1, 65.0, True),
+    ],
+)
+def test_few_late_objects_are_no_outage(cause, wanted, at, down):
+    """They may be late by themselves, as the verdict says then; not where nothing can be asked, or for a minute."""
+    monitor = StoreMonitor()
+    monitor.report(0, StoreReport(StoreState.DOWN, 50.0, 58.0, 49.0, cause, wanted=wanted), at)
+    monitor.report(1, StoreReport(answered_at=49.5), at)
+    assert (monitor.news(at) is not None) == down == (monitor.statistics().outages == 1)
+
+
 def test_an_outage_is_reported_once_until_answered():
     monitor = StoreMonitor()
     for worker in (0, 1):
