@@ -320,7 +320,7 @@ def test_ranks_may_read_one_after_another(caplog):
     assert "that rank's share is not read unless it comes" in told
 
 
-def test_a_rank_that_is_young_is_not_yet_there():
+def test_a_young_absence_is_worded_as_such():
     words = [Absence(1, 1, came=False, since_s=seconds).sentence("job", 2) for seconds in (0.1, 8.0)]
     assert words == [f"rank 1/2 of group 'job' has {what}" for what in ("not attached yet", "never attached")]
 
