@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import importlib
 import json
 import time
 import tracemalloc
 import zlib
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -176,9 +178,8 @@ def test_a_body_in_tiny_chunks_is_whole(transport):
 
 def test_a_body_in_tiny_pieces_costs_its_own_size():
     pytest.importorskip("pycurl")
-    from ringfeedd.storage.transport.curl_transfer import Transfer
-
-    transfer = Transfer(time.monotonic, None, http2=False)
+    curl_transfer = importlib.import_module("ringfeedd.storage.transport.curl_transfer")
+    transfer = curl_transfer.Transfer(SimpleNamespace(turn_at=0.0), time.monotonic, None, http2=False)
     transfer.prepare("http://127.0.0.1/", None, 1 << 20)
     tracemalloc.start()
     try:

@@ -57,7 +57,7 @@ def configuration(
         http2: for those who ask for it, with HTTPS.
     """
     secure = f"ssl_certificate {tls}/cert; ssl_certificate_key {tls}/key; ssl_session_cache shared:s:4m;" if tls else ""
-    secure += " ssl_protocols TLSv1.2 TLSv1.3;" if tls else ""  # older releases of nginx leave 1.3 out, which buckets have
+    secure += " ssl_protocols TLSv1.2 TLSv1.3;" if tls else ""  # old nginx leaves 1.3 out, which buckets have
     secure += " http2_max_requests 1000000000; http2_max_concurrent_streams 512;" if http2 else ""
     read = (
         f"echo_sleep {delay_ms / 1000:.3f}; echo_exec /objects/$name;" if delay_ms else "rewrite ^ /objects/$name last;"
