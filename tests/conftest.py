@@ -9,7 +9,7 @@ import pytest
 from house import SHM, wipe
 from hypothesis import HealthCheck, settings
 
-LEAVE_S = 10.0
+LEAVE_S = 30.0
 """For daemons that end by themselves once no process needs them."""
 
 # Whether a property holds does not depend on how fast the machine is.

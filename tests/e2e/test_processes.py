@@ -125,7 +125,7 @@ def test_readers_survive_daemon_kills_at_every_step(ring, steps):
         there = len(seen)
         wait_until(lambda: len(seen) > there + 10)
         going.set()
-        thread.join(10)
+        thread.join(60)
         os.kill(last, signal.SIGTERM)
         assert zygote.end() == 0
         assert files(ring) == set()
@@ -451,7 +451,7 @@ def test_close_ends_another_threads_wait(served):
         thread.start()
         wait_until(lambda: served.memory.lanes[0][Lane.WAITING_SINCE_NS])
         reader.close()
-        thread.join(5)
+        thread.join(60)
         assert "closed; attach again" in str(errors[0])
         wait_until(lambda: all_lanes_free(served))
 
@@ -468,7 +468,7 @@ def test_an_interpreter_ends_despite_a_waiting_thread(served):
     with turning(served):
         process = trainer(code, served.name)
         wait_until(lambda: any(page[Lane.WAITING_SINCE_NS] for page in served.memory.lanes))
-        process.communicate("go\n", timeout=10)
+        process.communicate("go\n", timeout=60)
         assert process.returncode == 0
         wait_until(lambda: all_lanes_free(served))
 

@@ -69,7 +69,7 @@ def test_an_attach_that_waits_says_for_what(impatient, caplog):
             assert time.monotonic() < deadline, caplog.text
             time.sleep(0.01)
         reader.close()
-        waiting.join(10)
+        waiting.join(60)
         assert not waiting.is_alive()
 
 

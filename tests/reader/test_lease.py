@@ -230,22 +230,22 @@ def test_close_waits_for_a_thread_that_is_telling():
 
     def tell(seq: int) -> None:
         telling.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         seqs.append(seq)
 
     leases = Leases(tell, seq=0)
     lease = leases.take(0, 4)
     thread = threading.Thread(target=lease.release)
     thread.start()
-    assert telling.wait(10)
+    assert telling.wait(60)
     assert not leases.close(blocking=False)
     closing = threading.Thread(target=leases.close)
     closing.start()
     assert seqs == []
     go_on.set()
-    closing.join(10)
+    closing.join(60)
     assert seqs == [4]
-    thread.join(10)
+    thread.join(60)
     leases.take(4, 8).release()
     assert seqs == [4]
 

@@ -72,7 +72,7 @@ class Output:
                 return line
 
     def rest(self) -> str:
-        while (line := self._queue.get(timeout=10)) is not None:
+        while (line := self._queue.get(timeout=60)) is not None:
             self.lines.append(line)
         return "".join(self.lines)
 
@@ -109,7 +109,7 @@ class Daemon:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(60)
 
     def kill(self) -> None:
         self.process.kill()

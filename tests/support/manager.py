@@ -68,7 +68,7 @@ class Manager:
         """Wait until all that the daemon has sent is heard."""
         self._heard.clear()
         self._send(BARRIER)
-        assert self._heard.wait(10), "the manager hears nothing"
+        assert self._heard.wait(60), "the manager hears nothing"
 
     def keep(self, name: str, fd: int) -> None:
         """Store a copy of ``fd``."""

@@ -42,7 +42,7 @@ def test_errors_are_raised_and_dropped_calls_cancelled():
 
     def hold() -> None:
         began.set()
-        go_on.wait(10)
+        go_on.wait(60)
 
     async def run() -> None:
         threads = Threads(1, "test")

@@ -145,7 +145,7 @@ def test_the_module_serves_a_folder_until_stopped(tmp_path):
                 get(f"{url}/storage/v1/b/b/o/gone", alt="media")
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_missing_folder_is_a_usage_error(tmp_path):

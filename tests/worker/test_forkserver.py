@@ -128,7 +128,7 @@ def test_server_and_workers_inherit_nothing_from_the_manager(tmp_path, ring):
             assert str(kept) in descriptors(process.pid).values(), "what is looked for must be there"
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
             process.stdout.close()
 
 
@@ -184,7 +184,7 @@ def test_signals_to_the_group_are_the_supervisors(daemon):
     assert workers_of(daemon) == group[2:]
     for pid in (*group[1:], group[0], group[0]):
         os.kill(pid, signal.SIGTERM)
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(60) == 0
     said = daemon.output.rest()
     assert "WARNING" not in said
     assert re.match(
@@ -211,7 +211,7 @@ def test_signals_in_the_first_moments_kill_nothing(tmp_path, ring):
     wait_until(lambda: holds_back(daemon.process.pid, signal.SIGINT))
     for _ in range(3):
         daemon.process.send_signal(signal.SIGINT)
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(60) == 0
     said = daemon.output.rest()
     assert "Traceback" not in said
     assert said.splitlines()[-1].startswith("INFO ringfeedd: stopped: SIGINT")
