@@ -176,7 +176,7 @@ def test_a_body_in_tiny_chunks_is_whole(transport):
     run(use, transport, (b"200 OK\r\nTransfer-Encoding: chunked", chunked(b"xy", 1 << 12)))
 
 
-def test_a_body_in_tiny_pieces_costs_its_own_size():
+def test_a_body_in_tiny_pieces_costs_its_size():
     pytest.importorskip("pycurl")
     curl_transfer = importlib.import_module("ringfeedd.storage.transport.curl_transfer")
     transfer = curl_transfer.Transfer(SimpleNamespace(turn_at=0.0), time.monotonic, None, http2=False)

@@ -330,7 +330,7 @@ PROGRESS = [offset for offset in CONSUMERS_WORDS if offset >= Lane.TAKEN and off
 
 
 @pytest.mark.parametrize("claim", [2**48, 2**63 - 1, 2**63, 2**64 - 1])
-def test_no_progress_that_a_member_claims_ends_the_daemon(claim):
+def test_no_progress_a_member_claims_ends_the_daemon(claim):
     """All words at once: each alone is bounded by the others, and the sums over them are the daemon's own."""
     with served_ring(slots=8, lanes=2) as served:
         for _ in range(3):  # what one has claimed stays counted

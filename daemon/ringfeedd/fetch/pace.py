@@ -182,7 +182,7 @@ class Pace:
         self._excess = 0.0
 
     def _doubt(self, now: float) -> None:
-        """Take less for random if less is refused, and nothing at some moments, at which a trial begins anew."""
+        """Take less for random if less is refused, and nothing at some moments, at which another trial begins."""
         part = self._refused / max(1, self._requests)
         self.random += LEARNED * min(0.0, part - self.random)
         if now // RETRIAL_S > self._since // RETRIAL_S:

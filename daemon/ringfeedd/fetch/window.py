@@ -25,6 +25,9 @@ FAILURES_TO_COLLAPSE: Final = 8
 QUIET_TO_COLLAPSE_S: Final = 0.3
 """Failures in a row, and time without an answer, after which the store counts as unreachable."""
 
+SUSPICION_S: Final = 0.05
+"""Between two requests after so many failures in a row: a store that is near refuses a thousand a second."""
+
 FIRST_WAIT_S: Final = 0.25
 MOST_WAIT_S: Final = 10.0
 """Between two requests while nothing is answered: doubled from the first to the most, less up to half by chance."""
@@ -217,6 +220,8 @@ class Window:
         if not self._failures:
             self._failing_since, self._pace_before = now, self.pace.per_s
         self._failures += 1
+        if self._failures >= FAILURES_TO_COLLAPSE:
+            self._hold_until = max(self._hold_until, now + SUSPICION_S * self._rng.uniform(0.5, 1.5))
         if overloaded:
             self.pace.limited(now, began)
         quiet_since = max(self._failing_since, -math.inf if self.answered_at is None else self.answered_at)
