@@ -240,7 +240,6 @@ def test_cancelling_leaves_nothing_running(state):
         story.download = story.client.fetch(pair_of(), story.came.append)
     story.clock.run(0.5)
     story.client.close()
-    story.download.cancel()
     story.clock.run(100)
     assert story.source.under_way == story.client.under_way == 0
     assert not story.client.flying
@@ -324,6 +323,24 @@ def test_a_punctual_object_gets_no_second_request():
     story.clock.run(0.9)
     story.client.hurry(story.download)
     assert story.source.reads == {"i": 1, "l": 1}
+
+
+@pytest.mark.parametrize(
+    ("refused", "reads"),
+    [(failing("http_429"), 31), (failing("http_429", retry_after_s=50), 1), (failing("http_503"), 4)],
+)
+def test_a_hurried_pair_is_not_kept_by_pauses(refused, reads):
+    """Those after a limit; what the store told it to wait is kept to, and so is what a sick store gets to recover."""
+    story = Story([refused] * 1000, base_delay_s=10, max_delay_s=10)
+    for _ in range(30):
+        story.clock.run(0.1)
+        story.client.hurry(story.download, soon=True)
+    assert story.source.reads["i"] <= 4
+    before = story.source.reads["i"]
+    for _ in range(30):
+        story.client.hurry(story.download)
+        story.clock.run(0.1)
+    assert before <= story.source.reads["i"] <= before + reads
 
 
 # -- others

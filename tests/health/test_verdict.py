@@ -90,6 +90,11 @@ SITUATIONS = {
         Bound.STORE_LIMIT,
         "it lets about 50 requests/s through, which is 25 pairs/s",
     ),
+    "a limit that makes a pair late": (
+        evidence(lately(limited_ns=8 * SECOND, limit_milli=50_000), late_s=3.0, late_id="images/7"),
+        Bound.STORE_LIMIT,
+        "it lets about 50 requests/s through",
+    ),
     "a store that is down": (
         evidence(failing_s=64.0, store="is unreachable since 12:03 (64 s)"),
         Bound.STORE_DOWN,

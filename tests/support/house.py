@@ -160,11 +160,11 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 100.0) -> str:
     return said
 
 
-def wait_until(condition, timeout_s=60.0):
-    """Wait for another process; fails when it takes too long."""
+def wait_until(condition, timeout_s=60.0, found=""):
+    """Wait for another process; fails when it takes too long, and shows what was `found`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, f"it did not come to pass {found}"
         time.sleep(0.01)
 
 

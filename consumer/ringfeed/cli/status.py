@@ -77,7 +77,7 @@ def _read(control: Control) -> RingStatus:
         position=position,
         floor=floor,
         published=published,
-        head=word(State.HEAD),
+        head=max(published, word(State.HEAD)),  # the word is written less often
         filled_slots=max(0, published - floor),
         store=_read_store(control, now),
         failures_by_cause=failed.causes,

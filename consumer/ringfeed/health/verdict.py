@@ -176,6 +176,19 @@ def _store(e: Evidence) -> Verdict | None:
     behind = e.ring_counts.unpublished_pairs
     if e.failing_s:
         return _verdict(e, Bound.STORE_DOWN, f"it {e.store}", number=e.failing_s, unit="s without an answer")
+    # A pair that waits for its turn under a limit is late, too.
+    if _part(lately.limited_ns, lately.waited_ns) >= LIMITED:
+        limit_per_s = lately.limit_milli / 1000
+        saved = e.ring_counts.saved_requests
+        shared = f"; sharing has saved {saved:,} requests so far" if saved else ""
+        return _verdict(
+            e,
+            Bound.STORE_LIMIT,
+            f"it lets about {limit_per_s:,.0f} requests/s through, which is {limit_per_s / 2:,.0f} pairs/s{shared}",
+            _Advice("Ask for a higher quota; no setting here helps"),
+            number=limit_per_s,
+            unit="requests/s",
+        )
     if e.late_s:
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - e.late_s))
         return _verdict(
@@ -189,18 +202,6 @@ def _store(e: Evidence) -> Verdict | None:
             ),
             number=e.late_s,
             unit="s since it was asked for",
-        )
-    if _part(lately.limited_ns, lately.waited_ns) >= LIMITED:
-        limit_per_s = lately.limit_milli / 1000
-        saved = e.ring_counts.saved_requests
-        shared = f"; sharing has saved {saved:,} requests so far" if saved else ""
-        return _verdict(
-            e,
-            Bound.STORE_LIMIT,
-            f"it lets about {limit_per_s:,.0f} requests/s through, which is {limit_per_s / 2:,.0f} pairs/s{shared}",
-            _Advice("Ask for a higher quota; no setting here helps"),
-            number=limit_per_s,
-            unit="requests/s",
         )
     return None
 

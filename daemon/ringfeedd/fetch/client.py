@@ -76,6 +76,7 @@ class StoreClient:
         window: what bounds the requests.
         under_way: requests, second ones included.
         flying: the downloads that they are for.
+        pausing: the downloads that pause after a failure.
         witness: an object that could be read lately.
         fetched: how long objects took, from the first request to the verified bytes.
     """
@@ -116,6 +117,7 @@ class StoreClient:
         self._again: deque[Download] = deque()
         self._fresh: deque[Download] = deque()
         self.flying: set[Download] = set()
+        self.pausing: set[Download] = set()
         self._timer: Timer | None = None
         self._timer_at = math.inf
         self._looking: Timer | None = None
@@ -189,13 +191,17 @@ class StoreClient:
     def hurry(self, pair: PairDownload, *, soon: bool = False) -> None:
         """Send a second request for what is late of a pair that all readers wait for; at most one with each attempt.
 
+        What was refused for the rate of requests only waits for the window from now on.
+
         Args:
             soon: all readers will wait for it next: only as long as few requests are second ones.
         """
         if soon and self._seconds >= SECONDS_PART * self._requests:
             return
         for one in (pair.image, pair.label):
-            if one.stage is Stage.UNDER_WAY and not one.has_second:
+            if one.stage is Stage.PAUSING and not soon:
+                one.go_on()
+            elif one.stage is Stage.UNDER_WAY and not one.has_second:
                 now = self._clock.time()
                 usual_s = self.window.usual_s() or SECOND_AFTER_S
                 late_s = max(SECOND_AFTER_S, SECOND_AFTER_MEDIANS * usual_s)
@@ -204,7 +210,7 @@ class StoreClient:
 
     def close(self) -> None:
         """End all that is under way, without a callback."""
-        for download in (*self.flying, *self._again, *self._fresh):
+        for download in (*self.flying, *self.pausing, *self._again, *self._fresh):
             download.cancel()
         if self._witness_reading is not None:
             self._witness_reading.cancel()

@@ -115,6 +115,18 @@ class Download:
             self._second = _Second(self, now)
             self._second.reading = self._client.send(self.info, self._second.came, now, second=True)
 
+    def go_on(self) -> None:
+        """End a pause after an answer that limits the rate, unless the store said how long to wait.
+
+        Such a pause keeps this request from the others' way; the window's pace bounds all of them anyway.
+        """
+        error, timer = self.error, self._timer
+        if timer is None or not self.attempts or error is None:
+            return
+        if error.cause == RATE_LIMITED and error.retry_after_s is None:
+            timer.cancel()
+            self._again()
+
     @property
     def has_second(self) -> bool:
         """Whether a second request was sent in this attempt."""
@@ -133,6 +145,7 @@ class Download:
         elif self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._client.pausing.discard(self)
         self.stage = Stage.ENDED
 
     @property
@@ -271,11 +284,13 @@ class Download:
             pause_s = min(pause_s, policy.deadline_s - self._spent_s)
             self._spent_s += pause_s
         client.flying.discard(self)
+        client.pausing.add(self)
         self.stage = Stage.PAUSING
         self._timer = client.later(pause_s, self._again)
 
     def _again(self) -> None:
         self._timer = None
+        self._client.pausing.discard(self)
         self.stage = Stage.WAITING
         self._client.wait_again(self)
 
