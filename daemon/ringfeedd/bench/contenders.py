@@ -232,11 +232,17 @@ PEERS: Final[dict[str, tuple[str, dict[str, Any], dict[str, str]]]] = {
     "Grain, fast codecs": ("grain_threads.py", {"codec": "fast"}, KEPT_MEMORY),
     "PyTorch DataLoader": ("torch_loader.py", {"codec": "pillow"}, {}),
     "DataLoader over a dict in memory": ("memory_dict.py", {"codec": "pillow"}, {}),
+    "MosaicML Streaming, converted data": ("mosaic_streaming.py", {"codec": "fast"}, KEPT_MEMORY),
+    "LitData chunks, converted data": ("litdata_chunks.py", {"codec": "fast"}, KEPT_MEMORY),
     "the snippet's design": ("snippet.py", {"codec": "pillow"}, {}),
 }
 """Script, settings and environment of every peer; those with fast codecs are tuned as well as we know."""
 
-CACHED_PEERS: Final = ("DataLoader over a dict in memory",)
+CACHED_PEERS: Final = (
+    "DataLoader over a dict in memory",
+    "MosaicML Streaming, converted data",
+    "LitData chunks, converted data",
+)
 """Those that keep pairs on this machine."""
 
 BEST_PEERS: Final = ("SPDL, fast codecs", "LitData raw, fast codecs")
