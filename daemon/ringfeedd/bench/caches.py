@@ -37,8 +37,6 @@ def cache(session: Session) -> Result:
         least, kept = floor(session.python), floor(session.python, cache=True)
         kept_four = floor(session.python, cache=True, consumers=4)
         contenders: list[Contender] = [plain, full, some, disk, least, kept, plain_four, four, kept_four]
-        if session.peers:
-            contenders += [session.peers.get(name) for name in CACHED_PEERS]
         claims = [
             Claim(full.name, (plain.name,), ">= 6"),
             Claim(full.name, (kept.name,), ">= 0.7"),
@@ -47,6 +45,9 @@ def cache(session: Session) -> Result:
             Claim(disk.name, (plain.name,), ""),
             Claim(disk.name, (least.name,), "<= 1.15", Measure.CPU),
         ]
+        if session.peers:
+            contenders += [session.peers.get(name) for name in CACHED_PEERS]
+            claims += [Claim(full.name, CACHED_PEERS, ""), Claim(disk.name, CACHED_PEERS[1:], "")]
         what = f"One trainer or four, batches of 32, from the third epoch on. {workload}."
         result = session.rates("cache", what, [(one, task) for one in contenders], claims=claims)
     if session.peers:
