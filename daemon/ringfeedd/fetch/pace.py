@@ -55,6 +55,10 @@ GROWTH: Final = 0.03
 MOST_GROWTH: Final = 1.0
 """By which part a pace grows at a look."""
 
+NEAR: Final = 0.5
+CAREFUL_ANSWERS: Final = 80
+"""Above this part of the pace that was cut the growth is not doubled before so many answers."""
+
 PATIENCE: Final = 8
 """After so many looks without a cut a single refusal does not slow the growth."""
 
@@ -104,7 +108,7 @@ class Pace:
         self.confirmed = False
         self.random = 0.0
         self._next_at = self._waited_at = -math.inf
-        self._growth, self._looks = GROWTH, 0
+        self._growth, self._looks, self._careful = GROWTH, 0, 0
         self._refused_part = 0.0
         # A trial: cuts that are left, and the part that was refused before the first.
         self._trial_cuts, self._before = 0, 0.0
@@ -250,7 +254,7 @@ class Pace:
         if pace <= self._pace_before / 2 and refused >= max(LEAST_MANY, MANY * answers):
             self.random, pace = refused / answers, self._pace_before
         elif part > IGNORED + SPARE * self.random:
-            self._growth, self._after_cut, self._looks = GROWTH, True, 0
+            self._growth, self._after_cut, self._looks, self._careful = GROWTH, True, 0, CAREFUL_ANSWERS
             pace = self._cut(pace, span_s)
         self._set(pace, now)
 
@@ -258,8 +262,12 @@ class Pace:
         part, excess = self._refused / self._requests, self._excess
         self._learn(part)
         self._looks += 1
+        self._careful -= self._requests
         well = part <= self.random or (self._looks > PATIENCE and excess < 1)
-        self._growth = min(MOST_GROWTH, 2 * self._growth) if well else GROWTH
+        if well and (self._careful <= 0 or pace < NEAR * self._pace_before):
+            self._growth = min(MOST_GROWTH, 2 * self._growth)
+        else:
+            self._growth = GROWTH
         self._set(pace * (1 + self._growth) if self.bounds(now) else pace, now)
         self._excess = excess
 
