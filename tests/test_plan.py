@@ -57,7 +57,7 @@ def test_ranks_blocks_partition_an_epoch(share):
         read: list[int] = []
         for rank in ranks(plan):
             blocks, after = blocks_of_epoch(rank, place, epoch)
-            read += [b.position + i for b in blocks if not b.repeated for i in range(b.count)]
+            read += [b.position + i for b in blocks if not b.repeated for i in range(b.pairs)]
         left = plan.epochs.length(epoch) - start
         expected = left - left % plan.round_pairs if plan.drop_last else left
         assert sorted(read) == list(range(start, start + expected))
@@ -88,7 +88,7 @@ def test_a_blocks_place_matches_its_computation(share):
         for _ in range(8):
             block = rank.block(here)
             assert block.seq == seq(block.epoch, block.position)
-            assert block.position + block.count <= plan.epochs.length(block.epoch)
+            assert block.position + block.pairs <= plan.epochs.length(block.epoch)
             assert block.next.seq == seq(block.next.epoch, block.next.position)
             here = block.next
 
@@ -121,7 +121,7 @@ def test_only_a_short_last_round_repeats_a_pair(share):
         too_few = not plan.drop_last and 0 < in_last < plan.world_size
         assert blocks[-1].repeated == (too_few and rank.rank >= in_last)
         if blocks[-1].repeated:
-            assert (blocks[-1].count, blocks[-1].position) == (1, length - 1)
+            assert (blocks[-1].pairs, blocks[-1].position) == (1, length - 1)
 
 
 @given(shares())
@@ -130,7 +130,7 @@ def test_a_partial_round_is_spread_evenly(share):
     plan, place = share
     epoch = first_epoch(plan, place)
     last = [blocks_of_epoch(rank, place, epoch)[0][-1] for rank in ranks(plan)]
-    own = [0 if block.repeated else block.count for block in last]
+    own = [0 if block.repeated else block.pairs for block in last]
     assert max(own) - min(own) <= 1
 
 

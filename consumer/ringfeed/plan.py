@@ -9,33 +9,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from ringfeed.epochs import Epochs
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a round begins in the stream: the ``position``-th pair of ``epoch`` has number ``seq``."""
+class Place(NamedTuple):
+    """Where a round begins in the stream: the ``position``-th pair of ``epoch`` has number ``seq``.
+
+    A tuple, as `Block` is, since a frozen dataclass takes four times as long to make, and each batch makes one of both.
+    """
 
     seq: int
     epoch: int
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """What one rank reads in one round.
 
     Attributes:
         seq: number of the block's first pair.
-        count: pairs in the block, at least 1.
+        pairs: in the block, at least 1.
         epoch, position: of the block's first pair.
         repeated: the rank has no pair of its own in this round; its one pair is another rank's.
         next: where the following round begins.
     """
 
     seq: int
-    count: int
+    pairs: int
     epoch: int
     position: int
     repeated: bool
@@ -44,7 +46,7 @@ class Block:
     @property
     def end(self) -> int:
         """Number of the pair after the block's last."""
-        return self.seq + self.count
+        return self.seq + self.pairs
 
 
 @dataclass(frozen=True)

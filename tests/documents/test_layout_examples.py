@@ -78,7 +78,7 @@ def test_the_documented_rounds_are_the_plans(lengths, ranks, batch_size, drop_la
         for _ in range(12):
             ours = plan.block(place)
             following = (ours.next.seq, ours.next.epoch, ours.next.position)
-            expected = Block(ours.seq, ours.count, ours.epoch, ours.position, not ours.repeated, following)
+            expected = Block(ours.seq, ours.pairs, ours.epoch, ours.position, not ours.repeated, following)
             assert PAGE.block(facts, request, (place.seq, place.epoch, place.position)) == expected
             place = ours.next
 

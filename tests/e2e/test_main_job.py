@@ -131,7 +131,7 @@ def test_drop_last_ends_all_ranks_at_one_step(store, ring):
 def test_a_batch_lies_in_the_ring(store, ring):
     """Its arrays keep it."""
     with serve(store, ring), ringfeed.attach(f"{ring}-train", batch_size=4, drop_last=False) as reader:
-        field = np.frombuffer(reader._attachment.data.image.buffer, np.uint8)
+        field = np.frombuffer(reader._delivery.attachment.data.image.buffer, np.uint8)
         first = next(iter(reader))
         assert np.shares_memory(first.image, field)
         assert first.image.ctypes.data == field.ctypes.data
@@ -189,7 +189,7 @@ def test_slots_without_page_size_copy_wrapping_batches_only(store, ring, bucket)
         ringfeed.attach(f"{ring}-train", batch_size=6, drop_last=False) as reader,
     ):
         assert not reader.descriptor.geometry.mirrored
-        field = np.frombuffer(reader._attachment.data.image.buffer, np.uint8)
+        field = np.frombuffer(reader._delivery.attachment.data.image.buffer, np.uint8)
         in_place = []
         for _ in range(3):
             for batch in reader:

@@ -29,8 +29,10 @@ def take(cursor, blocks):
     positions = []
     while len(positions) < blocks and cursor.block.epoch == epoch:
         positions.append(cursor.block.position)
-        before = cursor.take()
-        cursor.look = before.place if before.first else None
+        if cursor.take():
+            cursor.begin_look()
+        else:
+            cursor.look = None
     return epoch, positions
 
 
@@ -61,8 +63,8 @@ def test_only_a_look_is_taken_back():
 def test_a_block_without_batch_is_still_next():
     stands = cursor()
     take(stands, 2)
-    before = stands.take()
-    stands.undo(before)
+    stands.take()
+    stands.undo()
     assert stands.block.position == 4
     assert stands.broken_off
 
@@ -70,8 +72,9 @@ def test_a_block_without_batch_is_still_next():
 def test_after_a_lost_first_block_another_is_first():
     stands = cursor()
     stands.begin()
-    stands.lose(stands.take())
-    assert stands.take().first
+    assert stands.take()
+    stands.lose()
+    assert stands.take()
 
 
 @pytest.mark.parametrize(("taken", "epoch", "place", "begins"), [(0, 0, None, 0), (2, 1, None, 1), (2, 0, (0, 0), 0)])
@@ -139,7 +142,7 @@ def test_turns_use_the_order_up_without_a_gap(length, ranks, workers, drop_last)
         for worker in range(workers):
             turn = range(worker * ranks, (worker + 1) * ranks)
             blocks = [Plan(whole.epochs, world, rank, BATCH, drop_last).block(place) for rank in turn]
-            used += sum(block.count for block in blocks if not block.repeated)
+            used += sum(block.pairs for block in blocks if not block.repeated)
             if (stands := Turn(whole, turn).stands_after(place)) is not None and stands.epoch == 0:
                 assert stands.position == used
         place = whole.block(place).next

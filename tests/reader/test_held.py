@@ -410,8 +410,9 @@ def test_what_a_batch_keeps_is_only_itself(served):
         sizes = batch.image.nbytes + batch.label.nbytes
         for one in islice(batches, 8):
             del one
-        former = [m for rows in (reader._attachment.data.image, reader._attachment.data.label) for m in rows._mappings]
-        assert len(former) == 2, "of either field one, the new one"
+        data = reader._delivery.attachment.data
+        mappings = [mapping for rows in (data.image, data.label) for mapping in rows._mappings]
+        assert len(mappings) == 2, "of either field one, the new one"
         copied = private_bytes(batch.image) + private_bytes(batch.label)
     assert copied <= sizes + 4 * 4096
 
@@ -485,9 +486,9 @@ def test_a_late_write_reaches_no_later_batch(served):
         batch, following = next(batches), next(batches)  # until the second is asked for, the first is only looked at
         image = batch.image
         batch.release()
-        wait_until(lambda: reader._attachment.control.published >= 16 + BATCH)
+        wait_until(lambda: reader._delivery.attachment.control.published >= 16 + BATCH)
         following = next(batches)
-        assert reader._attachment.data.clean_until >= 16 + BATCH
+        assert reader._delivery.attachment.data.clean_until >= 16 + BATCH
         write_through(image, 9)
         del following
         for one in islice(batches, 6):

@@ -31,7 +31,7 @@ def test_a_readers_early_end_costs_only_its_place(reading):
         service.begin(served.pool)
         step(service)
         assert len(service.groups) == 1
-        reader._attachment.detach(Leaving.NO)  # as if it had been killed, between two looks
+        reader._delivery.attachment.detach(Leaving.NO)  # as if it had been killed, between two looks
         now += 1.0
         step(service)  # which lets go of the former daemon's segment, and asks once more who lives
         assert len(service.expected) == 0

@@ -232,7 +232,7 @@ class Restarting(RuleBasedStateMachine):
             block = reader.plan.block(self.place(reader))
             if block.end > self.ring.published:
                 break
-            pairs = {(block.epoch, block.position + i) for i in range(0 if block.repeated else block.count)}
+            pairs = {(block.epoch, block.position + i) for i in range(0 if block.repeated else block.pairs)}
             assert block.seq >= self.ring.floor, "a pair was read that may be overwritten"
             assert not pairs & self.delivered[reader.group], "a pair was given twice"
             self.delivered[reader.group] |= pairs

@@ -234,7 +234,7 @@ class ComingAndGoing(RuleBasedStateMachine):
 
     def note_delivered(self, name: str, block: Block) -> None:
         assert self.ring.place(block.seq) == Place(block.seq, block.epoch, block.position), "the two sides differ"
-        assert block.position + block.count <= self.ring.epochs.length(block.epoch)
+        assert block.position + block.pairs <= self.ring.epochs.length(block.epoch)
         pairs = set() if block.repeated else set(range(block.seq, block.end))
         assert not self.references[name].delivered & pairs, "a pair was given to a group twice"
         self.references[name].delivered |= pairs

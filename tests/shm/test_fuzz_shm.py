@@ -186,7 +186,7 @@ def test_any_slot_records_give_batches_or_a_sentence(served, data):
     reader = attached(served)
     try:
         with garbled(served, writes), contextlib.suppress(RingfeedError):
-            reader._restart_s = 0
+            reader._delivery._restart_s = 0
             batch = next(iter(reader))
             assert len(batch.ids) == len(batch.image) == 2
             del batch

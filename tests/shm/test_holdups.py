@@ -153,8 +153,8 @@ def test_a_wait_uses_the_clock_that_began_it(caplog):
             ringfeed.attach(served.name, batch_size=4, group="fast") as fast,
         ):
             next(iter(slow))
-            fast._attachment.page[Lane.TAKEN] = fast._attachment.page[Lane.RELEASED] = SLOTS
-            fast._attachment.page[Lane.WAITING_SINCE_NS] = time.monotonic_ns() - int(12e9)
+            fast._delivery.attachment.page[Lane.TAKEN] = fast._delivery.attachment.page[Lane.RELEASED] = SLOTS
+            fast._delivery.attachment.page[Lane.WAITING_SINCE_NS] = time.monotonic_ns() - int(12e9)
             wait_until(lambda: report(served.service) or "for 12 s now" in caplog.text, 5)
 
 
@@ -268,8 +268,8 @@ def test_a_stuck_consumer_appears_in_log_and_status(moved, word, caplog):
         served.service._consumers_clock = time.monotonic_ns
         with turning(served), ringfeed.attach(served.name, batch_size=4, group="mute") as mute:
             if moved is not None:
-                mute._attachment.page[moved] = SLOTS
-            page = served.memory.lanes[mute._attachment.lane]
+                mute._delivery.attachment.page[moved] = SLOTS
+            page = served.memory.lanes[mute._delivery.attachment.lane]
             page[Lane.ANSWERED_NS] -= int(7e9)
             wait_until(lambda: report(served.service) or f"its word {word} has not moved" in caplog.text, 5)
             assert f"its word {word} has not moved" in ring_status(served.name).held_up

@@ -97,7 +97,7 @@ def test_an_epoch_of_one_batch_allows_a_look():
 def test_the_daemon_keeps_a_looks_slots(served):
     """Its reader asks for no more."""
     with ringfeed.attach(served.name, batch_size=2) as reader:
-        page = reader._attachment.page
+        page = reader._delivery.attachment.page
         next(iter(reader))
         assert (page[Lane.TAKEN], page[Lane.RELEASED]) == (2, 0)
         batches = iter(reader)

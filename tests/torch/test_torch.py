@@ -68,7 +68,7 @@ def batch(ring):
 def test_a_batchs_tensor_is_the_rings_own_memory(ring, folder):
     dataset = RingDataset(ring, batch_size=4, fields=("image", "label", "ids"))
     image, label, pair_ids = next(iter(DataLoader(dataset, batch_size=None)))
-    field = np.frombuffer(dataset.reader._attachment.data.image.buffer, np.uint8)
+    field = np.frombuffer(dataset.reader._delivery.attachment.data.image.buffer, np.uint8)
     assert field.ctypes.data <= image.data_ptr() < field.ctypes.data + field.nbytes
     assert image.shape == (4, 3, HEIGHT, WIDTH)
     assert image.is_contiguous(memory_format=torch.channels_last)

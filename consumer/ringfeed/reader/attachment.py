@@ -195,15 +195,20 @@ class Attachment:
                 f"same state once that is over, or pass wait=True."
             )
 
+    @property
+    def outdated(self) -> bool:
+        """Whether a refresh has changed the catalog since the last look; asked for each batch."""
+        return self.control.words[State.CATALOG_CHANGES >> 3] > self.descriptor.catalog_changes
+
     def new_catalogs(self) -> int:
         """How many refreshes changed the catalog since the last look; ``descriptor`` and ``plan`` are the new ones.
 
         Raises:
             DaemonGoneError: the descriptor is another daemon's already, or gone.
         """
-        known = self.descriptor.catalog_changes
-        if self.control.word(State.CATALOG_CHANGES) <= known:
+        if not self.outdated:
             return 0
+        known = self.descriptor.catalog_changes
         try:
             descriptor = read_descriptor(self.descriptor.ring)
         except (DaemonNotRunningError, OtherVersionError) as error:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ringfeed.errors import ReleasedError
+from ringfeed.errors import ReleasedError, SlotOverwrittenError
 from ringfeed.plan import Block
+from ringfeed.reader.attachment import Attachment
 from ringfeed.reader.fields import Pixels
 from ringfeed.reader.lease import Lease
-from ringfeed.reader.records import Records
+from ringfeed.reader.records import Records, Sizes
 
 
 class Batch:
@@ -47,7 +48,7 @@ class Batch:
             self.ids, self.valid = records.ids(), records.valid()
 
     def __len__(self) -> int:
-        return self._block.count
+        return self._block.pairs
 
     def __repr__(self) -> str:
         held = "released" if self._image is None else "copied" if self._lease is None else "leased"
@@ -134,3 +135,41 @@ def _with(attributes: dict[str, Any]) -> Batch:
     batch = Batch.__new__(Batch)
     batch.__dict__.update(attributes)
     return batch
+
+
+def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool) -> Batch:
+    """The batch of a block that is published and leased; its arrays hold the lease, unless they are copies.
+
+    Raises:
+        SlotOverwrittenError: the slots hold other pairs; see `Records`.
+    """
+    records = Records(attachment.control, block)
+    first = block.seq % attachment.geometry.slots
+    data = attachment.data
+    if not copy and block.seq + block.pairs > data.clean_until:
+        data.clean(block.seq, block.pairs, attachment.control.published)
+    image = data.image.read(first, block.pairs, copy=copy)
+    label = data.label.read(first, block.pairs, copy=copy)
+    if not copy:
+        lease.hold(image, label, before_move=records.keep)
+    native = attachment.descriptor.identity.fit == "native"
+    return Batch(
+        _crop(image, records.image_sizes) if native else image,
+        _crop(label, records.label_sizes) if native else label,
+        block=block,
+        records=records,
+        lease=None if copy else lease,
+    )
+
+
+def _crop(rows: Pixels, sizes: Sizes) -> list[Pixels]:
+    """The pairs of a native batch at their own sizes; each lies densely at its row's start."""
+    views = []
+    for row, (height, width) in zip(rows, sizes.tolist(), strict=True):
+        channels = row.shape[2:]
+        if height * width * int(np.prod(channels)) > row.size:
+            raise SlotOverwrittenError(
+                f"A slot's record says {height}x{width} pixels, which is more than a slot holds; restart the daemon."
+            )
+        views.append(row.reshape(-1)[: height * width * int(np.prod(channels))].reshape(height, width, *channels))
+    return views

@@ -31,7 +31,7 @@ class Records:
             SlotOverwrittenError: the slots hold other pairs, which a daemon that keeps the protocol lets happen to none
                 but readers that skip.
         """
-        slots, table, seq, count = control.geometry.slots, control.slot_table, block.seq, block.count
+        slots, table, seq, count = control.geometry.slots, control.slot_table, block.seq, block.pairs
         first = seq % slots
         if first + count <= slots:
             rows = table[first : first + count]
@@ -54,7 +54,7 @@ class Records:
         if self._kept is not None:
             return self._kept[1]
         if self._block.repeated:
-            return np.zeros(self._block.count, np.bool_)
+            return np.zeros(self._block.pairs, np.bool_)
         return (self._rows[:, SlotRecord.FLAGS] & _VALID).astype(np.bool_)
 
     def ids(self) -> list[str]:

@@ -15,6 +15,8 @@ from ringfeed.reader.fields import Pixels
 from ringfeed.torch.tensor import over_ring, plain
 
 PIXELS: Final = ("image", "label")
+_HWC_AS_CHW: Final = (2, 0, 1)
+_BHWC_AS_BCHW: Final = (0, 3, 1, 2)
 FIELDS: Final = ("image", "label", "valid", "ids", "epoch", "positions")
 
 
@@ -61,10 +63,9 @@ class Items:
         return item if self.batch_transform is None else self.batch_transform(item)
 
     def _tensor(self, pixels: Pixels | list[Pixels]) -> Any:  # noqa: ANN401  # a tensor or a list of them
+        make = plain if self.copy else over_ring
         if isinstance(pixels, list):
-            return [self._over(array, (2, 0, 1) if array.ndim == 3 else None) for array in pixels]
-        return self._over(pixels, (0, 3, 1, 2) if pixels.ndim == 4 else None)
-
-    def _over(self, array: Pixels, axes: tuple[int, ...] | None) -> torch.Tensor:
-        tensor = plain(array, axes) if self.copy else over_ring(array, axes)
+            pairs = [make(array, _HWC_AS_CHW if array.ndim == 3 else None) for array in pixels]
+            return pairs if self.channels_last else [pair.contiguous() for pair in pairs]
+        tensor = make(pixels, _BHWC_AS_BCHW if pixels.ndim == 4 else None)
         return tensor if self.channels_last else tensor.contiguous()

@@ -113,7 +113,7 @@ def over_ring(array: np.ndarray[Any, Any], axes: tuple[int, ...] | None) -> torc
     if isinstance(array.base, np.ndarray):  # a pair of a native batch
         array.base.setflags(write=True)
     array.setflags(write=True)
-    return plain(array, axes).as_subclass(RingTensor)
+    return torch.from_numpy(array if axes is None else array.transpose(axes)).as_subclass(RingTensor)
 
 
 def plain(array: np.ndarray[Any, Any], axes: tuple[int, ...] | None) -> torch.Tensor:

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ringfeed.plan import Place, Plan
-
-
-@dataclass(frozen=True, slots=True)
-class Before:
-    """What a cursor was before it took a block."""
-
-    place: Place
-    broken_off: bool
-    first: bool
 
 
 class Cursor:
@@ -45,6 +36,7 @@ class Cursor:
         self._next_epoch_chosen = False
         self._ended_epoch: int | None = None
         self.stand(plan, place)
+        self._before = place, False, False
         self.joined: Place | None = None
         if may_join_midway:
             self.join()
@@ -103,23 +95,29 @@ class Cursor:
         self.broken_off = broken_off and self.place.epoch == before.epoch
         return self.place.seq - before.seq
 
-    def take(self) -> Before:
-        """Take the next block."""
-        before, block = Before(self.place, self.broken_off, self._first), self.block
+    def take(self) -> bool:
+        """Take the next block; return whether it is the first of its iteration."""
+        block, first = self.block, self._first
+        self._before = self.place, self.broken_off, first
         self.place = block.next
         self.block = self.plan.block(block.next)
         self.broken_off = self.block.epoch == block.epoch
         self._first = self._next_epoch_chosen = False
-        return before
+        return first
 
-    def undo(self, before: Before) -> None:
+    def undo(self) -> None:
         """Give back the block that was taken last: its batch was not delivered."""
-        self.stand(self.plan, before.place)
-        self.broken_off, self._first = before.broken_off, before.first
+        place, self.broken_off, self._first = self._before
+        self.stand(self.plan, place)
 
-    def lose(self, before: Before) -> None:
+    def lose(self) -> None:
         """Count the block that was taken last as lost: the next one may be the iteration's first."""
-        self._first, self.look = before.first, None
+        _, _, self._first = self._before
+        self.look = None
+
+    def begin_look(self) -> None:
+        """Let the block that was taken last be one that may be taken back."""
+        self.look, _, _ = self._before
 
     def take_back(self) -> bool:
         """Return to where the latest iteration began, if that was a look; return whether it was."""
@@ -191,5 +189,5 @@ class Turn:
             return None
         block = self._last.block(place)
         if self._last.rank < self._last.world_size - 1 and not block.repeated and block.end < block.next.seq:
-            return Place(block.end, block.epoch, block.position + block.count)
+            return Place(block.end, block.epoch, block.position + block.pairs)
         return block.next
