@@ -368,7 +368,7 @@ def test_status_of_a_hanging_daemon_exits_with_3(capsys):
 
 def test_a_reader_that_has_enough_is_no_error():
     ringfeed_in_a_pipe = f'{shlex.join(RINGFEED)} "$@" | head -n 1'
-    with served_ring() as served:
+    with served_ring() as served, turning(served):
         fail_pairs(served, 900)  # more than a pipe holds
         for command in (
             ["errors", served.name],

@@ -318,6 +318,7 @@ def test_the_dataloader_feeds_a_device_with_pillows_pixels(workload, tmp_path):
 
 @needs_nginx
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_it_runs_with_main_memory_as_gpu(tmp_path, rings):
     """And leaves nothing."""
     session, said = session_over(Somewhere(str(tmp_path / "data" / "made")), tmp_path)
