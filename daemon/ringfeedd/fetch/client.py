@@ -11,13 +11,15 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import BadPairError
+from ringfeedd.fetch.clock import Clock, Timer
 from ringfeedd.fetch.download import OVERLOADED, RATE_LIMITED, Download, OnFetched, PairDownload, Stage
 from ringfeedd.fetch.health import RequestCounts, StoreReport, StoreState
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
+from ringfeedd.fetch.silence import Silence
 from ringfeedd.fetch.window import Window
 from ringfeedd.storage.base import ObjectInfo, OnEnd, Reading, Source, SourceError
 from ringfeedd.system.histogram import FETCH_BOUNDS_S, Histogram
@@ -32,10 +34,8 @@ SECOND_AFTER_MEDIANS: Final = 4.0
 SECONDS_PART: Final = 0.05
 """Of all requests, for objects that are not waited for yet."""
 
-SILENT_S: Final = 5.0
-SILENT_MEDIANS: Final = 8.0
 SILENT_REQUESTS: Final = 5
-"""Without anything from the store, with so many requests under way, after which it counts as unreachable."""
+"""So many silent requests at a time are a silent store; of fewer, each may be late by itself."""
 
 INTERNAL: Final = "internal"
 """The cause of a defect of ours, which says nothing about the store."""
@@ -47,26 +47,6 @@ LIMIT_SHOWN_S: Final = 10.0
 
 LEAST_SHOWN_PER_S: Final = 0.1
 """Of a limit; 0 would say that there is none."""
-
-
-class Timer(Protocol):
-    """What `Clock.call_later` gives."""
-
-    def cancel(self) -> None:
-        """Do not call."""
-        ...
-
-
-class Clock(Protocol):
-    """What is used of an event loop."""
-
-    def time(self) -> float:
-        """Seconds, monotonic."""
-        ...
-
-    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
-        """Call `callback` after `delay` seconds."""
-        ...
 
 
 class StoreClient:
@@ -122,8 +102,8 @@ class StoreClient:
         self._timer_at = math.inf
         self._looking: Timer | None = None
         self._look_due = 0.0
-        self._heard_at = self._clock.time()
-        self._received = self._slow = self._silences = 0
+        self._silence = Silence(self._clock.time())
+        self._slow = 0
         self._cause = ""
         self._told_to_wait_until = -math.inf
         self._requests = self._limited = self._seconds = self._seconds_won = 0
@@ -145,7 +125,7 @@ class StoreClient:
     @property
     def probe_s(self) -> float:
         """Seconds after which an attempt is cut while nothing is answered."""
-        return min(self.policy.read_timeout_s, self._silent_s())
+        return min(self.policy.read_timeout_s, self._silent_after_s())
 
     def report(self) -> StoreReport:
         """Return the numbers that status, metrics and tests read."""
@@ -251,7 +231,8 @@ class StoreClient:
     def ended(self) -> float:
         """Take note of the end of a request; the time."""
         self.under_way -= 1
-        self._heard_at = now = self._clock.time()
+        now = self._clock.time()
+        self._silence.broken(now)
         return now
 
     def note(self, error: SourceError, began: float, now: float) -> None:
@@ -356,7 +337,7 @@ class StoreClient:
         self._looking = None
         now = self._clock.time()
         if now - self._look_due > LOOK_S:  # this process stood still: what came meanwhile was not looked at
-            self._heard_at = now
+            self._silence.broken(now)
         else:
             for download in list(self.flying):
                 download.look(now)
@@ -366,34 +347,28 @@ class StoreClient:
             self._look_for_silence(now)
         self.pump()
 
-    def _silent_s(self) -> float:
-        """How long silence is usual; a store that has not answered yet may be a slow one."""
-        usual_s = self.window.usual_s()
-        if usual_s is None:
-            return min(self.policy.read_timeout_s, SILENT_S * 2.0 ** min(self._silences, 10))
-        return max(SILENT_S, SILENT_MEDIANS * usual_s)
+    def _silent_after_s(self) -> float:
+        return self._silence.after_s(self.window.usual_s(), self.policy.read_timeout_s)
 
     def _look_for_silence(self, now: float) -> None:
         """See whether all that is under way is silent; then it is begun again, one at a time."""
-        reading, silent_s = self._witness_reading, self._silent_s()
-        if reading is not None and now - self._witness_began > silent_s:
+        silence, reading, after_s = self._silence, self._witness_reading, self._silent_after_s()
+        if reading is not None and now - self._witness_began > after_s:
             self._witness_reading = None
             self.stop(reading)
-            self._silences += 1
+            silence.count += 1
             error = SourceError("The store is silent.", cause="timeout", retryable=True)
             self.note(error, self._witness_began, now)
-        if self.window.down or not self.flying or now - self._heard_at < silent_s:
+        if self.window.down or not self.flying:
             return
-        received = sum(download.received for download in self.flying)
-        if received != self._received:
-            self._received, self._heard_at = received, now
+        if not silence.lasts(now, after_s, sum(download.received for download in self.flying)):
             return
-        self._silences += 1
-        if len(self.flying) >= SILENT_REQUESTS:  # of fewer, each may be late by itself
+        silence.count += 1
+        if len(self.flying) >= SILENT_REQUESTS:
             self._cause = "timeout"
-            self.window.silent(now, self._heard_at)
+            self.window.silent(now, silence.since)
         for download in list(self.flying):
-            download.cut_silent(now, now - silent_s)
+            download.cut_silent(now, now - after_s)
 
 
 async def fetch_pair(client: StoreClient, pair: Pair) -> Fetched:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import BadPairError
+from ringfeedd.fetch.clock import Timer
 from ringfeedd.fetch.policy import Fetched
 from ringfeedd.fetch.verify import GZIP_MAGIC, unpacked, verify
 from ringfeedd.storage.base import ObjectInfo, Reading, SourceError
 
 if TYPE_CHECKING:
-    from ringfeedd.fetch.client import StoreClient, Timer
+    from ringfeedd.fetch.client import StoreClient
 
 SLOW_S: Final = 10.0
 """Over which the bytes of an attempt are counted."""
