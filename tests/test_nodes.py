@@ -208,9 +208,9 @@ CONTRADICTIONS = {
     },
     "node_rank 2 is out of range": {"SLURM_NODEID": "2", "SLURM_NNODES": "2"},
     "num_nodes 0 is out of range": {"SLURM_NODEID": "0", "SLURM_NNODES": "0"},
-    "NNODES='1:4', which is no number": {"NODE_RANK": "0", "NNODES": "1:4"},
-    "NODE_RANK='-1', which is no number": {"NODE_RANK": "-1", "NNODES": "2"},
-    "which is no number": {"NODE_RANK": "9" * 5000, "NNODES": "2"},
+    "NNODES='1:4', which is not a number": {"NODE_RANK": "0", "NNODES": "1:4"},
+    "NODE_RANK='-1', which is not a number": {"NODE_RANK": "-1", "NNODES": "2"},
+    "which is not a number": {"NODE_RANK": "9" * 5000, "NNODES": "2"},
 }
 
 

@@ -24,7 +24,7 @@ class AttachRefusedError(RingfeedError):
 
 
 class StateMismatchError(RingfeedError, ValueError):
-    """A resume state is of another catalog, seed or order than the ring, or is no state at all."""
+    """A resume state is of another catalog, seed or order than the ring, or is not a state at all."""
 
 
 class NotTrustedError(RingfeedError):

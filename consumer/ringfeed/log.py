@@ -10,7 +10,7 @@ TELL_AFTER_S: Final = 3.0
 
 def warn(message: str, *arguments: object) -> None:
     """Log a warning as ``ringfeed``, at the line that called the caller."""
-    import logging  # noqa: PLC0415  # a tenth of what importing this package costs, for who never waits
+    import logging  # noqa: PLC0415  # a tenth of what importing this package costs, for a process that never waits
 
     logging.getLogger("ringfeed").warning(message, *arguments, stacklevel=3)
 

@@ -1,4 +1,4 @@
-"""Who reads what: from epoch length, ranks and batch size to the blocks of the stream. Pure.
+"""Which rank reads which blocks: from epoch length, ranks and batch size to the blocks of the stream. Pure.
 
 A group's pass over the stream is a sequence of *rounds*. In a full round each of ``world_size`` ranks reads one block
 of ``batch_size`` consecutive pairs, rank r the r-th block. What is left at an epoch's end is dropped, or spread over

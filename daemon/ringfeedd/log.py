@@ -26,7 +26,7 @@ PERIOD_S: Final = 60.0
 """So many lines of one kind are written in so long; further ones are counted."""
 
 _PRIORITIES: Final = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
-"""Of syslog, by level."""
+"""The priorities of syslog, by level."""
 
 _VARYING: Final = re.compile(r"\d+(?:\.\d+)?|'[^']*'|\"[^\"]*\"")
 _MOST_KINDS: Final = 1000

@@ -172,7 +172,7 @@ def detect_nodes(environ: Mapping[str, str], num_nodes: int | None = None) -> No
         num_nodes: how many machines there are, where that is known: Kubernetes tells each its number only.
 
     Raises:
-        ConfigError: a value is no number in its range, or two of them contradict each other or ``num_nodes``.
+        ConfigError: a value is not a number in its range, or two of them contradict each other or ``num_nodes``.
     """
     found: dict[str, Nodes] = {}
     for rank_name, count_name in _LAUNCHERS:
@@ -204,7 +204,7 @@ def _number(environ: Mapping[str, str], name: str) -> int:
     text = environ[name]
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ConfigError(
-            f"the environment has {name}={text!r}, which is no number; give the numbers: --num-nodes N --node-rank R"
+            f"the environment has {name}={text!r}, which is not a number; give the numbers: --num-nodes N --node-rank R"
         )
     return int(text)
 

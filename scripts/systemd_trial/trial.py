@@ -256,7 +256,7 @@ class Trial:
         self.say(f"SIGSTOP: the watchdog ends it after {took:.1f} s, all ranks read on {seconds:.1f} s later")
 
     def reload(self) -> None:
-        """New pairs come in with a reload, which is no restart."""
+        """New pairs come in with a reload, without a restart."""
         main = self.show("ringfeed", "MainPID")
         bucket = self.machine.root / "srv/bucket/my-bucket"
         write_pairs(bucket, range(PAIRS, PAIRS + ADDED))

@@ -63,7 +63,7 @@ def test_an_invalid_file_is_skipped(folder, tmp_path, caplog):
     assert len(list(cache_in(tmp_path))) == 1
     path.chmod(0o666)
     assert list(cache_in(tmp_path)) == []
-    assert "is passed over: it is no plain file of this user" in caplog.text
+    assert "is passed over: it is not a plain file of this user" in caplog.text
 
 
 def test_the_latest_listings_are_kept_and_no_more(tmp_path):

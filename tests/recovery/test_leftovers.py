@@ -334,7 +334,8 @@ def test_a_doorbell_that_is_none_is_a_sentence(bell):
         path.write_bytes(b"no semaphore")
         story = "import sys, ringfeed\nringfeed.attach(sys.argv[1], batch_size=2)"
         said, _ = trainer(story, served.name).communicate(timeout=20)
-        assert said.splitlines()[-1] == f"ringfeed.errors.NotTrustedError: {path} is no semaphore; restart the daemon"
+        sentence = f"{path} is not a semaphore; restart the daemon"
+        assert said.splitlines()[-1] == f"ringfeed.errors.NotTrustedError: {sentence}"
 
 
 def test_a_reader_without_a_lane_learns_the_limit(monkeypatch):

@@ -169,7 +169,7 @@ def test_root_believes_only_users_that_are_configured(ring, monkeypatch, capsys)
         path = SHM / f"ringfeed.{ring}"
         with pytest.raises(
             NotTrustedError,
-            match=rf"{path} \(mode 0600, owner {NOBODY}, .*root believes only its own, .* run this as its owner",
+            match=rf"{path} \(mode 0600, owner {NOBODY}, .*root trusts only its own, .* run this as its owner",
         ):
             ringfeed.attach(ring, batch_size=2)
         for command in ("status", "refresh", "errors"):

@@ -243,7 +243,7 @@ def test_a_root_may_be_a_link_itself(folder, tmp_path):
 def test_a_fifo_is_no_object_and_hangs_nothing(folder):
     os.mkfifo(folder / "images" / "pipe.jpg")
     assert len(listed(folder)) == 5
-    with pytest.raises(SourceError, match="no regular file"):
+    with pytest.raises(SourceError, match="not a regular file"):
         read(folder, "images/pipe.jpg")
 
 

@@ -119,7 +119,7 @@ def test_faults_are_switched_while_it_runs():
                 get(address)
         with pytest.raises(urllib.error.HTTPError, match="400") as caught:
             control(server, "POST", b"odd")
-        assert b"is no kind of fault" in caught.value.read()
+        assert b"is not a kind of fault" in caught.value.read()
         assert control(server, "GET") == ["status", "status"]  # as they were
         assert control(server, "DELETE") == []
         assert get(url, alt="media") == b"content"

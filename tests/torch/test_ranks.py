@@ -142,7 +142,7 @@ def read_as_rank(rank, address, ring, pipe, kind, dataset):
         pytest.param("forkserver", "rank", marks=pytest.mark.slow),
     ],
 )
-def test_spawned_ranks_share_whoever_made_the_dataset(kind, made_by, tmp_path):
+def test_spawned_ranks_share_wherever_the_dataset_is_made(kind, made_by, tmp_path):
     name = f"t{uuid.uuid4().hex[:10]}"
     folder = write_folder(tmp_path / "set", PAIRS)
     context = multiprocessing.get_context("spawn")

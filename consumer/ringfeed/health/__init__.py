@@ -1,1 +1,1 @@
-"""What readers wait for: who holds a ring up, and what bounds it."""
+"""What readers wait for: which reader stalls a ring, and what bounds it."""

@@ -97,7 +97,7 @@ class Attached(Protocol):
 
     @property
     def absence(self) -> Absence | None:
-        """Who of its group is away."""
+        """The ranks of its group that are away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Evidence:
         store: how the store fares, as a clause with a verb.
         late_s, late_id: of the pair that the later ones wait for; 0 and empty where none is late.
         other: the daemon's other ring.
-        held_up: who holds the ring up at this moment, as a sentence; empty where none does.
+        held_up: the reader that stalls the ring at this moment, as a sentence; empty where none does.
         silent: whether that is a reader which has written nothing for long, though no reader waits for it.
         readers: those that are attached.
     """

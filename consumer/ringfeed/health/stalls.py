@@ -1,4 +1,4 @@
-"""Who holds a ring up: the reader for whose slots the others wait. Pure; a look at one moment is all that it needs."""
+"""What stalls a ring: the reader for whose slots the others wait. Pure; a look at one moment is all that it needs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Stall:
         return self.out_of_step or not self.holders or self.waited_s >= LASTS_S
 
     def sentence(self) -> str:
-        """Who holds up how many, for how long, and what to look at."""
+        """Which reader stalls how many, for how long, and what to look at."""
         others = (
             f"{self.waiting} {'reader waits' if self.waiting == 1 else 'readers wait'} for {self.waited_s:.0f} s now"
         )
@@ -124,7 +124,7 @@ class Stall:
 
 
 def hold_up(standings: Iterable[Standing], *, floor: int, published: int, slots: int) -> Stall | None:
-    """Who holds the others up at this moment; None where no reader waits, or they wait for the source.
+    """The reader that stalls the others at this moment; None where no reader waits, or they wait for the source.
 
     Args:
         floor: number of the first pair that any group may still read.

@@ -144,7 +144,7 @@ class Delivery:
         return batch
 
     def _refreshed(self, reader: Recipient) -> bool:
-        """Whether the catalog has changed, and the plan with it; to be asked before anything of a block is believed."""
+        """Whether the catalog has changed, and the plan with it; to be asked before anything of a block is used."""
         try:
             changes = self.attachment.new_catalogs()
         except DaemonGoneError as gone:

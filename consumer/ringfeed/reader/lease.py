@@ -102,7 +102,7 @@ class Leases:
         Args:
             released: told the number of the first pair that is still leased or not yet taken, whenever it changes.
             seq: that number now.
-            loosen: called before a lease ends whose arrays live and are no copies.
+            loosen: called before a lease ends whose arrays live and are not copies.
         """
         self._released = released
         self.loosen = loosen

@@ -50,7 +50,7 @@ class ResumeState:
         """Read a state, also one whose numbers have become NumPy's or one-element tensors in a checkpoint.
 
         Raises:
-            StateMismatchError: it is no state, or one of another version.
+            StateMismatchError: it is not a state, or one of another version.
         """
         if not isinstance(state, Mapping):
             raise StateMismatchError(
@@ -61,7 +61,7 @@ class ResumeState:
         values = {name: _plain(state.get(name)) for name in known}
         if values["version"] != STATE_VERSION:
             raise StateMismatchError(
-                f"This is no resume state of version {STATE_VERSION} (its version is {values['version']!r}): give "
+                f"This is not a resume state of version {STATE_VERSION} (its version is {values['version']!r}): give "
                 f"what state_dict() returned."
             )
         types = {"str": str, "int": int, "bool": bool}

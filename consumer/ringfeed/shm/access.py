@@ -1,4 +1,4 @@
-"""Trust: whose files in /dev/shm are believed to be a daemon's, in a folder where every user may make files."""
+"""Trust: whose files in /dev/shm are accepted as a daemon's, in a folder where every user may make files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Final
 from ringfeed.errors import NoAccessError
 
 USERS_VARIABLE: Final = "RINGFEED_TRUSTED_USERS"
-"""Names or uids of users whose rings this process believes, comma-separated."""
+"""Names or uids of users whose rings this process trusts, comma-separated."""
 
 USERS_FILE: Final = Path("/etc/ringfeed/trusted-users")
 """The same for every process of this machine, one on a line; trusted where root alone can write it."""
 
 SERVICE_USER: Final = "ringfeed"
-"""Made by scripts/install-systemd for the daemon; believed where it is a system user, which only root makes."""
+"""Made by scripts/install-systemd for the daemon; trusted where it is a system user, which only root makes."""
 
 _MOST_BYTES: Final = 1 << 16
 _FIRST_PERSON_UID: Final = 1000
@@ -28,11 +28,11 @@ def distrust(facts: os.stat_result, *, uid: int, gids: Collection[int], trusted:
     """Return why a file in a folder where every user may write is not trusted; None if it is.
 
     A user trusts its own files, root's, and those of its groups: no user can give a file to a group without being in
-    it. Root, who may open everything, believes no group's files: every member could plant one.
+    it. Root, who may open everything, trusts no group's files: every member could plant one.
 
     Args:
         uid, gids: of the process that asks.
-        trusted: users that are believed besides, see `trusted_uids`.
+        trusted: users that are trusted besides, see `trusted_uids`.
     """
     if not stat.S_ISREG(facts.st_mode):
         return "it is not a regular file"
@@ -41,14 +41,14 @@ def distrust(facts: os.stat_result, *, uid: int, gids: Collection[int], trusted:
     if facts.st_uid in (uid, 0) or facts.st_uid in trusted:
         return None
     if uid == 0:
-        return f"root believes only its own, and those of users named in {USERS_VARIABLE} or {USERS_FILE}"
+        return f"root trusts only its own, and those of users named in {USERS_VARIABLE} or {USERS_FILE}"
     if facts.st_gid in gids:
         return None
     return "it belongs to another user, and to no group that this process is in"
 
 
 def trusted_uids(environ: Mapping[str, str] = os.environ, file: Path = USERS_FILE) -> frozenset[int]:
-    """Return the users that this process, or this machine, is configured to believe.
+    """Return the users that this process, or this machine, is configured to trust.
 
     Names that this machine does not know are left out.
     """
@@ -84,7 +84,7 @@ def _uid(word: str) -> int | None:
 
 
 def remedy(facts: os.stat_result, uid: int) -> str:
-    """Return what to do about a file that is not believed.
+    """Return what to do about a file that is not trusted.
 
     Args:
         uid: of the process that asks.

@@ -113,7 +113,7 @@ class Descriptor:
             descriptor = cls(**facts)
             for name in ("ring", "generation", "split"):
                 if not isinstance(facts[name], str):
-                    raise TypeError(f"{name} is no text")
+                    raise TypeError(f"{name} is not a text")
             _whole("pid", descriptor.pid, 0)
             _whole("catalog_changes", descriptor.catalog_changes, 0)
             descriptor.epochs  # noqa: B018  # raises where they are none
@@ -173,7 +173,7 @@ def _read_catalog(facts: dict[str, Any]) -> ServedCatalog:
     _whole("since_epoch", catalog.since_epoch, 0)
     _whole("epoch_length", catalog.epoch_length, 1)
     if not isinstance(catalog.fingerprint, str):
-        raise TypeError("fingerprint is no text")
+        raise TypeError("fingerprint is not a text")
     return catalog
 
 

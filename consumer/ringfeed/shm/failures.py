@@ -89,7 +89,7 @@ class FailedPairs:
             for pair in listed.pairs:
                 _check_types(pair)
             if not all(type(count) is int for count in listed.causes.values()):
-                raise TypeError("causes are no counts")
+                raise TypeError("causes are not counts")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise NotTrustedError(
                 f"{trust.describe(path)} is not a list of failed pairs ({error}); install the same release of ringfeed "

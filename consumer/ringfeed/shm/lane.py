@@ -48,7 +48,7 @@ class Request:
         yields: does so once it has held them up for some seconds, until it reads on.
         resuming: goes on with a pass that a previous daemon served; others that do so may come at the same time.
         pid: for people; it decides nothing.
-        kin: who may go on at its place.
+        kin: the processes that may go on at its place.
     """
 
     group: str

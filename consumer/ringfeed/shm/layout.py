@@ -29,7 +29,7 @@ RING_BYTES: Final = 64
 MAX_LANES: Final = 1024
 MAX_UINT64: Final = 2**64 - 1
 MAX_SEQ: Final = 2**48
-"""Every pair's number is below it: nine years at a million pairs a second. A lane's larger number is not believed."""
+"""Every pair's number is below it: nine years at a million pairs a second. A lane's larger number is not accepted."""
 
 DAEMON_LOCK_BYTE: Final = 0
 FIRST_LANE_LOCK_BYTE: Final = 1
@@ -227,17 +227,17 @@ class Geometry:
 
     @property
     def slot_table_offset(self) -> int:
-        """Of the slot table in the control segment, in bytes."""
+        """Return the offset of the slot table in the control segment, in bytes."""
         return 2 * PAGE_BYTES
 
     @property
     def id_table_offset(self) -> int:
-        """Of the id table in the control segment, in bytes."""
+        """Return the offset of the id table in the control segment, in bytes."""
         return self.slot_table_offset + page_ceil(self.slots * SlotRecord.BYTES)
 
     @property
     def lanes_offset(self) -> int:
-        """Of the first lane's page in the control segment, in bytes."""
+        """Return the offset of the first lane's page in the control segment, in bytes."""
         return self.id_table_offset + page_ceil(self.slots * ID_BYTES)
 
     @property
@@ -256,7 +256,7 @@ class Geometry:
         return self.control_bytes + self.data_bytes
 
     def lane_offset(self, lane: int) -> int:
-        """Of one lane's page in the control segment, in bytes."""
+        """Return the offset of one lane's page in the control segment, in bytes."""
         return self.lanes_offset + lane * PAGE_BYTES
 
 

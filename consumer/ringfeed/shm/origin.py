@@ -38,7 +38,7 @@ def rank_words(rank: int, world_size: int, workers: int) -> str:
 
 
 STRANGER: Final = Kin()
-"""Of whom nothing is known."""
+"""A process of which nothing is known."""
 
 
 def number(*parts: object) -> int:

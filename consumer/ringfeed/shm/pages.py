@@ -33,7 +33,7 @@ _LIBC.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctyp
 _LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _MAP_FIXED: Final = 0x10
 MAP_NORESERVE: Final = 0x4000
-"""Of a private mapping, nothing is counted as used before it is written into."""
+"""Count nothing of a private mapping as used before it is written into."""
 _MREMAP_MAYMOVE: Final = 1
 _MREMAP_FIXED: Final = 2
 _FAILED: Final = ctypes.c_void_p(-1).value
@@ -187,7 +187,7 @@ def written(address: int, nbytes: int) -> bool:
 
 
 def _scan(fd: int, begin: int, end: int) -> bool:
-    """Return whether there is a page between two addresses that is no file's; the kernel stops at the first."""
+    """Return whether there is a page between two addresses that belongs to no file; the kernel stops at the first."""
     found = (ctypes.c_uint64 * 3)()  # where it is
     any_of, not_of = _SCAN_PRESENT | _SCAN_SWAPPED, _SCAN_OF_A_FILE
     request = bytearray(

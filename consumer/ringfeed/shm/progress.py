@@ -28,7 +28,7 @@ class Standing:
         skips: it never stalls other readers.
         yields: it does not for long.
         workers: of the DataLoader whose worker it is, which may have gone ahead of its loop; 0 where it is none.
-        absence: who of its group is away.
+        absence: the ranks of its group that are away.
         lane: its lane; -1 where that is not known.
     """
 

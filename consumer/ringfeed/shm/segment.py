@@ -119,7 +119,7 @@ def open_existing(name: str, *, writable: bool, own: bool = False) -> int:
     """Open a shared-memory file that exists, and check that no other user can have planted it.
 
     Args:
-        own: believe no other user's file, whatever its group.
+        own: trust no other user's file, whatever its group.
 
     Raises:
         FileNotFoundError: there is none.
@@ -147,16 +147,16 @@ def open_existing(name: str, *, writable: bool, own: bool = False) -> int:
     if why := distrust(facts) or ("it belongs to another user" if own and facts.st_uid != os.geteuid() else None):
         os.close(fd)
         raise NotTrustedError(
-            f"{path} {ownership(facts)} is not believed to be a daemon's: {why}; {trust.remedy(facts, os.geteuid())}"
+            f"{path} {ownership(facts)} is not trusted as a daemon's: {why}; {trust.remedy(facts, os.geteuid())}"
         )
     return fd
 
 
 def distrust(facts: os.stat_result) -> str | None:
-    """Return why this process does not believe a file in /dev/shm; None if it does."""
+    """Return why this process does not trust a file in /dev/shm; None if it does."""
     uid, gids = os.geteuid(), {os.getegid(), *os.getgroups()}
     why = trust.distrust(facts, uid=uid, gids=gids)
-    # whom else it believes is looked up only where that decides
+    # the other users that it trusts are looked up only where that decides
     return why and trust.distrust(facts, uid=uid, gids=gids, trusted=trust.trusted_uids())
 
 

@@ -42,7 +42,7 @@ FLOOD_PAUSE_S: Final = 0.01
 _AT_ONCE_NS: Final = 50_000
 
 _SEMAPHORE_BYTES: Final = 32
-"""Of libc's sem_t, glibc's and musl's, on 64-bit machines."""
+"""The size of libc's sem_t, glibc's and musl's, on 64-bit machines."""
 
 _ALL_SIGNALS: Final = signal.valid_signals()
 
@@ -96,12 +96,12 @@ class Doorbell:
         Raises:
             FileNotFoundError: it does not.
             NoAccessError: it belongs to others.
-            NotTrustedError: it is no semaphore.
+            NotTrustedError: it is not a semaphore.
         """
         try:
             facts = semaphore_path(name).lstat()
             if not stat.S_ISREG(facts.st_mode) or facts.st_size < _SEMAPHORE_BYTES:  # libc would map it, and die
-                raise NotTrustedError(f"{semaphore_path(name)} is no semaphore; restart the daemon")
+                raise NotTrustedError(f"{semaphore_path(name)} is not a semaphore; restart the daemon")
             return cls(posix_ipc.Semaphore(name))
         except posix_ipc.ExistentialError as error:
             raise FileNotFoundError(f"there is no semaphore {name}") from error

@@ -47,7 +47,7 @@ class Beginning:
         """Begin with an epoch; within it, if a state or a place of it is loaded. Returns the epoch as an int.
 
         Raises:
-            ValueError: it is no epoch.
+            ValueError: it is not an epoch.
         """
         self.epoch = whole_epoch(epoch)
         if self.at is not None and self._place_of(self.at)[0] != self.epoch:

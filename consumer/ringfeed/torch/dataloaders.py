@@ -46,7 +46,7 @@ def get_async_dataloaders(
         test_ratio: fraction of the pairs in the test split, decided by a hash of the id.
         num_workers: processes that run the transform; 0 runs it in this one. Fetching and decoding need none.
         emulator: address of a GCS emulator.
-        drop_last: drop an epoch's last pairs where they are no full batch.
+        drop_last: drop an epoch's last pairs where they do not fill a batch.
         serve: settings of the daemon, by the names of its configuration, e.g. ``size="512x512"``, ``fit="resize"``,
             ``labels="masks/{id}.png"``. A daemon that is started here lets pairs keep their own sizes
             (``fit="native"``), and a store that does not answer is an error at once (``store_wait_s=0``), unless they

@@ -340,7 +340,7 @@ class RingDataset(IterableDataset[Any]):
         """Go on where a state stands, with whatever number of ranks; the next iteration is the rest of that epoch.
 
         Raises:
-            StateMismatchError: the state is no state; or, where the ring is attached already, of another one. Else
+            StateMismatchError: the state is not a state; or, where the ring is attached already, of another one. Else
                 that is raised by the next iteration.
             AttachRefusedError: other groups have gone beyond it.
         """

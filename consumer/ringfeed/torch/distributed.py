@@ -114,7 +114,7 @@ def ranks_to_tell() -> tuple[int, Ranks] | None:
 
 
 def loader_pid() -> int | None:
-    """Return the process whose DataLoader has this one as a worker; None in a process that is no worker."""
+    """Return the process whose DataLoader has this one as a worker; None in a process that is not a worker."""
     if torch.utils.data.get_worker_info() is None:
         return None
     loader = multiprocessing.parent_process()

@@ -65,7 +65,7 @@ class RingLoader(DataLoader[Any]):
         """Wrap a dataset; ``options`` are a DataLoader's, save those that the dataset or the daemon decides.
 
         Raises:
-            TypeError: the dataset is no `RingDataset`.
+            TypeError: the dataset is not a `RingDataset`.
             ValueError: an option is the dataset's or the daemon's to decide, or would let workers yield out of turn.
         """
         if not isinstance(dataset, RingDataset):
@@ -220,7 +220,7 @@ class RingLoader(DataLoader[Any]):
             self._end_workers()
 
     def _end_workers(self) -> None:
-        """Persistent workers have a dataset each, which hears nothing of this one's: let new ones begin."""
+        """Persistent workers have a dataset each, which learns nothing of this one's: let new ones begin."""
         if self.num_workers:
             self._supersede()
             self._iterator = None

@@ -19,7 +19,7 @@ WARM_EPOCHS: Final = 2
 """The first fills the tiers; what is read ahead is left behind by the end of the second."""
 
 SLOT_BYTES: Final = 4
-"""Of each pixel: an RGB image and class ids."""
+"""For each pixel: an RGB image and class ids."""
 
 
 def cache(session: Session) -> Result:

@@ -156,7 +156,7 @@ def _check(task: Task, batches: Iterable[Delivered]) -> dict[str, str]:
 
 
 def pixel_hash(image: np.ndarray[Any, Any], label: np.ndarray[Any, Any]) -> str:
-    """Of an image and its label, both of any uint8 shape."""
+    """Return the hash of an image and its label, both of any uint8 shape."""
     return hashlib.sha256(np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(label).tobytes()).hexdigest()[
         :16
     ]

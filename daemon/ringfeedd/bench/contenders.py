@@ -1,4 +1,4 @@
-"""Who is measured, and how each is started: Ringfeed's daemon and trainers, the floor, the peers' scripts."""
+"""What is measured, and how each is started: Ringfeed's daemon and trainers, the floor, the peers' scripts."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ COPIED_SLOTS: Final = 2 * 32 * COPIED_BATCHES
 PASSES: Final = 8
 
 STEP_S: Final = 0.1
-"""Of a training step, where waits are measured: 320 pairs/s, which every loader can keep up with on cores enough."""
+"""The length of a training step, where waits are measured: 320 pairs/s, which every loader delivers on cores enough."""
 
 EPOCHS: Final = 3
 
@@ -48,7 +48,7 @@ COPY_ROWS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Loaders:
-    """Who feeds the device.
+    """What feeds the device.
 
     Attributes:
         left: Ringfeed without a device, for comparison.

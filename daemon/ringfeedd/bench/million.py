@@ -23,7 +23,7 @@ from ringfeedd.bench.workload import Entry, Workload
 PAIRS: Final = 1_000_000
 LISTING_TIMEOUT_S: Final = 300.0
 SETTLE_S: Final = 3.0
-"""Of decoding before memory is looked at: what only grows with use shall have grown."""
+"""Seconds of decoding before memory is looked at: what only grows with use shall have grown."""
 
 
 def catalog(session: Session, pairs: int = PAIRS) -> Result:

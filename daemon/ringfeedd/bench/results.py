@@ -19,7 +19,7 @@ class Spread(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Of at least one value."""
+        """Return the spread of at least one value."""
         kept = sorted(values)
         return cls(statistics.median(kept), kept[0], kept[-1])
 
@@ -31,7 +31,7 @@ class Rate(msgspec.Struct, frozen=True):
         pairs_per_s: delivered to all consumers together.
         cpu_ms: of all processes of loader and trainers for each delivered pair; the same number as CPU-seconds for each
             1000 pairs.
-        parts_ms: ``cpu_ms`` by who used it.
+        parts_ms: ``cpu_ms`` by the processes that used it.
     """
 
     pairs_per_s: float
@@ -70,7 +70,7 @@ class RateRow(msgspec.Struct, frozen=True):
 
 
 class FigureRow(msgspec.Struct, frozen=True):
-    """One figure that is no rate, with its unit, and what it is to be compared with."""
+    """One figure other than a rate, with its unit, and what it is to be compared with."""
 
     name: str
     unit: str

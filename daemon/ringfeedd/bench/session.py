@@ -123,7 +123,7 @@ class Session:
 
 
 def reference_hash(folder: str, pair_id: str) -> str:
-    """Of the pair's pixels as Pillow alone gives them: RGB, and class ids."""
+    """Return the hash of the pair's pixels as Pillow alone gives them: RGB, and class ids."""
     with (
         Image.open(Path(folder) / "images" / f"{pair_id}.jpg") as image,
         Image.open(Path(folder) / "labels" / f"{pair_id}.png") as label,

@@ -11,7 +11,7 @@ from ringfeedd.bench.session import Session
 from ringfeedd.bench.store import Store
 
 WARM_PAIRS = 20_000
-"""Of pairs that cost nothing: more than a second of them."""
+"""Pairs that cost nothing: more than a second of them."""
 
 
 def supervisor(session: Session) -> Result:

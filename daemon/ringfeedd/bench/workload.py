@@ -18,7 +18,7 @@ from ringfeedd.bench.listing_pages import Listed, write_listing
 from ringfeedd.demo.photographs import Photographs, Style
 
 VERSION: Final = 1
-"""Of what a folder holds; part of its name, so that an older one is not taken for it."""
+"""The version of what a folder holds; part of its name, so that an older one is not taken for it."""
 
 MANIFEST: Final = "manifest.json"
 

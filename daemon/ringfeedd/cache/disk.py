@@ -41,7 +41,7 @@ from ringfeedd.cache.segments import (
 _LOG: Final = logging.getLogger("ringfeedd.cache")
 
 AUTO_PART: Final = 0.9
-"""Of the space that is free in the folder's file system, with ``size = "auto"``."""
+"""The part of the space that is free in the folder's file system, with ``size = "auto"``."""
 
 LOOK_S: Final = 1.0
 """How often the folder is looked at."""

@@ -87,5 +87,5 @@ class DiskShare:
 
     @property
     def keys(self) -> Keys:
-        """Of the pairs that are there."""
+        """The keys of the pairs that are there."""
         return Keys(self.ids, self.versions, np.zeros(len(self.ids), np.uint64), self.places >= 0)

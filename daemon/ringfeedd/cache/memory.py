@@ -2,7 +2,7 @@
 
 A row is written by one worker at a time, which was told to, and read by workers that were told to after that one has
 reported. Its record, with a seal, is written after its pixels. So a daemon that follows one that was killed can take
-the file over: it believes rows with a whole seal, and has each one's sum compared when it is first read.
+the file over: it accepts rows with a complete seal, and has each one's sum compared when it is first read.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from ringfeedd.system.control_group import GroupMemory, memory_of_group
 MEMORY_FACTS: Final = Path("/proc/meminfo")
 
 AUTO_PART: Final = 0.8
-"""Of the memory that the machine can spare, with ``memory = "auto"``."""
+"""The part of the memory that the machine can spare, with ``memory = "auto"``."""
 
 GROWTH: Final = 1.02
 """The memory tier has room for so many times the pairs that were listed: a few more come with a refresh."""

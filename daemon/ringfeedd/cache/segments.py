@@ -1,6 +1,6 @@
 """Segment files of the disk tier: workers append pairs to one of their own, and read from all of them.
 
-An entry is six words, then the image's bytes and the label's. Nothing is believed that does not say by itself, in these
+An entry is six words, then the image's bytes and the label's. Nothing is accepted that does not say by itself, in these
 words and by CRC-32C, that it is the whole pair that is wanted. So a file may end or be damaged anywhere, and may be
 removed or punched at any time.
 """

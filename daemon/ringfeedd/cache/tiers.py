@@ -30,12 +30,12 @@ class Listing(Protocol):
 
     @property
     def images(self) -> Columns:
-        """Of the images."""
+        """The columns of the images."""
         ...
 
     @property
     def labels(self) -> Columns:
-        """Of the labels."""
+        """The columns of the labels."""
         ...
 
 
@@ -47,7 +47,7 @@ class _Shares:
 
 
 class _NoListing:
-    """Of no pairs."""
+    """A listing of no pairs."""
 
     hashes: Words = np.zeros(0, np.uint64)
     images: Columns
@@ -202,7 +202,7 @@ class RingTiers:
         return True
 
     def _end(self, seq: int) -> tuple[_Shares, int] | None:
-        """Forget a pair that is under way, and let those go on that wait for it."""
+        """Forget a pair that is under way, and wake those that wait for it."""
         asked = self._asked.pop(seq, None)
         if asked is not None and self._kept_soon.get(key := (id(asked[0]), asked[1])) == seq:
             del self._kept_soon[key]

@@ -152,7 +152,7 @@ class CatalogCache:
     def _read(self, path: Path) -> Catalog:
         facts = path.lstat()
         if not stat.S_ISREG(facts.st_mode) or facts.st_mode & stat.S_IWOTH or facts.st_uid not in (0, os.geteuid()):
-            raise ValueError("it is no plain file of this user or root, or every user may write into it")
+            raise ValueError("it is not a plain file of this user or root, or every user may write into it")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(arrays["meta"].tobytes())

@@ -22,7 +22,7 @@ SAMPLED_STEMS: Final = 5000
 
 MAX_FORMS: Final = 80
 SAMPLED_IDS: Final = 2000
-"""Of the largest form, about: enough to compare forms by."""
+"""About the number of ids of the largest form: enough to compare forms."""
 
 _SAME_KIND: Final = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
 _TAIL: Final = re.compile(r"(?=([_.\-][A-Za-z].*)$)")
@@ -108,7 +108,7 @@ def forms_of(names: list[str]) -> list[Form]:
     places: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for name in names:
         folder, _, last = name.rpartition("/")
-        stem, spelled = os.path.splitext(last)  # noqa: PTH122 - a key in a bucket is no path
+        stem, spelled = os.path.splitext(last)  # noqa: PTH122 - a key in a bucket is not a path
         extension = spelled.lower()
         places[folder, _SAME_KIND.get(extension, extension)].append((stem, spelled))
     forms: dict[tuple[str, str, str, str], Form] = {}

@@ -30,7 +30,7 @@ NAMED = 20
 """So many names of each kind of incomplete pairs are kept."""
 
 MAX_SPELLINGS = 256
-"""Of extensions (.jpg, .JPG, .Jpg, ...): their index is one byte."""
+"""Spellings of extensions (.jpg, .JPG, .Jpg, ...): their index is one byte."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ MOST_ELSEWHERE: Final = 5
 """Folders that are named."""
 
 _FITS: Final = 0.1
-"""Of the ids that the best labels share with the images, others have to share as much to be named."""
+"""The part of the best labels' shared ids that other labels must share to be named."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _fits(form: Form, images: Form, labels: Form, likeness: Likeness) -> bool:
 
 
 def _may_be_a_pair(images: Form, labels: Form) -> bool:
-    """Whether names and formats tell the sides apart; two folders of photographs with numbers for names are no pair."""
+    """Whether names and formats tell the sides apart; two folders of numbered photographs are not a pair."""
     if labels.extension == ".jpg":
         return labels.names_labels and images.label_score < labels.label_score
     return images.label_score < labels.label_score or images.extension != labels.extension or not images.decodable

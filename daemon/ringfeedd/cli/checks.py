@@ -26,7 +26,7 @@ SCARCE_FILES: Final = 1024
 OLDEST_TORCH: Final = (2, 4)
 
 CACHE_PART: Final = 0.8
-"""Of the memory that is free, which a cache may have."""
+"""The part of the free memory that a cache may have."""
 
 GOOGLE_STORAGE: Final = "storage.googleapis.com"
 
@@ -231,7 +231,7 @@ class Process:
     """A process that is known to be the daemon.
 
     Attributes:
-        pid: its number in the namespace of who reads this.
+        pid: its number in the namespace of the process that reads this.
         state: what it does in one letter, as /proc has it.
     """
 

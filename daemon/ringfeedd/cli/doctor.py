@@ -141,7 +141,7 @@ def _leftovers() -> dict[str, int]:
 
 
 def _can_be_told(name: str) -> bool:
-    """Return whether this user can find out whose a file is: its own, or one that it believes."""
+    """Return whether this user can find out whose a file is: its own, or one that it trusts."""
     try:
         facts = segment.shm_path(name).lstat()
     except OSError:

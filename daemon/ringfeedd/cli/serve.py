@@ -177,7 +177,7 @@ class _ListingBar:
             from tqdm import tqdm  # noqa: PLC0415
 
             tqdm.monitor_interval = 0  # a thread that is not needed
-            # disable=None: no bar where stderr is no terminal, e.g. in a journal
+            # disable=None: no bar where stderr is not a terminal, e.g. in a journal
             self._bar = tqdm(desc="listing", unit=" objects", disable=None, leave=False, file=STDERR)
         self._bar.update(progress.images + progress.labels - self._bar.n)
 

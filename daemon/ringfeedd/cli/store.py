@@ -15,7 +15,7 @@ TIMEOUT_S: Final = 10.0
 """For both answers together."""
 
 MOST_BYTES: Final = 8 << 20
-"""Of the object that is read."""
+"""The size of the object that is read."""
 
 
 def ask_store(root: str, emulator: str | None) -> Check:

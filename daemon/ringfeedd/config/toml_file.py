@@ -13,7 +13,7 @@ from ringfeedd.errors import ConfigError
 MOST_CONFIG_BYTES: Final = 1 << 20
 
 MOST_FAULTS: Final = 50
-"""A file with more faults of syntax is no configuration."""
+"""A file with more faults of syntax is not read as a configuration."""
 
 _AT: Final = re.compile(r" \(at (?:line (\d+), \w+ \d+|[\w ]+)\)$")
 _KEY: Final = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""

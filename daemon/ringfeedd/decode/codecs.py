@@ -30,7 +30,7 @@ FastDecoder: TypeAlias = Callable[[Picture, Pixels], bool]
 
 
 simplejpeg: ModuleType | None = None
-"""Of the extra ``fast``."""
+"""A package of the extra ``fast``."""
 
 with contextlib.suppress(ImportError):
     simplejpeg = importlib.import_module("simplejpeg")

@@ -85,7 +85,7 @@ def _plain_jpeg(data: bytes) -> Header | None:
 
 def _is_plain_segment(marker: int, data: bytes, begin: int, end: int) -> bool:
     """Whether a segment, without its marker and length, is one that Pillow's reader takes as it is or passes over."""
-    if marker == _TABLES:  # of 8 bits; the others are for what is no baseline
+    if marker == _TABLES:  # of 8 bits; the others are for other than baseline files
         return not (end - begin) % _TABLE_BYTES and not any(data[one] >> 4 for one in range(begin, end, _TABLE_BYTES))
     if marker == _FRAME_BASELINE:
         bits, components = data[begin], data[begin + 5]

@@ -28,7 +28,7 @@ from ringfeedd.decode.spec import MAX_SIDE
 from ringfeedd.errors import BadPairError
 
 MAX_SCANS: Final = 100
-"""Of a progressive JPEG. Encoders write some ten; a few bytes ask for one, and it costs a pass over all pixels."""
+"""Scans of a progressive JPEG. Encoders write some ten; a few bytes ask for one, which costs a pass over all pixels."""
 
 _START_OF_SCAN: Final = b"\xff\xda"
 _MOST_COLOURS: Final = 256
@@ -111,8 +111,8 @@ def open_picture(role: str, data: bytes, *, max_pixels: int, exif_orientation: b
     """The picture whose compressed bytes are ``data``.
 
     Raises:
-        BadPairError: it is no JPEG or PNG ("unsupported"), its header cannot be read ("corrupt"), or it has more than
-            ``max_pixels`` pixels, a side of more than `MAX_SIDE`, or more than `MAX_SCANS` scans ("too_large").
+        BadPairError: it is neither JPEG nor PNG ("unsupported"), its header cannot be read ("corrupt"), or it has more
+            than ``max_pixels`` pixels, a side of more than `MAX_SIDE`, or more than `MAX_SCANS` scans ("too_large").
     """
     turn = TURNS.get(orientation_of(data)) if exif_orientation else None
     plain = plain_header(data)

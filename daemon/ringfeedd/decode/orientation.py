@@ -31,7 +31,7 @@ _INLINE_BYTES: Final = 4
 _SHORT, _LONG, _RATIONAL = 3, 4, 5
 _FORMATS: Final = {_SHORT: "H", _LONG: "L", _RATIONAL: "LL"}
 _UNIT_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
-"""Of one value of each of TIFF's types."""
+"""The size of one value of each of TIFF's types."""
 
 
 def orientation_of(data: bytes) -> int:

@@ -222,7 +222,7 @@ def _refuse_label_kind(picture: Picture, mode: LabelMode) -> None:
     if mode == LabelMode.RGB:
         if kind in {"I;16", "I"}:
             raise BadPairError(
-                'the label is a 16-bit grey PNG, which is no colour picture; use label mode "gray16"',
+                'the label is a 16-bit grey PNG, which is not a colour picture; use label mode "gray16"',
                 cause="unsupported",
             )
         return

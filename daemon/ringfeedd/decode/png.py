@@ -29,7 +29,7 @@ _BITS: Final = {"P": 8, "P;4": 4, "P;2": 2, "P;1": 1, "L": 8, "L;4": 4, "L;2": 2
 """Bits of a value, by what Pillow calls the way in which a PNG's values are packed."""
 
 _NEVER_FILTERED: Final = "P"
-"""By common encoders. Of the others it depends on the encoder: a look at the first row costs less than all of them."""
+"""By common encoders. With the others it depends on the encoder: a look at the first row costs less than all of it."""
 
 
 def label_from_unfiltered_png(picture: Picture, out: NDArray[np.uint8] | NDArray[np.uint16]) -> bool:

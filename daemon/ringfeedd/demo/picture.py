@@ -55,7 +55,7 @@ def write_picture(specimens: Specimens, path: Path) -> None:
 
 
 def colourised(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The classes' colours for (H, W) indices: (H, W, 3) uint8; an index that is no class is magenta, to be seen."""
+    """The classes' colours for (H, W) indices: (H, W, 3) uint8; an index without a class is magenta, to be seen."""
     palette = np.full((256, 3), (255, 0, 255), dtype=np.uint8)
     palette[: len(CLASSES)] = [entry.colour for entry in CLASSES]
     return palette[label]

@@ -50,7 +50,7 @@ class Summary:
 
     @property
     def pairs_per_s(self) -> float:
-        """Of all ranks together, by the slowest one's clock."""
+        """The rate of all ranks together, by the slowest one's clock."""
         return self.delivered / max(report.training_s for report in self.reports)
 
     def faults(self) -> list[str]:

@@ -1,6 +1,6 @@
 """A small GCS server for tests, demonstrations and trials: the JSON API's reading half, with counted requests.
 
-It is no emulator of Google's service: nothing can be written, and there are no permissions. It is here because a
+It does not emulate all of Google's service: nothing can be written, and there are no permissions. It is here because a
 client's promises can only be tried against a server that fails on command, see `Fault`.
 """
 

@@ -63,7 +63,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"{self.kind!r} is no kind of fault; the kinds are {', '.join(KINDS)}.")
+            raise ValueError(f"{self.kind!r} is not a kind of fault; the kinds are {', '.join(KINDS)}.")
 
     def applies(self, operation: Operation, name: str, number: int, seed: int) -> bool:
         """Whether request `number` (from 0) for this name goes wrong so.
@@ -93,11 +93,11 @@ def parse_fault(text: str) -> Fault:
         raise ValueError(f"The probability {probability} in {text!r} does not lie between 0 and 1.")
     operation, slash, kind = head.rpartition("/")
     if slash and operation not in OPERATIONS:
-        raise ValueError(f"{operation!r} in {text!r} is no operation; they are {', '.join(OPERATIONS)}.")
+        raise ValueError(f"{operation!r} in {text!r} is not an operation; they are {', '.join(OPERATIONS)}.")
     kind, plus, seconds = kind.partition("+")
     wait_s = _number(seconds, text) if plus else None
     if not kind.isdecimal() and kind not in KINDS:
-        raise ValueError(f"{kind!r} is no kind of fault; the kinds are {', '.join(KINDS)}, or a status code.")
+        raise ValueError(f"{kind!r} is not a kind of fault; the kinds are {', '.join(KINDS)}, or a status code.")
     fault = Fault("status" if kind.isdecimal() else kind, chance, names or "*")  # type: ignore[arg-type]  # one of KINDS
     return replace(
         fault,
@@ -112,7 +112,7 @@ def _number(text: str, where: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{text!r} in {where!r} is no number.") from None
+        raise ValueError(f"{text!r} in {where!r} is not a number.") from None
 
 
 def faults_of(

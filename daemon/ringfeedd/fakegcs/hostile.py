@@ -17,7 +17,7 @@ BOMB_BYTES: Final = 256 << 20
 """What the packed bodies unpack to."""
 
 WAITS: Final = ("nan", "-5", "inf", "1e999", "0x10", "Thu, 01 Jan 1970 00:00:00 GMT", "\xe9\xff", "")
-"""Values of Retry-After that are no wait."""
+"""Values of Retry-After that do not name a wait."""
 
 
 def _bomb() -> bytes:
@@ -68,4 +68,4 @@ PAGES: Final = (
     b'{"items": {"name": 7}}',
     b'{"nextPageToken": {"a": 1}}',
 )
-"""Pages of a listing: a token that comes again and again, names that are no text, numbers that are no sizes."""
+"""Pages of a listing: a token that comes again and again, names that are not text, numbers that are not sizes."""

@@ -128,7 +128,7 @@ class FakeGcs:
         return web.json_response([dataclasses.asdict(fault) for fault in self.faults])
 
     async def _api(self, request: web.Request) -> web.StreamResponse:
-        # the raw path, because %2F within a name is no separator
+        # the raw path, because %2F within a name does not separate
         path = request.raw_path.partition("?")[0]
         if self.tokens and request.headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:
             return _refusal(401, "Invalid Credentials")

@@ -32,7 +32,7 @@ SECOND_AFTER_MEDIANS: Final = 4.0
 """After which the object that all readers wait for gets a second request."""
 
 SECONDS_PART: Final = 0.05
-"""Of all requests, for objects that are not waited for yet."""
+"""The part of all requests for objects that are not waited for yet."""
 
 SILENT_REQUESTS: Final = 5
 """So many silent requests at a time are a silent store; of fewer, each may be late by itself."""
@@ -46,7 +46,7 @@ LIMIT_SHOWN_S: Final = 10.0
 """After the latest answer that limits the rate, for which a client says that it is limited."""
 
 LEAST_SHOWN_PER_S: Final = 0.1
-"""Of a limit; 0 would say that there is none."""
+"""The lowest rate that a limit is shown with; 0 would say that there is none."""
 
 
 class StoreClient:

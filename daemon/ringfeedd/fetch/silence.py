@@ -6,7 +6,7 @@ from typing import Final
 
 SILENT_S: Final = 5.0
 SILENT_MEDIANS: Final = 8.0
-"""Of what an object usually takes, after which a store from which nothing comes is silent; at least `SILENT_S`."""
+"""A store from which nothing comes for so many times what an object usually takes, at least `SILENT_S`, is silent."""
 
 MOST_DOUBLINGS: Final = 10
 

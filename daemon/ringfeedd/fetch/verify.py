@@ -23,7 +23,7 @@ def verify(data: bytes, info: ObjectInfo) -> None:
         SourceError: retryable, because it is mostly the way and not the object that is broken.
     """
     if len(data) != info.size:
-        # a page of a proxy or a portal comes in the place of every object: that is no fault of this one
+        # a page of a proxy or a portal comes in the place of every object: that is not this object's fault
         cause = "html" if data[:64].lstrip().lower().startswith(_PAGE_BEGINS) else "size"
         came = f"{len(data):,}{' or more' if len(data) > info.size else ''}"  # a source stops where it is too much
         sentence = f"{info.name} came with {came} bytes instead of {info.size:,}; it begins {data[:_SHOWN_BYTES]!r}."

@@ -16,7 +16,7 @@ _LOG: Final = logging.getLogger("ringfeedd.ring")
 
 
 class ExpectedReaders:
-    """Of one ring."""
+    """The readers of one ring that are expected back after a restart."""
 
     def __init__(self, ring: str, notifier: Notifier) -> None:
         """Begin with none.

@@ -1,4 +1,4 @@
-"""What happened lately in one ring: who waited, for whom, and how busy the workers were meanwhile. Pure.
+"""What happened lately in one ring: which readers waited, for which, and how busy the workers were meanwhile. Pure.
 
 The loop looks four times a second. Each look becomes a `Tick`; the sums of the latest ones are the words from which
 `ringfeed.health.verdict` says what bounds the ring.

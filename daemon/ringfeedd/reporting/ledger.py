@@ -22,7 +22,7 @@ class _Entry:
 
 
 class Ledger:
-    """Of one ring.
+    """The ledger of one ring.
 
     Attributes:
         delivered_pairs: that readers took, once for each group.

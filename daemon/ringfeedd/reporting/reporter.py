@@ -28,7 +28,7 @@ _LOG: Final = logging.getLogger("ringfeedd.ring")
 
 
 class Reporter:
-    """Of one ring. Looks at every lane, four times a second or so.
+    """The reporter of one ring. Looks at every lane, four times a second or so.
 
     Attributes:
         counts: what is counted for the ring; others add to it.

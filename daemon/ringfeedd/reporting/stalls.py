@@ -27,7 +27,7 @@ class HoldUpWatch:
         """What to say now, if anything.
 
         Args:
-            found: who holds the ring up at this moment.
+            found: the reader that stalls the ring at this moment.
             now: seconds, monotonic.
         """
         if found is None or found.waited_s < (FIRST_AFTER_S if found.may_end else SOONER_AFTER_S):

@@ -14,7 +14,7 @@ AGAIN_AFTER_S: Final = 300.0
 
 
 class VerdictLog:
-    """Of one ring."""
+    """The verdicts that are logged of one ring."""
 
     def __init__(self) -> None:
         """Nothing was said yet."""

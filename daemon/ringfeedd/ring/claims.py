@@ -1,4 +1,4 @@
-"""Claims: who may go on at a place that a group's ranks left, and who begins at a whole epoch. Pure.
+"""Claims: which process may go on at a place that a group's ranks left, and who begins at a whole epoch. Pure.
 
 A place is kept for one that can claim it: a reader that lives through its daemon's restart, a job that brings a state,
 a rank that comes back while others of its group are there, the process that left it. Another process of the same name

@@ -1,4 +1,4 @@
-"""Groups: who reads which pass over the stream, how far, and whose place is kept. Pure; time is an argument.
+"""Groups: which reader reads which pass over the stream, how far, and whose place is kept. Pure; time is an argument.
 
 A group is admitted with all of its ranks at once, so that the pairs of a rank that has not come yet are kept for it. A
 rank that goes keeps its place for a while; what "a while" is depends on whom it holds up.
@@ -260,7 +260,7 @@ class Groups:
     def progress(self, lane: int, ring: Ring, *, taken: int, released: int) -> None:
         """Take note of how far the consumer on ``lane`` says it has read.
 
-        Numbers to which no consumer can have come are not believed: it may leave out the rest of an epoch of which it
+        Numbers to which no consumer can have come are not accepted: it may leave out the rest of an epoch of which it
         has read something, and what it can have read is published. Nor are numbers that go back, save to a block that
         it has not released: it was looked at and is taken back.
         """
@@ -351,7 +351,7 @@ class Groups:
     def passed(self, epoch: int) -> bool:
         """Whether every reader that is waited for has taken something of ``epoch``, or is beyond it.
 
-        Who stands at its very start may have come there before the catalog changed with it, and have slept since.
+        A reader at its very start may have come there before the catalog changed with it, and have slept since.
         """
         members = (member for group in self if not group.skips for member in group.members if not member.given_up)
         return all((member.place.epoch, member.place.position) > (epoch, 0) for member in members)

@@ -1,4 +1,4 @@
-"""Gathering: ranks that bring a place of their own are heard together before their group begins. Pure.
+"""Rendezvous: ranks that bring a place of their own are collected before their group begins. Pure.
 
 The ranks of one group may stand a round apart (a DataLoader's workers do), and after a daemon's restart several groups
 come back at once, each at a place of its own. The ring only moves forward, so it has to begin at the earliest of them.

@@ -27,7 +27,7 @@ class Revision:
     split: Split
 
     def catalog_index(self, index: int) -> int:
-        """Of the pair with this index of the split, in the catalog."""
+        """Return the catalog's index of the pair with this index of the split."""
         return self.split.indices.item(index)
 
     def pair_id(self, index: int) -> str:

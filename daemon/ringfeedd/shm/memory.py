@@ -39,7 +39,7 @@ _MOST_IN_A_WORD: Final = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may attach: the files' mode, and their group where one is configured."""
+    """The users who may attach: the files' mode, and their group where one is configured."""
 
     mode: int = 0o600
     gid: int = -1
@@ -102,7 +102,7 @@ class RingMemory:
         finally:
             os.close(control_fd)
         self._words = self._bytes.cast("Q")
-        # Of its own words the daemon believes what it remembers: a member of the group may have written others.
+        # For its own words the daemon uses what it remembers: a member of the group may have written others.
         self._posted = [0] * geometry.lanes
         self._refreshes = self._refreshes_taken = 0
         self._first_record = geometry.slot_table_offset // WORD_BYTES

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ringfeedd.storage.transport.base import Transport
 
 MAX_PAGE_BYTES: Final = 16 << 20
-"""Of one page, packed as well as unpacked: 1000 names of 1024 bytes, every byte escaped, take some 6 MiB."""
+"""The size of one page, packed as well as unpacked: 1000 names of 1024 bytes, every byte escaped, take some 6 MiB."""
 
 PAGE_TIMEOUT_S: Final = 300.0
 """For one page, which has no other deadline."""
@@ -79,7 +79,7 @@ class GcsListing:
         try:
             return msgspec.json.decode(content or b"", type=Page, strict=False)  # the API writes numbers as strings
         except msgspec.ValidationError as error:
-            sentence = f"{what} answers with JSON that is no listing ({error}); is it a GCS server?"
+            sentence = f"{what} answers with JSON that is not a listing ({error}); is it a GCS server?"
             raise SourceError(sentence, cause="not_json", retryable=True) from error
         except (ValueError, RecursionError) as error:  # JSON may also hold halves of surrogate pairs
             sentence = f"{what} answers with something else than JSON; is it a GCS server or a proxy?"
@@ -107,7 +107,7 @@ class _TransportSession:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What it uses of an aiohttp response. A transport raises whatever is no 200."""
+    """What it uses of an aiohttp response. A transport raises an error for every status but 200."""
 
     body: bytes
     status: int = 200

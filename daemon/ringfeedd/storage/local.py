@@ -104,7 +104,7 @@ class LocalSource:
                 skipped.add(Kind.UNREADABLE, f"{folder}/")
 
     def _way_to(self, folder: str, skipped: Skipped) -> frozenset[_Identity] | None:
-        """The folders above `folder`, from the root on; None where it is no folder below the root."""
+        """The folders above `folder`, from the root on; None where it is not a folder below the root."""
         parts = folder.split("/") if folder else []
         if any(part in ("", ".", "..") for part in parts):
             return None
@@ -144,7 +144,7 @@ class LocalSource:
             with open(self._path(name), "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
-                    raise SourceError(f"{name} under {self._root} is no regular file.", cause="missing")
+                    raise SourceError(f"{name} under {self._root} is not a regular file.", cause="missing")
                 if generation and max(0, status.st_mtime_ns) != generation:
                     sentence = (
                         f"{name} under {self._root} was changed since it was listed; `ringfeed refresh` lists it again."
@@ -173,7 +173,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _info(entry: os.DirEntry[str], name: str, skipped: Skipped) -> ObjectInfo | None:
-    """What a listing says of a file; None where it is no file that can be read."""
+    """What a listing says of a file; None where it is not a file that can be read."""
     try:
         status = entry.stat()
     except OSError as error:

@@ -11,16 +11,16 @@ from msgspec import Meta
 from ringfeedd.storage.base import ObjectInfo, SourceError
 
 MAX_OBJECTS: Final = 100_000_000
-"""Of one listing, by default; a server may go on for as long as it likes."""
+"""The objects of one listing, by default; a server may go on for as long as it likes."""
 
 MAX_TOKEN_BYTES: Final = 4096
-"""Of a page's token, which goes into the next request's address."""
+"""The size of a page's token, which goes into the next request's address."""
 
 MAX_EMPTY_PAGES: Final = 1000
 """In a row. The API may give empty pages, and yet a listing must end."""
 
 _MOST_CRC_BYTES: Final = 64
-"""Of a checksum as JSON: eight characters, each of them perhaps escaped, in quotes."""
+"""The size of a checksum as JSON: eight characters, each of them perhaps escaped, in quotes."""
 
 _Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 

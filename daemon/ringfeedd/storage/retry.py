@@ -78,7 +78,7 @@ async def with_retries(
     clock: Clock = SYSTEM_CLOCK,
     rng: random.Random | None = None,
 ) -> T:
-    """The first result of `attempt` that is no retryable `SourceError`.
+    """Return the first result of `attempt` other than a retryable `SourceError`.
 
     `deadline` is a moment of `clock`: no wait is begun that would end after it. It does not cut an attempt short.
     `hopeless` says which failures are not worth another attempt now. `on_retry` is told each failure that another

@@ -92,7 +92,7 @@ class TokenProvider:
     def _start(self) -> asyncio.Task[None]:
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._acquire())
-            # a refresh that failed in good time is no request's error: the next request tries again
+            # a refresh that failed in good time fails no request: the next request tries again
             self._refreshing.add_done_callback(lambda task: task.cancelled() or task.exception())
         return self._refreshing
 

@@ -12,7 +12,7 @@ from ringfeedd.worker.protocol import CopyJob, Decoded, PairJob, Result
 
 
 class Dispatch:
-    """Of one ring. What its tiers do not hold comes from the store; so does everything while there are no tiers."""
+    """The dispatch of one ring. What its tiers do not hold comes from the store; so does everything without tiers."""
 
     def __init__(self, ring: Ring, revisions: Revisions) -> None:
         """Begin without tiers."""

@@ -20,7 +20,7 @@ LIVENESS_INTERVAL_S: Final = 0.2
 
 
 class LaneManager:
-    """Of one ring. What it decides stands in `Groups`; here it is read from the lanes' pages, and written there.
+    """The lanes of one ring. `Groups` decides; here the lanes' pages are read and written for it.
 
     Attributes:
         lane_deaths: consumers that ended without a word.

@@ -22,7 +22,7 @@ from ringfeedd.supervisor.store_wait import SILENCE_S
 
 SAMPLE_PAIRS: Final = 32
 LARGEST_PAIRS: Final = 8
-"""Of images, of labels, and of each kind of file: the largest in bytes are mostly among the largest in pixels."""
+"""For images, for labels, and for each kind of file: the largest in bytes are mostly among the largest in pixels."""
 
 MAX_LARGEST_BYTES: Final = 256 << 20
 """What the largest of a kind may have together; one of them is looked at in any case."""

@@ -15,7 +15,7 @@ _LOG: Final = logging.getLogger("ringfeedd.ring")
 
 
 class RingRefresh:
-    """Of one ring; `step` lets new pairs come in as soon as they can."""
+    """The refresh of one ring; `step` lets new pairs come in as soon as they can."""
 
     def __init__(self, ring: Ring, groups: Groups, revisions: Revisions, memory: RingMemory) -> None:
         self._ring, self._groups, self._revisions, self._memory = ring, groups, revisions, memory

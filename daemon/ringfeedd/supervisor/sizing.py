@@ -21,7 +21,7 @@ LEAST_AUTO_SLOTS: Final = 16
 
 CHEAP_BYTES: Final = 256 << 20
 CHEAP_PART: Final = 1 / 32
-"""Of the free memory: rings that are smaller than both are cheap. More slots bridge a store's latency for longer."""
+"""Part of the free memory: rings that are smaller than both are cheap. More slots bridge longer latency of a store."""
 
 READAHEAD_BYTES: Final = 64 << 20
 """Compressed bytes that may wait in all workers together for room in one ring."""

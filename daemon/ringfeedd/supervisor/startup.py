@@ -217,7 +217,7 @@ class Startup:
                 + (
                     ""
                     if geometry.mirrored
-                    else "; batches that wrap round its end are copied (the slots are no whole pages)"
+                    else "; batches that wrap round its end are copied (the slots are not whole pages)"
                 )
             )
         _LOG.info("%d bytes of shared memory are reserved", total(laid_out))

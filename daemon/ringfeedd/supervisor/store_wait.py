@@ -30,7 +30,7 @@ class Patience:
     """How long one start waits in all. Pure; moments come in as seconds of one monotonic clock."""
 
     def __init__(self, wait_s: float, rng: random.Random | None = None) -> None:
-        """Begin with a store that is believed to answer.
+        """Begin with a store that is expected to answer.
 
         Args:
             wait_s: seconds without an answer, over all of the start's outages.
@@ -46,7 +46,7 @@ class Patience:
 
     @property
     def waiting(self) -> bool:
-        """Whether the store was last heard of by a failure."""
+        """Whether the store's last answer was a failure."""
         return self._down_since is not None
 
     def waited_s(self, now: float) -> float:
@@ -183,7 +183,7 @@ class StoreWait:
         await self._clock.sleep(pause_s)
 
     async def _go_on_telling(self, error: StoreDownError) -> None:
-        """Tell the service manager that waiting is no hang, also while an attempt takes long."""
+        """Tell the service manager that it waits and does not hang, also while an attempt takes long."""
         while True:
             self._tell(NOTICE_S, f"waits for the store: {error}")
             await asyncio.sleep(NOTICE_S / 2)

@@ -1,4 +1,4 @@
-"""How much memory this process's control groups leave it: what goes beyond is no error, the kernel ends the process."""
+"""How much memory this process's control groups leave it: beyond that the kernel ends the process, without an error."""
 
 from __future__ import annotations
 

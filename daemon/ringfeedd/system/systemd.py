@@ -86,7 +86,7 @@ class Notifier:
         return self._send("RELOADING=1", f"MONOTONIC_USEC={now_usec}", *_status_line(status))
 
     def extend_timeout(self, seconds: float, status: str = "") -> bool:
-        """Starting or stopping goes on, and takes up to `seconds` more: a long listing is no hang.
+        """Starting or stopping goes on, and takes up to `seconds` more: a long listing does not count as a hang.
 
         Args:
             seconds: from now, until the next `extend_timeout` or the end of the phase.

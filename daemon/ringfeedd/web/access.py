@@ -1,4 +1,4 @@
-"""Who may ask the status page what. Pure decisions on an address, a method, a Host and an Authorization."""
+"""Which requests the status page answers. Pure decisions on an address, a method, a Host and an Authorization."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HOST_HEADER: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The answer to who may not: a status and a sentence without anything of the request in it."""
+    """The answer to a request that is refused: a status and a sentence without anything of the request in it."""
 
     status: HTTPStatus
     sentence: str

@@ -46,7 +46,7 @@ GAUGES: Final = {
     "node_rank": ("node_rank", "Number of this machine among them, from 0."),
 }
 NO_METRICS: Final = {"daemon_pid", "seed", "slot_height", "slot_width", "mirrored"}
-"""What identifies a ring, and is no measurement."""
+"""What identifies a ring, and is not measured."""
 
 # By the names of `StoreStatus`, what is not counted.
 STORE_GAUGES: Final = {
@@ -71,7 +71,7 @@ class RingCollector(Collector):
     """Makes metrics of the rings at the moment of a scrape."""
 
     def __init__(self, views: Sequence[RingSnapshot], work: Work) -> None:
-        """Of these rings, and of what the daemon's workers have done."""
+        """Collect these rings, and what the daemon's workers have done."""
         self._views, self._work = views, work
 
     def collect(self) -> Iterator[Metric]:

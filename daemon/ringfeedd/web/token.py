@@ -67,7 +67,7 @@ def read_token(path: str) -> str:
     """The token that requests have to bring.
 
     Raises:
-        ConfigError: the file cannot be read, others can read it, or what is in it is no token.
+        ConfigError: the file cannot be read, others can read it, or what is in it is not a token.
     """
     file = Path(path)
     try:

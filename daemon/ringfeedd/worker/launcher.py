@@ -97,7 +97,7 @@ class ForkServer:
 
     @property
     def pid(self) -> int:
-        """Of the server itself."""
+        """The pid of the server itself."""
         return self._process.pid
 
     def fileno(self) -> int:

@@ -13,7 +13,7 @@ libcurl where it is installed."""
 DEFAULT_TRANSPORT: Final[TransportName] = "auto"
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_ERROR_BYTES: Final = 1 << 16
-"""Of the body of an answer that is no 200; libcurl does not tell the status before the end, and reads what was asked
+"""The part of an error's body that is read; libcurl does not tell the status before the end, and reads what was asked
 for."""
 
 

@@ -35,6 +35,6 @@ def transport_module(name: TransportName) -> str:
 
 
 def _aiohttp_transport(api_root: str, read_timeout_s: float) -> Transport:
-    from ringfeedd.storage.transport.aiohttp import AiohttpTransport  # noqa: PLC0415  # a third of a second, for who uses it
+    from ringfeedd.storage.transport.aiohttp import AiohttpTransport  # noqa: PLC0415  # a third of a second to import
 
     return AiohttpTransport(api_root, read_timeout_s=read_timeout_s)

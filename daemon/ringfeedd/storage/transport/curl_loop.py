@@ -88,7 +88,7 @@ class CurlLoop:
         self._epoll.close()
 
     def _on_socket(self, what: int, fd: int, _multi: pycurl.CurlMulti, _assigned: object) -> None:
-        """Called by libcurl: it wants to hear of `fd`, or no longer (CURLMOPT_SOCKETFUNCTION)."""
+        """Called by libcurl: it wants to watch `fd`, or no longer (CURLMOPT_SOCKETFUNCTION)."""
         try:
             if what == pycurl.POLL_REMOVE:
                 self._epoll.unregister(fd)

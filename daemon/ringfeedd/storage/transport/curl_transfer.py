@@ -69,7 +69,7 @@ class Transfer:
         self._began = self._heard = self._now()
 
     def heard(self) -> float:
-        """When the server was last heard of, as the event loop counts time; seconds.
+        """When the server last sent something, as the event loop counts time; seconds.
 
         While there is no connection it is the last moment at which libcurl will give it up by itself.
         """

@@ -18,7 +18,7 @@ RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 """What Google's own client libraries try again, and 425."""
 
 MAX_HEADER_BYTES = 64 << 10
-"""Of one header of an answer, with aiohttp; libcurl allows 300 kB of all headers together."""
+"""The size of one header of an answer, with aiohttp; libcurl allows 300 kB of all headers together."""
 
 LARGE_HEADERS = "the store's answer has headers larger than a store sends; is a proxy between?"
 """A failure with the cause ``headers``: an answer came, so the store is not down."""
@@ -36,7 +36,7 @@ _REASONS = {
 
 
 def error_from_status(status: int, headers: Mapping[str, str], body: str, what: str) -> SourceError:
-    """The error for a response that is no 200; `what` begins its sentence, e.g. ``gs://b/x cannot be read``."""
+    """The error for a response other than 200; `what` begins its sentence, e.g. ``gs://b/x cannot be read``."""
     said = _said(body) + advice_for(status, body)
     if 200 <= status < 300:
         return SourceError(f"{what}: the server answered {status} instead of 200.", cause="status", retryable=True)

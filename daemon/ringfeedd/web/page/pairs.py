@@ -1,7 +1,7 @@
 """The newest pairs of a ring, copied from the slots in which they lie.
 
-The page is no consumer, so the ring waits for it as little as for a reader that skips: a copy is looked at only where
-the pair's slot could not have been given to a worker before the copy was complete (shm_layout.md, *Skip*).
+The page is not a consumer, so the ring waits for it as little as for a reader that skips: a copy is looked at only
+where the pair's slot could not have been given to a worker before the copy was complete (shm_layout.md, *Skip*).
 """
 
 from __future__ import annotations
