@@ -27,6 +27,7 @@ from ringfeedd.storage import modules_for
 from ringfeedd.supervisor.supervisor import Supervisor
 from ringfeedd.system.console import STDERR
 from ringfeedd.system.credentials import HTTP_TOKEN, credential
+from ringfeedd.system.prctl import return_freed_memory
 from ringfeedd.system.proxies import spare_local_hosts
 from ringfeedd.system.systemd import Notifier
 from ringfeedd.worker.process import Spawner
@@ -114,6 +115,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    return_freed_memory()
     loaded = load_settings(arguments)
     settings = resolve(loaded.config)
     log = Log()

@@ -1,4 +1,4 @@
-"""What a Linux process may ask of the kernel for itself, and Python has no words for."""
+"""What a process may ask of the kernel and of malloc for itself, and Python has no words for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from typing import Final
 _SET_PDEATHSIG: Final = 1
 _SET_NAME: Final = 15
 _SET_CHILD_SUBREAPER: Final = 36
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 1 << 30
+_BIG_BYTES: Final = 1 << 20
 
 
 def adopt_orphans() -> None:
@@ -37,6 +42,26 @@ def name_process(name: str) -> None:
     """What ``ps -o comm``, ``top`` and ``pgrep`` call this process, of which the kernel keeps 15 bytes."""
     with contextlib.suppress(OSError):
         _prctl(_SET_NAME, name.encode())
+
+
+def keep_freed_memory() -> None:
+    """Have malloc keep big buffers for the next use: each return trip to the kernel costs a fault for every page."""
+    _mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+    _mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def return_freed_memory() -> None:
+    """Have malloc return buffers of a megabyte and more to the kernel at once.
+
+    By itself it raises its bound to the largest buffer that was ever freed, and keeps such buffers in the arena of the
+    thread that had them: one large answer of a store would cost a daemon that much memory until its end.
+    """
+    _mallopt(_M_MMAP_THRESHOLD, _BIG_BYTES)
+
+
+def _mallopt(option: int, value: int) -> None:
+    with contextlib.suppress(AttributeError, OSError):  # another libc: slower or larger, not wrong
+        ctypes.CDLL(None).mallopt(ctypes.c_int(option), ctypes.c_int(value))
 
 
 def _prctl(option: int, argument: int | bytes) -> None:

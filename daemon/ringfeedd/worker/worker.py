@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import mmap
 import os
 import socket
@@ -29,7 +28,7 @@ from ringfeedd.errors import BadPairError
 from ringfeedd.fetch.client import StoreClient
 from ringfeedd.storage import Source, StoreSettings, open_source
 from ringfeedd.system.histogram import DECODE_BOUNDS_S, Histogram
-from ringfeedd.system.prctl import ignore, name_process
+from ringfeedd.system.prctl import ignore, keep_freed_memory, name_process
 from ringfeedd.worker import protocol as messages
 from ringfeedd.worker.backlog import Backlog, PendingPair
 from ringfeedd.worker.decoder import Decoder
@@ -42,9 +41,6 @@ from ringfeedd.worker.protocol import Cancel, CopyJob, Dropped, Hello, Jobs, Lim
 NAME: Final = "ringfeed-worker"
 """What ``ps`` and ``top`` call it, however it was started."""
 
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
-
 HEARTBEAT_S: Final = 0.5
 
 HURRY_S: Final = 0.1
@@ -52,14 +48,6 @@ HURRY_S: Final = 0.1
 
 DECODE_TURN_S: Final = 0.004
 """Decodes go on for so long, and to the end of the one under way, before the loop looks at the network again."""
-
-
-def keep_freed_memory() -> None:
-    """Have malloc keep big buffers for the next pair: each return trip to the kernel costs a fault for every page."""
-    with contextlib.suppress(AttributeError, OSError):  # another libc: slower, not wrong
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 class Worker:
