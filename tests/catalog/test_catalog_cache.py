@@ -123,11 +123,12 @@ def test_a_removed_listing_in_use_is_saved_again(folder, tmp_path):
     assert [kept.fingerprint for kept in cache] == [catalog.fingerprint]
 
 
-@pytest.mark.parametrize("content", [b"", b"[", b"{}", b"[1, null]", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"[", b"{}", b"[1, null]", b"\xff", b"[" * 100_000], ids=range(6))
 def test_an_unreadable_list_of_uses_costs_nothing(folder, tmp_path, content):
     cache, catalog = cache_in(tmp_path), listing(folder)
     (tmp_path / "0.served").write_bytes(content)
     (tmp_path / "1.served").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "2.served")
     cache.keep("train", [catalog])
     assert [kept.fingerprint for kept in cache] == [catalog.fingerprint]
 

@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -393,8 +394,52 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("endless", ["/dev/zero", "/dev/urandom"])
 def test_a_configuration_without_end_is_refused(endless):
-    with pytest.raises(ConfigError, match=f"{endless} is larger than a configuration can be, 1048576 bytes"):
+    with pytest.raises(ConfigError, match=f"{endless} is larger than a configuration can be, 131072 bytes"):
         load_config(Path(endless), {"root": "b"})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("root = " + "[" * 4000 + "]" * 4000, "1: this line is longer than 4096 characters: root = [[["),
+        ("root = " + "[" * 2000 + "]" * 2000, "1: lists and tables lie too deep in each other: root = [[["),
+        ("root = " + "{a=" * 1000, "1: lists and tables lie too deep in each other: root = {a={a="),
+        ("root = [\n" + "[\n" * 5000, "lists and tables lie too deep in each other: ["),
+        (
+            "\n".join("a." * 2000 + f"b{number} = 1" for number in range(30)),
+            "1: unrecognized setting a.a.a.a.a.a.a",
+        ),
+        ("\n".join("[" + "a." * 2000 + f"b{number}]" for number in range(30)), "1: unrecognized setting a.a.a.a.a.a.a"),
+        ('root = """\n' + "seed = 1\n" * 12_000, '1: a text, list or table begins here and does not end: root = """'),
+        ("slots = 0x" + "f" * 4000, "1: slots = 0xfff"),
+        ("order = 0x" + "f" * 4000, "1: order = 0xfff"),
+        ("ring = 0x" + "f" * 4000, "1: ring = 0xfff"),
+        ("test_ratio = " + "9" * 4000, "1: test_ratio = 0x"),
+        ("min_bytes_per_s = " + "9" * 4000, "must be at most"),
+        ('max_pixels = "' + "9" * 400 + '"', "must be a whole number"),
+        ('cache.memory = "' + "9" * 400 + ' GiB"', "cache.memory = "),
+        ('min_bytes_per_s = "' + "9" * 400 + ' GiB"', "must be a rate"),
+    ],
+    ids=range(15),
+)
+def test_a_hostile_file_is_a_sentence(written, text, sentence):
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(text), {})
+    assert sentence in str(caught.value)
+
+
+def test_a_pipe_is_a_configuration_without_waiting(tmp_path):
+    """What is being written is read to its end; nothing is read where no process writes."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="no root is given"):
+        load_config(tmp_path / "pipe", {})
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end), os.fdopen(write_end, "wb", buffering=0) as writer:
+        writer.write(b'root = "b"\n')
+        loading = ThreadPoolExecutor(1).submit(load_config, Path(f"/dev/fd/{read_end}"), {})
+        writer.write(b"seed = 5")
+        writer.close()
+        assert loading.result(60).seed == 5
 
 
 def test_a_configured_group_may_attach_or_is_unknown():

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import os
 import socket
 
 import google_crc32c
@@ -21,7 +22,7 @@ from ringfeedd.fakegcs import FakeGcs, Fault
 from ringfeedd.storage import SourceError, StoreSettings, open_source
 from ringfeedd.storage.base import read
 from ringfeedd.storage.gcs import GcsSource
-from ringfeedd.storage.token import open_token_provider
+from ringfeedd.storage.token import MOST_KEY_BYTES, open_token_provider
 from ringfeedd.storage.transport.http_errors import error_from_status
 
 ODD_NAMES = [
@@ -504,6 +505,28 @@ def test_credentials_that_are_none_are_one_sentence(tmp_path, monkeypatch, conte
     text = sentence_of("gs://b-1/p", emulator=None)
     assert says in text
     assert str(path) in text
+
+
+@pytest.mark.parametrize(
+    "uri", [5, "http://x:99999999/", "http://[::1/", "http://a..b/", f"http://{'a' * 300}/", "http://\ud800/"]
+)
+def test_a_key_with_an_invalid_token_uri(tmp_path, monkeypatch, uri):
+    secret = {"client_id": "i", "client_secret": "s", "refresh_token": "r", "token_uri": uri}
+    path = tmp_path / "key.json"
+    path.write_text(json.dumps({"type": "authorized_user", **secret}))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    assert "is not a token_uri" in sentence_of("gs://b-1/p", emulator=None)
+
+
+def test_a_key_is_read_from_small_files_only(tmp_path, monkeypatch):
+    """The library would wait for a pipe, and read a device without end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b" " * (MOST_KEY_BYTES + 1))
+    for place, says in (("pipe", "not a regular file"), ("large", "larger than a key can be"), ("", "Is a directory")):
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / place))
+        assert says in sentence_of("gs://b-1/p", emulator=None)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/dev/zero")
+    assert "not a regular file" in sentence_of("gs://b-1/p", emulator=None)
 
 
 def test_a_machine_without_credentials_is_told_at_once(tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ from ringfeedd.web.access import Guard
 from ringfeedd.web.page.document import POLICY, status_page
 from ringfeedd.web.server import HttpServer
 from ringfeedd.web.snapshot import RingSnapshot, look, problems
-from ringfeedd.web.token import read_token
+from ringfeedd.web.token import TokenFile, read_token
 
 TOKEN = "correct horse battery staple"
 HERE, ANYWHERE = Listen("127.0.0.1", 9753), Listen("0.0.0.0", 9753)
@@ -168,6 +168,22 @@ def test_a_token_is_secret_only_in_its_file(tmp_path):
         file.write_text(bad)
         with pytest.raises(ConfigError, match="openssl rand"):
             read_token(str(file))
+
+
+def test_a_token_is_only_read_from_a_file(tmp_path):
+    """A pipe would keep the daemon's loop waiting, at a later look too."""
+    pipe, file = tmp_path / "pipe", tmp_path / "token"
+    os.mkfifo(pipe, 0o600)
+    for place in (pipe, tmp_path, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match=r"could not read .*(not a regular file|directory)"):
+            read_token(str(place))
+    file.write_text(TOKEN)
+    file.chmod(0o600)
+    now = 0.0
+    token = TokenFile(str(file), lambda: now)
+    pipe.replace(file)
+    now = 5.0
+    assert token() == TOKEN
 
 
 # What they get.

@@ -137,7 +137,7 @@ def out_of_range(
         least, most: bounds that it may reach.
         above, below: bounds that it may not reach.
     """
-    if math.isnan(value):
+    if isinstance(value, float) and math.isnan(value):  # a whole number may be too large for a float
         return "must be a number"
     if least is not None and value < least:
         return f"must be at least {_plain(least)}"

@@ -15,6 +15,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
+from ringfeedd.system.files import read_regular
+
 IN_USE_S: Final = 86400.0
 """For which a daemon's list counts after it was written last: longer than trainers wait, or a machine sleeps."""
 
@@ -40,11 +42,13 @@ def in_use(folder: Path) -> set[str]:
     """The names of the listings that daemons serve, or served lately. Lists that are out of date are removed."""
     names: set[str] = set()
     for path in folder.glob(f"*{_SUFFIX}"):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             facts = path.lstat()
             if time.time() - facts.st_mtime > IN_USE_S:
                 path.unlink(missing_ok=True)
-            elif facts.st_size <= _MOST_BYTES:
-                listed = json.loads(path.read_bytes())
+                continue
+            text, _ = read_regular(path, _MOST_BYTES)
+            if len(text) <= _MOST_BYTES:
+                listed = json.loads(text)
                 names |= {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
     return names

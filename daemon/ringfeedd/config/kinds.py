@@ -14,6 +14,9 @@ from ringfeed.cli.arguments import out_of_range
 from ringfeedd.config.units import parse_duration, parse_size
 
 _TRUE: Final = ("true", "yes", "on", "1")
+_INTEGER_BITS: Final = 64
+"""Of TOML's integers."""
+
 _FALSE: Final = ("false", "no", "off", "0")
 
 
@@ -70,6 +73,8 @@ def literal(value: object) -> str:
             written = "{...}"
         case list():
             written = "[...]"
+        case int() if value.bit_length() > _INTEGER_BITS:
+            written = hex(value)  # Python writes no decimals of thousands of digits
         case _:
             written = repr(value)
     return written
@@ -201,7 +206,7 @@ class Choice:
     def read(self, value: object, *, from_text: bool) -> str:  # noqa: ARG002  # a text is a text
         """See `Kind`."""
         if not isinstance(value, str) or value not in self.words:
-            near = difflib.get_close_matches(str(value).lower(), self.words, n=1)
+            near = difflib.get_close_matches(value.lower(), self.words, n=1) if isinstance(value, str) else []
             raise FormError(f"must be {self.named}" + (f"; did you mean {near[0]}?" if near else ""))
         return value if isinstance(self.of, tuple) else self.of(value)
 
@@ -279,7 +284,9 @@ class WordOr:
 
 
 def _scalar(value: object) -> bool:
-    return isinstance(value, bool | int | float) and not (isinstance(value, float) and math.isnan(value))
+    if isinstance(value, float):
+        return not math.isnan(value)
+    return isinstance(value, bool | int) and value.bit_length() <= _INTEGER_BITS
 
 
 def _converted(kind: type[int | float], text: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -9,8 +10,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from ringfeedd.errors import ConfigError
+from ringfeedd.system.files import open_at_once
 
-MOST_CONFIG_BYTES: Final = 1 << 20
+MOST_CONFIG_BYTES: Final = 1 << 17
+
+MOST_LINE_CHARACTERS: Final = 4096
+"""A name with thousands of dots takes the parser seconds and gigabytes."""
+
+MOST_DEPTH: Final = 8
+"""Of tables in tables. No setting lies deeper than two."""
 
 MOST_FAULTS: Final = 50
 """A file with more faults of syntax is not read as a configuration."""
@@ -52,7 +60,8 @@ class TomlFile:
             ConfigError: it cannot be read, is too large, or holds no text.
         """
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=open_at_once) as file:  # Path.open takes no opener
+                os.set_blocking(file.fileno(), True)  # a pipe that is being written, as of `--config <(...)`
                 data = file.read(MOST_CONFIG_BYTES + 1)
         except OSError as error:
             raise ConfigError(f"could not read the configuration {path}: {error.strerror}") from error
@@ -69,23 +78,49 @@ class TomlFile:
     def parse(cls, path: Path, text: str) -> TomlFile:
         """Read a text; a line that is not TOML is a fault, and the others count."""
         lines = [*text.replace("\r\n", "\n").split("\n"), ""]  # the end of the file ends its last line
-        faults: list[Fault] = []
-        while True:
+        faults = _take_out_long(lines)
+        while len(faults) < MOST_FAULTS:
             try:
-                values = tomllib.loads("\n".join(lines))
-                break
-            except (tomllib.TOMLDecodeError, RecursionError) as error:
+                return cls(path, _flat(tomllib.loads("\n".join(lines))), _lines_of_names(lines), faults)
+            except tomllib.TOMLDecodeError as error:
                 faults.append(_take_out(lines, str(error)))
-                if len(faults) >= MOST_FAULTS:
-                    values = {}
-                    break
-        return cls(path, _flat(values), _lines_of_names(lines), faults)
+            except RecursionError:
+                faults.append(_take_out_nested(lines))
+        return cls(path, {}, {}, faults)
 
     def line(self, name: str) -> int:
         """Return the line of a setting; that of its table, or the first, if it cannot be told."""
         while name not in self.lines and "." in name:
             name = name.rpartition(".")[0]
         return self.lines.get(name, 1)
+
+
+def _take_out_long(lines: list[str]) -> list[Fault]:
+    """Empty the lines that are too long to be parsed; returns the faults of the first of them."""
+    long = [number for number, line in enumerate(lines, 1) if len(line) > MOST_LINE_CHARACTERS]
+    sentence = f"this line is longer than {MOST_LINE_CHARACTERS} characters"
+    faults = [Fault(number, f"{sentence}: {_shown(lines[number - 1])}") for number in long[:MOST_FAULTS]]
+    for number in long:
+        lines[number - 1] = ""
+    return faults
+
+
+def _take_out_nested(lines: list[str]) -> Fault:
+    """Empty everything from the line whose lists or tables lie too deep in each other; returns its fault."""
+    least, most = 1, len(lines)
+    while least < most:
+        number = (least + most) // 2
+        try:
+            tomllib.loads("\n".join(lines[:number]))
+        except tomllib.TOMLDecodeError:
+            least = number + 1
+        except RecursionError:
+            most = number
+        else:
+            least = number + 1
+    sentence = f"lists and tables lie too deep in each other: {_shown(lines[least - 1])}"
+    lines[least - 1 :] = [""] * (len(lines) - least + 1)
+    return Fault(least, sentence)
 
 
 def _take_out(lines: list[str], message: str) -> Fault:
@@ -136,24 +171,24 @@ def _fault_of_value(name: str, value: str, message: str) -> str:
 
 def _unclosed(lines: list[str]) -> int:
     """Return the number of the line whose text or list the file's end leaves open."""
-    end = len(lines)
-    for number in range(len(lines), max(0, len(lines) - 500), -1):
+    begins = sorted(_lines_of_names(lines).values())[-MOST_FAULTS:] or [1]
+    for number in reversed(begins):
         try:
             tomllib.loads("\n".join(lines[: number - 1]))
         except tomllib.TOMLDecodeError as error:
             at = _AT.search(str(error))
             if at is None or at[1] is None:
                 continue
-        end = number
-        break
-    return max(1, end)
+        return number
+    return begins[0]
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(table: dict[str, Any], prefix: str = "", depth: int = MOST_DEPTH) -> dict[str, Any]:
+    """Return values by dotted name; a table that lies deeper than `depth` is a value."""
     found: dict[str, Any] = {}
     for name, value in table.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.") or {f"{prefix}{name}": {}}
+        if isinstance(value, dict) and depth:
+            found |= _flat(value, f"{prefix}{name}.", depth - 1) or {f"{prefix}{name}": {}}
         else:
             found[prefix + name] = value
     return found

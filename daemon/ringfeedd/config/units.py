@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
@@ -38,7 +39,8 @@ def parse_size(text: str) -> int | None:
     match = _SIZE.fullmatch(text.strip())
     if match is None or match[2].lower() not in BYTE_UNITS:
         return None
-    return round(float(match[1]) * BYTE_UNITS[match[2].lower()])
+    size = float(match[1]) * BYTE_UNITS[match[2].lower()]
+    return round(size) if math.isfinite(size) else None
 
 
 def parse_duration(text: str) -> float | None:

@@ -14,6 +14,7 @@ from ringfeedd.errors import StartError, StoreDownError
 from ringfeedd.storage.base import SourceError
 from ringfeedd.storage.transport.aiohttp_errors import is_unreachable, outage_cause
 from ringfeedd.storage.transport.proxy import proxy_for
+from ringfeedd.system.files import read_regular
 
 READ_ONLY = "https://www.googleapis.com/auth/devstorage.read_only"
 """All that we ask for; the library's own default is full control."""
@@ -29,6 +30,8 @@ NO_CREDENTIALS = (
     "exist, and this machine has no metadata server. Run `gcloud auth application-default login`, or set "
     "GOOGLE_APPLICATION_CREDENTIALS to a service account's key file."
 )
+
+MOST_KEY_BYTES = 1 << 20
 
 CHECK = "Check the credentials and the way to Google."
 
@@ -116,6 +119,8 @@ async def open_token_provider() -> TokenProvider:
 
 async def _first_token(session: aiohttp.ClientSession) -> TokenProvider:
     named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    if named is not None:
+        _check_key_file(named)
     try:
         token = Token(scopes=[READ_ONLY], session=session)
     except FileNotFoundError as error:
@@ -144,18 +149,37 @@ async def _first_token(session: aiohttp.ClientSession) -> TokenProvider:
     return bearer
 
 
+def _check_key_file(named: str) -> None:
+    """Raise for a file that the library would wait for, or read without a bound; what it says itself is left to it."""
+    try:
+        text, _ = read_regular(named, MOST_KEY_BYTES)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StartError(f"GOOGLE_APPLICATION_CREDENTIALS names {named}, which cannot be read: {why}.") from error
+    if len(text) > MOST_KEY_BYTES:
+        raise StartError(
+            f"GOOGLE_APPLICATION_CREDENTIALS names {named}, which is larger than a key can be, {MOST_KEY_BYTES} bytes."
+        )
+
+
 async def _insist_that_it_resolves(url: str) -> None:
     """Look for the host that gives tokens, unless a proxy does: the library would try it five times."""
-    address = urlsplit(url)
-    if address.hostname is None or proxy_for(f"{address.scheme}://{address.netloc}"):
-        return
+    host: str | None = None
     try:
-        await asyncio.get_running_loop().getaddrinfo(address.hostname, address.port)
+        address = urlsplit(url)
+        host, port = address.hostname, address.port
+        if host is None or proxy_for(f"{address.scheme}://{address.netloc}"):
+            return
+        await asyncio.get_running_loop().getaddrinfo(host, port)
     except OSError as error:
         raise StoreDownError(
-            f"No access token for Google Cloud Storage: {address.hostname} cannot be found ({error.strerror}). {CHECK}",
+            f"No access token for Google Cloud Storage: {host} cannot be found ({error.strerror}). {CHECK}",
             unreachable=True,
         ) from error
+    except (ValueError, AttributeError, TypeError) as error:  # a key file may hold any value there
+        raise StartError(f"The Google credentials cannot be used: {str(url)[:200]!r} is not a token_uri.") from error
 
 
 async def _probe_metadata_server(session: aiohttp.ClientSession, url: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Final
 
+from ringfeedd.system.files import read_regular
+
 GCS_KEY: Final = "gcs-key"
 HTTP_TOKEN: Final = "http-token"  # noqa: S105  # its name
 
@@ -23,11 +25,11 @@ def credential(name: str, environ: Mapping[str, str]) -> Path | None:
     folder = environ.get("CREDENTIALS_DIRECTORY")
     for path in (Path(folder, f"{name}.own"), Path(folder, name)) if folder else ():
         try:
-            with path.open("rb") as file:
-                if file.read(len(ABSENT) + 1).strip() not in (b"", ABSENT):
-                    return path
+            content, _ = read_regular(path, len(ABSENT))
         except OSError:  # not in this unit
             continue
+        if content.strip() not in (b"", ABSENT):
+            return path
     return None
 
 

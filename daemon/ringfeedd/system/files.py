@@ -1,8 +1,15 @@
-"""Open files: how many a process may have, and what that leaves for downloads. `ulimit -n 64` is slow, no failure."""
+"""Open files: how many a process may have, and what that leaves for downloads; how a small file is read.
+
+`ulimit -n 64` is slow, no failure.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
+import stat
+from pathlib import Path
 from typing import Final
 
 from ringfeedd.errors import StartError
@@ -55,3 +62,21 @@ def connections(wanted: int, *, files: int, workers: int, rings: int, page: int 
             f"{workers} workers; raise the limit (`ulimit -n`, LimitNOFILE= in the unit), or use fewer --workers"
         )
     return min(wanted, left)
+
+
+def open_at_once(path: str | Path, flags: int) -> int:
+    """Open a file without waiting for the other end of a pipe; an ``opener`` for `open`. Raises: OSError."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def read_regular(path: str | Path, most: int) -> tuple[bytes, os.stat_result]:
+    """Return up to `most` + 1 bytes of a small file, and its facts.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe, a device or anything else than a file.
+    """
+    with open(path, "rb", opener=open_at_once) as file:  # Path.open takes no opener
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(errno.EINVAL, "It is not a regular file", str(path))
+        return file.read(most + 1), facts

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ringfeedd.errors import ConfigError
+from ringfeedd.system.files import read_regular
 
 LEAST_TOKEN_CHARACTERS: Final = 16
 MOST_TOKEN_BYTES: Final = 4096
@@ -71,8 +72,7 @@ def read_token(path: str) -> str:
     """
     file = Path(path)
     try:
-        with file.open("rb") as opened:
-            facts, text = os.fstat(opened.fileno()), opened.read(MOST_TOKEN_BYTES + 1)
+        text, facts = read_regular(file, MOST_TOKEN_BYTES)
     except OSError as error:
         raise ConfigError(f"http_token_file: could not read {file}: {error.strerror}") from error
     if facts.st_mode & stat.S_IRWXO or facts.st_uid not in (os.geteuid(), 0):
