@@ -9,6 +9,7 @@ from ring_fixtures import served_ring, turning
 
 import ringfeed
 from ringfeed.reader import attachment as attachment_module
+from ringfeed.reader import delivery
 from ringfeed.shm.layout import Lane, State
 
 
@@ -91,3 +92,36 @@ def test_a_request_without_pairs_is_refused():
             served.turn()
             assert page[Lane.ANSWER_NONCE] == 7
             assert page.read_reason() == "batch_size=0 asks for batches without pairs; it must be at least 1"
+
+
+def test_ranks_that_asked_together_join_together():
+    """In the same turn: the rank whose request completed the group might be gone by the next one."""
+    with served_ring() as served, pytest.MonkeyPatch.context() as patch:
+        pages = served.memory.lanes[:2]
+        for rank, page in enumerate(pages):
+            start = ringfeed.shm.layout.Start.AT
+            page.write_request(ringfeed.shm.lane.Request("job", rank, 2, 2, True, start, (1, 0), False, 1), nonce=7)
+        patch.setattr(served.memory, "lane_lives", lambda lane: lane < 2)
+        served.service.step()
+        assert [page[Lane.ANSWER_NONCE] for page in pages] == [7, 7]
+
+
+def test_a_slow_rank_follows_another_epoch(monkeypatch):
+    """The daemon notes that it has left, with the other rank at the new place already, before it asks for that."""
+    reattach = delivery.attach_elsewhere
+
+    def reattach_late(*arguments, **options):
+        wait_until(lambda: len(served.service.groups.lanes()) == 1)
+        turns = served.seconds
+        wait_until(lambda: served.seconds > turns + 1)
+        return reattach(*arguments, **options)
+
+    with served_ring() as served, turning(served):
+        readers = [ringfeed.attach(served.name, batch_size=2, group="job", rank=r, world_size=2) for r in (0, 1)]
+        readers[1].set_epoch(7)
+        monkeypatch.setattr(delivery, "attach_elsewhere", reattach_late)
+        readers[0].set_epoch(7)
+        for reader, positions in zip(readers, ([0, 1], [2, 3]), strict=True):
+            batch = next(iter(reader))
+            assert (batch.epoch, batch.positions.tolist()) == (7, positions)
+            reader.close()

@@ -3,74 +3,18 @@
 from __future__ import annotations
 
 import os
-from itertools import count
-from typing import Any
 
 import pytest
+from consumers import BATCH, LENGTH, LINGER_S, House
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringfeed.shm.lane import Accepted, Refused, Request
+from ringfeed.shm.lane import Refused
 from ringfeed.shm.layout import Leaving, Start
-from ringfeed.shm.origin import Kin, process_number
-from ringfeedd.order import make_order
-from ringfeedd.ring.admission import Seek, Wait
-from ringfeedd.ring.groups import Groups
-from ringfeedd.ring.ring import Ring
-from ringfeedd.ring.timeline import OrderAlone, Timeline
+from ringfeed.shm.origin import process_number
+from ringfeedd.ring.admission import Wait
 
-LENGTH, BATCH = 40, 2
-LINGER_S, BLOCKING_S = 100.0, 10.0
 WHOLE = (Start.AUTO, Start.EPOCH)
-
-
-class House:
-    """A ring, its groups, and consumers that come, read and go as they are told."""
-
-    def __init__(self) -> None:
-        order = make_order("sequential", length=LENGTH, seed=0)
-        self.ring = Ring("train", slots=400, readahead=0, timeline=Timeline(OrderAlone(order)))
-        self.groups = Groups(linger_s=LINGER_S, linger_blocking_s=BLOCKING_S, gather_s=0.0)
-        self.lanes = count()
-        self.now = 0.0
-        self.turn()
-
-    def turn(self) -> None:
-        self.groups.expire(self.now, self.ring)
-        if (floor := self.groups.floor()) is not None:
-            self.ring.release(floor)
-        for job in self.ring.jobs(1000):
-            self.ring.finish(job.seq)
-        self.ring.publish()
-
-    def ask(
-        self, rank: int, *, group: str = "job", world: int = 2, start: Start = Start.AUTO, epoch: int = 0, **kin: int
-    ) -> Any:
-        self.turn()
-        at = (epoch, 0)
-        request = Request(group, rank, world, BATCH, True, start, at, anonymous=False, pid=rank, kin=Kin(**kin))
-        lane = next(self.lanes)
-        answer = self.groups.attach(lane, request, self.ring, self.now)
-        if isinstance(answer, Seek):
-            self.ring.seek(answer.epoch, answer.position)
-            answer = self.groups.attach(lane, request, self.ring, self.now)
-        return (lane, answer.place) if isinstance(answer, Accepted) else answer
-
-    def come(self, rank: int, **options: Any) -> tuple[int, tuple[int, int]]:
-        """Attach; return the lane and (epoch, position)."""
-        lane, place = self.ask(rank, **options)
-        return lane, (place.epoch, place.position)
-
-    def read(self, lane: int, batches: int) -> None:
-        _, member = self.groups._lanes[lane]
-        place = member.place
-        for _ in range(batches):
-            place = member.plan.block(place).next
-        taken = member.plan.block(place).seq
-        self.groups.progress(lane, self.ring, taken=taken, released=taken)
-
-    def go(self, lane: int, leaving: Leaving = Leaving.NO) -> None:
-        self.groups.gone(lane, leaving, self.now)
 
 
 @pytest.fixture

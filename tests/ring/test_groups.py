@@ -438,12 +438,12 @@ def test_a_rank_of_another_shape_is_refused(groups, ring):
     assert "use the same in every rank" in answer.reason
 
 
-def test_a_rank_out_of_step_is_refused(groups, ring):
-    """With its group, which lives."""
+def test_a_rank_out_of_step_waits(groups, ring):
+    """For the end of its group, of which the other ranks may come to the same state."""
     attached(groups, ring, "pair", 0, lane=0)
     out_of_step = groups.attach(1, make_request("pair", 1, Start.AT, (0, 6)), ring, 0.0)
-    assert isinstance(out_of_step, Refused)
-    assert "start all of its ranks from the same state" in out_of_step.reason
+    assert isinstance(out_of_step, Wait)
+    assert "all of them start from the same state" in out_of_step.reason
     in_step = groups.attach(1, make_request("pair", 1, Start.AT, (0, 8)), ring, 0.0)
     assert in_step == Accepted(Place(8, 0, 8))
 

@@ -20,7 +20,7 @@ class Kin:
         run: the start of the job: its ranks on this machine have it in common, and the same command started again has
             another one.
         loop: the iteration over a DataLoader: the workers that were started for it have it in common.
-        workers: of that DataLoader; for people.
+        workers: of that DataLoader.
     """
 
     owner: int = 0

@@ -375,7 +375,8 @@ class RingDataset(IterableDataset[Any]):
         alone = self.ranks.world_size == 1
         start: str | Place | Following = beginning.start if beginning.at is None else beginning.at
         if beginning.at is None and get_worker_info() is not None:
-            start = Following(beginning.looked_at or 0)  # a DataLoader starts new workers for each epoch
+            # A DataLoader starts new workers for each epoch.
+            start = Following(beginning.looked_at or 0) if beginning.epoch is None else (beginning.epoch, 0)
         reader = open_reader(
             self.ring,
             batch_size=self.batch_size,

@@ -46,6 +46,8 @@ class Member:
         kin: of the consumer that was attached last.
         former: whether the process that read as this rank from a previous daemon still lives; None once settled.
         reaches: (epoch, position) to which it may read with that daemon's ring.
+        asked_for: the place that its latest consumer brought; None where it brought none.
+        contested_since: when another consumer of the same loader asked for its rank first, in seconds.
     """
 
     plan: Plan
@@ -62,6 +64,8 @@ class Member:
     kin: Kin = STRANGER
     former: Callable[[], bool] | None = None
     reaches: tuple[int, int] = (0, 0)
+    asked_for: Place | None = None
+    contested_since: float | None = None
 
     @property
     def live(self) -> bool:

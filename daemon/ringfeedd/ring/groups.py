@@ -18,6 +18,7 @@ from ringfeed.shm.missing import Absence
 from ringfeedd.ring.admission import Seek, Wait, place_among_others, same_shape, why_never
 from ringfeedd.ring.claims import goes_on, is_of, loop_of, loop_place, still_there
 from ringfeedd.ring.group import Group, Member, PredecessorPlace
+from ringfeedd.ring.moves import give_up, go_to, leave, note_loop, still_held
 from ringfeedd.ring.rendezvous import GATHER_S, Rendezvous
 from ringfeedd.ring.ring import Ring
 
@@ -95,15 +96,15 @@ class Groups:
     def attach(self, lane: int, request: Request, ring: Ring, now: float) -> Accepted | Refused | Seek | Wait:
         """Decide on a request. `Wait` and `Seek` change nothing; ask again."""
         if request.start is Start.GIVE_UP:
-            return self._give_up(request)
+            return self._give_up(request, now)
         if reason := why_never(request, ring):
             return Refused(reason)
         group = self._named(request)
         if group is not None and (group.live or (same_shape(group, request) and goes_on(group, request))):
-            return self._join(lane, group, request, ring)
+            return self._join(lane, group, request, ring, now)
         return self._begin(lane, request, ring, now)
 
-    def _give_up(self, request: Request) -> Refused:
+    def _give_up(self, request: Request, now: float) -> Refused:
         """Keep nothing for consumers of a training process that have left a group, or will."""
         given_up = 0
         for group in self:
@@ -115,7 +116,7 @@ class Groups:
                 given_up += not member.live and not member.given_up
             for member in group.members:  # where none is left, also of ranks that never came
                 if not member.live and (member.unclaimed or not (member.came or group.live)):
-                    member.given_up = True
+                    give_up(group, member, now)
         self.comings_and_goings += 1
         return Refused(f"{given_up} places of group {request.group!r} are given up, as its process has asked")
 
@@ -146,7 +147,7 @@ class Groups:
         for earlier in (*former, *self._sought):
             group.note_done(earlier)
         self._sought = []
-        return self._join(lane, group, request, ring)
+        return self._join(lane, group, request, ring, now)
 
     def _named(self, request: Request) -> Group | None:
         return next((group for group in self if is_of(group, request)), None)
@@ -211,7 +212,7 @@ class Groups:
             group.members.append(Member(plan, place, place, plan.block(place).seq, now))
         return group
 
-    def _join(self, lane: int, group: Group, request: Request, ring: Ring) -> Accepted | Refused | Wait:
+    def _join(self, lane: int, group: Group, request: Request, ring: Ring, now: float) -> Accepted | Refused | Wait:
         if not same_shape(group, request):
             plan = group.members[0].plan
             return Refused(
@@ -222,25 +223,15 @@ class Groups:
             )
         member = group.members[request.rank]
         if member.lane is not None:
-            return Refused(
+            return still_held(member, request, now) or Refused(
                 f"rank {request.rank} of group {group.name!r} is attached already, by process {member.pid} on lane "
                 f"{member.lane}; give every process a rank of its own, or another group's name"
             )
-        if request.start is Start.AT and not group.skips and (member.place.epoch, member.place.position) != request.at:
-            seq = ring.seq(*request.at)
-            known = group.has_round_at(*request.at)
-            if seq < ring.floor and (request.wait or len(self._groups) == 1):
-                return Wait(
-                    f"the other ranks of group {group.name!r} read on from epoch {member.place.epoch}, position "
-                    f"{member.place.position}; all of them start from the same state once those have left"
-                )
-            if seq < ring.floor or not known:
-                return Refused(
-                    f"rank {request.rank} asks for epoch {request.at[0]}, position {request.at[1]}, and its group "
-                    f"{group.name!r} reads on from epoch {member.place.epoch}, position {member.place.position}; "
-                    f"start all of its ranks from the same state"
-                )
-            member.take_place(Place(seq, *request.at))
+        if request.start is Start.AT:
+            if why := go_to(group, member, request, ring, now, alone=len(self._groups) == 1):
+                return why
+            note_loop(group, request)
+        member.asked_for = Place(ring.seq(*request.at), *request.at) if request.start is Start.AT else None
         if request.start is Start.FOLLOWING:
             loop = group.loops[request.kin.owner] = loop_of(group, request, ring)
             loop.came.add(request.rank)
@@ -252,7 +243,7 @@ class Groups:
         member.take_place(member.place)
         member.lane, member.pid = lane, request.pid
         member.came, member.given_up, member.former, member.kin = True, False, None, request.kin
-        member.unclaimed = False
+        member.unclaimed, member.contested_since = False, None
         self._lanes[lane] = (group, member)
         self.comings_and_goings += 1
         return Accepted(member.place)
@@ -279,12 +270,7 @@ class Groups:
         """The consumer on ``lane`` is no more; returns whom that was, for the log."""
         group, member = self._lanes.pop(lane)
         self.comings_and_goings += 1
-        member.lane = None
-        member.away_since = now
-        member.given_up = leaving is Leaving.LEAVE or member.unclaimed
-        if leaving is not Leaving.NO:
-            member.released = member.plan.block(member.place).seq
-        # Else it was killed, maybe with a batch in hand: that is kept as well, for a job that goes on from its state.
+        leave(group, member, leaving, now)
         return f"rank {member.plan.rank} of group {group.name!r} (pid {member.pid})"
 
     def expire(self, now: float, ring: Ring) -> list[str]:

@@ -14,6 +14,12 @@ from ringfeed.shm.lane import Request
 GATHER_S: Final = 1.0
 """How long the first to come waits for the others; trainers that lost their daemon look out for it more often."""
 
+WORKERS_GATHER_S: Final = 15.0
+"""How long a loader's worker waits for the loader's other workers, which are certain to come and may stand behind it.
+
+Each of them is a process that starts, in several seconds where it is spawned on a busy machine.
+"""
+
 _STALE_S: Final = 60.0
 
 
@@ -22,6 +28,13 @@ class _Group:
     since: float
     resuming: bool = False
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    workers: set[int] = field(default_factory=set)  # ranks that are workers of the loaders whose workers have asked
+
+    def complete(self, world_size: int, waited_s: float, gather_s: float) -> bool:
+        """Whether no rank is awaited any more."""
+        if self.workers <= self.places.keys():
+            return len(self.places) == world_size or waited_s >= gather_s
+        return waited_s >= max(gather_s, WORKERS_GATHER_S)
 
 
 class Rendezvous:
@@ -46,11 +59,12 @@ class Rendezvous:
         }
         group = self._groups.setdefault(request.group, _Group(now))
         group.places[request.rank] = request.at
+        group.workers.update(_workers_with(request))
         group.resuming |= request.resuming  # of one job some ranks may have lived on, others start again
         if request.resuming:
             complete = now - min(g.since for g in self._groups.values() if g.resuming) >= self._gather_s
         else:
-            complete = len(group.places) == request.world_size or now - group.since >= self._gather_s
+            complete = group.complete(request.world_size, now - group.since, self._gather_s)
         return min(group.places.values()) if complete else None
 
     def earliest(self) -> tuple[int, int]:
@@ -66,3 +80,15 @@ class Rendezvous:
         group = self._groups.get(request.group)
         if group is not None and group.places.pop(request.rank, None) is not None and not group.places:
             del self._groups[request.group]
+
+
+def _workers_with(request: Request) -> range:
+    """Return the ranks of all workers of the loader that a worker asks for; none where it is no worker.
+
+    Workers count before ranks of the job.
+    """
+    workers = request.kin.workers
+    if not workers or request.world_size % workers:
+        return range(0)
+    ranks = request.world_size // workers
+    return range(request.rank % ranks, request.world_size, ranks)

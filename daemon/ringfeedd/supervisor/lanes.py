@@ -128,6 +128,12 @@ class LaneManager:
             seek: goes on from another (epoch, position), where a request wants that and no reader is
                 attached; False where it could not.
         """
+        while self._answer_each(now, now_ns, seek):
+            pass  # the others of a group that has begun join it before any of its ranks can have left
+
+    def _answer_each(self, now: float, now_ns: int, seek: Callable[[int, int], bool]) -> bool:
+        """Answer the requests that can be answered; return whether a consumer was accepted while others wait."""
+        accepted = False
         for lane, request in list(self._pending.items()):
             answer = self._groups.attach(lane, request, self._ring, now)
             if isinstance(answer, Seek) and seek(answer.epoch, answer.position):
@@ -148,6 +154,8 @@ class LaneManager:
                 page.write_absence(absence, now_ns)
                 page[Lane.ANSWERED_NS] = now_ns
                 self._accept(lane, request, answer)
+                accepted = True
+        return accepted and bool(self._pending)
 
     def tell_absences(self, now: float, now_ns: int) -> None:
         """Write on each lane which ranks of its group are away, after a rank has come or gone.
