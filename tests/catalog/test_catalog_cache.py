@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import secrets
 import subprocess
 import sys
@@ -131,6 +132,30 @@ def test_an_unreadable_list_of_uses_costs_nothing(folder, tmp_path, content):
     os.mkfifo(tmp_path / "2.served")
     cache.keep("train", [catalog])
     assert [kept.fingerprint for kept in cache] == [catalog.fingerprint]
+
+
+def damaged(good: bytes):
+    """The bytes of a listing's file, each time with a header of the archive that means something else."""
+    entry = good.index(b"PK\x01\x02")
+    for offset, value in ((6, 200), (8, 0x20), (8, 0x40), (8, 0x01), (10, 99), (10, 8)):
+        yield good[: entry + offset] + bytes([value]) + good[entry + offset + 1 :]
+    yield good.replace(b"hashes.npy", b"hashes.npx")
+    yield good.replace(b"meta.npy", b"atem.npy")
+    draw = random.Random(3)
+    for _ in range(200):
+        place = draw.randrange(len(good))
+        yield good[:place] + draw.randbytes(1) + good[place + 1 :]
+
+
+def test_a_damaged_listing_is_passed_over(folder, tmp_path, caplog):
+    cache, catalog = cache_in(tmp_path), listing(folder)
+    cache.save(catalog)
+    (path,) = tmp_path.glob("*.catalog")
+    for content in damaged(path.read_bytes()):
+        path.write_bytes(content)
+        for found in cache:
+            assert found.fingerprint == catalog.fingerprint
+    assert "is passed over" in caplog.text
 
 
 def test_a_vanishing_file_costs_no_other_file(folder, tmp_path, monkeypatch):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from house import Daemon, write_folder
 
 from ringfeed.cli.status import ring_status
+from ringfeedd.cache.disk import PREFIX
 from ringfeedd.cache.segments import segment_path, segments
+from ringfeedd.cache.upkeep import disk_caches
 from ringfeedd.cli.main import main
 
 PAIRS = 30
@@ -52,3 +55,18 @@ def test_a_daemon_without_a_cache_cannot_be_warmed(root, ring, capsys):
 def test_a_missing_folder_is_a_sentence(tmp_path, capsys):
     assert main(["cache", "show", str(tmp_path / "none")]) == 3
     assert "cannot be listed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["root.json", "index"])
+@pytest.mark.parametrize("content", [None, b"[" * 100_000, b"\xff" * 1000, b"[[1]]", b" " * (1 << 20)], ids=range(5))
+def test_a_hostile_cache_folder_is_listed(tmp_path, name, content):
+    """None is a pipe, for which nothing waits."""
+    folder = tmp_path / f"{PREFIX}x"
+    folder.mkdir()
+    if content is None:
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).write_bytes(content)
+    (found,) = disk_caches(tmp_path)
+    assert found.pairs == 0
+    assert found.bytes == 0

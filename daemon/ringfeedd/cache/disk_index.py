@@ -16,6 +16,7 @@ import numpy as np
 from ringfeed.shm import segment
 from ringfeedd.cache.policy import Indices, Words, sealed
 from ringfeedd.cache.segments import HEADER, OFFSET_BITS, WORDS
+from ringfeedd.system.files import open_at_once
 
 INDEX: Final = "index"
 
@@ -42,7 +43,8 @@ class IndexTable:
     def read(cls, folder: Path) -> IndexTable:
         """Return the entries of a folder's index that were written to their end."""
         try:
-            data = (folder / INDEX).read_bytes()
+            with open(folder / INDEX, "rb", opener=open_at_once) as file:
+                data = file.read()
         except OSError:
             data = b""
         whole = data[: len(data) // HEADER.size * HEADER.size]

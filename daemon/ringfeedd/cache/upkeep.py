@@ -8,11 +8,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ringfeed.shm import segment
 from ringfeedd.cache.disk import LOCK, LOCK_BYTE, PREFIX, ROOT
 from ringfeedd.cache.disk_index import INDEX, IndexTable
 from ringfeedd.cache.segments import HEADER, SegmentReader, WrongEntryError, segment_path, segments
+from ringfeedd.system.files import read_regular
+
+_MOST_ROOT_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,8 @@ def disk_caches(base: Path) -> list[DiskCache]:
 
 def _look(folder: Path) -> DiskCache:
     root = "?"
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        root = str(json.loads((folder / ROOT).read_text())[0])
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        root = str(json.loads(read_regular(folder / ROOT, _MOST_ROOT_BYTES)[0])[0])
     used = 0
     for number in segments(str(folder)):
         with contextlib.suppress(OSError):
