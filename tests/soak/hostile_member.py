@@ -68,7 +68,7 @@ def main(ring: str, seed: int) -> None:
     for visit in itertools.count():
         with contextlib.suppress(RingfeedError, OSError, ValueError):
             descriptor = read_descriptor(ring)
-            control = Control(descriptor)
+            control = Control(descriptor, lockable=True)
             try:
                 if _read_by_others(control) and _visit(descriptor, control, chance):
                     print(f"visit {visit}", flush=True)

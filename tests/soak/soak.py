@@ -28,7 +28,7 @@ from manager import Manager
 from soak_bucket import PREFIX, ROOT, Bucket
 from soak_faults import Served, stopped
 from soak_jobs import Jobs
-from soak_table import BOUND_S, Ending, catalogs, invariants
+from soak_table import BOUND_S, Ending, Invariant, catalogs, invariants
 from soak_usage import Growth, generations, shared
 from soak_weather import FAULTS, OUTAGES, Weather
 
@@ -42,6 +42,8 @@ HEIGHT, WIDTH = 48, 64
 SLOTS = 96
 PATIENCE = ("--linger-blocking-s", "1", "--read-timeout-s", "1", "--max-attempts", "100", "--max-failed", "0")
 """Nothing may be lost to a store that is ill for seconds, so a single failed pair stops the ring, and the soak."""
+
+VISITS = "a hostile member's visit"
 
 KINDS = {
     "kill a job": 6,
@@ -125,7 +127,7 @@ class Soak:
                 self._end_weather()
             self._recover()
         if self.member is not None:
-            self.done["a hostile member's visit"] += self.member.stop()
+            self.done[VISITS] += self.member.stop()
         self._rest(minutes)
         maps = [generations(pid, f"{self.ring}-train") for pid in self.jobs.pids]
         self.ending = Ending(before, shared(self.ring), max(maps))
@@ -293,6 +295,9 @@ def soak(minutes: float, seed: int, folder: Path, *, hostile: bool) -> int:
         *invariants(verdicts, it.growth, it.ending, longest_s=it.longest_s, left=left),
         *catalogs(found),
     ]
+    if hostile:
+        visits = it.done[VISITS]
+        rows.append(Invariant("a hostile member was there", f"{visits} visits", visits > 0))
     print(f"\ndone: {', '.join(f'{kind} {count}' for kind, count in it.done.items()) or 'nothing'}")
     print(f"starts refused, and made good by starting all jobs anew: {dict(it.jobs.refused) or 'none'}\n")
     width = max(len(row.name) for row in rows)
