@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ringfeed.reader.opening import Following
 from ringfeed.reader.state import following_epoch
 from ringfeed.shm.layout import MAX_UINT64
 
@@ -76,6 +77,18 @@ class Beginning:
             self.load({**state, "epoch": following, "position": 0})
             self.epoch, self.goes_on = epoch, True
 
+    def of_reader(self, *, in_worker: bool) -> str | Place | Following:
+        """Return what the reader that is opened now starts with.
+
+        Args:
+            in_worker: it reads for a DataLoader, which starts new workers for each epoch.
+        """
+        if self.at is not None:
+            return self.at
+        if not in_worker:
+            return self.start
+        return Following(self.looked_at or 0) if self.epoch is None else (self.epoch, 0)
+
     def forget(self) -> None:
         """What was loaded or chosen was one iteration's, which has begun."""
         self.at = self.epoch = self.looked_at = None
@@ -86,10 +99,18 @@ class Beginning:
         """Whether anything was loaded or chosen for the next iteration."""
         return self.at is not None or self.epoch is not None
 
-    @property
-    def from_elsewhere(self) -> bool:
-        """Whether a place was loaded by another process than this one, e.g. by that which started this worker."""
-        return self.at is not None and self._by != os.getpid()
+    def check_is_of_this_process(self) -> None:
+        """Refuse a place of another process, by whose loader this worker was started.
+
+        Raises:
+            RuntimeError: a place was loaded there.
+        """
+        if self.at is not None and self._by != os.getpid():
+            raise RuntimeError(
+                "This dataset was given a state or a place to start at before a DataLoader started its workers, which "
+                "would begin there in every epoch. Use ringfeed.torch.RingLoader, or load the state into torchdata's "
+                "StatefulDataLoader."
+            )
 
     @staticmethod
     def _place_of(at: Place) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -13,27 +13,21 @@ from ringfeed.arguments import true_or_false, whole_number
 from ringfeed.daemon.started import Use
 from ringfeed.interactive import by_default
 from ringfeed.plan import Plan
-from ringfeed.reader.opening import Following, open_reader
+from ringfeed.reader.opening import open_reader
 from ringfeed.reader.reader import Reader
 from ringfeed.reader.reconnect import RESTART_S
-from ringfeed.reader.state import ResumeState
 from ringfeed.shm.descriptor import read_descriptor
 from ringfeed.torch.accelerate import counts_by_itself
-from ringfeed.torch.beginning import Beginning, Place
+from ringfeed.torch.beginning import Beginning
 from ringfeed.torch.distributed import Ranks, check_nodes, kin, loader_pid
-from ringfeed.torch.first_place import state_before_the_start, state_of_beginning
+from ringfeed.torch.first_place import joins_midway_at, state_of_beginning
 from ringfeed.torch.items import Items
 from ringfeed.torch.membership import Membership
+from ringfeed.torch.resume import ResumePoint
 from ringfeed.torch.workers.loading import collates, spawns_workers_of, tell_of_workers
 from ringfeed.torch.workers.places import WorkersPlaces, give_up_unreachable
 from ringfeed.torch.workers.requests import Requests
 from ringfeed.torch.workers.worker_pass import WorkerPass
-
-_ENDED: Final = "ended"
-"""In a state of a DataLoader's worker: whether it has yielded the last batch of its pass.
-
-torchdata's loader makes the workers of an iteration that had ended go on, finds out that it had, and starts others.
-"""
 
 
 class RingDataset(IterableDataset[Any]):
@@ -98,7 +92,7 @@ class RingDataset(IterableDataset[Any]):
         self.batch_size = whole_number("batch_size", batch_size, least=1)
         self._membership = Membership(ring, group, rank, world_size)
         self.drop_last = true_or_false("drop_last", drop_last)
-        self.beginning = Beginning(start)
+        self._point = ResumePoint(start)
         self.wait = wait
         self._given_lag = on_lag
         copy, self.on_lag = by_default(copy, on_lag)
@@ -113,11 +107,7 @@ class RingDataset(IterableDataset[Any]):
         self._reader: Reader | None = None
         self._pid = os.getpid()
         self._attached_there: int | None = None  # the process that sent this dataset here while it was attached
-        self._stood: dict[str, Any] | None = None  # when it was closed, or sent here
-        self._read_by_workers = False  # of a loader that is not told where they stand
         self._pass: WorkerPass | None = None  # a worker's latest
-        self._pass_epoch: int | None = None
-        self._loaded_ended = False
         self.requests: Requests | None = None  # of the `RingLoader` whose workers are being started, or this is one of
         self._workers_places: WorkersPlaces | None = None
         self.daemon_use: Use | None = None  # lives as long as this dataset and its copies
@@ -132,13 +122,18 @@ class RingDataset(IterableDataset[Any]):
         """Leave the reader out, but for where it stood: the process that this is sent to attaches by itself."""
         if spawns_workers_of(self):
             self.hand_over()
-        stood = self._stood if self._reader is None else self._reader.state_dict()
-        state = {**self.__dict__, "_reader": None, "_pass": None, "_stood": stood, "_workers_places": None}
+        point = self._point.sent(None if self._reader is None else self._reader.state_dict())
+        state = {**self.__dict__, "_reader": None, "_pass": None, "_point": point, "_workers_places": None}
         return {**state, "_attached_there": self._attached_in}
 
     def __repr__(self) -> str:
         membership = repr(self._membership)
         return f"RingDataset({self.ring!r}, batch_size={self.batch_size}{membership and ', '}{membership})"
+
+    @property
+    def beginning(self) -> Beginning:
+        """Where the next reader begins."""
+        return self._point.beginning
 
     @property
     def _attached_in(self) -> int | None:
@@ -172,8 +167,8 @@ class RingDataset(IterableDataset[Any]):
     @property
     def _unread(self) -> bool:
         """Whether this process is attached and has read nothing."""
-        reader = self._reader
-        return reader is not None and self._pid == os.getpid() and not reader.statistics()["batches"]
+        reader = self._own_reader
+        return reader is not None and not reader.statistics()["batches"]
 
     def __len__(self) -> int:
         """Batches, not pairs, that this rank gets in its next epoch, without workers; `RingLoader` counts with them.
@@ -186,9 +181,9 @@ class RingDataset(IterableDataset[Any]):
         Raises:
             DaemonNotRunningError: no daemon serves the ring.
         """
-        if self._reader is not None and self._pid == os.getpid():
-            return len(self._reader)
-        place = self._joins_midway_at()
+        if (reader := self._own_reader) is not None:
+            return len(reader)
+        place = joins_midway_at(self.ring, self.beginning, self._shape)
         if place is None:
             return self.batches_of_workers(1)
         plan = Plan(read_descriptor(self.ring).epochs, self.ranks.world_size, 0, self.batch_size, self.drop_last)
@@ -196,17 +191,13 @@ class RingDataset(IterableDataset[Any]):
 
     def attach_to_count(self) -> None:
         """Attach if only that tells how many batches the first epoch will have, since others are in the midst of it."""
-        if (self._reader is None or self._pid != os.getpid()) and self._joins_midway_at() is not None:
+        if self._own_reader is None and joins_midway_at(self.ring, self.beginning, self._shape) is not None:
             _ = self.reader
 
-    def _joins_midway_at(self) -> tuple[int, int] | None:
-        """The (epoch, position), about, at which it would attach now if that is in the middle of others' epoch."""
-        if self.beginning.chosen or self.beginning.start == "epoch":
-            return None
-        shape = (self.ranks.world_size, self.batch_size, self.drop_last)
-        state = state_before_the_start(self.ring, self.beginning.start, shape)
-        position = -(-state.position // read_descriptor(self.ring).identity.num_nodes)
-        return (state.epoch, position) if position else None
+    @property
+    def _shape(self) -> tuple[int, int, bool]:
+        """World size, batch size and drop_last, as states name them."""
+        return self.ranks.world_size, self.batch_size, self.drop_last
 
     def batches_of_workers(self, workers: int) -> int:
         """Batches that this rank gets in a whole epoch from so many DataLoader workers, at least 1, together.
@@ -261,13 +252,20 @@ class RingDataset(IterableDataset[Any]):
             give_up_unreachable()
             ranks = self.settle_ranks()
             reader = self._reader = self._attach(ranks.rank, ranks.world_size, named=self._membership.named)
-            self._pid, self._stood = os.getpid(), None
+            self._pid = os.getpid()
+            self._point.attached()
             self._choose_epoch(reader)
         return reader
 
+    @property
+    def _own_reader(self) -> Reader | None:
+        """This process's reader, also a closed one; None where another process attached."""
+        return self._reader if self._pid == os.getpid() else None
+
     def _open_reader(self) -> Reader | None:
         """Return this process's reader; None where it was closed, maybe by another one that had to wait for it."""
-        return None if self._reader is None or self._pid != os.getpid() or self._reader.closed else self._reader
+        reader = self._own_reader
+        return None if reader is None or reader.closed else reader
 
     def close(self) -> None:
         """Detach; the next iteration attaches again, as the rank that this process is then.
@@ -281,15 +279,15 @@ class RingDataset(IterableDataset[Any]):
 
     def _detach(self) -> None:
         self._membership.unsettle()
-        if self._reader is not None and self._pid == os.getpid():
-            self._stood = self._reader.state_dict()
-            self._reader.close()
+        if (reader := self._own_reader) is not None:
+            self._point.detached(reader.state_dict())
+            reader.close()
         self._reader = None
 
     def hand_over(self) -> None:
         """Do not hold up the workers of a DataLoader that are being started; a `RingLoader` has seen to that."""
         if self.requests is None:
-            self._read_by_workers = True
+            self._point.left_to_workers()
             if self._open_reader() is not None:
                 self._detach()
         give_up_unreachable()
@@ -299,15 +297,10 @@ class RingDataset(IterableDataset[Any]):
 
     def leave_to_workers(self) -> None:
         """Detach, so that a loader's workers can read in this process's place: its next epoch, if it has read."""
-        if self._reader is not None and self._pid == os.getpid():
-            has_read = self._reader.statistics()["batches"] > 0
-            looked_at = self._reader.looked_at()
+        if (reader := self._own_reader) is not None:
+            has_read, looked_at = reader.statistics()["batches"] > 0, reader.looked_at()
             self._detach()
-            if looked_at is not None and not self.beginning.chosen:
-                self.beginning.load(looked_at)
-                self.beginning.goes_on = True
-            elif has_read and not self.beginning.chosen and self._stood is not None:
-                self.beginning.go_on_from(self._stood)
+            self._point.go_on_in_workers(has_read=has_read, looked_at=looked_at)
 
     # Where it stands.
 
@@ -322,19 +315,12 @@ class RingDataset(IterableDataset[Any]):
             RuntimeError: workers of a DataLoader have read; `RingLoader` knows where they stand.
             DaemonNotRunningError: nothing was read yet, and no daemon serves the ring.
         """
-        if self._reader is not None and not (self._reader.closed and self.beginning.chosen):
-            state = self._reader.state_dict()
-            return state if self._pass_epoch is None else {**state, _ENDED: state["epoch"] > self._pass_epoch}
-        if not self.beginning.chosen:
-            if self._stood is not None:
-                return dict(self._stood)
-            if self._read_by_workers:
-                raise RuntimeError(
-                    "Workers of a DataLoader have read from this dataset, and it does not know where they stand. Use "
-                    "ringfeed.torch.RingLoader or torchdata's StatefulDataLoader, and ask the loader for its state."
-                )
-        shape = (self.ranks.world_size, self.batch_size, self.drop_last)
-        return state_of_beginning(self.ring, self.beginning, shape)
+        reader, point = self._reader, self._point
+        if reader is not None and point.tells(reader_is_closed=reader.closed):
+            return point.of_reader(reader.state_dict())
+        if (stood := point.without_reader()) is not None:
+            return stood
+        return state_of_beginning(self.ring, self.beginning, self._shape)
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Go on where a state stands, with whatever number of ranks; the next iteration is the rest of that epoch.
@@ -344,10 +330,7 @@ class RingDataset(IterableDataset[Any]):
                 that is raised by the next iteration.
             AttachRefusedError: other groups have gone beyond it.
         """
-        loaded = ResumeState.from_dict(state).to_dict()
-        self._loaded_ended = bool(state.get(_ENDED))
-        self.beginning.load(loaded, strict=strict)
-        self._read_by_workers = False
+        loaded = self._point.load(state, strict=strict)
         if (reader := self._open_reader()) is not None:
             reader.load_state_dict(loaded, strict=strict)
 
@@ -360,8 +343,7 @@ class RingDataset(IterableDataset[Any]):
         """
         if counts_by_itself(sys._getframe(1)):  # noqa: SLF001  # nothing else tells who iterates
             return
-        epoch = self.beginning.choose_epoch(epoch)
-        self._read_by_workers = False
+        epoch = self._point.choose_epoch(epoch)
         if (reader := self._open_reader()) is not None:
             reader.set_epoch(epoch)
 
@@ -373,10 +355,6 @@ class RingDataset(IterableDataset[Any]):
     def _attach(self, rank: int, world_size: int, *, named: bool) -> Reader:
         beginning = self.beginning
         alone = self.ranks.world_size == 1
-        start: str | Place | Following = beginning.start if beginning.at is None else beginning.at
-        if beginning.at is None and get_worker_info() is not None:
-            # A DataLoader starts new workers for each epoch.
-            start = Following(beginning.looked_at or 0) if beginning.epoch is None else (beginning.epoch, 0)
         reader = open_reader(
             self.ring,
             batch_size=self.batch_size,
@@ -384,7 +362,7 @@ class RingDataset(IterableDataset[Any]):
             rank=rank,
             world_size=world_size,
             drop_last=self.drop_last,
-            start=start,
+            start=beginning.of_reader(in_worker=get_worker_info() is not None),
             strict=beginning.strict,
             wait=self.wait,
             on_lag=self.on_lag if alone else self._given_lag or "block",
@@ -408,12 +386,8 @@ class RingDataset(IterableDataset[Any]):
                 "Call dataset.close() before the DataLoader starts its workers, or use ringfeed.torch.RingLoader, "
                 "which does so."
             )
-        if self.beginning.from_elsewhere and self.requests is None:
-            raise RuntimeError(
-                "This dataset was given a state or a place to start at before a DataLoader started its workers, which "
-                "would begin there in every epoch. Use ringfeed.torch.RingLoader, or load the state into torchdata's "
-                "StatefulDataLoader."
-            )
+        if self.requests is None:
+            self.beginning.check_is_of_this_process()
         if self._pass is not None and self._pid == os.getpid():  # this very worker's last iteration: it persists
             self.beginning.go_on_from(self._pass.leave_at())
         # Workers count before ranks: then the batches that a loader yields, worker by worker, are the order's own.
@@ -423,9 +397,8 @@ class RingDataset(IterableDataset[Any]):
         self._pass = WorkerPass(reader, None if self.requests is None else self.requests.latest())
         self._choose_epoch(reader)
         self.beginning.forget()
-        self._reader, self._pid, self._pass_epoch = reader, os.getpid(), reader.epoch
-        if self._loaded_ended:  # the workers that follow, which are given no state, take the places that are kept
-            self._loaded_ended, self._pass_epoch = False, -1
+        self._reader, self._pid = reader, os.getpid()
+        if self._point.begin_pass(reader.epoch):
             self._pass.leave()
             return iter(())
         return self._pass.items(self._items(), range(worker * world_size, (worker + 1) * world_size), world_size)

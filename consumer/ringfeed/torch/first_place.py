@@ -54,6 +54,22 @@ def state_before_the_start(ring: str, start: str, shape: tuple[int, int, bool]) 
     return state_at(control.descriptor, epoch=epoch, position=position, shape=shape)
 
 
+def joins_midway_at(ring: str, beginning: Beginning, shape: tuple[int, int, bool]) -> tuple[int, int] | None:
+    """Return about which (epoch, position) a group would attach at now; None unless that is amid others' epoch.
+
+    Args:
+        shape: world size, batch size and drop_last of the group.
+
+    Raises:
+        DaemonNotRunningError: no daemon serves the ring.
+    """
+    if beginning.chosen or beginning.start == "epoch":
+        return None
+    state = state_before_the_start(ring, beginning.start, shape)
+    position = -(-state.position // read_descriptor(ring).identity.num_nodes)
+    return (state.epoch, position) if position else None
+
+
 def _where_others_are(control: Control) -> tuple[int, int] | None:
     """The (epoch, position) where a group would begin next to those that read; None where none does."""
     epochs, found = control.descriptor.epochs, []
