@@ -31,6 +31,7 @@ class Block(NamedTuple):
     Attributes:
         seq: number of the block's first pair.
         pairs: in the block, at least 1.
+        end: number of the pair after the block's last.
         epoch, position: of the block's first pair.
         repeated: the rank has no pair of its own in this round; its one pair is another rank's.
         next: where the following round begins.
@@ -38,15 +39,11 @@ class Block(NamedTuple):
 
     seq: int
     pairs: int
+    end: int
     epoch: int
     position: int
     repeated: bool
     next: Place
-
-    @property
-    def end(self) -> int:
-        """Number of the pair after the block's last."""
-        return self.seq + self.pairs
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,8 @@ class Plan:
         repeated = count == 0
         if repeated:
             offset, count = left - 1, 1
-        return Block(place.seq + offset, count, place.epoch, place.position + offset, repeated, following)
+        seq = place.seq + offset
+        return Block(seq, count, seq + count, place.epoch, place.position + offset, repeated, following)
 
     def skip_to(self, place: Place, seq: int) -> Place:
         """The first round from ``place`` on whose block for this rank begins at ``seq`` or later.

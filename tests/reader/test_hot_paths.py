@@ -35,7 +35,7 @@ from ringfeedd.worker.protocol import Decoded, PairJob, Results
 
 PAIRS = 1000
 BATCHES = 1000
-MOST = {"ring": 27, "pool": 8, "decode": 160, "reader": 58, "dataset": 76}
+MOST = {"ring": 27, "pool": 8, "decode": 160, "reader": 56, "dataset": 74}
 """Calls for each pair that is dispatched and published, for each that a worker gets and answers, for each that is
 decoded, and for each batch. Somewhat fewer are made today."""
 

@@ -146,7 +146,7 @@ def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool
     records = Records(attachment.control, block)
     first = block.seq % attachment.geometry.slots
     data = attachment.data
-    if not copy and block.seq + block.pairs > data.clean_until:
+    if not copy and block.end > data.clean_until:
         data.clean(block.seq, block.pairs, attachment.control.published)
     image = data.image.read(first, block.pairs, copy=copy)
     label = data.label.read(first, block.pairs, copy=copy)

@@ -140,7 +140,8 @@ class Delivery:
             return None
         self.batches += 1
         session.page[Lane.BATCHES] = self.batches
-        batch.missed, self._missed_before = self.missed - self._missed_before, self.missed
+        if self.missed != self._missed_before:
+            batch.missed, self._missed_before = self.missed - self._missed_before, self.missed
         return batch
 
     def _refreshed(self, reader: Recipient) -> bool:

@@ -140,7 +140,8 @@ class Reader:
         with self._lock:
             if self._stood_in_the_way and self._delivery.may_miss:
                 self._come_back()
-            self.check_open()
+            if self._closed or os.getpid() != self._pid:
+                self.check_open()
             self._thread = threading.get_ident()
             return self._delivery.take(iteration, epoch, self)
 

@@ -43,6 +43,8 @@ def unregister(reader: OpenReader) -> None:
 
 def let_make_way(waiting: OpenReader, end: int) -> None:
     """Have the other groups' readers not stand in the way of pairs below ``end``."""
+    if len(_OPEN) == 1:
+        return
     generation, group = waiting.pass_of
     for reader in list(_OPEN):
         its_generation, its_group = reader.pass_of

@@ -65,7 +65,7 @@ class WaitingReader(Protocol):
     """The reader of a session, while it waits."""
 
     def before_slice(self, block: Block) -> None:
-        """Make way for the block, as far as it is up to this process."""
+        """Make way for the block, as far as it is up to this process; called before the first slice and idle ones."""
 
     def after_slice(self) -> None:
         """Raise an error if the block is no longer wanted."""
@@ -136,8 +136,8 @@ class Session:
         wait = Wait(began := time.monotonic_ns())
         self.page[Lane.WAITING_SINCE_NS] = began
         try:
+            reader.before_slice(block)  # not at each token, of which a batch may bring as many as it has pairs
             while True:
-                reader.before_slice(block)
                 took = bell.wait()
                 reader.after_slice()  # another thread, or a signal's handler, may have closed it meanwhile
                 if control.published >= block.end:
@@ -152,6 +152,7 @@ class Session:
                     and (why := wait.explain(reader, block, control))
                 ):
                     warn("%s", why)
+                reader.before_slice(block)
         finally:
             self.waited_ns += time.monotonic_ns() - began
             self.page[Lane.WAITED_NS] = self.waited_ns
