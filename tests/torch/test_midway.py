@@ -123,3 +123,11 @@ def test_a_held_last_batch_is_no_middle(length):
         assert second.state_dict()["position"] == 2
         first.close()
         second.close()
+
+
+def test_a_rank_ahead_of_others_hides_nothing():
+    """The second rank of two may attach first, as a loader's workers do: its own block is not where they stand."""
+    with served_ring(slots=64, epoch_length=40) as served, turning(served):
+        with ringfeed.attach(served.name, batch_size=4, group="job", rank=1, world_size=2):
+            state = RingDataset(served.name, batch_size=4).state_dict()
+        assert (state["epoch"], state["position"]) == (0, 0)

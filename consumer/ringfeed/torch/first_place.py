@@ -84,9 +84,9 @@ def _where_others_are(control: Control) -> tuple[int, int] | None:
                 continue  # others have gone on without it
             with contextlib.suppress(ValueError):  # a consumer may write any number
                 attached = (place.epoch, place.position)
-                ahead = epochs.forward(attached, max(0, released - place.seq))
+                here = request.plan(epochs).skip_to(place, released)  # a round's start, also for a rank other than 0
                 following = epochs.forward(attached, max(0, page[Lane.TAKEN] - place.seq))
-                found.append((released, ahead, following[0]))
+                found.append((released, (here.epoch, here.position), following[0]))
     if not found:
         return None
     epoch, position = min(found)[1]
