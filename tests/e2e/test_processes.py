@@ -20,7 +20,7 @@ from ring_fixtures import Served, served_ring, turning
 
 import ringfeed
 from ringfeed.cli.status import ring_status
-from ringfeed.reader import reader as reader_module
+from ringfeed.reader import delivery
 from ringfeed.shm.layout import Lane, RingState, State
 from ringfeedd.ring.groups import Groups
 from ringfeedd.system.clock import LONGEST_TURN_S, TurnClock
@@ -375,7 +375,7 @@ def test_an_interrupted_read_repeats_its_batch(served, monkeypatch, *, copy: boo
     with turning(served), ringfeed.attach(served.name, batch_size=4, copy=copy) as reader:
         batches = iter(reader)
         assert next(batches).positions[0] == 0
-        state, read = reader.state_dict(), reader_module.read_batch
+        state, read = reader.state_dict(), delivery.read_batch
 
         def interrupted(*arguments, **named):
             monkeypatch.undo()
@@ -383,7 +383,7 @@ def test_an_interrupted_read_repeats_its_batch(served, monkeypatch, *, copy: boo
                 assert read(*arguments, **named).positions[0] == 4
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(reader_module, "read_batch", interrupted)
+        monkeypatch.setattr(delivery, "read_batch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             next(batches)
         assert reader.state_dict() == state
