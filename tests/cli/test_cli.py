@@ -368,16 +368,16 @@ def test_status_of_a_hanging_daemon_exits_with_3(capsys):
 
 def test_a_reader_that_has_enough_is_no_error():
     ringfeed_in_a_pipe = f'{shlex.join(RINGFEED)} "$@" | head -n 1'
-    may_complain = {"status": 3, "doctor": 1}  # of a busy machine, and of other rings
     with served_ring() as served:
         fail_pairs(served, 900)  # more than a pipe holds
         for command in (
             ["errors", served.name],
             ["errors", "--json"],
-            ["status"],
+            ["status", served.name],  # the rings of other tests may hang, which it says with its exit code
             ["top", "--count", "50"],
             ["doctor"],
         ):
+            served.service.report(DaemonCounts(workers=1), StoreHealth())  # else this one hangs after 5 s
             done = subprocess.run(
                 ["bash", "-o", "pipefail", "-c", ringfeed_in_a_pipe, "bash", *command],
                 capture_output=True,
@@ -386,8 +386,7 @@ def test_a_reader_that_has_enough_is_no_error():
                 check=False,
             )
             assert done.stdout.count("\n") == 1
-            assert done.returncode in (0, may_complain.get(command[0], 0)), command
-            assert done.stderr == ""
+            assert (done.returncode, done.stderr) in ((0, ""), (int(command == ["doctor"]), "")), command
 
 
 def test_output_that_cannot_be_written_is_a_sentence():

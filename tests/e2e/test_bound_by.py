@@ -103,7 +103,7 @@ def doctor(name: str) -> dict[str, object]:
 
 
 def assert_named(ring: str, by: str, says: str, *, for_s: float = 5.0) -> None:
-    """Wait until `doctor` names a cause with these words, and see that `status` mostly says so, too."""
+    """Wait until `doctor` names a cause with these words, and see that `status` sticks to it."""
     found: dict[str, object] = {}
 
     def is_named() -> bool:
@@ -118,7 +118,7 @@ def assert_named(ring: str, by: str, says: str, *, for_s: float = 5.0) -> None:
     while time.monotonic() < end:
         seen[ring_status(ring).verdict.by] += 1
         time.sleep(0.1)
-    assert seen[by] > seen.total() / 2, seen
+    assert seen[by] >= 0.8 * seen.total(), seen
 
 
 def test_stragglers_and_latency_are_named(ring, readers, serve, small):

@@ -14,10 +14,10 @@ from ringfeed.cli.arguments import out_of_range
 from ringfeedd.config.units import parse_duration, parse_size
 
 _TRUE: Final = ("true", "yes", "on", "1")
-_INTEGER_BITS: Final = 64
-"""Of TOML's integers."""
-
 _FALSE: Final = ("false", "no", "off", "0")
+
+_INTEGER_BITS: Final = 64
+"""The size of TOML's integers."""
 
 
 class MustBeError(ValueError):

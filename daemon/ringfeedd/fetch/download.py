@@ -122,9 +122,7 @@ class Download:
         Such a pause keeps this request from the others' way; the window's pace bounds all of them anyway.
         """
         error, timer = self.error, self._timer
-        if timer is None or not self.attempts or error is None:
-            return
-        if error.cause == RATE_LIMITED and error.retry_after_s is None:
+        if timer and error and error.cause == RATE_LIMITED and error.retry_after_s is None:
             timer.cancel()
             self._again()
 

@@ -227,11 +227,12 @@ class Groups:
                 f"rank {request.rank} of group {group.name!r} is attached already, by process {member.pid} on lane "
                 f"{member.lane}; give every process a rank of its own, or another group's name"
             )
-        if request.start is Start.AT:
-            if why := go_to(group, member, request, ring, now, alone=len(self._groups) == 1):
+        asked_for = Place(ring.seq(*request.at), *request.at) if request.start is Start.AT else None
+        if asked_for is not None:
+            if why := go_to(asked_for, group, member, request, ring, now, alone=len(self._groups) == 1):
                 return why
             note_loop(group, request)
-        member.asked_for = Place(ring.seq(*request.at), *request.at) if request.start is Start.AT else None
+        member.asked_for = asked_for
         if request.start is Start.FOLLOWING:
             loop = group.loops[request.kin.owner] = loop_of(group, request, ring)
             loop.came.add(request.rank)

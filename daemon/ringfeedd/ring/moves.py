@@ -42,14 +42,13 @@ def _wait_for(leftover: Member) -> Wait:
 
 
 def go_to(
-    group: Group, member: Member, request: Request, ring: Ring, now: float, *, alone: bool
+    place: Place, group: Group, member: Member, request: Request, ring: Ring, now: float, *, alone: bool
 ) -> Refused | Wait | None:
     """Let a rank that joins its group stand at the place that it asks for; return why it may not, or not yet.
 
     Args:
         alone: there is no other group.
     """
-    place = Place(ring.seq(*request.at), *request.at)
     if (member.place.epoch, member.place.position) == request.at or group.skips:
         return None
     if leftovers := [other for other in group.members if _is_leftover(other, request)]:
@@ -106,11 +105,12 @@ def give_up(group: Group, member: Member, now: float) -> None:
     """Keep nothing of what a rank has left, only its share from a place on to which others of its group have gone."""
     if member.given_up:
         return
-    member.given_up = True
     asked_for = (other.asked_for for other in group.members if other.live and other.asked_for is not None)
     ahead = [place for place in asked_for if place.seq > member.place.seq]
     if ahead:
         _expect(member, min(ahead, key=lambda place: place.seq), now)
+    else:
+        member.given_up = True
 
 
 def _expect(member: Member, place: Place, now: float) -> None:

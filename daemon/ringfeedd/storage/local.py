@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ringfeedd.storage.base import PAGE_OBJECTS, ObjectInfo, OnEnd, Reading, SourceError, TaskReading
 from ringfeedd.storage.skipped import Kind, Skipped
+from ringfeedd.system.files import open_at_once
 from ringfeedd.system.threads import Threads
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class LocalSource:
             raise SourceError(f"{name} lies outside {self._root}, and is not read.", cause="forbidden")
         try:
             # O_NONBLOCK: opening a FIFO that took the file's place must not hang a thread
-            with open(self._path(name), "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
+            with open(self._path(name), "rb", opener=open_at_once) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise SourceError(f"{name} under {self._root} is not a regular file.", cause="missing")

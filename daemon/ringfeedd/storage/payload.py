@@ -9,7 +9,7 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 
 MAX_ERROR_TEXT_BYTES: Final = 1 << 16
-"""The part of an error's body; what a server says in one is a line or two."""
+"""The part of an error's body that is kept; what a server says in one is a line or two."""
 
 
 _FED_BYTES: Final = 1 << 14

@@ -9,7 +9,7 @@ REFUSING: Final = frozenset({400, 403})
 """Statuses whose body may say what has to be changed."""
 
 _LOOKED_AT_CHARS: Final = 4096
-"""The part of a body: the API's messages are shorter."""
+"""The part of a body that is looked at: the API's messages are shorter."""
 
 _ADVICE: Final = (
     (
