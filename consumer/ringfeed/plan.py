@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ringfeed.epochs import Epochs
 
@@ -23,6 +23,19 @@ class Place(NamedTuple):
     seq: int
     epoch: int
     position: int
+
+    def counted_from(self, base: Place) -> Place:
+        """Return where to count on from by epochs' lengths that hold from ``base`` on.
+
+        That is this place, or the start of the base's epoch where this one lies in an epoch before that.
+        """
+        if self.seq < base.seq and self.epoch < base.epoch:
+            return Place(base.seq - base.position, base.epoch, 0)
+        return self
+
+
+START: Final = Place(0, 0, 0)
+"""Where the stream begins."""
 
 
 class Block(NamedTuple):

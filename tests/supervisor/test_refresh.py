@@ -18,6 +18,9 @@ from ring_fixtures import fake_revision, served_ring
 
 import ringfeed
 from ringfeed.cli.status import ring_status
+from ringfeed.shm.control import open_control
+from ringfeed.torch.first_place import state_before_the_start
+from ringfeedd.recovery.predecessor import read_predecessors
 
 PAIRS, MORE = 20, 12
 
@@ -256,6 +259,35 @@ def test_a_change_ends_when_every_reader_passed_it():
         assert len([pair_id for batch in batches for pair_id in batch.ids]) == 12
         counts = [[len(ids) for ids in epoch_of(early, late)] for _ in range(3)]
         assert counts[-1] == [20, 20], "the third catalog comes in"
+
+
+@pytest.mark.parametrize("lengths", [(16, 20, 24), (20, 18, 15)], ids=["longer", "shorter"])
+def test_places_outlast_several_changes(lengths):
+    """Pairs are counted by lengths that still hold, though the reader was told a place of a former catalog."""
+    with (
+        served_ring(slots=12, epoch_length=22) as served,
+        turning(served) as lock,
+        ringfeed.attach(served.name, batch_size=4, drop_last=False, start=(0, 20)) as reader,
+    ):
+        for number, length in enumerate(lengths):
+            with lock:
+                served.service.offer(fake_revision(length, fingerprint=f"{number}" * 32))
+            while len(epoch_of(reader)) != length or len(served.service.catalogs) > 1:
+                pass
+        batches = iter(reader)
+        for _ in range(2):
+            assert len(next(batches).ids) == 4
+        epoch = reader.epoch
+        with lock:
+            ((former,),) = (one.places for one in read_predecessors(served.name))
+            ring, status = served.service.ring, ring_status(served.name)
+            floor, published = ring.place(ring.floor), ring.place(ring.published)
+        assert former.at == (epoch, 8)
+        assert former.at <= former.reaches
+        assert (published.epoch, published.position) <= former.reaches
+        assert state_before_the_start(served.name, "auto", (1, 4, False)).epoch == epoch
+        assert [standing.epoch for standing in open_control(served.name).standings()] == [epoch]
+        assert (status.epoch, status.position) == (floor.epoch, floor.position)
 
 
 def test_a_job_behind_an_ended_change_is_told():

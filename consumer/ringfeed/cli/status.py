@@ -11,6 +11,7 @@ from ringfeed.errors import DaemonNotRunningError, NotTrustedError, RingfeedErro
 from ringfeed.health.evidence import Evidence
 from ringfeed.health.stalls import Stall
 from ringfeed.health.verdict import judge
+from ringfeed.plan import Place
 from ringfeed.reader.session import find_stall
 from ringfeed.shm.control import Control
 from ringfeed.shm.counters import DaemonCounts, Lately, RingCounts, StoreCounts, read
@@ -43,11 +44,12 @@ def _read(control: Control) -> RingStatus:
     lives = control.daemon_lives()
     now = time.monotonic_ns()
     floor, published = word(State.FLOOR), control.published
-    base = (word(State.BASE_EPOCH), word(State.BASE_POSITION))
+    # The descriptor is written at a change at once, the words a moment later; a jump to another place only moves these.
+    base = max(Place(word(State.BASE_SEQ), word(State.BASE_EPOCH), word(State.BASE_POSITION)), descriptor.base)
     try:
-        epoch, position = descriptor.epochs.forward(base, max(0, floor - word(State.BASE_SEQ)))
+        epoch, position = descriptor.epochs.forward((base.epoch, base.position), max(0, floor - base.seq))
     except ValueError as error:
-        raise NotTrustedError(control.distrust(f"it says that the ring stands at epoch {base[0]}")) from error
+        raise NotTrustedError(control.distrust(f"it says that the ring stands at epoch {base.epoch}")) from error
     height, width = geometry.image.row_shape[:2]
     failed, found = _read_failures(control), find_stall(control)
     status = RingStatus(

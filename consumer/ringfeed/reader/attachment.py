@@ -215,7 +215,7 @@ class Attachment:
             raise DaemonGoneError(str(error)) from error
         if descriptor.generation != self.descriptor.generation:
             raise restarted(descriptor.ring)
-        self.descriptor = descriptor
+        self.descriptor = self.control.descriptor = descriptor
         self.plan = self._request.plan(descriptor.epochs)
         return descriptor.catalog_changes - known
 

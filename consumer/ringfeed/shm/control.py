@@ -122,7 +122,8 @@ class Control:
             if nonce and page[Lane.ANSWER_NONCE] == nonce and self.lane_lives(number):
                 request = page.read_request()
                 if isinstance(request, Request) and isinstance(page.read_answer(nonce), Accepted):
-                    found.append(Standing.read(page, request, self.descriptor.epochs, now_ns, published, number))
+                    epochs, base = self.descriptor.epochs, self.descriptor.base
+                    found.append(Standing.read(page, request, epochs, now_ns, published, number, base))
         return found
 
     def reason(self) -> str:

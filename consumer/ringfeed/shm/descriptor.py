@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ringfeed.epochs import Epochs
 from ringfeed.errors import DaemonNotRunningError, NoAccessError, NotTrustedError, OtherVersionError
+from ringfeed.plan import START, Place
 from ringfeed.shm import access as trust
 from ringfeed.shm import layout, segment
 from ringfeed.shm.failures import FailedPairs, read_failed_pairs
@@ -48,6 +49,7 @@ class Descriptor:
         split: ``"train"`` or ``"test"``.
         catalogs: what is served from which epoch on, ascending, the first from epoch 0; a refresh adds one.
         catalog_changes: refreshes since the daemon's start that changed ``catalogs``.
+        base: a place from which on the lengths of ``catalogs`` hold; see `Place.counted_from`.
     """
 
     ring: str
@@ -58,6 +60,7 @@ class Descriptor:
     split: str
     catalogs: tuple[ServedCatalog, ...]
     catalog_changes: int = 0
+    base: Place = START
     layout_version: int = layout.LAYOUT_VERSION
 
     @property
@@ -86,7 +89,7 @@ class Descriptor:
 
     def to_json(self) -> bytes:
         """The descriptor as one line of JSON."""
-        facts = dataclasses.asdict(self) | {"identity": self.identity.to_json()}
+        facts = dataclasses.asdict(self) | {"identity": self.identity.to_json(), "base": self.base._asdict()}
         return json.dumps(facts, sort_keys=True).encode() + b"\n"
 
     @classmethod
@@ -110,6 +113,7 @@ class Descriptor:
             facts["geometry"] = _read_geometry(facts["geometry"])
             facts["identity"] = Identity.from_json(facts["identity"])
             facts["catalogs"] = tuple(_read_catalog(catalog) for catalog in facts["catalogs"])
+            facts["base"] = Place(**{name: _whole(name, number, 0) for name, number in facts["base"].items()})
             descriptor = cls(**facts)
             for name in ("ring", "generation", "split"):
                 if not isinstance(facts[name], str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ringfeed.epochs import Epochs
-from ringfeed.plan import Place
+from ringfeed.plan import START, Place
 from ringfeed.shm.lane import Accepted, LanePage, Request
 from ringfeed.shm.layout import Lane
 from ringfeed.shm.missing import Absence
@@ -53,7 +53,14 @@ class Standing:
 
     @classmethod
     def read(  # all that makes a look
-        cls, page: LanePage, request: Request, epochs: Epochs, now_ns: int, published: int, lane: int = -1
+        cls,
+        page: LanePage,
+        request: Request,
+        epochs: Epochs,
+        now_ns: int,
+        published: int,
+        lane: int = -1,
+        base: Place = START,
     ) -> Standing:
         """Return what an attached consumer's lane says at ``now_ns``, CLOCK_MONOTONIC.
 
@@ -61,14 +68,16 @@ class Standing:
 
         Args:
             published: number of the first pair that is not published.
+            base: a place from which on the lengths of ``epochs`` hold.
         """
         since = page[Lane.WAITING_SINCE_NS] if published < page[Lane.TAKEN] + request.batch_size else 0
         place = Place(page[Lane.SEQ], page[Lane.EPOCH], page[Lane.POSITION])
         taken, first, epoch = page[Lane.TAKEN], page[Lane.SEQ], page[Lane.EPOCH]
         if request.sensible and Accepted(place).sensible(epochs):
             first = request.plan(epochs).block(place).seq
-            if place.seq <= taken:
-                epoch = epochs.forward((place.epoch, place.position), taken - place.seq)[0]
+        began = place.counted_from(base)
+        if Accepted(began).sensible(epochs) and began.seq <= taken:
+            epoch = epochs.forward((began.epoch, began.position), taken - began.seq)[0]
         return cls(
             group=request.group,
             rank=request.rank,

@@ -78,8 +78,10 @@ def _where_others_are(control: Control) -> tuple[int, int] | None:
         if page[Lane.ANSWER_NONCE] == 0 or not control.lane_lives(lane):
             continue
         request, answer = page.read_request(), page.read_answer(page[Lane.NONCE])
-        if isinstance(request, Request) and isinstance(answer, Accepted) and answer.sensible(epochs):
-            place, released = answer.place, page[Lane.RELEASED]
+        if isinstance(request, Request) and isinstance(answer, Accepted):
+            place, released = answer.place.counted_from(control.descriptor.base), page[Lane.RELEASED]
+            if not Accepted(place).sensible(epochs):
+                continue
             if request.skips or (request.yields and released < control.word(State.FLOOR)):
                 continue  # others have gone on without it
             with contextlib.suppress(ValueError):  # a consumer may write any number

@@ -127,10 +127,10 @@ def _former_place(control: Control, lane: int) -> PredecessorPlace | None:
     taken = page[Lane.TAKEN]
     if not isinstance(request, Request) or not isinstance(answer, Accepted) or taken >= MAX_SEQ:
         return None
-    epochs = control.descriptor.epochs
-    if not request.sensible or not answer.sensible(epochs):
+    epochs, began = control.descriptor.epochs, answer.place.counted_from(control.descriptor.base)
+    if not request.sensible or not Accepted(began).sensible(epochs):
         return None  # they were when it was accepted: a process writes what it should not
     plan = request.plan(epochs)
-    place, reached = (plan.skip_to(answer.place, seq) for seq in (taken, max(taken, control.published)))
+    place, reached = (plan.skip_to(began, seq) for seq in (taken, max(taken, control.published)))
     lives = partial(control.lane_lives, lane)
     return PredecessorPlace(request, (place.epoch, place.position), (reached.epoch, reached.position), lives)

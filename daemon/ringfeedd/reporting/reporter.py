@@ -11,7 +11,7 @@ from ringfeed.health.evidence import Evidence, Verdict
 from ringfeed.health.stalls import Stall, hold_up
 from ringfeed.health.verdict import WAITED, judge, unreachable
 from ringfeed.shm.counters import DaemonCounts, RingCounts, StoreCounts
-from ringfeed.shm.lane import Request
+from ringfeed.shm.lane import LanePage, Request
 from ringfeed.shm.layout import REASON_BYTES, RING_BYTES, Lane, State
 from ringfeed.shm.progress import Standing
 from ringfeedd.fetch.health import StoreHealth
@@ -172,7 +172,7 @@ class Reporter:
         page = self._memory.lanes[lane]
         if isinstance(request := page.read_request(), Request):
             nonce = page[Lane.ANSWER_NONCE]
-            standing = Standing.read(page, request, self._ring.epochs, 0, self._ring.published)
+            standing = self._read_standing(page, request, 0, lane)
             self._note((lane, nonce), standing, page[Lane.WAITED_NS] / 1e9)
         self.ledger.gone(lane)
 
@@ -181,9 +181,13 @@ class Reporter:
         for lane in self._groups.lanes():
             page = self._memory.lanes[lane]
             if isinstance(request := page.read_request(), Request):
-                standing = Standing.read(page, request, self._ring.epochs, now_ns, self._ring.published, lane)
+                standing = self._read_standing(page, request, now_ns, lane)
                 found[lane, page[Lane.ANSWER_NONCE]] = standing
         return found
+
+    def _read_standing(self, page: LanePage, request: Request, now_ns: int, lane: int) -> Standing:
+        ring = self._ring
+        return Standing.read(page, request, ring.epochs, now_ns, ring.published, lane, ring.base)
 
     def _slower_group(self, standings: Mapping[Reader, Standing]) -> Stall | None:
         """Return who sets the pace, though slots are free at this moment: those that it has just given back.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from ringfeed.plan import Place
 from ringfeed.shm import layout, segment
 from ringfeed.shm.counters import DaemonCounts, Lately, RingCounts, StoreCounts, words
 from ringfeed.shm.descriptor import Descriptor, ServedCatalog, remove_descriptor, write_descriptor
@@ -144,10 +145,14 @@ class RingMemory:
                 f"could not write {path}: {error.strerror or error}; make room in /dev/shm, and start again"
             ) from error
 
-    def announce_catalogs(self, catalogs: tuple[ServedCatalog, ...]) -> None:
-        """Tell consumers what is served from which epoch on; before anything of a changed epoch is published."""
+    def announce_catalogs(self, catalogs: tuple[ServedCatalog, ...], base: Place) -> None:
+        """Tell consumers what is served from which epoch on; before anything of a changed epoch is published.
+
+        Args:
+            base: a place from which on the catalogs' lengths hold.
+        """
         changes = self.descriptor.catalog_changes + 1
-        self.descriptor = replace(self.descriptor, catalogs=catalogs, catalog_changes=changes)
+        self.descriptor = replace(self.descriptor, catalogs=catalogs, catalog_changes=changes, base=base)
         self._write_descriptor()
         self.set(State.CATALOG_CHANGES, changes)
 

@@ -60,12 +60,12 @@ class RingRefresh:
     def _change(self) -> bool:
         revisions, memory = self._revisions, self._memory
         if (epoch := revisions.due(self._groups)) is not None:
-            memory.announce_catalogs(revisions.after(epoch))
+            memory.announce_catalogs(revisions.after(epoch), self._ring.base)
             self._outcome = revisions.begin(epoch)
             self._groups.change(self._ring)
         if self._groups or len(memory.descriptor.catalogs) == 1:
             return False
-        memory.announce_catalogs((revisions.newest.served(0),))
+        memory.announce_catalogs((revisions.newest.served(0),), self._ring.base)
         self._outcome += "; no group reads, so from the beginning"
         revisions.settle()
         return True
@@ -91,7 +91,7 @@ class RingRefresh:
         if len(self._memory.descriptor.catalogs) == 1 or self._revisions.changing:
             return True
         try:
-            self._memory.announce_catalogs((self._revisions.newest.served(0),))
+            self._memory.announce_catalogs((self._revisions.newest.served(0),), self._ring.base)
         except OSError as error:
             name = self._ring.name
             _LOG.error("ring %s: the descriptor in /dev/shm could not be written: %s", name, error.strerror)
