@@ -58,3 +58,15 @@ def test_plots_are_sent_only_when_they_have_changed():
 
     with served_ring() as served:
         asyncio.run(story(served.service))
+
+
+def test_a_new_ring_is_seen_at_once(monkeypatch):
+    """Also where the last look, a moment ago, found the daemon starting."""
+    monkeypatch.setattr(watches, "LOOK_EVERY_S", 3600)
+    rings: list[object] = []
+    watch = Watch(lambda: rings, "gpu01", pictures=False)
+    watch._looked_at = -3600.0
+    assert watch.views() == []
+    with served_ring() as served:
+        rings.append(served.service)
+        assert [view.name for view in watch.views()] == [served.name]

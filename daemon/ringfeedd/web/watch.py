@@ -54,10 +54,13 @@ class Watch:
         await self.gallery.close()
 
     def views(self) -> list[RingSnapshot]:
-        """The rings as they were a moment ago at most: many requests cost the daemon no more looks than a few."""
-        now = time.monotonic()
-        if now - self._looked_at >= LOOK_EVERY_S:
-            self._looked_at, self._views_then = now, [look(ring) for ring in self._rings()]
+        """The rings as they were a moment ago at most: many requests cost the daemon no more looks than a few.
+
+        A ring that has come since is looked at: the daemon may be ready a moment after the last look.
+        """
+        now, rings = time.monotonic(), self._rings()
+        if now - self._looked_at >= LOOK_EVERY_S or len(rings) != len(self._views_then):
+            self._looked_at, self._views_then = now, [look(ring) for ring in rings]
             self._recorder.look({view.name: view.status for view in self._views_then})
         return self._views_then
 
