@@ -17,8 +17,8 @@ from ringfeedd.cache.rows import FIRST_ROW, RowGeometry, Rows, RowsSpec
 
 RING = "cachetest"
 PAIRS = 24
-IMAGE, LABEL = (5, 7, 3), (5, 7)
-GEOMETRY = RowGeometry(105, 35)
+IMAGE, LABEL = 105, 35
+GEOMETRY = RowGeometry(IMAGE, LABEL)
 
 
 def keys(pairs: range = range(PAIRS), *, generation: int = 1) -> Keys:
@@ -46,7 +46,7 @@ class Machine:
         self.tier = MemoryTier(RING, GEOMETRY, rows, [of], kept=kept)
         self.tier.start()
         self.tier._reserving.join()
-        self.rows = Rows(RowsSpec(self.tier.fd, rows), IMAGE, LABEL, np.dtype(np.uint8))
+        self.rows = Rows(RowsSpec(self.tier.fd, rows), GEOMETRY)
         self.share = self.tier.serve(listing or keys())
         self.seq = 0
 
@@ -56,7 +56,7 @@ class Machine:
     def one(self, pair: int) -> str:
         """What became of a pair: "hit", "filled", "wrong" or "fetched"."""
         self.seq += 1
-        copy = self.tier.copy(0, self.seq, self.share, pair)
+        (copy,) = self.tier.copies(0, self.share, [self.seq], [pair])
         expected = pixels(self.share.ids.item(pair))
         if copy is not None:
             row, total = copy
@@ -67,7 +67,7 @@ class Machine:
             self.rows.copy(row, image, label)
             assert (image == expected[0]).all()
             assert (label == expected[1]).all()
-            assert self.tier.copied(0, self.seq) == self.sizes(pair)
+            assert self.tier.copied(0, [self.seq]) == [self.sizes(pair)]
             return "hit"
         row = self.tier.fill(0, self.seq, self.share, pair)
         if row < 0:
@@ -186,7 +186,7 @@ def test_a_refreshed_listing_moves_only_the_difference():
     assert all(before[one] == row for one, row in after.items() if one in before)
     outcomes = machine.epoch()
     assert outcomes == ["hit"] * (PAIRS - 6) + ["filled"] * 6
-    assert [machine.tier.copy(0, 1000 + pair, old, pair) for pair in range(6)] == [None] * 6
+    assert machine.tier.copies(0, old, range(1000, 1006), range(6)) == [None] * 6
     machine.tier.close()
 
 
@@ -195,12 +195,12 @@ def test_a_row_being_read_keeps_its_owner():
     machine = Machine(PAIRS)
     machine.epoch()
     old = machine.share
-    row, _ = machine.tier.copy(0, 500, old, 0)
+    ((row, _),) = machine.tier.copies(0, old, [500], [0])
     machine.share = machine.tier.serve(keys(range(1, PAIRS + 1)), also=[old])
     new = PAIRS - 1
     assert machine.share.rows.item(new) == row
     assert machine.one(new) == "fetched"
-    machine.tier.copied(0, 500)
+    machine.tier.copied(0, [500])
     assert machine.one(new) == "filled"
     assert machine.one(new) == "hit"
     machine.tier.close()

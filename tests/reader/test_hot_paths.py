@@ -30,8 +30,8 @@ from ringfeedd.decode.spec import DecodeSpec, LabelMode
 from ringfeedd.storage import ObjectInfo
 from ringfeedd.worker import protocol as messages
 from ringfeedd.worker.link import WorkerLink, WorkerSettings
-from ringfeedd.worker.pool import Pool
-from ringfeedd.worker.protocol import Decoded, PairJob, Results
+from ringfeedd.worker.pool import COPIES_IN_A_ROW, Pool
+from ringfeedd.worker.protocol import Copied, CopyJob, Decoded, PairJob, Results
 
 PAIRS = 1000
 BATCHES = 1000
@@ -73,6 +73,9 @@ class Deaf:
     """A listener that does nothing with what it is told."""
 
     def results(self, _results: list[Any]) -> None:
+        pass
+
+    def copied(self, _copied: list[Copied]) -> None:
         pass
 
     def lost(self, *_lost: object) -> None:
@@ -142,6 +145,29 @@ def test_a_pair_costs_the_pool_few_calls(workers: int):
 
     asyncio.run(hand_out_and_hear())
     assert calls.each(PAIRS) <= MOST["pool"]
+
+
+def test_a_copied_pair_costs_the_pool_less():
+    """What is given and answered many at a time costs no call for each."""
+    copies = [CopyJob(seq, seq, 0) for seq in range(PAIRS)]
+    calls = Calls()
+
+    async def hand_out_and_hear() -> None:
+        pool = make_pool(2)
+        with calls.counted():
+            pool.give(0, [], copies)
+        shares = [sorted(worker.copies[0]) for worker in pool._workers.values()]
+        assert sorted(shares[0] + shares[1]) == list(range(PAIRS))
+        assert abs(len(shares[0]) - len(shares[1])) <= COPIES_IN_A_ROW
+        for worker, share in zip(pool._workers.values(), shares, strict=True):
+            worker.reader.feed_data(messages.frame(Results([], copied=[Copied(0, share[1:], share[:1])])))
+            worker.reader.feed_eof()
+            with calls.counted():
+                await pool._listen(worker)
+        assert pool.statistics().pairs == 0
+
+    asyncio.run(hand_out_and_hear())
+    assert calls.each(PAIRS) <= 1
 
 
 def fill(served: Served) -> None:

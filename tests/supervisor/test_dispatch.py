@@ -28,8 +28,8 @@ class FakeTiers:
     def serve(self, _catalog: object) -> None:
         pass
 
-    def copy(self, _seq: int, _catalog: object, pair: int) -> tuple[int, int] | None:
-        return (pair // 4, 99) if pair % 4 == 0 else None
+    def copies(self, _catalog: object, seqs: list[int], pairs: list[int]) -> list[tuple[int, int] | None]:
+        return [(pair // 4, 99) if pair % 4 == 0 else None for _, pair in zip(seqs, pairs, strict=True)]
 
     def waits(self, _seq: int, _catalog: object, pair: int) -> bool:
         return pair % 2 == 1
@@ -47,9 +47,9 @@ class FakeTiers:
     def not_copied(self, seq: int) -> None:
         self.gone.append(seq)
 
-    def copied(self, seq: int) -> tuple[int, int, int, int]:
-        self.released.append(seq + 1)
-        return (1, 2, 3, 4)
+    def copied(self, seqs: list[int]) -> dict[int, tuple[int, int, int, int]]:
+        self.released += [seq + 1 for seq in seqs]
+        return dict.fromkeys(seqs, (1, 2, 3, 4))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_pair_that_waited_is_queued_again(dispatch, end):
     if end == "ended":
         dispatch.it.ended(Dropped(0, 2, {}))
     elif end == "copied":
-        dispatch.it.copied(2)
+        dispatch.it.copied([2])
     else:
         dispatch.it.lost(2, quarantine=False)
     assert [job.seq for job in dispatch.ring.jobs(1)] == [3]

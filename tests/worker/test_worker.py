@@ -28,6 +28,7 @@ from ringfeedd.storage import ObjectInfo, SourceError
 from ringfeedd.storage.base import OnEnd
 from ringfeedd.worker import outbox, worker
 from ringfeedd.worker import protocol as messages
+from ringfeedd.worker.backlog import COPIED_AT_ONCE
 from ringfeedd.worker.heartbeat import vital_bytes
 from ringfeedd.worker.outbox import RESULTS_WAIT_S
 from ringfeedd.worker.protocol import (
@@ -197,10 +198,10 @@ def test_many_copies_are_answered_at_once(hello, source, monkeypatch):
     pixels = 8 * 16
     rows = RowsSpec(os.memfd_create("rows"), 4)
     os.truncate(rows.fd, RowGeometry(3 * pixels, pixels).file_bytes(rows.rows))
-    part = -(-PAIRS // outbox.COPIED_PART)
+    part = -(-PAIRS // (outbox.COPIED_PART * COPIED_AT_ONCE)) * COPIED_AT_ONCE  # whole runs
     copies = [CopyJob(seq, seq % 4, 0) for seq in range(3 * part)]
     pipe, _ = work(
-        msgspec.structs.replace(hello, memory=rows), source, [Limit(0, PAIRS), Jobs(0, [], copies)], 3 * part
+        msgspec.structs.replace(hello, memory=rows), source, [Limit(0, 3 * part), Jobs(0, [], copies)], 3 * part
     )
     assert pipe.copied == list(range(3 * part))
     assert pipe.frames == 3

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -302,29 +302,43 @@ class MemoryTier:
 
     # Pairs.
 
-    def copy(self, ring: int, seq: int, share: MemoryShare, pair: int) -> tuple[int, int] | None:
-        """Return the row that a worker is to copy into the slot of ``seq``, and the sum that it must have; or None.
+    def copies(
+        self, ring: int, share: MemoryShare, seqs: Sequence[int], pairs: Sequence[int]
+    ) -> list[tuple[int, int] | None]:
+        """Return, for each pair, the row that a worker is to copy into the slot of its number, and the row's sum.
 
-        The sum is 0 where it was compared before. `copied`, `not_copied` or `ended` is to follow.
+        None where the pair is not there. The sum is 0 where it was compared before. For each row, `copied`,
+        `not_copied` or `ended` is to follow.
         """
-        row = share.rows.item(pair)
-        if row == NO_ROW or (state := self._state[row]) < UNPROVEN:
-            return None
-        self._copying[ring, seq] = row
-        return row, 0 if state == FULL else RECORD.unpack(os.pread(self.fd, RECORD.size, self.geometry.offset(row)))[3]
+        found: list[tuple[int, int] | None] = []
+        for seq, row in zip(seqs, share.rows[pairs].tolist(), strict=True):
+            if row == NO_ROW or (state := self._state[row]) < UNPROVEN:
+                found.append(None)
+                continue
+            self._copying[ring, seq] = row
+            found.append((row, 0 if state == FULL else self._total(row)))
+        return found
 
-    def copied(self, ring: int, seq: int) -> Sizes:
-        """Take note that a row lies in its slot; return the pair's sizes."""
-        row = self._copying.pop((ring, seq))
-        if self._state[row] == UNPROVEN:
-            self._state[row] = FULL
-        sizes = self._sizes.item(row)
-        return (
-            sizes & _SIDE,
-            sizes >> _SIDE_BITS & _SIDE,
-            sizes >> 2 * _SIDE_BITS & _SIDE,
-            sizes >> 3 * _SIDE_BITS,
-        )
+    def _total(self, row: int) -> int:
+        """Return the sum that stands in a row's record."""
+        total: int = RECORD.unpack(os.pread(self.fd, RECORD.size, self.geometry.offset(row)))[3]
+        return total
+
+    def copied(self, ring: int, seqs: Iterable[int]) -> list[Sizes]:
+        """Take note that rows lie in their slots; return the pairs' sizes."""
+        rows = [self._copying.pop((ring, seq)) for seq in seqs]
+        for row in rows:
+            if self._state[row] == UNPROVEN:
+                self._state[row] = FULL
+        return [
+            (
+                sizes & _SIDE,
+                sizes >> _SIDE_BITS & _SIDE,
+                sizes >> 2 * _SIDE_BITS & _SIDE,
+                sizes >> 3 * _SIDE_BITS,
+            )
+            for sizes in self._sizes[rows].tolist()
+        ]
 
     def not_copied(self, ring: int, seq: int) -> None:
         """Take note of a row that was not whole, or with which a worker died."""

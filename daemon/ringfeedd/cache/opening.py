@@ -165,9 +165,7 @@ def _open_memory(
     needed: int,
     kept: int | None,
 ) -> MemoryTier | None:
-    pixels = spec.height * spec.width
-    channels = 3 if len(spec.label_row_shape) == 3 else 1
-    geometry = RowGeometry(3 * pixels, channels * pixels * spec.label_dtype.itemsize)
+    geometry = RowGeometry.of(spec)
     rows = memory_rows(settings, pitch=geometry.pitch, pairs=pairs, spare=Spare.look(ring, needed, kept))
     if not rows:
         return None

@@ -5,9 +5,10 @@ Workers copy rows into slots and slots into rows; the supervisor alone says whic
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from ringfeed.shm import segment
 from ringfeed.shm.layout import PAGE_BYTES
+from ringfeedd.decode.spec import DecodeSpec
 
 RECORD_BYTES: Final = 64
 """Before a row's pixels: the words of `RECORD`. Writer: the supervisor."""
@@ -24,6 +26,8 @@ RECORD: Final = struct.Struct("<6Q")
 
 FIRST_ROW: Final = PAGE_BYTES
 """Offset of row 0; the header is before it."""
+
+RowBytes: TypeAlias = npt.NDArray[np.uint8]
 
 _ALIGNED: Final = 64
 _WORD: Final = 8
@@ -35,6 +39,12 @@ class RowGeometry:
 
     image_bytes: int
     label_bytes: int
+
+    @classmethod
+    def of(cls, spec: DecodeSpec) -> RowGeometry:
+        """Return that of what a ring's slots hold."""
+        image, label = math.prod(spec.image_row_shape), math.prod(spec.label_row_shape)
+        return cls(image, label * spec.label_dtype.itemsize)
 
     @property
     def pitch(self) -> int:
@@ -65,44 +75,37 @@ class RowsSpec(msgspec.Struct, frozen=True):
 class Rows:
     """A worker's view of the memory tier."""
 
-    def __init__(
-        self, spec: RowsSpec, image_shape: tuple[int, ...], label_shape: tuple[int, ...], label_dtype: np.dtype[Any]
-    ) -> None:
-        """Map the file.
-
-        Args:
-            image_shape, label_shape, label_dtype: of a slot's rows.
-        """
-        image_bytes = int(np.prod(image_shape))
-        geometry = RowGeometry(image_bytes, int(np.prod(label_shape)) * label_dtype.itemsize)
-        size = geometry.file_bytes(spec.rows)
-        view = segment.map_region(spec.fd, 0, size, writable=True, twice=False)
-        self._image = _rows(view, spec.rows, image_shape, np.dtype(np.uint8), RECORD_BYTES, geometry.pitch)
-        label_offset = RECORD_BYTES + image_bytes
-        self._label_bytes = _rows(
-            view, spec.rows, (geometry.label_bytes,), np.dtype(np.uint8), label_offset, geometry.pitch
-        )
+    def __init__(self, spec: RowsSpec, geometry: RowGeometry) -> None:
+        """Map the file."""
+        view = segment.map_region(spec.fd, 0, geometry.file_bytes(spec.rows), writable=True, twice=False)
+        label_offset = RECORD_BYTES + geometry.image_bytes
+        self._image = _parts(view, spec.rows, geometry.image_bytes, "u1", RECORD_BYTES, geometry.pitch)
+        self._label = _parts(view, spec.rows, geometry.label_bytes, "u1", label_offset, geometry.pitch)
         words = (geometry.pitch - RECORD_BYTES) // _WORD
-        self._words = _rows(view, spec.rows, (words,), np.dtype("<u8"), RECORD_BYTES, geometry.pitch)
+        self._words = _parts(view, spec.rows, words, "<u8", RECORD_BYTES, geometry.pitch)
 
-    def fill(self, row: int, image: npt.NDArray[Any], label: npt.NDArray[Any]) -> int:
+    def fill(self, row: int, image: RowBytes, label: RowBytes) -> int:
         """Copy a slot's rows into a row; return the row's sum."""
         np.copyto(self._image[row], image)
-        np.copyto(self._label_bytes[row], label.reshape(-1).view(np.uint8))
+        np.copyto(self._label[row], label)
         return self.sum(row)
 
-    def copy(self, row: int, image: npt.NDArray[Any], label: npt.NDArray[Any]) -> None:
+    def copy(self, row: int, image: RowBytes, label: RowBytes) -> None:
         """Copy a row into a slot's rows."""
         np.copyto(image, self._image[row])
-        np.copyto(label.reshape(-1).view(np.uint8), self._label_bytes[row])
+        np.copyto(label, self._label[row])
 
     def sum(self, row: int) -> int:
         """Return the sum of a row's words modulo 2**64, which is changed by any bit that flips; never 0."""
         return int(np.add.reduce(self._words[row])) or 1  # 0 stands for no comparison
 
 
-def _rows(
-    view: memoryview, rows: int, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, pitch: int
-) -> npt.NDArray[Any]:
-    inner = np.ndarray(shape, dtype).strides
-    return np.ndarray((rows, *shape), dtype, buffer=view, offset=FIRST_ROW + offset, strides=(pitch, *inner))
+def as_bytes(rows: npt.NDArray[Any]) -> RowBytes:
+    """Return dense rows ``(rows, ...)`` of any type as bytes ``(rows, bytes)``, over the same memory."""
+    return rows.reshape(len(rows), -1).view(np.uint8)
+
+
+def _parts(view: memoryview, rows: int, count: int, dtype: str, offset: int, pitch: int) -> npt.NDArray[Any]:
+    """Return ``(rows, count)``: what is at an offset within each row."""
+    kind = np.dtype(dtype)
+    return np.ndarray((rows, count), kind, view, FIRST_ROW + offset, (pitch, kind.itemsize))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
@@ -39,7 +42,7 @@ class Listing(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Shares:
     listing: Listing
     memory: MemoryShare | None
@@ -162,17 +165,22 @@ class RingTiers:
         """See `Tiers.serve`."""
         self._tiers.serve(listing)
 
-    def copy(self, seq: int, listing: Listing, pair: int) -> tuple[int, int] | None:
-        """Return the row of the memory tier with a pair, and the sum that it must have; None where there is none.
+    def copies(self, listing: Listing, seqs: Sequence[int], pairs: Sequence[int]) -> list[tuple[int, int] | None]:
+        """Return, for each pair, its row of the memory tier, and the sum that the row must have.
 
-        The sum is 0 where it needs no comparison. The end of the job is told by `copied`, `not_copied` or `ended`.
+        None where the pair is not there. The sum is 0 where it needs no comparison. The end of each job is told by
+        `copied`, `not_copied` or `ended`.
+
+        Args:
+            seqs: the pairs' numbers in the ring.
         """
         shares = self._tiers.of(listing)
         if shares.memory is None or self._tiers.memory is None:
-            return None
-        found = self._tiers.memory.copy(self._ring, seq, shares.memory, pair)
-        if found is not None:
-            self._asked[seq] = (shares, pair)
+            return [None] * len(seqs)
+        found = self._tiers.memory.copies(self._ring, shares.memory, seqs, pairs)
+        for seq, pair, row in zip(seqs, pairs, found, strict=True):
+            if row is not None:
+                self._asked[seq] = (shares, pair)
         return found
 
     def order(self, seq: int, listing: Listing, pair: int) -> tuple[int, DiskOrder | None]:
@@ -204,20 +212,21 @@ class RingTiers:
     def _end(self, seq: int) -> tuple[_Shares, int] | None:
         """Forget a pair that is under way, and wake those that wait for it."""
         asked = self._asked.pop(seq, None)
-        if asked is not None and self._kept_soon.get(key := (id(asked[0]), asked[1])) == seq:
+        if self._kept_soon and asked is not None and self._kept_soon.get(key := (id(asked[0]), asked[1])) == seq:
             del self._kept_soon[key]
-        if seq in self._waiting:  # also where another place has overtaken this one
+        if self._waiting and seq in self._waiting:  # also where another place has overtaken this one
             self.released += self._waiting.pop(seq)
         return asked
 
-    def copied(self, seq: int) -> Sizes | None:
-        """Take note that a pair was copied; return its sizes. None where it was given up meanwhile."""
-        asked, memory = self._end(seq), self._tiers.memory
-        if asked is None or memory is None:
-            return None
-        self.hits.memory += 1
-        self.hits.bytes += _bytes_of(*asked)
-        return memory.copied(self._ring, seq)
+    def copied(self, seqs: Iterable[int]) -> dict[int, Sizes]:
+        """Take note that pairs were copied; return the sizes of those that were not given up meanwhile."""
+        ended = {seq: asked for seq in seqs if (asked := self._end(seq)) is not None}
+        if self._tiers.memory is None:
+            return {}
+        self.hits.memory += len(ended)
+        for shares, some in groupby(ended.values(), key=itemgetter(0)):
+            self.hits.bytes += _bytes_of(shares, [pair for _, pair in some])
+        return dict(zip(ended, self._tiers.memory.copied(self._ring, ended), strict=True))
 
     def not_copied(self, seq: int) -> None:
         """Take note of a row that was not whole, or with which a worker died."""
@@ -243,7 +252,7 @@ class RingTiers:
                 self._tiers.disk.stored(shares.disk, pair, stored)
         if from_disk:
             self.hits.disk += 1
-            self.hits.bytes += _bytes_of(shares, pair)
+            self.hits.bytes += _bytes_of(shares, [pair])
         if self._tiers.memory is not None:
             if total is None:
                 self._tiers.memory.ended(self._ring, seq)
@@ -261,5 +270,6 @@ class RingTiers:
         return self._tiers.memory.ended(self._ring, seq)
 
 
-def _bytes_of(shares: _Shares, pair: int) -> int:
-    return int(shares.listing.images.size.item(pair) + shares.listing.labels.size.item(pair))
+def _bytes_of(shares: _Shares, pairs: list[int]) -> int:
+    images, labels = shares.listing.images.size, shares.listing.labels.size
+    return sum(map(images.item, pairs)) + sum(map(labels.item, pairs))

@@ -30,6 +30,11 @@ class Revision:
         """Return the catalog's index of the pair with this index of the split."""
         return self.split.indices.item(index)
 
+    def catalog_indices(self, indices: list[int]) -> list[int]:
+        """`catalog_index` of each of these."""
+        found: list[int] = self.split.indices[indices].tolist()
+        return found
+
     def pair_id(self, index: int) -> str:
         """The id of the pair with this index of the split."""
         return self.catalog.id(self.catalog_index(index))
@@ -40,7 +45,7 @@ class Revision:
 
     def pairs(self, indices: list[int]) -> list[Pair]:
         """`pair` of each of these."""
-        return self.catalog.pairs(self.split.indices[indices].tolist())
+        return self.catalog.pairs(self.catalog_indices(indices))
 
     def served(self, since_epoch: int) -> ServedCatalog:
         """What consumers are told of it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from ringfeed.shm.counters import RingCounts
 from ringfeedd.cache.disk_share import DiskOrder
 from ringfeedd.cache.memory import Sizes
@@ -47,14 +49,16 @@ class Dispatch:
         copies: list[CopyJob] = []
         fetched: list[Job] = []
         orders: list[tuple[int, DiskOrder | None]] = []
-        for job in jobs:
-            revision = self._revisions.of(job.seq)
-            index = revision.catalog_index(job.index)
-            if (found := tiers.copy(job.seq, revision.catalog, index)) is not None:
-                copies.append(CopyJob(job.seq, *found))
-            elif not tiers.waits(job.seq, revision.catalog, index):
-                fetched.append(job)
-                orders.append(tiers.order(job.seq, revision.catalog, index))
+        for revision, part in groupby(jobs, lambda job: self._revisions.of(job.seq)):
+            some = list(part)
+            indices = revision.catalog_indices([job.index for job in some])
+            rows = tiers.copies(revision.catalog, [job.seq for job in some], indices)
+            for job, index, row in zip(some, indices, rows, strict=True):
+                if row is not None:
+                    copies.append(CopyJob(job.seq, *row))
+                elif not tiers.waits(job.seq, revision.catalog, index):
+                    fetched.append(job)
+                    orders.append(tiers.order(job.seq, revision.catalog, index))
         pairs = self._revisions.pairs(fetched)
         return [PairJob(job.seq, pair, *order) for job, pair, order in zip(fetched, pairs, orders, strict=True)], copies
 
@@ -76,10 +80,10 @@ class Dispatch:
             tiers.ended(result.seq)
         self._release(tiers)
 
-    def copied(self, seq: int) -> Sizes | None:
-        """Take note that a pair was copied; return its sizes. None where it was given up meanwhile."""
+    def copied(self, seqs: list[int]) -> dict[int, Sizes]:
+        """Take note that pairs were copied; return the sizes of those that were not given up meanwhile."""
         assert self._tiers is not None
-        sizes = self._tiers.copied(seq)
+        sizes = self._tiers.copied(seqs)
         self._release(self._tiers)
         return sizes
 

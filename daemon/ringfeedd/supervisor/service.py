@@ -167,9 +167,9 @@ class RingService:
         """Take note of pairs that a worker has copied out of the memory tier."""
         for seq in copied.wrong:
             self._dispatch.not_copied(seq)
+        there = self._dispatch.copied(copied.seqs)
         for seq in copied.seqs:
-            sizes = self._dispatch.copied(seq)
-            job = self.ring.finish(seq)
+            job, sizes = self.ring.finish(seq), there.get(seq)
             if job is not None and sizes is not None and self.failed is None:
                 self.failures.succeed()
                 self._write_record(job, sizes)

@@ -1,16 +1,38 @@
-"""The pairs that a worker has: which it downloads next, which it decodes next, which wait for room. Pure.
+"""The pairs that a worker has: which it downloads next, which it decodes or copies next, which wait for room. Pure.
 
 A pair waits to be downloaded, is being downloaded, waits for room in its ring, or waits to be decoded. It leaves with
-its answer.
+its answer. Pairs of the memory tier wait for room, and then in runs: what is done for each of them costs as much as a
+tenth of the copy.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch.download import PairDownload
 from ringfeedd.fetch.policy import Fetched
 from ringfeedd.worker.protocol import CopyJob, Failed, PairJob
 from ringfeedd.worker.turns import PairTurns
+
+COPIED_AT_ONCE: Final = 16
+"""Pairs of a run: to copy so many takes about as long as to decode one, so no ring waits longer for its turn."""
+
+
+class CopyRun:
+    """Pairs of one ring that are copied out of the memory tier one after the other.
+
+    Attributes:
+        copies: at most `COPIED_AT_ONCE`.
+    """
+
+    __slots__ = ("copies", "ring")
+
+    def __init__(self, ring: int, copy: CopyJob) -> None:
+        self.ring, self.copies = ring, [copy]
+
+    def __repr__(self) -> str:
+        return f"CopyRun(ring {self.ring}, {len(self.copies)} copies)"
 
 
 class PendingPair:
@@ -26,7 +48,7 @@ class PendingPair:
 
     __slots__ = ("download", "dropped", "fetched", "from_disk", "job", "ring", "seq", "wrong")
 
-    def __init__(self, ring: int, job: PairJob | CopyJob) -> None:
+    def __init__(self, ring: int, job: PairJob) -> None:
         self.ring, self.seq, self.job = ring, job.seq, job
         self.download: PairDownload | None = None
         self.fetched: Fetched | None = None
@@ -55,21 +77,18 @@ class Backlog:
         """Begin with nothing; no ring has room yet."""
         self._pairs: dict[tuple[int, int], PendingPair] = {}
         self._to_download: PairTurns[PendingPair] = PairTurns()
-        self._to_decode: PairTurns[PendingPair] = PairTurns()
+        self._to_decode: PairTurns[PendingPair | CopyRun] = PairTurns()
         self._limits = [0] * rings
-        self._beyond: list[dict[int, PendingPair]] = [{} for _ in range(rings)]
+        self._beyond: list[dict[int, PendingPair | CopyJob]] = [{} for _ in range(rings)]
 
     def __repr__(self) -> str:
-        return f"Backlog({len(self._pairs)} pairs, to download {self._to_download!r}, to decode {self._to_decode!r})"
-
-    def __len__(self) -> int:
-        return len(self._pairs)
+        return f"Backlog({len(self._pairs)} to fetch, to download {self._to_download!r}, to decode {self._to_decode!r})"
 
     def get(self, ring: int, seq: int) -> PendingPair | None:
-        """Return the pair with this number; None if the worker does not have it."""
+        """Return the pair with this number; None if the worker does not have it, or only copies it."""
         return self._pairs.get((ring, seq))
 
-    def add(self, ring: int, job: PairJob | CopyJob, *, at_hand: bool) -> None:
+    def add(self, ring: int, job: PairJob, *, at_hand: bool) -> None:
         """Take a pair.
 
         Args:
@@ -80,6 +99,22 @@ class Backlog:
             self.at_hand(pair)
         else:
             self._to_download.append(pair)
+
+    def add_copies(self, ring: int, copies: list[CopyJob]) -> None:
+        """Take pairs that are to be copied out of the memory tier."""
+        limit, beyond = self._limits[ring], self._beyond[ring]
+        for copy in copies:
+            if copy.seq < limit:
+                self._append_copy(ring, copy)
+            else:
+                beyond[copy.seq] = copy
+
+    def _append_copy(self, ring: int, copy: CopyJob) -> None:
+        queue = self._to_decode.of(ring)
+        if queue and isinstance(last := queue[-1], CopyRun) and len(last.copies) < COPIED_AT_ONCE:
+            last.copies.append(copy)
+        else:
+            self._to_decode.append(CopyRun(ring, copy))
 
     def at_hand(self, pair: PendingPair) -> bool:
         """Let a pair be decoded as soon as its ring has room for it; return True if it has."""
@@ -98,16 +133,32 @@ class Backlog:
         self._limits[ring] = limit
         beyond = self._beyond[ring]
         for seq in sorted(seq for seq in beyond if seq < limit):
-            self._to_decode.append(beyond.pop(seq))
+            one = beyond.pop(seq)
+            if isinstance(one, CopyJob):
+                self._append_copy(ring, one)
+            else:
+                self._to_decode.append(one)
 
-    def cancel(self, ring: int, below: int) -> list[PendingPair]:
-        """Drop the pairs of a ring below ``below``, and return them: each is answered, and its download ended."""
+    def cancel(self, ring: int, below: int) -> tuple[list[PendingPair], list[int]]:
+        """Drop the pairs of a ring below ``below``, and return them: each is answered, and its download ended.
+
+        Returns:
+            Those that were to be fetched; the numbers of those that were to be copied.
+        """
+        beyond = self._beyond[ring]
+        copies = [seq for seq, one in beyond.items() if seq < below and isinstance(one, CopyJob)]
+        for seq in copies:
+            del beyond[seq]
+        for run in self._to_decode.of(ring):
+            if isinstance(run, CopyRun):
+                copies += [copy.seq for copy in run.copies if copy.seq < below]
+                run.copies = [copy for copy in run.copies if copy.seq >= below]
         dropped = [pair for pair in self._pairs.values() if pair.ring == ring and pair.seq < below]
         for pair in dropped:
             pair.dropped = True
-            self._beyond[ring].pop(pair.seq, None)
+            beyond.pop(pair.seq, None)
             self.remove(pair)
-        return dropped
+        return dropped, copies
 
     def remove(self, pair: PendingPair) -> None:
         """Forget a pair that is answered."""
@@ -121,17 +172,17 @@ class Backlog:
                 return pair
         return None
 
-    def next_decode(self) -> PendingPair | None:
-        """Take the pair that is decoded next; None if none waits for that."""
+    def next_decode(self) -> PendingPair | CopyRun | None:
+        """Take the pair that is decoded, or the run that is copied, next; None if none waits for that."""
         while self._to_decode:
-            pair = self._to_decode.popleft()
-            if not pair.dropped:
-                return pair
+            following = self._to_decode.popleft()
+            if isinstance(following, CopyRun) or not following.dropped:
+                return following
         return None
 
     @property
     def decodable(self) -> bool:
-        """Whether pairs wait to be decoded, those that were dropped included."""
+        """Whether pairs wait to be decoded or copied, those that were dropped included."""
         return bool(self._to_decode)
 
     @property

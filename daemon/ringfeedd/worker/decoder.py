@@ -10,16 +10,16 @@ import numpy.typing as npt
 
 from ringfeed.shm import segment
 from ringfeed.shm.layout import page_ceil
-from ringfeedd.cache.rows import Rows
+from ringfeedd.cache.rows import RowBytes, RowGeometry, Rows, as_bytes
 from ringfeedd.cache.segments import Entry, SegmentReader, SegmentWriter, WrongEntryError
 from ringfeedd.decode.memory import worker_bytes
 from ringfeedd.decode.pair import Decoded as DecodedPair
 from ringfeedd.decode.pair import decode_pair
 from ringfeedd.errors import BadPairError, encodable
 from ringfeedd.fetch.policy import Fetched
-from ringfeedd.worker.backlog import PendingPair
+from ringfeedd.worker.backlog import CopyRun, PendingPair
 from ringfeedd.worker.heartbeat import SUSPECT_RING_SHIFT, SUSPECT_WORD
-from ringfeedd.worker.protocol import CopyJob, Decoded, Hello, PairJob, Result, RingSpec
+from ringfeedd.worker.protocol import Decoded, Hello, PairJob, Result, RingSpec
 
 
 class SlotRows:
@@ -31,6 +31,7 @@ class SlotRows:
         decode = spec.decode
         self._image = self._map(spec.image_offset, decode.image_row_shape, "uint8")
         self._label = self._map(spec.label_offset, decode.label_row_shape, str(decode.label_dtype))
+        self._image_bytes, self._label_bytes = as_bytes(self._image), as_bytes(self._label)
 
     def _map(self, offset: int, row_shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
         shape = (self.spec.slots, *row_shape)
@@ -42,6 +43,11 @@ class SlotRows:
         """Return image and label row of the slot of ``seq``."""
         slot = seq % self.spec.slots
         return self._image[slot], self._label[slot]
+
+    def row_bytes(self, seq: int) -> tuple[RowBytes, RowBytes]:
+        """Return the same rows as bytes."""
+        slot = seq % self.spec.slots
+        return self._image_bytes[slot], self._label_bytes[slot]
 
 
 class Decoder:
@@ -97,15 +103,26 @@ class Decoder:
         except Exception as error:  # noqa: BLE001  # a defect of ours must cost one pair, not the worker
             return pair.failed(BadPairError(encodable(f"{type(error).__name__}: {error}"), cause="internal"))
 
-    def copy(self, pair: PendingPair, job: CopyJob) -> bool:
-        """Copy a row of the memory tier into its slot; return False, and copy nothing, if the row is not whole."""
+    def copy(self, run: CopyRun) -> tuple[list[int], list[int]]:
+        """Copy rows of the memory tier into their slots.
+
+        Returns:
+            Numbers of the pairs that were copied; of those whose row is not whole, of which nothing was copied.
+        """
         assert self._cached_rows is not None
-        self._vitals[SUSPECT_WORD] = pair.ring << SUSPECT_RING_SHIFT | job.seq + 1
-        whole = not job.total or self._cached_rows.sum(job.row) == job.total
-        if whole:
-            self._cached_rows.copy(job.row, *self._rings[pair.ring].rows(job.seq))
-        self._vitals[SUSPECT_WORD] = 0
-        return whole
+        rows, ring, vitals = self._cached_rows, self._rings[run.ring], self._vitals
+        whole: list[int] = []
+        wrong: list[int] = []
+        for copy in run.copies:
+            seq, row = copy.seq, copy.row
+            vitals[SUSPECT_WORD] = run.ring << SUSPECT_RING_SHIFT | seq + 1
+            if copy.total and rows.sum(row) != copy.total:
+                wrong.append(seq)
+            else:
+                rows.copy(row, *ring.row_bytes(seq))
+                whole.append(seq)
+        vitals[SUSPECT_WORD] = 0
+        return whole, wrong
 
     def _decode_into_slot(self, pair: PendingPair, job: PairJob, fetched: Fetched) -> Decoded:
         self._vitals[SUSPECT_WORD] = pair.ring << SUSPECT_RING_SHIFT | pair.seq + 1
@@ -115,7 +132,7 @@ class Decoder:
         try:
             decoded = self._decode(fetched.image, fetched.label, rows.spec.decode, image, label)
             if job.row >= 0 and self._cached_rows is not None:
-                total = self._cached_rows.fill(job.row, image, label)
+                total = self._cached_rows.fill(job.row, *rows.row_bytes(pair.seq))
         finally:
             self._vitals[SUSPECT_WORD] = 0
         if job.disk is None and total is None:
@@ -144,8 +161,7 @@ class Decoder:
 def _map_cache(hello: Hello) -> Rows | None:
     if hello.memory is None:
         return None
-    decode = hello.rings[0].decode  # the same for all rings
-    return Rows(hello.memory, decode.image_row_shape, decode.label_row_shape, decode.label_dtype)
+    return Rows(hello.memory, RowGeometry.of(hello.rings[0].decode))  # the same for all rings
 
 
 def _answer(

@@ -8,6 +8,7 @@ import logging
 import mmap
 import os
 import socket
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -54,7 +55,8 @@ class WorkerLink:
     Attributes:
         number: its place in the pool, which the next one takes over.
         vitals: its words, which can be read when it is dead, too; see `vitals`.
-        pairs: what it was given and has not answered, by (ring, seq); None for one that it is to copy only.
+        pairs: what it was given to fetch and has not answered, by (ring, seq).
+        copies: numbers of the pairs that it was given to copy and has not answered, by ring.
         finished: pairs that it has answered.
     """
 
@@ -63,7 +65,8 @@ class WorkerLink:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     vitals: memoryview
-    pairs: dict[tuple[int, int], Pair | None] = field(default_factory=dict)
+    pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
+    copies: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     finished: int = 0
     _heartbeat: tuple[int, float] | None = None
     _named: bool = False
@@ -106,6 +109,11 @@ class WorkerLink:
             ours.close()
             raise
         return link
+
+    @property
+    def load(self) -> int:
+        """Pairs that it was given and has not answered."""
+        return len(self.pairs) + sum(map(len, self.copies.values()))
 
     def send(self, message: ToWorker) -> None:
         """Send a message; nothing happens where the worker has ended."""

@@ -17,9 +17,10 @@ words, and a ring does not miss 10 ms."""
 BUSY_RESULTS_WAIT_S: Final = 0.03
 """The same while more pairs wait to be decoded: then no reader waits for these, or all wait for many more."""
 
-COPIED_PART: Final = 16
-"""Copies are answered at once when they fill this part of their ring (1/16): a ring of 256 slots holds no more than
-20 ms of them, so it would wait for each answer that waits."""
+COPIED_PART: Final = 8
+"""Copies are answered at once when they fill this part of their ring (1/8): a ring of 256 slots holds no more than
+20 ms of them, so it would wait for each answer that waits. Each answer is a turn of the supervisor's loop, which costs
+as much as ten pairs."""
 
 
 class _Stream(Protocol):
@@ -62,14 +63,20 @@ class Outbox:
         if not self._waiting:
             self._flush_soon()
 
-    def add_copied(self, ring: int, seq: int, *, whole: bool) -> None:
-        """Answer for one pair of the memory tier."""
+    def add_copied(self, ring: int, seqs: list[int], wrong: list[int]) -> None:
+        """Answer for pairs of the memory tier; see `Copied`."""
         copied = self._copied[ring]
-        (copied.seqs if whole else copied.wrong).append(seq)
+        copied.seqs.extend(seqs)
+        copied.wrong.extend(wrong)
         if len(copied.seqs) * COPIED_PART >= self._slots[ring]:
             self._send()
         elif not self._waiting:
             self._flush_soon()
+
+    def out_of_work(self) -> None:
+        """Answer for copies at once."""
+        if any(one.seqs for one in self._copied):
+            self._send()
 
     def look(self) -> None:
         """Send the report if it has changed."""

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from typing import Final, Protocol
@@ -44,6 +44,10 @@ SPARE_PAIRS: Final = 16
 
 LEAST_GIVEN: Final = SPARE_PAIRS // 2
 """Pairs for one worker at a time, unless there are no more: it has the other spare ones to go on with."""
+
+COPIES_IN_A_ROW: Final = 8
+"""Pairs of the memory tier that one worker gets at a time, where there are as many for each: together they take less
+than one decode."""
 
 KILLS_BEFORE_QUARANTINE: Final = 2
 RESTART_DELAY_S: Final = 1.0
@@ -141,7 +145,7 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """The numbers that status, metrics and tests read."""
-        return PoolStatistics(len(self._workers), self.deaths, sum(len(w.pairs) for w in self._workers.values()))
+        return PoolStatistics(len(self._workers), self.deaths, sum(w.load for w in self._workers.values()))
 
     def work(self) -> Work:
         """Return what all workers together have done, also those that have ended."""
@@ -199,18 +203,18 @@ class Pool:
     def room(self) -> int:
         """Pairs that can be dispatched now; none as long as that would be a frame for each pair that comes back."""
         staying = [worker for number, worker in self._workers.items() if number < self.size]
-        spare = [max(0, self._most_pairs - len(worker.pairs)) for worker in staying]
+        spare = [max(0, self._most_pairs - worker.load) for worker in staying]
         return sum(spare) if max(spare, default=0) >= min(self._most_pairs, LEAST_GIVEN) else 0
 
-    def give(self, ring: int, jobs: Iterable[PairJob], copies: Iterable[CopyJob] = ()) -> None:
+    def give(self, ring: int, jobs: Iterable[PairJob], copies: Sequence[CopyJob] = ()) -> None:
         """Dispatch pairs, no more than there is room for; each to the worker that has the fewest.
 
         Args:
-            copies: pairs that are in the memory tier.
+            copies: pairs that are in the memory tier; some are given to a worker at a time.
         """
         staying = {number: worker for number, worker in self._workers.items() if number < self.size}
         shares: dict[int, Jobs] = {number: Jobs(ring, [], []) for number in staying}
-        loads = [(len(worker.pairs), number) for number, worker in staying.items()]
+        loads = [(worker.load, number) for number, worker in staying.items()]
         heapify(loads)
         for job in jobs:
             if self._kills and self._kills[job.pair] >= KILLS_BEFORE_QUARANTINE:
@@ -219,15 +223,17 @@ class Pool:
             load, number = loads[0]
             heapreplace(loads, (load + 1, number))
             shares[number].jobs.append(job)
-        for copy in copies:
+        run = max(1, min(COPIES_IN_A_ROW, len(copies) // max(1, len(staying))))
+        for first in range(0, len(copies), run):
             load, number = loads[0]
-            heapreplace(loads, (load + 1, number))
-            shares[number].copies.append(copy)
+            heapreplace(loads, (load + run, number))
+            shares[number].copies.extend(copies[first : first + run])
         for number, share in shares.items():
             if share.jobs or share.copies:
                 worker = self._workers[number]
                 worker.pairs.update(((ring, job.seq), job.pair) for job in share.jobs)
-                worker.pairs.update(((ring, copy.seq), None) for copy in share.copies)
+                if share.copies:
+                    worker.copies[ring].update([copy.seq for copy in share.copies])
                 worker.send(share)
 
     def set_limit(self, ring: int, limit: int) -> None:
@@ -268,21 +274,22 @@ class Pool:
                 return
             if number >= self.size:
                 _LOG.info("worker %d (pid %d) ended, as workers = %d asks", number, worker.process.pid, self.size)
-                for ring, seq in worker.pairs:
+                for ring, seq in [*worker.pairs, *_each(worker.copies)]:
                     self._listener.lost(ring, seq, quarantine=False)
                 continue
             self.deaths += 1
             self._note_end(worker, code)
             _LOG.warning(
                 "worker %d (pid %d) died with %s after %.1f s; its %d pairs go to others",
-                *(number, worker.process.pid, describe(code), time.monotonic() - began, len(worker.pairs)),
+                *(number, worker.process.pid, describe(code), time.monotonic() - began, worker.load),
             )
             decoding = worker.decoding
             if decoding is not None and (suspect := worker.pairs.get(decoding)) is not None:
                 self._kills[suspect] += 1
             for (ring, seq), pair in worker.pairs.items():
-                bad = decoding == (ring, seq) if pair is None else self._kills[pair] >= KILLS_BEFORE_QUARANTINE
-                self._listener.lost(ring, seq, quarantine=bad)
+                self._listener.lost(ring, seq, quarantine=self._kills[pair] >= KILLS_BEFORE_QUARANTINE)
+            for ring, seq in _each(worker.copies):
+                self._listener.lost(ring, seq, quarantine=decoding == (ring, seq))
             if not worker.finished:
                 await self._pause(RESTART_DELAY_S)
 
@@ -353,6 +360,7 @@ class Pool:
         for result in message.results:
             pair = pairs.pop((result.ring, result.seq), None)
             if pair is None:
+                worker.copies[result.ring].discard(result.seq)
                 continue
             if self._kills:
                 self._kills.pop(pair, None)
@@ -361,8 +369,7 @@ class Pool:
         if there is not None:
             self._witness = there.label  # the smaller of the two, mostly
         for copied in message.copied:
-            for seq in (*copied.seqs, *copied.wrong):
-                pairs.pop((copied.ring, seq), None)
+            worker.copies[copied.ring].difference_update(copied.seqs, copied.wrong)
         worker.finished += len(message.results) + sum(len(copied.seqs) for copied in message.copied)
 
     async def stop(self) -> None:
@@ -378,3 +385,10 @@ class Pool:
             for task in late:
                 task.cancel()
             await asyncio.gather(*self._keepers.values(), return_exceptions=True)
+
+
+def _each(copies: Mapping[int, Iterable[int]]) -> Iterator[tuple[int, int]]:
+    """Yield (ring, seq) of each pair, those of a ring in order."""
+    for ring, seqs in copies.items():
+        for seq in sorted(seqs):
+            yield ring, seq

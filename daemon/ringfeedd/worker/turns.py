@@ -35,6 +35,10 @@ class PairTurns(Generic[_Item]):
         """Return the next item; ``index`` is 0. Raises: IndexError: there is none."""
         return self._turns[0][index]
 
+    def of(self, ring: int) -> deque[_Item]:
+        """Return the items of a ring, in order; they may be changed, but not their number."""
+        return self._queues[ring]
+
     def append(self, item: _Item) -> None:
         """Add an item behind the others of its ring."""
         queue = self._queues[item.ring]

@@ -30,7 +30,7 @@ from ringfeedd.storage import Source, StoreSettings, open_source
 from ringfeedd.system.histogram import DECODE_BOUNDS_S, Histogram
 from ringfeedd.system.prctl import ignore, keep_freed_memory, name_process
 from ringfeedd.worker import protocol as messages
-from ringfeedd.worker.backlog import Backlog, PendingPair
+from ringfeedd.worker.backlog import Backlog, CopyRun, PendingPair
 from ringfeedd.worker.decoder import Decoder
 from ringfeedd.worker.downloader import Downloader
 from ringfeedd.worker.heartbeat import BUSY_NS_WORD, CPU_NS_WORD, DECODE_WORDS, HEARTBEAT_WORD, vital_bytes
@@ -112,8 +112,7 @@ class Worker:
     def _take(self, ring: int, jobs: list[PairJob], copies: list[CopyJob]) -> None:
         for job in jobs:
             self._backlog.add(ring, job, at_hand=self._decoder.read_ahead(job))
-        for copy in copies:
-            self._backlog.add(ring, copy, at_hand=True)
+        self._backlog.add_copies(ring, copies)
         if self._backlog.decodable:
             self._decode_soon()
         if jobs:
@@ -121,9 +120,11 @@ class Worker:
 
     def _cancel(self, ring: int, below: int) -> None:
         """Answer for pairs that are no longer wanted; their slots are not written."""
-        dropped = self._backlog.cancel(ring, below)
+        dropped, copies = self._backlog.cancel(ring, below)
         for pair in dropped:
             self._outbox.add(Dropped(ring, pair.seq, pair.retries))
+        for seq in copies:
+            self._outbox.add(Dropped(ring, seq))
         self._downloader.cancel(dropped)
 
     def _beat(self) -> None:
@@ -164,11 +165,15 @@ class Worker:
         now = self._loop.time()
         end = now + DECODE_TURN_S
         try:
-            while now < end and (pair := self._backlog.next_decode()) is not None:
+            while now < end and (following := self._backlog.next_decode()) is not None:
                 began = now
-                self._decode(pair)
-                now = self._loop.time()
-                self._decoded.add(now - began)
+                if isinstance(following, CopyRun):
+                    self._outbox.add_copied(following.ring, *self._decoder.copy(following))
+                    now = self._loop.time()
+                else:
+                    self._decode(following)
+                    now = self._loop.time()
+                    self._decoded.add(now - began)
         finally:
             if self._backlog.decodable:
                 self._loop.call_soon(self._decode_some)
@@ -179,10 +184,6 @@ class Worker:
 
     def _decode(self, pair: PendingPair) -> None:
         job = pair.job
-        if isinstance(job, CopyJob):
-            self._backlog.remove(pair)
-            self._outbox.add_copied(pair.ring, pair.seq, whole=self._decoder.copy(pair, job))
-            return
         if pair.fetched is None and not self._decoder.read(pair, job):
             self._backlog.download_after_all(pair)
             self._downloader.pump()
