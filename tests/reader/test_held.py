@@ -32,6 +32,7 @@ BATCH, EPOCH = 4, 50
 
 GEOMETRIES = {
     "pages": small_geometry(slots=16),
+    "whole pages": plan_geometry(slots=16, lanes=4, image_row=(64, 64, 3), label_row=(64, 64), label_dtype="uint16"),
     # rows that share pages with their neighbours
     "parts of pages": plan_geometry(slots=64, lanes=4, image_row=(4, 16, 3), label_row=(8, 8), label_dtype="uint16"),
     "not mirrored": plan_geometry(slots=17, lanes=4, image_row=(17, 33, 3), label_row=(17, 33), label_dtype="uint16"),

@@ -147,7 +147,7 @@ def read_batch(attachment: Attachment, block: Block, lease: Lease, *, copy: bool
     first = block.seq % attachment.geometry.slots
     data = attachment.data
     if not copy and block.end > data.clean_until:
-        data.clean(block.seq, block.pairs, attachment.control.published)
+        data.clean(block.seq, block.pairs, published=attachment.control.published, oldest=lease.oldest)
     image = data.image.read(first, block.pairs, copy=copy)
     label = data.label.read(first, block.pairs, copy=copy)
     if not copy:

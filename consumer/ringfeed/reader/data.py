@@ -9,6 +9,7 @@ same is done where batches move out of the ring (see `move_out`), and docs/adr/0
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import threading
 import weakref
@@ -51,34 +52,40 @@ class RingData:
             )
         self.image, self.label = (FieldRows(field, geometry, fd) for field in (geometry.image, geometry.label))
         self._slots = geometry.slots
+        fields = (geometry.image, geometry.label)
+        self._whole_pages = not any((field.offset | field.row_bytes) % mmap.PAGESIZE for field in fields)
         self._look_slots = LOOK_BYTES // (geometry.image.row_bytes + geometry.label.row_bytes)
         self.clean_until = 0
         self._loose = False
         self._writable = pages.copies_on_write()
+        self._page_map: pages.PageMap | None = None  # opened at the first look
 
-    def clean(self, seq: int, count: int, published: int) -> None:
+    def clean(self, seq: int, count: int, *, published: int, oldest: int) -> None:
         """Make sure that slots which are about to be read show the ring's pixels, and not what was written here.
 
         Args:
-            seq, count: the pairs that are read now; more of those that are published are looked at together with them.
-            published: number of the pair after these.
+            seq, count: the pairs that are read now; as many later ones as possible are looked at together with them.
+            published: number of the first pair that is not published.
+            oldest: number of the first pair that is leased.
 
         Raises:
             OSError: the kernel refused.
         """
-        count = min(published - seq, max(count, self._look_slots))
+        # A write into a leased slot changes no other one, unless they share a page, where that one has its bytes by now.
+        until = oldest + self._slots if self._whole_pages else published
+        count = min(until - seq, max(count, self._look_slots))
         if self._loose or self._written(seq % self._slots, count):
             self._map_afresh()
             self._loose = False
-        # A page that is written into from now on has the bytes of all pairs below this in it.
         self.clean_until = seq + count
 
     def _written(self, first: int, count: int) -> bool:
         if not self._writable:
             return False
         try:
-            return self.image.written(first, count) or self.label.written(first, count)
-        except OSError:  # no descriptor is left to look, say: better once too often
+            self._page_map = self._page_map or pages.PageMap()
+            return self._page_map.written([*self.image.places(first, count), *self.label.places(first, count)])
+        except OSError:  # no descriptor is left, or the process has changed its user: better once too often
             return True
 
     def loosen(self) -> None:

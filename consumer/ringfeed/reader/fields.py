@@ -68,17 +68,14 @@ class FieldRows:
         rows.setflags(write=copy)
         return rows
 
-    def written(self, first: int, count: int) -> bool:
-        """Return whether a page under these slots' rows was written into by this process, so shows older pixels.
-
-        Args:
-            first, count: slots, which may wrap round the ring's end; all places where `read` may look for them count.
-        """
+    def places(self, first: int, count: int) -> list[tuple[int, int]]:
+        """Return the addresses and sizes of all places where `read` may look for slots, which may wrap round the end."""
         address, beyond = self._now[1].address, first + count - self._slots
-        if beyond > 0 and pages.written(address, beyond * self._row_bytes):
-            return True
         here = count if self._mirrored else min(count, self._slots - first)
-        return pages.written(address + first * self._row_bytes, here * self._row_bytes)
+        places = [(address + first * self._row_bytes, here * self._row_bytes)]
+        if beyond > 0:
+            places.append((address, beyond * self._row_bytes))
+        return places
 
     def copy_out(self, held: list[Pixels]) -> None:
         """Give arrays memory of their own, at the addresses where they are.

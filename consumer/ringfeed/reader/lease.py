@@ -38,6 +38,11 @@ class Lease:
         self._references = [weakref.ref(array, self._drop) for array in arrays]
 
     @property
+    def oldest(self) -> int:
+        """Number of the first pair that its reader still leases."""
+        return self._leases.oldest
+
+    @property
     def held(self) -> bool:
         """Whether arrays hold it. Not yet, while they are being made."""
         return bool(self._references)

@@ -133,8 +133,8 @@ class Session:
             bell.take()  # one token a batch: on arm64 only a successful wait orders the reads that follow it
             return None
         self.leases.settle()  # an interrupt may have come between the end of a lease and telling it
-        wait = Wait(began := time.monotonic_ns())
-        self.page[Lane.WAITING_SINCE_NS] = began
+        wait: Wait | None = None
+        self.page[Lane.WAITING_SINCE_NS] = began = time.monotonic_ns()
         try:
             reader.before_slice(block)  # not at each token, of which a batch may bring as many as it has pairs
             while True:
@@ -146,6 +146,7 @@ class Session:
                     continue
                 if (gone := control.gone()) and control.published < block.end:
                     return gone
+                wait = wait or Wait(began)
                 if (
                     reader.may_complain
                     and wait.is_due(time.monotonic_ns())

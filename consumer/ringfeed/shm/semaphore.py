@@ -39,8 +39,6 @@ FLOOD: Final = 256
 FLOOD_PAUSE_S: Final = 0.01
 """Then a wait lasts as long as this: the words are looked at all the same, and no core is busy with it."""
 
-_AT_ONCE_NS: Final = 50_000
-
 _SEMAPHORE_BYTES: Final = 32
 """The size of libc's sem_t, glibc's and musl's, on 64-bit machines."""
 
@@ -57,6 +55,7 @@ if _HAS_CLOCKWAIT:
     _LIBC.sem_open.restype = ctypes.c_void_p
     _LIBC.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)
     _LIBC.sem_close.argtypes = (ctypes.c_void_p,)
+    _LIBC.sem_trywait.argtypes = (ctypes.c_void_p,)
     _LIBC.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
 
 
@@ -128,26 +127,30 @@ class Doorbell:
 
         A signal ends the wait, and what its handler raises is raised from here.
         """
-        began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        took = self._wait(began, min(seconds, WAIT_SLICE_S))
-        if not took or time.clock_gettime_ns(time.CLOCK_MONOTONIC) - began > _AT_ONCE_NS:
+        if not self._take_at_once():
             self._at_once = 0
-        elif self.flooded:
+            return self._wait(min(seconds, WAIT_SLICE_S))
+        if self.flooded:
             self.drain()
             time.sleep(FLOOD_PAUSE_S)
         else:
             self._at_once += 1
-        return took
+        return True
 
     @property
     def flooded(self) -> bool:
         """Whether tokens come without end, and so tell nothing."""
         return self._at_once >= FLOOD
 
-    def _wait(self, began: int, seconds: float) -> bool:
+    def _take_at_once(self) -> bool:
+        if self._address is None:
+            return self.take()
+        return bool(_LIBC.sem_trywait(self._address) == 0)
+
+    def _wait(self, seconds: float) -> bool:
         if self._address is None:
             return self._wait_by_wall_clock(seconds)
-        until = _Timespec(*divmod(began + round(seconds * 1e9), 1_000_000_000))
+        until = _Timespec(*divmod(time.monotonic_ns() + round(seconds * 1e9), 1_000_000_000))
         return bool(_LIBC.sem_clockwait(self._address, time.CLOCK_MONOTONIC, until) == 0)
 
     def _wait_by_wall_clock(self, seconds: float) -> bool:
