@@ -14,10 +14,13 @@ from ringfeedd.errors import EXIT_COULD_NOT_START, StartError
 from ringfeedd.shm.memory import reserved_bytes
 from ringfeedd.supervisor.sizing import (
     LEAST_AUTO_SLOTS,
+    LEAST_CONNECTIONS,
     MANY_AUTO_SLOTS,
     MOST_AUTO_SLOTS,
+    WORKERS_FILES,
     Room,
     Shares,
+    connections,
     geometries,
     has_room,
     process_bytes,
@@ -166,3 +169,17 @@ def test_large_pairs_are_not_read_far_ahead():
 
     assert [spread(mean).readahead for mean in (75_000, 16 << 20, 1 << 40)] == [894, 4, 1]
     assert [spread(mean).most_concurrency[0] for mean in (75_000, 1 << 20, 1 << 40)] == [512, 128, 64]
+
+
+@given(wanted=st.integers(1, 4096), files=st.integers(3, 70_000), workers=st.integers(1, 512), rings=st.integers(1, 2))
+def test_connections_fit_the_open_files_limit(wanted, files, workers, rings):
+    """Or the start is refused."""
+    try:
+        allowed = connections(wanted, files=files, workers=workers, rings=rings)
+    except StartError as error:
+        needed = int(re.search(r"needs (\d+) for", str(error))[1])
+        assert files < needed
+        assert connections(wanted, files=needed, workers=workers, rings=rings) == min(wanted, LEAST_CONNECTIONS)
+    else:
+        assert 1 <= allowed <= wanted
+        assert allowed + WORKERS_FILES <= files

@@ -11,11 +11,7 @@ import urllib.request
 
 import pytest
 from house import HERE, RINGFEED, Daemon, write_folder
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ringfeedd.errors import StartError
-from ringfeedd.system.files import LEAST_CONNECTIONS, WORKERS_OWN, connections
 from ringfeedd.system.proxies import spare_local_hosts
 
 STEPPING = r"""
@@ -195,20 +191,6 @@ def test_unusable_shared_memory_is_one_sentence_a_command(folder, mode):
         assert sentence == f"ringfeed: /dev/shm {facts} {why}\n"
         code, sentence = said(*RINGFEED, "clean")
         assert (code, sentence.count("\n")) == (3, 1)
-
-
-@given(wanted=st.integers(1, 4096), files=st.integers(3, 70_000), workers=st.integers(1, 512), rings=st.integers(1, 2))
-def test_connections_fit_the_open_files_limit(wanted, files, workers, rings):
-    """Or the start is refused."""
-    try:
-        allowed = connections(wanted, files=files, workers=workers, rings=rings)
-    except StartError as error:
-        needed = int(re.search(r"needs (\d+) for", str(error))[1])
-        assert files < needed
-        assert connections(wanted, files=needed, workers=workers, rings=rings) == min(wanted, LEAST_CONNECTIONS)
-    else:
-        assert 1 <= allowed <= wanted
-        assert allowed + WORKERS_OWN <= files
 
 
 @pytest.mark.slow

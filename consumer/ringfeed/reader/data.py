@@ -71,7 +71,7 @@ class RingData:
         Raises:
             OSError: the kernel refused.
         """
-        # A write into a leased slot changes no other one, unless they share a page, where that one has its bytes by now.
+        # A write into a leased slot copies no other one, unless they share a page: that one needs its bytes by then.
         until = oldest + self._slots if self._whole_pages else published
         count = min(until - seq, max(count, self._look_slots))
         if self._loose or self._written(seq % self._slots, count):

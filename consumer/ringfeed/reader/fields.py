@@ -69,7 +69,7 @@ class FieldRows:
         return rows
 
     def places(self, first: int, count: int) -> list[tuple[int, int]]:
-        """Return the addresses and sizes of all places where `read` may look for slots, which may wrap round the end."""
+        """Return addresses and sizes of all places where `read` may look for slots, which may wrap round the end."""
         address, beyond = self._now[1].address, first + count - self._slots
         here = count if self._mirrored else min(count, self._slots - first)
         places = [(address + first * self._row_bytes, here * self._row_bytes)]

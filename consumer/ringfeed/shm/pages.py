@@ -195,7 +195,7 @@ class PageMap:
         )
 
     def _written(self, begin: int, end: int) -> bool:
-        self._request[2:4] = begin, end
+        self._request[2:4] = [begin, end]
         try:
             return bool(fcntl.ioctl(self._fd, _SCAN, self._request))  # the kernel stops at the first
         except OSError:  # an older kernel

@@ -1,4 +1,4 @@
-"""How large everything is: slots, read-ahead, workers' shares. Pure; config, catalog and machine give the numbers."""
+"""How large everything is: slots, read-ahead, connections, workers' shares. Pure; others give the numbers."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ WINDOW_BYTES: Final = 64 << 20
 SUPERVISOR_BYTES: Final = 128 << 20
 WORKER_BYTES: Final = 96 << 20
 """Estimates of what a daemon's processes need, without the rings and the pictures that they decode."""
+
+WORKERS_FILES: Final = 24
+"""What a worker has open besides its connections: its socket, loop, vitals, segments, and for a time the resolver's."""
+
+SUPERVISORS_FILES: Final = 24
+FILES_EACH_RING: Final = 4
+FILES_EACH_WORKER: Final = 4
+PAGE_CONNECTIONS: Final = 32
+LEAST_CONNECTIONS: Final = 2
+"""A pair is two objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,32 @@ def _too_much_for_group(wanted: int, needed: int, workers: int, group: GroupMemo
 def total(laid_out: list[Geometry]) -> int:
     """Bytes that all rings together take in /dev/shm."""
     return sum(map(reserved_bytes, laid_out))
+
+
+def page_connections(files: int) -> int:
+    """Return how many clients the status page may have at a time, of a process that may have so many files open."""
+    return max(LEAST_CONNECTIONS, min(PAGE_CONNECTIONS, files // 8))
+
+
+def connections(wanted: int, *, files: int, workers: int, rings: int, page: int = 0) -> int:
+    """How many connections each of this daemon's processes may hold.
+
+    Args:
+        wanted: by the configuration.
+        files: that each process may have open.
+        page: connections of the status page, which are kept for it.
+
+    Raises:
+        StartError: not even a few.
+    """
+    supervisors = SUPERVISORS_FILES + FILES_EACH_RING * rings + FILES_EACH_WORKER * workers + page
+    left = files - max(supervisors, WORKERS_FILES)
+    if left < LEAST_CONNECTIONS:
+        raise StartError(
+            f"a process may have {files} files open here, and the daemon needs {supervisors + LEAST_CONNECTIONS} for "
+            f"{workers} workers; raise the limit (`ulimit -n`, LimitNOFILE= in the unit), or use fewer --workers"
+        )
+    return min(wanted, left)
 
 
 @dataclass(frozen=True, slots=True)

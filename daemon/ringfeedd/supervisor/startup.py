@@ -31,10 +31,19 @@ from ringfeedd.supervisor.discovery import Discovery
 from ringfeedd.supervisor.refresh import Refresher
 from ringfeedd.supervisor.service import RingService
 from ringfeedd.supervisor.signals import wake_by
-from ringfeedd.supervisor.sizing import Room, Shares, geometries, process_bytes, shares, total
+from ringfeedd.supervisor.sizing import (
+    Room,
+    Shares,
+    connections,
+    geometries,
+    page_connections,
+    process_bytes,
+    shares,
+    total,
+)
 from ringfeedd.supervisor.state import DaemonState
 from ringfeedd.supervisor.store_wait import StoreWait
-from ringfeedd.system.files import connections, page_connections, raise_limit
+from ringfeedd.system.limits import allow_open_files
 from ringfeedd.system.systemd import Notifier
 from ringfeedd.system.work import Work
 from ringfeedd.web.token import TokenFile
@@ -110,7 +119,7 @@ class Startup:
         names = dict(settings.ring_names)
         if not config.test_ratio:
             names = {"train": names["train"]}
-        self._files = raise_limit()
+        self._files = allow_open_files()
         self._page_connections = page_connections(self._files) if settings.listen else 0
         self._connections = self._most_connections(len(names))
         access = settings.access()

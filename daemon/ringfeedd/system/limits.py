@@ -20,6 +20,9 @@ _FILES: Final = "no more files may be open: `ulimit -n`, LimitNOFILE="
 LEAST_ADDRESS_SPACE: Final = 128 << 20
 """Bytes; with less, not even the libraries can be loaded."""
 
+MOST_FILES: Final = 1 << 16
+"""Nothing here needs more, and some systems allow a thousand million, which others then walk through."""
+
 _BY_ERRNO: Final = {
     errno.EAGAIN: _PROCESSES,
     errno.ENOMEM: _MEMORY,
@@ -44,3 +47,13 @@ def little_address_space() -> str | None:
     if soft == resource.RLIM_INFINITY or soft >= LEAST_ADDRESS_SPACE:
         return None
     return f"this process may map {soft >> 20} MiB, it needs {LEAST_ADDRESS_SPACE >> 20} besides the rings: `ulimit -v`"
+
+
+def allow_open_files() -> int:
+    """Let this process and its workers have as many open files as the system allows; return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        return allowed
+    return MOST_FILES if soft == resource.RLIM_INFINITY else soft

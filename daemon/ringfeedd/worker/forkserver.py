@@ -146,10 +146,10 @@ def main(fd: int) -> None:
     gc.disable()  # what is imported stays, and looking through it again and again takes a tenth of the time
     server = os.getpid()
     try:
-        from ringfeedd.system.files import raise_limit  # noqa: PLC0415
+        from ringfeedd.system.limits import allow_open_files  # noqa: PLC0415
         from ringfeedd.worker import worker  # noqa: PLC0415  # with all that it needs
 
-        raise_limit()
+        allow_open_files()
         control = socket.socket(fileno=fd)
         given = serve(control)
     except BaseException as error:  # noqa: BLE001  # e.g. a broken install, of which the workers that follow tell
