@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import msgspec
 import pytest
 from house import wait_until
 
+from ringfeedd.bench import floor as least_work
 from ringfeedd.bench import throughput
 from ringfeedd.bench.arguments import MEASURED
 from ringfeedd.bench.claims import Claim, Measure
@@ -307,9 +310,27 @@ def test_least_work_delivers_pillows_pixels_and_ends(workload, tmp_path):
     assert result.notes == []
     (row,) = result.rates
     assert row.pairs_per_s.median > 0
-    assert row.cpu_ms.median > 0
+    assert set(row.parts_ms) == {"trainers", "floor", "floor.children"}
     assert "delivers Pillow's pixels" in said[0]
     assert {name for name in shared() - before if "floor" in name} == set()
+
+
+@needs_nginx
+def test_least_work_outlasts_a_consumers_end(workload, tmp_path):
+    """A consumer that began later gets all that it wants, far more than what lies between the two."""
+    session, _ = session_over(workload, tmp_path)
+    with Store(Path(workload.folder)) as store:
+        task = dataclasses.replace(session.task(store, workload), batch_size=4, settings={"workers": 1, "consumers": 2})
+        least = least_work.Floor(task)
+        worker = least_work._fork(least.work, 0)
+        try:
+            early, late = least.batches(0), least.batches(1)
+            next(early)
+            early.close()
+            assert len(list(itertools.islice(late, 4 * least_work.RING_BATCHES))) == 4 * least_work.RING_BATCHES
+        finally:
+            os.kill(worker, signal.SIGKILL)
+            os.waitpid(worker, 0)
 
 
 class Liar:

@@ -136,6 +136,7 @@ class Floor:
         self.label.fill(0)
         self.kept = Kept(task) if task.settings.get("cache") else None
         self.ready = [[_semaphore(0) for _ in range(self.workers)] for _ in range(self.consumers)]
+        self.ended = np.ndarray(self.consumers, np.bool_, mmap.mmap(-1, self.consumers))
         self.free = [[_semaphore(RING_BATCHES) for _ in range(self.workers)] for _ in range(self.consumers)]
 
     def slots(self, batch: int) -> slice:
@@ -159,7 +160,8 @@ class Floor:
         while True:
             slots = self.slots(batch)
             for consumer in range(self.consumers):
-                self.free[consumer][worker].acquire(STALL_S)
+                if not self.ended[consumer]:
+                    self.free[consumer][worker].acquire(STALL_S)
             for slot in range(slots.start, slots.stop):
                 if self.kept is not None:
                     pair = next(entries)
@@ -186,15 +188,20 @@ class Floor:
         """What one consumer gets: everything."""
         order = (entry["id"] for entry in self.task.endless_order())
         batch = 0
-        while True:
-            worker = batch % self.workers
-            self.ready[consumer][worker].acquire(STALL_S)
-            slots = self.slots(batch)
-            yield Delivered(
-                self.image[slots], self.label[slots], lambda: [next(order) for _ in range(self.task.batch_size)]
-            )
-            self.free[consumer][worker].release()
-            batch += 1
+        try:
+            while True:
+                worker = batch % self.workers
+                self.ready[consumer][worker].acquire(STALL_S)
+                slots = self.slots(batch)
+                yield Delivered(
+                    self.image[slots], self.label[slots], lambda: [next(order) for _ in range(self.task.batch_size)]
+                )
+                self.free[consumer][worker].release()
+                batch += 1
+        finally:  # another consumer, which began later, may want more
+            self.ended[consumer] = True
+            for free in self.free[consumer]:
+                free.release()
 
 
 def _semaphore(value: int) -> posix_ipc.Semaphore:
