@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
 from test_cache_disk import keys
 
 from ringfeedd.cache.disk import DiskTier
+from ringfeedd.cache.memory import MemoryTier
+from ringfeedd.cache.rows import RowGeometry
+from ringfeedd.cache.segments import Entry
 from ringfeedd.cache.tiers import RingTiers, Tiers
 
 
@@ -77,3 +82,33 @@ def test_every_place_that_waits_is_released(ring, seed):
     for seq in sorted(under_way):
         ring.ended(seq)
     assert waiting <= set(ring.released)
+
+
+def test_both_tiers_take_few_bytes_a_pair(tmp_path):
+    """All that they allocate, with every pair in both of them."""
+    pairs = 5000
+    listing = Listing(pairs)
+    stored = Entry(0, 1000, 0)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        memory = MemoryTier("tiersbytes", RowGeometry(1, 1), pairs, ["of"])
+        disk = DiskTier(tmp_path, ["root"], size=1 << 40)
+        disk.open()
+        memory.start()
+        memory._reserving.join()
+        tiers = Tiers(memory, disk)
+        tiers.serve(listing)
+        ring = RingTiers(tiers, 0)
+        for pair in range(pairs):
+            ring.order(pair, listing, pair)
+            ring.decoded(pair, sizes=(1, 1, 1, 1), from_disk=False, wrong=False, stored=stored, total=1)
+        tiers.look(0.0)  # as the daemon does four times a second: what is to be written to the index goes there
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    use = memory.use()
+    tiers.close()
+    assert (use.filled, disk.use().pairs) == (pairs, pairs)
+    assert 20 * pairs <= grown <= 64 * pairs

@@ -1,4 +1,7 @@
-"""The cache in a whole daemon: order and pixels are those without it, and what is kept is not fetched again."""
+"""The cache in a whole daemon: order and pixels are those without it, and what is kept is not fetched again.
+
+Each batch of each test is timed: none is waited for longer than a fetch takes, whatever happens to the cache.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,11 +58,35 @@ def daemon(store: FakeGcs, ring: str, *flags: object, fit: str = "resize", slots
     return Daemon("gs://b/set", "--emulator", store.url, "--size", size, "--fit", fit, *flags, ring=ring)
 
 
+class Waits:
+    """The longest waits for a batch of this process, in seconds: until now, and without a cache."""
+
+    longest_s = without_cache_s = 0.0
+
+    @classmethod
+    def note(cls, waited_s: float) -> None:
+        """Take note of a wait. It may be five times as long as without a cache, and 10 s on a busy machine."""
+        cls.longest_s = max(cls.longest_s, waited_s)
+        assert waited_s <= max(10.0, 5 * cls.without_cache_s)
+
+
+def timed(reader: ringfeed.Reader):
+    """The batches of one epoch; see `Waits`."""
+    batches = iter(reader)
+    while True:
+        began = time.monotonic()
+        batch = next(batches, None)
+        Waits.note(time.monotonic() - began)
+        if batch is None:
+            return
+        yield batch
+
+
 def read(reader: ringfeed.Reader) -> list[tuple[str, bool, str]]:
     """One epoch: ids, whether they are the order's own, and their pixels."""
     return [
         (pair_id, bool(valid), hashlib.blake2b(bytes(image) + bytes(label), digest_size=8).hexdigest())
-        for batch in reader
+        for batch in timed(reader)
         for pair_id, valid, image, label in zip(batch.ids, batch.valid, batch.image, batch.label, strict=True)
     ]
 
@@ -81,6 +109,7 @@ def expected(store):
         ring = f"plain{os.getpid()}{fit}"
         with daemon(store, ring, fit=fit):
             found[fit] = epochs(ring, 3)
+    Waits.without_cache_s = Waits.longest_s
     return found
 
 
@@ -102,7 +131,7 @@ def test_order_and_pixels_are_those_without_a_cache(store, ring, expected, tmp_p
 
 
 def test_memory_for_half_the_set_hits_its_share(ring):
-    """In each epoch."""
+    """In each epoch. The server's own count says that it is exactly half of the pairs."""
     store = FakeGcs({"b": photographs(PAIRS)})
     with serve_in_thread(store) as served:
         store.url = served.url
@@ -127,6 +156,9 @@ def test_memory_for_half_the_set_hits_its_share(ring):
     kept, others = after[0] - before[0], after[1] - before[1]
     assert kept + others >= 6 * PAIRS  # up to an epoch is on its way at each look
     assert 0.4 <= kept / (kept + others) <= 0.6
+    times = [count for (kind, _), count in store.requests.items() if kind == "read"]
+    assert sum(count <= 3 for count in times) == PAIRS  # objects of half of the pairs: some were read before their rows
+    assert sum(count >= 10 for count in times) == PAIRS  # had memory; the others are read in each epoch
 
 
 def test_a_full_disk_cache_saves_every_request(ring, tmp_path):
@@ -178,7 +210,7 @@ def test_killed_workers_leave_no_wrong_row(store, ring, expected, tmp_path):
     with daemon(store, ring, *flags) as served, ringfeed.attach(f"{ring}-train", batch_size=4) as reader:
         for epoch in range(3):
             found = []
-            for number, batch in enumerate(reader):
+            for number, batch in enumerate(timed(reader)):
                 found += list(batch.ids)
                 if number % 5 == 2:
                     for pid in served.workers()[:1]:
@@ -215,7 +247,7 @@ def killed_during_fills(store, ring, expected, folder: Path, times: int) -> None
 
 def _endless(reader: ringfeed.Reader):
     while True:
-        yield from reader
+        yield from timed(reader)
 
 
 def _flip_bits(ring: str, folder: Path, drawn: random.Random) -> None:
@@ -240,8 +272,10 @@ def test_a_daemon_killed_during_fills_leaves_right_pixels(store, ring, expected,
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_daemon_killed_many_times_leaves_right_pixels(store, ring, expected, tmp_path):
-    """``RINGFEED_CACHE_KILLS=50`` kills it more often."""
+    """``RINGFEED_CACHE_KILLS=50`` kills it more often, and ``-s`` shows the longest waits."""
+    Waits.longest_s = 0.0
     killed_during_fills(store, ring, expected["resize"], tmp_path, int(os.environ.get("RINGFEED_CACHE_KILLS", "15")))
+    sys.stdout.write(f"longest wait {Waits.longest_s:.2f} s, without a cache {Waits.without_cache_s:.2f} s\n")
 
 
 def test_a_replaced_object_shows_its_new_pixels(ring, tmp_path):

@@ -15,6 +15,14 @@ from ringfeedd.bench.results import Result
 from ringfeedd.bench.session import Session
 from ringfeedd.bench.store import Store
 
+SLOTS: Final = 512
+"""Of a ring: what a daemon takes by itself for these pairs, and as many as the least work has."""
+
+SMALL_SLOTS: Final = 256
+"""The other benchmarks' rings."""
+
+IN_MEMORY: Final = ("--cache-memory", "auto")
+
 WARM_EPOCHS: Final = 2
 """The first fills the tiers; what is read ahead is left behind by the end of the second."""
 
@@ -29,19 +37,21 @@ def cache(session: Session) -> Result:
     half = (workload.height * workload.width * SLOT_BYTES + 128) * pairs // 2
     with Store(Path(workload.folder)) as store, tempfile.TemporaryDirectory(prefix="ringfeed-bench-") as folder:
         task = replace(session.task(store, workload), warm_pairs=WARM_EPOCHS * pairs)
-        plain, plain_four = Ringfeed("no cache"), Ringfeed("no cache, 4 groups", groups=4)
-        full = Ringfeed("memory, full", serve=("--cache-memory", "auto"))
-        some = Ringfeed("memory, half of the set", serve=("--cache-memory", f"{half} B"))
-        disk = Ringfeed("disk, full", serve=("--cache-disk", folder, "--cache-disk-size", "100 GiB"))
-        four = Ringfeed("memory, full, 4 groups", groups=4, serve=("--cache-memory", "auto"))
+        plain, plain_four = _ringfeed("no cache"), _ringfeed("no cache, 4 groups", groups=4)
+        full, four = _ringfeed("memory, full", *IN_MEMORY), _ringfeed("memory, full, 4 groups", *IN_MEMORY, groups=4)
+        small = Ringfeed(f"memory, full, {SMALL_SLOTS} slots", serve=("--slots", str(SMALL_SLOTS), *IN_MEMORY))
+        some = _ringfeed("memory, half of the set", "--cache-memory", f"{half} B")
+        disk = _ringfeed("disk, full", "--cache-disk", folder, "--cache-disk-size", "100 GiB")
         least, kept = floor(session.python), floor(session.python, cache=True)
         kept_four = floor(session.python, cache=True, consumers=4)
-        contenders: list[Contender] = [plain, full, some, disk, least, kept, plain_four, four, kept_four]
+        contenders: list[Contender] = [plain, full, small, some, disk, least, kept, plain_four, four, kept_four]
         claims = [
             Claim(full.name, (plain.name,), ">= 6"),
             Claim(full.name, (kept.name,), ">= 0.7"),
+            Claim(small.name, (kept.name,), ""),
             Claim(four.name, (plain_four.name,), ">= 5"),
             Claim(some.name, (plain.name,), ""),
+            Claim(some.name, (full.name, plain.name), "0.85 to 1.15", mixed=True),
             Claim(disk.name, (plain.name,), ""),
             Claim(disk.name, (least.name,), "<= 1.15", Measure.CPU),
         ]
@@ -54,3 +64,7 @@ def cache(session: Session) -> Result:
         return result
     note = "The other loaders were not run: scripts/bench makes their environment, `ringfeed bench` does not."
     return msgspec.structs.replace(result, notes=[*result.notes, note])
+
+
+def _ringfeed(name: str, *serve: str, groups: int = 1) -> Ringfeed:
+    return Ringfeed(name, serve=("--slots", str(SLOTS), *serve), groups=groups)

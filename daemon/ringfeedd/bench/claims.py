@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import harmonic_mean
 
 from ringfeedd.bench.results import FigureRow, Rate, Spread
 
@@ -26,6 +27,8 @@ class Claim:
         target: in words, e.g. ``">= 1.7"``.
         measure: what is divided; for CPU less is better.
         share: the others' number is taken times this, e.g. 4 for four groups.
+        mixed: what is compared with is not the best of the others, but what they give where each of them has as many
+            pairs to deliver: the harmonic mean of their rates.
     """
 
     of: str
@@ -33,6 +36,7 @@ class Claim:
     target: str
     measure: Measure = Measure.RATE
     share: float = 1.0
+    mixed: bool = False
 
     def figure(self, runs: Mapping[str, Sequence[Rate]]) -> FigureRow | None:
         """The quotient, a value for each round that both ran in; None where there is none.
@@ -46,9 +50,9 @@ class Claim:
         for mine, *theirs in zip(runs[self.of], *others, strict=False):
             numbers = [self._number(one) for one in theirs]
             best = max(numbers) if self.measure is Measure.RATE else min(numbers)
-            quotients.append(self._number(mine) / (best * self.share))
+            quotients.append(self._number(mine) / (harmonic_mean(numbers) if self.mixed else best * self.share))
         times = f"{self.share:g} x " if self.share != 1 else ""
-        best_of = "the best of " if len(others) > 1 else ""
+        best_of = "equal parts of " if self.mixed else "the best of " if len(others) > 1 else ""
         present = [name for name in self.to if runs.get(name)]
         name = f"{self.measure}: {self.of} / {times}{best_of}{', '.join(present)}"
         return FigureRow(name, "x", Spread.of(quotients), self.target)
