@@ -25,7 +25,7 @@ from ringfeed.shm.descriptor import ServedCatalog
 from ringfeed.torch import RingDataset
 from ringfeed.torch.distributed import Ranks, check_nodes
 from ringfeedd import nodes as nodes_module
-from ringfeedd.config import load_config, resolve
+from ringfeedd.config import load, resolve
 from ringfeedd.config.resolve import Machine
 from ringfeedd.errors import ConfigError
 from ringfeedd.fakegcs import FakeGcs, serve_in_thread
@@ -242,15 +242,15 @@ def test_a_number_out_of_range_is_refused(nodes):
 def test_number_may_come_from_file_rank_from_flag(tmp_path):
     path = tmp_path / "ringfeed.toml"
     path.write_text('root = "r"\nnum_nodes = 3\n')
-    assert resolve(load_config(path, {"node_rank": 2})).nodes == Nodes(3, 2)
+    assert resolve(load(path, {"node_rank": 2}).config).nodes == Nodes(3, 2)
     with pytest.raises(ConfigError, match="num_nodes = 3 and node_rank = none"):
-        load_config(path, {})
+        load(path, {})
     path.write_text('root = "r"\nnum_nodes = "auto"\n')
-    assert resolve(load_config(path, {}, LAUNCHERS["slurm"]), Machine(1, LAUNCHERS["slurm"])).nodes == Nodes(4, 1)
+    assert resolve(load(path, {}, LAUNCHERS["slurm"]).config, Machine(1, LAUNCHERS["slurm"])).nodes == Nodes(4, 1)
     for word in ('"all"', "0", "true", "1.5"):
         path.write_text(f'root = "r"\nnum_nodes = {word}\nnode_rank = 0\n')
         with pytest.raises(ConfigError, match="num_nodes"):
-            load_config(path, {})
+            load(path, {})
 
 
 # Real daemons as machines.

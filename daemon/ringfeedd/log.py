@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -75,13 +75,13 @@ def prioritised(text: str, level: int) -> str:
     return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
 
 
-def in_journal(fd: int, environ: Mapping[str, str] = os.environ) -> bool:
+def in_journal(fd: int) -> bool:
     """Return True if a descriptor writes into systemd's journal, by ``JOURNAL_STREAM``; see systemd.exec(5)."""
     try:
         facts = os.fstat(fd)
     except OSError:
         return False
-    return environ.get("JOURNAL_STREAM", "") == f"{facts.st_dev}:{facts.st_ino}"
+    return os.environ.get("JOURNAL_STREAM", "") == f"{facts.st_dev}:{facts.st_ino}"
 
 
 @dataclass

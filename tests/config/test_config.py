@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ringfeedd.cli.main import main
-from ringfeedd.config import Config, config_of, load, load_config, resolve, shown
+from ringfeedd.config import Config, config_of, load, resolve, shown
 from ringfeedd.config.changes import Changes
 from ringfeedd.config.kinds import Size
 from ringfeedd.config.load import unknown_variables
@@ -68,7 +68,7 @@ def test_a_file_gives_every_setting_by_its_name(written):
         linger_s = 60
         linger_blocking_s = 2.5
     """)
-    config = load_config(path, {})
+    config = load(path, {}).config
     assert config == Config(
         root="gs://bucket/prefix",
         ring="job",
@@ -108,12 +108,12 @@ def test_a_file_gives_every_setting_by_its_name(written):
 
 def test_flags_win_over_the_file(written):
     path = written('root = "there"\nslots = 64\nseed = 1\n')
-    config = load_config(path, {"root": "/here", "slots": 32})
+    config = load(path, {"root": "/here", "slots": 32}).config
     assert (config.root, config.slots, config.seed) == ("/here", 32, 1)
 
 
 def test_a_root_alone_is_enough():
-    settings = resolve(load_config(None, {"root": "folder"}))
+    settings = resolve(load(None, {"root": "folder"}).config)
     assert settings.ring_names == {"train": "train", "test": "test"}
     assert (settings.pixels, settings.config.slots, settings.config.workers) == (None, None, "auto")
     assert (settings.access().mode, settings.access().gid) == (0o600, -1)
@@ -181,7 +181,7 @@ BAD = {
 def test_a_fault_is_one_sentence_with_its_line(written, text):
     path = written(text)
     with pytest.raises(ConfigError) as caught:
-        load_config(path, {})
+        load(path, {})
     sentence = str(caught.value)
     assert BAD[text] in sentence
     if BAD[text][0].isdigit():
@@ -203,7 +203,7 @@ exif_orientation = Yes
 this line is no setting
 """)
     with pytest.raises(ConfigError) as caught:
-        load_config(path, {"lanes": "0", "seed": "-1"}, {"RINGFEED_MAX_FAILED": "2"})
+        load(path, {"lanes": "0", "seed": "-1"}, {"RINGFEED_MAX_FAILED": "2"})
     said = [sentence.removeprefix(f"{path}:") for sentence in caught.value.sentences]
     assert [sentence.partition(":")[0] for sentence in said] == [
         *("2", "3", "4", "5", "6", "6", "7", "8", "9"),
@@ -221,7 +221,7 @@ def test_every_line_broken_gives_every_line(written):
     ]
     path = written('root = "b"\n' + "\n".join(f"{line}" for line in lines))
     with pytest.raises(ConfigError) as caught:
-        load_config(path, {})
+        load(path, {})
     at = [int(re.match(rf"{re.escape(str(path))}:(\d+): ", sentence)[1]) for sentence in caught.value.sentences]
     assert len(lines) >= 20
     assert set(at) == set(range(2, len(lines) + 2))
@@ -236,7 +236,7 @@ attempt_s = 30
 linger_blocking_s = "1500ms"
 min_bytes_per_s = "2 KiB"
 """)
-    config = load_config(path, {"read_timeout_s": "0.5 min"}, {"RINGFEED_WORKER_TIMEOUT_S": "2m"})
+    config = load(path, {"read_timeout_s": "0.5 min"}, {"RINGFEED_WORKER_TIMEOUT_S": "2m"}).config
     assert (config.linger_s, config.deadline_s, config.attempt_s, config.linger_blocking_s) == (5400, 90, 30, 1.5)
     assert (config.min_bytes_per_s, config.read_timeout_s, config.worker_timeout_s) == (2048, 30, 120)
 
@@ -277,7 +277,7 @@ def test_flags_variables_file_and_defaults_win_in_order(written):
 def test_an_overridden_value_is_checked_too(written):
     """Else a file would be valid only as long as a flag hides its fault."""
     with pytest.raises(ConfigError, match="slots = 1: must be at least 2"):
-        load_config(written('root = "b"\nslots = 1\n'), {"slots": 8})
+        load(written('root = "b"\nslots = 1\n'), {"slots": 8})
 
 
 def test_an_unknown_variable_is_a_warning():
@@ -295,9 +295,9 @@ def test_an_unknown_variable_is_a_warning():
 
 def test_a_switch_can_be_turned_off_again(written):
     path = written('root = "b"\nexif_orientation = true\n')
-    assert load_config(path, {}).exif_orientation is True
-    assert load_config(path, {}, {"RINGFEED_EXIF_ORIENTATION": "no"}).exif_orientation is False
-    assert load_config(path, {"exif_orientation": False}).exif_orientation is False
+    assert load(path, {}).config.exif_orientation is True
+    assert load(path, {}, {"RINGFEED_EXIF_ORIENTATION": "no"}).config.exif_orientation is False
+    assert load(path, {"exif_orientation": False}).config.exif_orientation is False
 
 
 def test_a_program_s_settings_are_checked_like_flags():
@@ -323,7 +323,7 @@ def test_the_reference_is_the_committed_page():
 def test_the_example_names_every_setting_and_loads(written):
     """As it is printed, it sets the root alone; with its comments removed, every setting, each to its default."""
     text = shown.example()
-    assert load_config(written(text), {}) == Config(root="gs://my-bucket/prefix")
+    assert load(written(text), {}).config == Config(root="gs://my-bucket/prefix")
     complete = re.sub(r"^# (?=[\w.]+ = |\[)", "", text, flags=re.MULTILINE)
     loaded = load(written(complete), {})
     assert set(loaded.origins) == set(SETTINGS)
@@ -380,22 +380,22 @@ def test_a_reload_tells_what_changes_now_and_later():
 
 def test_a_file_is_not_blamed_for_a_flag(written):
     with pytest.raises(ConfigError) as caught:
-        load_config(written('root = "b"\n'), {"slots": 0})
+        load(written('root = "b"\n'), {"slots": 0})
     assert str(caught.value) == "--slots 0: must be at least 2"
 
 
 def test_a_missing_or_unreadable_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"could not read the configuration .*nowhere\.toml: No such file"):
-        load_config(tmp_path / "nowhere.toml", {"root": "b"})
+        load(tmp_path / "nowhere.toml", {"root": "b"})
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"binary\.toml:1: this line is not UTF-8 text"):
-        load_config(tmp_path / "binary.toml", {"root": "b"})
+        load(tmp_path / "binary.toml", {"root": "b"})
 
 
 @pytest.mark.parametrize("endless", ["/dev/zero", "/dev/urandom"])
 def test_a_configuration_without_end_is_refused(endless):
     with pytest.raises(ConfigError, match=f"{endless} is larger than a configuration can be, 131072 bytes"):
-        load_config(Path(endless), {"root": "b"})
+        load(Path(endless), {"root": "b"})
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_a_configuration_without_end_is_refused(endless):
 )
 def test_a_hostile_file_is_a_sentence(written, text, sentence):
     with pytest.raises(ConfigError) as caught:
-        load_config(written(text), {})
+        load(written(text), {})
     assert sentence in str(caught.value)
 
 
@@ -432,27 +432,27 @@ def test_a_pipe_is_a_configuration_without_waiting(tmp_path):
     """What is being written is read to its end; nothing is read where no process writes."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="no root is given"):
-        load_config(tmp_path / "pipe", {})
+        load(tmp_path / "pipe", {})
     read_end, write_end = os.pipe()
     with os.fdopen(read_end), os.fdopen(write_end, "wb", buffering=0) as writer:
         writer.write(b'root = "b"\n')
-        loading = ThreadPoolExecutor(1).submit(load_config, Path(f"/dev/fd/{read_end}"), {})
+        loading = ThreadPoolExecutor(1).submit(load, Path(f"/dev/fd/{read_end}"), {})
         writer.write(b"seed = 5")
         writer.close()
-        assert loading.result(60).seed == 5
+        assert loading.result(60).config.seed == 5
 
 
 def test_a_configured_group_may_attach_or_is_unknown():
     """An unknown group is named in an error."""
     name = grp.getgrgid(os.getgid()).gr_name
-    access = resolve(load_config(None, {"root": "b", "group": name})).access()
+    access = resolve(load(None, {"root": "b", "group": name}).config).access()
     assert (access.mode, access.gid) == (0o660, os.getgid())
     with pytest.raises(ConfigError, match="no such unix group"):
-        resolve(load_config(None, {"root": "b", "group": "nobody-has-this-group"})).access()
+        resolve(load(None, {"root": "b", "group": "nobody-has-this-group"}).config).access()
 
 
 def test_the_largest_seed_is_a_seed(written):
-    assert load_config(written(f'root = "b"\nseed = {2**64 - 1}\n'), {}).seed == 2**64 - 1
+    assert load(written(f'root = "b"\nseed = {2**64 - 1}\n'), {}).config.seed == 2**64 - 1
 
 
 def test_workers_share_a_buckets_rate():

@@ -16,7 +16,7 @@ import yaml
 from house import NAMESPACE, write_folder
 
 from ringfeedd.cli.main import _parser
-from ringfeedd.config import load_config
+from ringfeedd.config import load
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "docs/deploy"
@@ -79,7 +79,7 @@ def test_pods_daemons_understand_their_command_and_config(tmp_path):
     config = next(manifest for _, manifest in MANIFESTS if manifest["kind"] == "ConfigMap")
     file = tmp_path / "ringfeed.toml"
     file.write_text(config["data"]["ringfeed.toml"])
-    loaded = load_config(file, {})
+    loaded = load(file, {}).config
     assert loaded.group == "ringfeed"
     pod = next(pod for _, pod in pods() if "hostPath" in str(pod) and daemon(pod))
     mounts = {mount["mountPath"] for mount in daemon(pod)["volumeMounts"]}

@@ -102,7 +102,7 @@ def test_a_killed_c_reader_frees_its_lane(program):
         killed.kill()
         killed.communicate()
         wait_until(lambda: len(served.service.groups) == 0)
-        assert served.service._reception.lane_deaths == 1
+        assert served.service._lanes.lane_deaths == 1
         assert len(read_by(program, served.name)) == 50
 
 

@@ -318,7 +318,7 @@ def test_signals_end_the_wait_for_a_place(served):
     heard = set()
 
     def a_new_one_is_pending() -> bool:
-        nonces = {served.memory.lanes[lane][Lane.NONCE] for lane in served.service._reception.waiting}
+        nonces = {served.memory.lanes[lane][Lane.NONCE] for lane in served.service._lanes.waiting}
         return bool(nonces - heard)
 
     def waits(_output) -> None:
@@ -588,7 +588,7 @@ def test_a_forks_inherited_reader_is_refused(served):
     with turning(served):
         assert finish(trainer(FORKING, served.name), 30).endswith("well\n")
         wait_until(lambda: all_lanes_free(served))
-    assert served.service._reception.lane_deaths == 0
+    assert served.service._lanes.lane_deaths == 0
 
 
 def test_a_fork_amid_another_threads_wait_is_safe(served):

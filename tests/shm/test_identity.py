@@ -23,7 +23,7 @@ import ringfeed
 from ringfeed.cli.status import ring_status
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.identity import SETTINGS, Decides, Identity
-from ringfeedd.config import Config, load_config, resolve
+from ringfeedd.config import Config, load, resolve
 from ringfeedd.config.settings import SETTINGS as KNOWN
 from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.supervisor.discovery import Discovery
@@ -54,7 +54,7 @@ def test_each_setting_is_the_daemons_and_is_described():
     assert set(OTHER) == set(SETTINGS)
     settings = {"root": "gs://b/p/", "emulator": "localhost:1/", "size": "24x32", "seed": 5, "fit": "native"}
     settings |= {"images": "images/{id}.jpg,.jpeg", "num_nodes": 2, "node_rank": 1}
-    identity = resolve(load_config(None, settings)).identity()
+    identity = resolve(load(None, settings).config).identity()
     facts = json.loads(json.dumps(identity.to_json()))
     assert facts["root"] == "gs://b/p"
     assert facts["emulator"] == "http://localhost:1"

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ringfeedd.catalog.templates import KeyTemplate
-from ringfeedd.config import load_config
+from ringfeedd.config import load
 from ringfeedd.errors import ConfigError
 from ringfeedd.storage.roots import absolute_root
 
@@ -34,7 +34,7 @@ def test_every_spelling_of_a_folder_is_one_root(data):
     spellings += [f"file://{data}", f"file://localhost{data}/", "~/project/data", "~/elsewhere/link/", "data/."]
     assert {absolute_root(spelling) for spelling in spellings} == {str(data)}
     assert absolute_root(f"file://{data}/a%20b") == absolute_root("data/a b") == str(spaced)
-    assert load_config(None, {"root": "data"}).root == load_config(None, {"root": "./data"}).root == str(data)
+    assert load(None, {"root": "data"}).config.root == load(None, {"root": "./data"}).config.root == str(data)
 
 
 def test_one_word_in_two_folders_is_two_roots(data, tmp_path, monkeypatch):

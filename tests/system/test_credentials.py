@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ringfeedd.config import load_config
+from ringfeedd.config import load
 from ringfeedd.system.credentials import GCS_KEY, HTTP_TOKEN, credential, use_key
 
 
@@ -51,6 +51,6 @@ def test_a_config_s_token_file_wins(tmp_path):
     file = tmp_path / "ringfeed.toml"
     file.write_text('root = "gs://bucket"\n')
     defaults = {"http_token_file": "/run/credentials/http-token"}
-    assert load_config(file, {}, defaults=defaults).http_token_file == "/run/credentials/http-token"
+    assert load(file, {}, defaults=defaults).config.http_token_file == "/run/credentials/http-token"
     file.write_text('root = "gs://bucket"\nhttp_token_file = "/mine"\n')
-    assert load_config(file, {}, defaults=defaults).http_token_file == "/mine"
+    assert load(file, {}, defaults=defaults).config.http_token_file == "/mine"

@@ -38,7 +38,7 @@ from ringfeed.shm.failures import FailedPair, FailedPairs
 from ringfeed.shm.lane import Request
 from ringfeed.shm.layout import LAYOUT_VERSION, Lane, Start
 from ringfeed.torch.distributed import Ranks, default_group
-from ringfeedd.config import load_config
+from ringfeedd.config import load
 from ringfeedd.config.listen import Listen
 from ringfeedd.errors import ConfigError, StartError
 from ringfeedd.fetch.health import RequestCounts, StoreHealth
@@ -140,15 +140,15 @@ def test_an_address_is_read_as_it_is_meant(text, listen):
 @pytest.mark.parametrize("text", ["", "9753", ":9753", "host", "a:b", "::1:80", "[::x]:80", "localhost:65536", "a b:1"])
 def test_what_is_no_address_is_a_bad_configuration(text):
     with pytest.raises(ConfigError, match=r"is not HOST:PORT.*nor \"off\""):
-        load_config(None, {"root": "x", "http": text})
+        load(None, {"root": "x", "http": text})
 
 
 @pytest.mark.parametrize("text", ["0.0.0.0:9753", "[::]:9753", "192.168.0.7:9753", "gpu01:9753"])
 def test_an_address_for_other_machines_wants_a_token(text):
     with pytest.raises(ConfigError, match="set http_token_file"):
-        load_config(None, {"root": "x", "http": text})
-    load_config(None, {"root": "x", "http": text, "http_token_file": "/etc/token"})
-    load_config(None, {"root": "x", "http": "localhost:9753"})
+        load(None, {"root": "x", "http": text})
+    load(None, {"root": "x", "http": text, "http_token_file": "/etc/token"})
+    load(None, {"root": "x", "http": "localhost:9753"})
 
 
 def test_a_token_is_secret_only_in_its_file(tmp_path):

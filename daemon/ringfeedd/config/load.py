@@ -96,6 +96,12 @@ class _Reading:
             return
         self.invalid.add(one.name)
 
+    def take_variables(self, environ: Mapping[str, str]) -> None:
+        """Read the environment; an empty variable is as good as none."""
+        for one in SETTINGS.values():
+            if text := environ.get(one.variable, ""):
+                self.take(one, text, Origin(2, 0, one.variable), f"{one.variable}={_short(text)}", from_text=True)
+
 
 def load(
     path: Path | None,
@@ -121,25 +127,12 @@ def load(
         reading.take(SETTINGS[name], value, Origin(0, 0, "the service"), f"{name} = {literal(value)}", from_text=False)
     if path is not None:
         _read_file(reading, path)
-    for one in SETTINGS.values():
-        if text := environ.get(one.variable, ""):  # an empty variable is as good as none
-            reading.take(one, text, Origin(2, 0, one.variable), f"{one.variable}={_short(text)}", from_text=True)
+    reading.take_variables(environ)
     for name, value in flags.items():
         one = SETTINGS[name]
         shown = f"{value:g}" if isinstance(value, float) else str(value)
         reading.take(one, value, Origin(3, 0, one.flag), f"{one.flag} {_short(shown)}", from_text=True)
     return Loaded(_config(reading, environ), reading.origins, tuple(unknown_variables(environ)))
-
-
-def load_config(
-    path: Path | None,
-    flags: Mapping[str, Any],
-    environ: Mapping[str, str] | None = None,
-    *,
-    defaults: Mapping[str, Any] | None = None,
-) -> Config:
-    """Return the settings alone; see `load`."""
-    return load(path, flags, environ, defaults=defaults).config
 
 
 def config_of(settings: Mapping[str, Any], where: str, environ: Mapping[str, str] | None = None) -> Config:
@@ -154,9 +147,7 @@ def config_of(settings: Mapping[str, Any], where: str, environ: Mapping[str, str
     """
     environ = os.environ if environ is None else environ
     reading = _Reading()
-    for one in SETTINGS.values():
-        if text := environ.get(one.variable, ""):
-            reading.take(one, text, Origin(2, 0, one.variable), f"{one.variable}={_short(text)}", from_text=True)
+    reading.take_variables(environ)
     origin = Origin(3, 0, where)
     for name, value in settings.items():
         if name not in SETTINGS:

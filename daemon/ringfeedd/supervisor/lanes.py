@@ -1,4 +1,4 @@
-"""The reception: where consumers come and go. Reads every lane, tells the groups, and answers requests."""
+"""The lanes of a ring, where consumers come and go. Reads every lane, tells the groups, and answers requests."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class LaneManager:
         self.lane_deaths = 0
 
     def __repr__(self) -> str:
-        return f"Reception({self._ring.name!r}, {len(self._pending)} wait for an answer)"
+        return f"LaneManager({self._ring.name!r}, {len(self._pending)} wait for an answer)"
 
     @property
     def waiting(self) -> list[int]:
         """The lanes whose requests have no answer yet."""
         return list(self._pending)
 
-    def hear(self, now: float) -> bool:
+    def poll(self, now: float) -> bool:
         """Read every lane: progress, departures and deaths, then new requests, which may want a dead one's place.
 
         Returns:
@@ -67,16 +67,16 @@ class LaneManager:
         for lane in fresh:
             self._forget_former(lane, now)
         for lane in self._groups.lanes():
-            self._hear_attached(lane, now, look=look)
+            self._poll_attached(lane, now, look=look)
         for lane in [*self._pending, *self._refused]:
             if (look or lane in self._refused) and not self._memory.lane_lives(lane):
                 self._forget_request(lane)
                 self._memory.lanes[lane].free()
         for lane in fresh:
-            self._hear_request(lane)
+            self._poll_request(lane)
         return look
 
-    def _hear_attached(self, lane: int, now: float, *, look: bool) -> None:
+    def _poll_attached(self, lane: int, now: float, *, look: bool) -> None:
         page = self._memory.lanes[lane]
         leaving = page.leaving
         gone = (look or leaving is not Leaving.NO) and not self._memory.lane_lives(lane)
@@ -107,7 +107,7 @@ class LaneManager:
             self._groups.withdraw(request)
         self._refused.discard(lane)
 
-    def _hear_request(self, lane: int) -> None:
+    def _poll_request(self, lane: int) -> None:
         page = self._memory.lanes[lane]
         nonce = self._nonces[lane] = page[Lane.NONCE]
         if nonce == 0 or not self._memory.lane_lives(lane):

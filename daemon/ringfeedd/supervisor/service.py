@@ -88,7 +88,7 @@ class RingService:
         self.counters = self._reporter.counts
         self.expected = ExpectedReaders(ring.name, self._notifier)
         self.refresh = RingRefresh(ring, groups, self._revisions, memory)
-        self._reception = LaneManager(ring, groups, memory, self._reporter.settle)
+        self._lanes = LaneManager(ring, groups, memory, self._reporter.settle)
         self._pool: Pool | None = None
         self._called_off = False
 
@@ -265,7 +265,7 @@ class RingService:
                 self._workers.cancel(self.number, self.ring.head)
             return
         now = self._clock()
-        if self._reception.hear(now):
+        if self._lanes.poll(now):
             self.expected.forget_gone()
         for sentence in self.groups.expire(now, self.ring):
             self.counters.places_given_up += 1
@@ -274,11 +274,11 @@ class RingService:
             self._cancel_stale()
         self._free_slots()  # before answers: a request begins no earlier than what was released before it was made
         now_ns = self._consumers_clock()
-        self._reception.answer(now, now_ns, self._go_elsewhere)
+        self._lanes.answer(now, now_ns, self._go_elsewhere)
         if not self.groups and not self.ring.at_the_beginning:
             self._seek(0, 0)  # warm for the next job, and in the same order for it
         self._publish()
-        self._reception.tell_absences(now, now_ns)
+        self._lanes.tell_absences(now, now_ns)
         self.ring.see_front(self.groups.front(), read=self.groups.read)
 
     def _free_slots(self) -> None:
@@ -342,7 +342,7 @@ class RingService:
         self._failures.look(stopped=self.failed is not None)
         self._dispatch.count(self.counters)
         self.counters.failed_pairs = self._failures.listing.failed_draws
-        self.counters.lane_deaths = self._reception.lane_deaths
+        self.counters.lane_deaths = self._lanes.lane_deaths
         self._reporter.report(self._consumers_clock(), daemon, store, work or Work(), others or {})
 
     @property

@@ -76,14 +76,14 @@ class Notifier:
         """One line for ``systemctl status``."""
         return self._send(*_status_line(text))
 
-    def stopping(self, status: str = "") -> bool:
+    def stopping(self) -> bool:
         """The daemon has begun to stop."""
-        return self._send("STOPPING=1", *_status_line(status))
+        return self._send("STOPPING=1")
 
-    def reloading(self, status: str = "") -> bool:
+    def reloading(self) -> bool:
         """The configuration is being read again; `ready` ends it."""
         now_usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        return self._send("RELOADING=1", f"MONOTONIC_USEC={now_usec}", *_status_line(status))
+        return self._send("RELOADING=1", f"MONOTONIC_USEC={now_usec}")
 
     def extend_timeout(self, seconds: float, status: str = "") -> bool:
         """Starting or stopping goes on, and takes up to `seconds` more: a long listing does not count as a hang.

@@ -193,15 +193,11 @@ def _bar(share: float | None) -> Node:
 # The failed pairs.
 
 
-def failed_card(failed: FailedPairs, now: float | None = None) -> Node | None:
-    """The card with the failed pairs by cause; None where none failed.
-
-    Args:
-        now: seconds since 1970.
-    """
+def failed_card(failed: FailedPairs) -> Node | None:
+    """The card with the failed pairs by cause; None where none failed."""
     if not failed.pairs:
         return None
-    now = time.time() if now is None else now
+    now = time.time()
     by_cause: dict[str, list[FailedPair]] = {}
     for pair in reversed(failed.pairs):
         by_cause.setdefault(pair.cause, []).append(pair)

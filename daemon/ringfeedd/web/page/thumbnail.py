@@ -40,14 +40,14 @@ _FIRST: Final = (
 Pixels = npt.NDArray[Any]
 
 
-def thumbnails(image: Pixels, label: Pixels, side: int = SIDE) -> tuple[bytes, bytes]:
+def thumbnails(image: Pixels, label: Pixels) -> tuple[bytes, bytes]:
     """Return two JPEG files: the image with its label over it, and the image alone.
 
     Args:
         image: ``(H, W, 3)`` uint8.
         label: ``(h, w)`` uint8 classes or uint16 measurements, or ``(h, w, 3)`` uint8 colours; of any size.
     """
-    height, width = _small(image.shape[0], image.shape[1], side)
+    height, width = _small(image.shape[0], image.shape[1])
     plain = np.asarray(_resized(image, height, width), np.uint8)
     colours, alpha = _coloured(_nearest(label, height, width))
     weight = (OVERLAY * alpha)[..., None]
@@ -55,8 +55,8 @@ def thumbnails(image: Pixels, label: Pixels, side: int = SIDE) -> tuple[bytes, b
     return _jpeg(blended.round().astype(np.uint8)), _jpeg(plain)
 
 
-def _small(height: int, width: int, side: int) -> tuple[int, int]:
-    scale = min(1.0, side / max(height, width))
+def _small(height: int, width: int) -> tuple[int, int]:
+    scale = min(1.0, SIDE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
