@@ -1,6 +1,7 @@
 """The fake server itself: what the other tests take for granted."""
 
 import base64
+import http.client
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import google_crc32c
 import pytest
 
 from ringfeedd.fakegcs import FakeGcs, Fault, serve_in_thread
-from ringfeedd.fakegcs.faults import KINDS, parse_fault
+from ringfeedd.fakegcs.faults import KINDS, faults_of, parse_fault
 
 
 def get(url, **query):
@@ -131,6 +132,27 @@ def test_two_status_faults_never_share_a_request():
     hits = [[fault.applies("read", "x", number, 0) for number in range(200)] for fault in faults]
     assert hits[0] != hits[1]
     assert {Fault(kind).kind for kind in KINDS} == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", ["reset", "reset_body", "truncate", "chunked"])
+def test_broken_answers_are_followed_by_good_ones(kind):
+    """After as many faults in a row as are allowed."""
+    with serve_in_thread(FakeGcs({"b": {"x": bytes(1 << 20)}}, [Fault(kind)], faults_in_a_row=2)) as server:
+        url = f"{server.url}/storage/v1/b/b/o/x"
+        for _ in range(2):
+            for _ in range(2):
+                with pytest.raises((OSError, http.client.HTTPException)):
+                    get(url, alt="media")
+            assert get(url, alt="media") == bytes(1 << 20)
+
+
+def test_lognormal_waits_have_the_median_named():
+    fault = Fault("lognormal", delay_s=0.3)
+    waits = sorted(fault.wait_s("x", number, 0) for number in range(2000))
+    assert waits == sorted(faults_of([fault], "read", "x", number, 0)[0] for number in range(2000))
+    assert 0.27 < waits[1000] < 0.33
+    assert 2.4 < waits[1980] < 3.8  # ten times the median
+    assert parse_fault("lognormal+0.3") == fault
 
 
 def test_the_module_serves_a_folder_until_stopped(tmp_path):

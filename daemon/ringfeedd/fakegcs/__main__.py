@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--reads-per-s", type=float, metavar="N", help="reads of objects beyond this rate are answered with 429"
     )
+    parser.add_argument(
+        "--faults-in-a-row", type=whole(0), metavar="N", help="an object fails at most so many times before it is read"
+    )
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
         parser.error(f"there is no folder {options.folder}")
@@ -48,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         host=options.host,
         port=options.port,
         reads_per_s=options.reads_per_s,
+        faults_in_a_row=options.faults_in_a_row,
     )
     try:
         asyncio.run(_serve(server))

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 Kind = Literal[
     "status",
     "reset",
+    "reset_body",
     "truncate",
+    "chunked",
     "cut",
     "short",
     "flip",
@@ -21,6 +23,7 @@ Kind = Literal[
     "silent",
     "endless",
     "latency",
+    "lognormal",
     "html",
     "redirect",
     "moved",
@@ -32,24 +35,32 @@ Operation = Literal["list", "metadata", "read", "any"]
 OPERATIONS: tuple[str, ...] = get_args(Operation)
 
 
+WAITS: tuple[str, ...] = ("latency", "lognormal")
+"""Kinds that delay an answer, and change nothing about it."""
+
+LOGNORMAL_SIGMA = 1.0
+"""One request of a hundred takes ten times the median."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One way to go wrong.
 
     Attributes:
-        kind: ``status`` answers with `status`; ``reset`` cuts the connection before an answer; ``truncate`` after half
-            of the body that was announced; ``cut`` sends half of one whose length was not; ``short`` announces and
-            sends half; ``flip`` inverts one bit; ``stall`` sends half and falls silent; ``silent`` does not even begin;
-            ``endless`` goes on and on; ``latency`` waits `delay_s` first; ``html`` sends a page with 200;
-            ``redirect`` is a 302 without a Location, ``moved`` one to a place that answers 200 with something else;
-            ``hostile`` is one of the answers of `ringfeedd.fakegcs.hostile`.
+        kind: ``status`` answers with `status`; ``reset`` resets the connection before an answer, ``reset_body`` after
+            half of the body; ``truncate`` closes it after half of the body that was announced, ``chunked`` after half
+            of one in chunks; ``cut`` sends half of one whose length was not; ``short`` announces and sends half;
+            ``flip`` inverts one bit; ``stall`` sends half and falls silent; ``silent`` does not even begin;
+            ``endless`` goes on and on; ``latency`` waits `delay_s` first, ``lognormal`` a random time whose median that
+            is; ``html`` sends a page with 200; ``redirect`` is a 302 without a Location, ``moved`` one to a place that
+            answers 200 with something else; ``hostile`` is one of the answers of `ringfeedd.fakegcs.hostile`.
         probability: of each request that it applies to.
         names: a glob over object names (``*`` crosses ``/``); a listing's name is its prefix.
         operation: which requests it applies to; ``any`` for all of them.
         first: only the first so many requests for each name; None for all of them.
         status: the code of ``status``.
         retry_after_s: sent along with ``status``.
-        delay_s: the wait of ``latency``, in seconds.
+        delay_s: the wait of ``latency`` and ``lognormal``, in seconds.
     """
 
     kind: Kind
@@ -76,6 +87,12 @@ class Fault:
             return False
         kind = f"{self.kind}{self.status}" if self.kind == "status" else self.kind
         return random.Random(f"{seed}/{kind}/{name}/{number}").random() < self.probability
+
+    def wait_s(self, name: str, number: int, seed: int) -> float:
+        """Return how long request `number` for this name waits, seconds; a function of its arguments only."""
+        if self.kind == "lognormal":
+            return self.delay_s * random.Random(f"{seed}/wait/{name}/{number}").lognormvariate(0.0, LOGNORMAL_SIGMA)
+        return self.delay_s
 
 
 def parse_fault(text: str) -> Fault:
@@ -104,7 +121,7 @@ def parse_fault(text: str) -> Fault:
         operation=operation or fault.operation,  # type: ignore[arg-type]  # it is one of OPERATIONS
         status=int(kind) if kind.isdecimal() else fault.status,
         retry_after_s=wait_s if fault.kind == "status" else None,
-        delay_s=wait_s if fault.kind == "latency" and wait_s is not None else fault.delay_s,
+        delay_s=wait_s if fault.kind in WAITS and wait_s is not None else fault.delay_s,
     )
 
 
@@ -120,5 +137,5 @@ def faults_of(
 ) -> tuple[float, Fault | None]:
     """All the latency that applies, in seconds, and the first other fault that does."""
     applying = [fault for fault in faults if fault.applies(operation, name, number, seed)]
-    delay_s = sum(fault.delay_s for fault in applying if fault.kind == "latency")
-    return delay_s, next((fault for fault in applying if fault.kind != "latency"), None)
+    delay_s = sum(fault.wait_s(name, number, seed) for fault in applying if fault.kind in WAITS)
+    return delay_s, next((fault for fault in applying if fault.kind not in WAITS), None)

@@ -43,6 +43,7 @@ class FakeGcs:
         faults: what goes wrong; a test may replace it at any moment, a person by ``POST /_faults``.
         page_objects: the most objects in a page of a listing.
         limit: of the reads; what is beyond it is answered with 429. None for none.
+        faults_in_a_row: after so many faults of one name, its next request is answered well. None for no bound.
         requester_pays: buckets of which only requests that name a ``userProject`` get anything.
         tokens: when not empty, only requests that carry one of these as a bearer are answered; ``POST /token`` gives
             the last one.
@@ -58,6 +59,7 @@ class FakeGcs:
         port: int = 0,
         page_objects: int = MAX_PAGE,
         reads_per_s: float | None = None,
+        faults_in_a_row: int | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._tls = tls
@@ -65,6 +67,8 @@ class FakeGcs:
         self._seed, self._host, self._port = seed, host, port
         self.faults, self.page_objects = faults, page_objects
         self.limit = None if reads_per_s is None else RateLimit(reads_per_s)
+        self.faults_in_a_row = faults_in_a_row
+        self._in_a_row: Counter[str] = Counter()
         self.tokens: list[str] = []
         self.requester_pays: frozenset[str] = frozenset()
         self.requests: Counter[tuple[str, str]] = Counter()
@@ -145,6 +149,7 @@ class FakeGcs:
         number = self.requests[operation, f"{bucket}/{name}"]
         self.requests[operation, f"{bucket}/{name}"] += 1
         delay_s, fault = faults_of(self.faults, operation, name, number, self._seed)
+        fault = self._bounded(fault, name)
         if operation == "read" and self.limit is not None and not self.limit.allows(time.monotonic()):
             fault = Fault("status", status=429)
         if delay_s:
@@ -166,6 +171,14 @@ class FakeGcs:
         if operation == "metadata":
             return web.json_response(found.resource(bucket))
         return await self._media(request, found, fault, bucket)
+
+    def _bounded(self, fault: Fault | None, name: str) -> Fault | None:
+        """The fault of a name's next request; None after `faults_in_a_row` of them."""
+        if self.faults_in_a_row is None:
+            return fault
+        fault = None if self._in_a_row[name] >= self.faults_in_a_row else fault
+        self._in_a_row[name] = 0 if fault is None else self._in_a_row[name] + 1
+        return fault
 
     def _listing(self, request: web.Request, bucket: str, prefix: str) -> web.Response:
         names = self._store.names(bucket, prefix)
@@ -198,15 +211,20 @@ class FakeGcs:
         }
         if fault is not None and fault.kind in ("cut", "endless"):
             return await _unannounced(request, data[:half], endless=fault.kind == "endless")
-        if fault is None or fault.kind not in ("truncate", "stall"):
+        if fault is None or fault.kind not in ("reset_body", "truncate", "chunked", "stall"):
             return web.Response(body=data, headers=headers, content_type="application/octet-stream")
         response = web.StreamResponse(headers=headers)
-        response.content_length = len(data)
+        if fault.kind == "chunked":
+            response.enable_chunked_encoding()
+        else:
+            response.content_length = len(data)
         await response.prepare(request)
         await response.write(data[:half])
         if fault.kind == "stall":
             await self._stopping.wait()
-        if request.transport is not None:
+        if request.transport is not None and fault.kind == "reset_body":
+            request.transport.abort()
+        elif request.transport is not None:
             request.transport.close()  # not abort(): what was written shall arrive
         return response
 
