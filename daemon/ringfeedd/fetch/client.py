@@ -17,7 +17,7 @@ from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch.clock import Clock, Timer
 from ringfeedd.fetch.download import OVERLOADED, RATE_LIMITED, Download, OnFetched, PairDownload, Stage
-from ringfeedd.fetch.health import RequestCounts, StoreReport, StoreState
+from ringfeedd.fetch.health import RequestCounts, StoreReport
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
 from ringfeedd.fetch.silence import Silence
 from ringfeedd.fetch.window import Window
@@ -132,9 +132,7 @@ class StoreClient:
         window, now = self.window, self._clock.time()
         limited = window.pace.limits(now) and now - window.pace.limited_at < LIMIT_SHOWN_S
         limited = limited or (not self.under_way and now < self._told_to_wait_until)
-        state = StoreState.DOWN if window.down else StoreState.LIMITED if limited else StoreState.OPEN
         return StoreReport(
-            state=state,
             failing_since=window.down_since,
             next_try_at=window.next_try_at if window.down else None,
             answered_at=window.answered_at,

@@ -14,8 +14,9 @@ from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch.clock import Timer
 from ringfeedd.fetch.policy import Fetched
-from ringfeedd.fetch.verify import GZIP_MAGIC, unpacked, verify
+from ringfeedd.fetch.verify import content_of, verify
 from ringfeedd.storage.base import ObjectInfo, Reading, SourceError
+from ringfeedd.storage.payload import GZIP_MAGIC
 
 if TYPE_CHECKING:
     from ringfeedd.fetch.client import StoreClient
@@ -108,7 +109,7 @@ class Download:
         self.began = self._marked_at = now
         self._marked_bytes = 0
         self._second = None
-        self._reading = self._client.send(self.info, self._came, now)
+        self._reading = self._client.send(self.info, self.came, now)
 
     def second(self, now: float) -> None:
         """Send a second request while the first one takes long; the first of the two that brings the object wins."""
@@ -181,38 +182,28 @@ class Download:
 
     # What comes of an attempt.
 
-    def _came(self, came: bytes | SourceError) -> None:
-        self._reading = None
-        now = self._client.ended()
-        if self.stage is Stage.ENDED:
-            return
-        if type(came) is bytes:
-            try:
-                verify(came, self.info)
-            except SourceError as error:
-                self._attempt_failed(error, self.began, now)
-            else:
-                self._client.window.answered(now, self.began)
-                self._succeed(came, now)
+    def came(self, came: bytes | SourceError, second: _Second | None = None) -> None:
+        """Take what came of a request; `second`: the second one, if it is that."""
+        client = self._client
+        now = client.ended()
+        if second is None:
+            self._reading, began = None, self.began
         else:
-            assert isinstance(came, SourceError)
-            self._attempt_failed(came, self.began, now)
-
-    def second_came(self, came: bytes | SourceError, began: float) -> None:
-        """Take what came of the second request."""
-        now = self._client.ended()
+            second.reading, began = None, second.began
         if self.stage is Stage.ENDED:
             return
         try:
-            if isinstance(came, SourceError):
+            if type(came) is not bytes:
+                assert isinstance(came, SourceError)
                 raise came
             verify(came, self.info)
         except SourceError as error:
             self._attempt_failed(error, began, now)
-        else:
-            self._client.window.answered(now, began)
-            self._client.second_won()
-            self._succeed(came, now)
+            return
+        client.window.answered(now, began)
+        if second is not None:
+            client.second_won()
+        self._succeed(came, now)
 
     def _succeed(self, data: bytes, now: float) -> None:
         client = self._client
@@ -322,8 +313,7 @@ class _Second:
         self.reading: Reading | None = None
 
     def came(self, came: bytes | SourceError) -> None:
-        self.reading = None
-        self._download.second_came(came, self.began)
+        self._download.came(came, self)
 
 
 class PairDownload:
@@ -364,7 +354,9 @@ class PairDownload:
         assert label is not None
         if image.startswith(GZIP_MAGIC) or label.startswith(GZIP_MAGIC):
             try:
-                image, label = self._unpacked(image, self.image), self._unpacked(label, self.label)
+                most = self._client.policy.max_object_bytes
+                image = content_of(image, self.image.info.name, most)
+                label = content_of(label, self.label.info.name, most)
             except SourceError as error:
                 one.error = error
                 self._on_end(self._bad_pair(one))
@@ -373,11 +365,6 @@ class PairDownload:
             self._on_end(Fetched(image, label))
         else:
             self._on_end(Fetched(image, label, self._attempts, self.retries()))
-
-    def _unpacked(self, data: bytes, one: Download) -> bytes:
-        if not data.startswith(GZIP_MAGIC):
-            return data
-        return unpacked(data, one.info.name, self._client.policy.max_object_bytes)
 
     @property
     def _attempts(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -40,17 +39,6 @@ _REASONS: Final = {
     "unauthorized": "no access token",
 }
 """Cause of a `SourceError` -> why nothing comes."""
-
-
-class StoreState(enum.IntEnum):
-    """What one worker thinks of the store."""
-
-    OPEN = 0
-    """It answers."""
-    LIMITED = 1
-    """It answers, and limits the rate."""
-    DOWN = 2
-    """It answers nothing."""
 
 
 class RequestCounts(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -93,7 +81,6 @@ class StoreReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
         wanted: objects that were asked for, or are about to be, and did not come yet.
     """
 
-    state: StoreState = StoreState.OPEN
     failing_since: float | None = None
     next_try_at: float | None = None
     answered_at: float | None = None
@@ -101,6 +88,11 @@ class StoreReport(msgspec.Struct, array_like=True, frozen=True, gc=False):
     pace: float = 0.0
     counts: RequestCounts = NO_REQUESTS
     wanted: int = 0
+
+    @property
+    def down(self) -> bool:
+        """Whether the store answers nothing, as this worker sees it."""
+        return self.failing_since is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +168,7 @@ class StoreMonitor:
 
     def statistics(self) -> StoreHealth:
         """Return the numbers that status, metrics, the log and tests read."""
-        waiting = [report for report in self._reports.values() if report.state is StoreState.DOWN]
+        waiting = [report for report in self._reports.values() if report.down]
         tries_at = [report.next_try_at for report in waiting if report.next_try_at is not None]
         return StoreHealth(
             workers=len(self._reports),
@@ -224,7 +216,7 @@ class StoreMonitor:
 
     def _look(self, now: float) -> None:
         """See whether any request was answered since those that wait began to fail."""
-        since = [r.failing_since for r in self._reports.values() if r.state is StoreState.DOWN and r.failing_since]
+        since = [report.failing_since for report in self._reports.values() if report.failing_since is not None]
         if since and self._answered_at <= max(since):
             if self._few_are_late(now - min(since)):
                 self._few_at = now
@@ -237,7 +229,7 @@ class StoreMonitor:
 
     def _few_are_late(self, for_s: float) -> bool:
         """Return True if all that is missing is a few objects, which may be late by themselves."""
-        down = [report for report in self._reports.values() if report.state is StoreState.DOWN]
+        down = [report for report in self._reports.values() if report.down]
         wanted = sum(report.wanted for report in self._reports.values())
         return wanted < FEW_OBJECTS and for_s < FEW_FOR_S and all(report.cause in _LATE for report in down)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
-
 import google_crc32c
 
 from ringfeedd.storage.base import ObjectInfo, SourceError
+from ringfeedd.storage.payload import unpacked
 
-GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _SHOWN_BYTES = 24
 _PAGE_BEGINS = (b"<!doctype html", b"<html")
 
@@ -33,19 +30,17 @@ def verify(data: bytes, info: ObjectInfo) -> None:
         raise SourceError(sentence, cause="crc32c", retryable=True)
 
 
-def unpacked(data: bytes, name: str, max_bytes: int) -> bytes:
-    """The content of an object stored with ``Content-Encoding: gzip``; no image format begins with gzip's magic.
+def content_of(data: bytes, name: str, max_bytes: int) -> bytes:
+    """Return the content of an object, unpacked if it is stored with ``Content-Encoding: gzip``.
+
+    No image format begins with gzip's magic.
 
     Raises:
         SourceError: final: it does not unpack, or to more than `max_bytes`.
     """
-    unpacker = zlib.decompressobj(_GZIP_WINDOW)
-    try:
-        content = unpacker.decompress(data, max_bytes)
-    except zlib.error as error:
-        raise SourceError(f"{name} is stored gzipped, and does not unpack: {error}.", cause="gzip") from error
-    if unpacker.unconsumed_tail:
+    content = unpacked(data, max_bytes)
+    if content is None:
+        raise SourceError(f"{name} is stored gzipped, and does not unpack.", cause="gzip")
+    if len(content) > max_bytes:
         raise SourceError(f"{name} is stored gzipped, and unpacks to over {max_bytes:,} bytes.", cause="too_large")
-    if not unpacker.eof:
-        raise SourceError(f"{name} is stored gzipped, and ends too early.", cause="gzip")
     return content

@@ -91,7 +91,6 @@ class Window:
         answered_at: when the store last answered anything but "later"; None before that. A 404 is an answer.
         down_since: since when nothing is answered; None while the store answers.
         next_try_at: when the next request goes out while it is down.
-        outages: how often it went down.
         tries: requests that were not answered since it is down.
     """
 
@@ -112,7 +111,6 @@ class Window:
         # An outage.
         self.down_since: float | None = None
         self.next_try_at = 0.0
-        self.outages = 0
         self._failures = self.tries = 0
         self._failing_since = 0.0
         self._pace_before: float | None = None
@@ -138,11 +136,6 @@ class Window:
     def down(self) -> bool:
         """Whether nothing is answered."""
         return self.down_since is not None
-
-    @property
-    def failing_since(self) -> float | None:
-        """When the first request failed since the last answer; None where none did."""
-        return self._failing_since if self._failures else self.down_since
 
     def answered_since(self, moment: float) -> bool:
         """Return True if the store has answered a request that was not sent before `moment`."""
@@ -296,7 +289,6 @@ class Window:
     def _collapse(self, now: float, retry_after_s: float | None) -> None:
         self.pace.restore(self._pace_before)  # what failed since then was no limit
         self.down_since = self._failing_since
-        self.outages += 1
         self.tries, self._probe, self._trial, self._settling = 0, None, None, False
         self._try_later(now, retry_after_s)
 

@@ -15,7 +15,6 @@ from ringfeedd.decode.image import open_picture, quiet_codecs
 from ringfeedd.decode.spec import Fit
 from ringfeedd.errors import BadPairError, StartError
 from ringfeedd.fetch.client import StoreClient, fetch_pair
-from ringfeedd.fetch.health import StoreState
 from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.storage import Source, SourceError
 from ringfeedd.supervisor.store_wait import SILENCE_S
@@ -131,7 +130,7 @@ async def _silence(client: StoreClient) -> str:
         await asyncio.sleep(_LOOK_S)
         report = client.report()
         heard = max(heard, report.answered_at or heard)
-        if report.state is StoreState.DOWN and clock.time() - heard > SILENCE_S:
+        if report.down and clock.time() - heard > SILENCE_S:
             return report.cause
 
 
