@@ -17,6 +17,7 @@ from ringfeedd.supervisor.sizing import (
     LEAST_CONNECTIONS,
     MANY_AUTO_SLOTS,
     MOST_AUTO_SLOTS,
+    READAHEAD_PAIRS,
     WORKERS_FILES,
     Room,
     Shares,
@@ -155,7 +156,7 @@ def test_workers_together_download_and_hold_what_was_asked(workers, concurrency,
     assert sum(shape.most_concurrency) <= most
     assert all(own <= more for own, more in zip(shape.concurrency, shape.most_concurrency, strict=True))
     assert shape.workers == len(shape.concurrency) == len(shape.most_concurrency) == min(workers, concurrency)
-    assert 1 <= shape.readahead <= most
+    assert 1 <= shape.readahead <= max(most, READAHEAD_PAIRS)
     # Pairs that wait for room, all in one ring, leave every worker pairs to work on.
     assert shape.workers * shape.most_pairs > rings * shape.readahead + shape.workers
     assert shape.workers * (shape.most_pairs - shape.most_concurrency[0] // 2) > rings * shape.readahead
@@ -183,3 +184,13 @@ def test_connections_fit_the_open_files_limit(wanted, files, workers, rings):
     else:
         assert 1 <= allowed <= wanted
         assert allowed + WORKERS_FILES <= files
+
+
+def test_few_requests_read_ahead_by_bytes():
+    """A late object stops the stream once all pairs behind it have come: they are as many as memory allows."""
+
+    def readahead(mean_pair_bytes: float) -> int:
+        few = {"workers": 2, "concurrency": 8, "most_concurrency": 8, "rings": 1}
+        return shares(**few, mean_pair_bytes=mean_pair_bytes).readahead
+
+    assert [readahead(mean) for mean in (1000, 75_000, 1 << 20)] == [512, 512, 64]

@@ -26,6 +26,10 @@ CHEAP_PART: Final = 1 / 32
 READAHEAD_BYTES: Final = 64 << 20
 """Compressed bytes that may wait in all workers together for room in one ring."""
 
+READAHEAD_PAIRS: Final = 512
+"""Pairs of them, unless more are downloaded at a time. Those behind a late one bridge the time until it comes, however
+few requests are allowed."""
+
 WINDOW_BYTES: Final = 64 << 20
 """Compressed bytes that one worker may have on their way because the store is far away."""
 
@@ -181,7 +185,7 @@ def shares(*, workers: int, concurrency: int, most_concurrency: int, rings: int,
         most_concurrency: downloads where the workers wait for the store; fewer of large objects, of which so many would
             fill the memory.
     """
-    readahead = max(1, min(most_concurrency, int(READAHEAD_BYTES / max(1.0, mean_pair_bytes))))
+    readahead = max(1, min(max(most_concurrency, READAHEAD_PAIRS), int(READAHEAD_BYTES / max(1.0, mean_pair_bytes))))
     workers = min(workers, concurrency)
     each = _parts(concurrency, workers)
     window = max(2, int(2 * WINDOW_BYTES / max(1.0, mean_pair_bytes)))
