@@ -193,4 +193,4 @@ def test_few_requests_read_ahead_by_bytes():
         few = {"workers": 2, "concurrency": 8, "most_concurrency": 8, "rings": 1}
         return shares(**few, mean_pair_bytes=mean_pair_bytes).readahead
 
-    assert [readahead(mean) for mean in (1000, 75_000, 1 << 20)] == [512, 512, 64]
+    assert [readahead(mean) for mean in (1000, 75_000, 1 << 20)] == [256, 256, 64]

@@ -26,7 +26,7 @@ CHEAP_PART: Final = 1 / 32
 READAHEAD_BYTES: Final = 64 << 20
 """Compressed bytes that may wait in all workers together for room in one ring."""
 
-READAHEAD_PAIRS: Final = 512
+READAHEAD_PAIRS: Final = 256
 """Pairs of them, unless more are downloaded at a time. Those behind a late one bridge the time until it comes, however
 few requests are allowed."""
 
