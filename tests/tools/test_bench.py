@@ -20,7 +20,7 @@ import pytest
 from house import wait_until
 
 from ringfeedd.bench import floor as least_work
-from ringfeedd.bench import throughput
+from ringfeedd.bench import throughput, trouble
 from ringfeedd.bench.arguments import MEASURED
 from ringfeedd.bench.claims import Claim, Measure
 from ringfeedd.bench.codecs import DECODERS
@@ -345,6 +345,30 @@ def test_a_contender_with_other_pixels_stops_the_benchmark(workload, tmp_path):
     task = Task("", "", workload.folder, workload.height, workload.width)
     with pytest.raises(BenchError, match="liar delivers other pixels than Pillow for 1 of 1"):
         session.rates("t", "", [(Liar(), task)], check=True)
+
+
+@pytest.mark.slow
+def test_troubled_stores_are_measured_and_left(workload, tmp_path, monkeypatch):
+    """Each row has a value for each round; nothing is left behind."""
+    monkeypatch.setattr(Session, "workload", lambda _session: workload)
+    for name in ("STRAGGLER_WARM_S", "STRAGGLER_S", "CONVERGED_S", "FAULTS_WARM_S", "BACK_S", "HEALTHY_S"):
+        monkeypatch.setattr(trouble, name, 1.0)
+    monkeypatch.setattr(trouble, "SLOTS", (96,))
+    monkeypatch.setattr(trouble, "LIMITS_PER_S", (50,))
+    monkeypatch.setattr(trouble, "STRAGGLERS", dict([*trouble.STRAGGLERS.items()][:1]))
+    for name in ("OUTAGE_S", "LIMIT_S"):
+        monkeypatch.setattr(trouble, name, 4.0)
+    monkeypatch.setattr(trouble, "LAST_S", 2.0)
+    session, said = session_over(workload, tmp_path)
+    session = dataclasses.replace(session, seconds=2.0)
+    before = shared()
+    rows = [*trouble.late_rows(session, workload), *trouble.faults(session).figures]
+    targets = [">= 0.7", ">= 0.9", ">= 0.9", "<= 2", ">= 0.5", "<= 2", "0", "<= 5", ">= 0.95", "0"]
+    assert [row.target for row in rows] == targets
+    assert all(row.value.median > 0 for row in rows if row.name.startswith("a limit") and row.unit == "x")
+    assert all(row.value.most == 0 for row in rows if row.unit == "pairs")
+    assert len(said) == 4
+    wait_until(lambda: not any("bench" in name for name in shared() - before))
 
 
 @needs_nginx

@@ -16,6 +16,7 @@ MEASURED: Final = (
         "floor",
         "tls",
         "latency",
+        "faults",
         "fanout",
         "ranks",
         "handoff",

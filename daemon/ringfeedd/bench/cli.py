@@ -29,6 +29,7 @@ from ringfeedd.bench.starting import start
 from ringfeedd.bench.supervisor_alone import supervisor
 from ringfeedd.bench.tables import markdown, rewritten
 from ringfeedd.bench.throughput import fanout, large, latency, least, ranks, solo, workers
+from ringfeedd.bench.trouble import faults
 from ringfeedd.demo.errors import DemoError
 from ringfeedd.demo.interrupts import Interrupts
 from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, DaemonError
@@ -39,7 +40,23 @@ EXIT_INTERRUPTED: Final = 130
 COMMANDS: Final[dict[str, Callable[[Session], Result]]] = dict(
     zip(
         MEASURED,
-        (solo, least, tls, latency, fanout, ranks, handoff, start, catalog, workers, supervisor, large, cache, gpu),
+        (
+            solo,
+            least,
+            tls,
+            latency,
+            faults,
+            fanout,
+            ranks,
+            handoff,
+            start,
+            catalog,
+            workers,
+            supervisor,
+            large,
+            cache,
+            gpu,
+        ),
         strict=True,
     )
 )

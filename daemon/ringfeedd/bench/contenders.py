@@ -93,19 +93,23 @@ class Ringfeed:
     def _lines(self, task: Task, log: Path) -> list[str]:
         with contextlib.ExitStack() as started:
             daemon = started.enter_context(self.daemon(task, log, started))
-            trainers = []
-            for number in range(self.groups * self.ranks):
-                settings = {
-                    **self.settings,
-                    "ring": f"{self.ring_of(daemon)}-train",
-                    "group": f"group-{number // self.ranks}",
-                    "rank": number % self.ranks,
-                    "world_size": self.ranks,
-                }
-                mine = replace(task, roots={"daemon": daemon.pid}, settings=settings)
-                command = [sys.executable, "-m", self.trainer, mine.as_argument()]
-                trainers.append(started.enter_context(Child("a trainer", command, log=log / "trainer.log")))
+            trainers = [
+                started.enter_context(self.start_trainer(task, daemon, log, number))
+                for number in range(self.groups * self.ranks)
+            ]
             return [trainer.wait_for_line(_RESULT, timeout_s=task.seconds + RESULT_TIMEOUT_S) for trainer in trainers]
+
+    def start_trainer(self, task: Task, daemon: Child, log: Path, number: int = 0) -> Child:
+        """Start one of the trainers."""
+        settings = {
+            **self.settings,
+            "ring": f"{self.ring_of(daemon)}-train",
+            "group": f"group-{number // self.ranks}",
+            "rank": number % self.ranks,
+            "world_size": self.ranks,
+        }
+        mine = replace(task, roots={"daemon": daemon.pid}, settings=settings)
+        return Child("a trainer", [sys.executable, "-m", self.trainer, mine.as_argument()], log=log / "trainer.log")
 
     def daemon(self, task: Task, log: Path, started: contextlib.ExitStack) -> Child:
         """The daemon, ready."""

@@ -147,7 +147,7 @@ class Store:
                 "apt-get install libnginx-mod-http-echo"
             )
         self._work = Path(tempfile.mkdtemp(prefix="ringfeed-bench-nginx-"))
-        port = _free_port()
+        port = free_port()
         self._answer = 200 if tls is None else 400  # nginx says so to plain HTTP on a port for HTTPS
         self.url = f"http://{HOST}:{port}" if tls is None else f"https://localhost:{port}"
         config = self._work / "nginx.conf"
@@ -202,8 +202,8 @@ class Store:
             time.sleep(0.02)
 
 
-def _free_port() -> int:
-    """A port that was free a moment ago."""
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
     with socket.create_server((HOST, 0)) as probe:
         port: int = probe.getsockname()[1]
         return port

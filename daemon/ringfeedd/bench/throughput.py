@@ -16,6 +16,7 @@ from ringfeedd.bench.contenders import BEST_PEERS, CACHED_PEERS, PEERS, Contende
 from ringfeedd.bench.results import Result
 from ringfeedd.bench.session import Entrant, Session
 from ringfeedd.bench.store import Store
+from ringfeedd.bench.trouble import late_rows
 from ringfeedd.bench.workload import LARGE, make_workload
 
 NO_PEERS: Final = "The other loaders were not run: scripts/bench makes their environment, `ringfeed bench` does not."
@@ -121,7 +122,7 @@ def worker_numbers(cores: int) -> list[int]:
 
 
 def latency(session: Session) -> Result:
-    """The store answers late."""
+    """The store answers late, now and then very late, or limits the rate."""
     workload = session.workload()
     entrants: list[Entrant] = []
     claims = []
@@ -133,7 +134,8 @@ def latency(session: Session) -> Result:
             if delay_ms:
                 claims.append(Claim(contender.name, (entrants[0][0].name,), ">= 0.95"))
         what = f"Time added to every GET by the store; the listing is not delayed. {workload}."
-        return session.rates("latency", what, entrants, claims=claims)
+        result = session.rates("latency", what, entrants, claims=claims)
+    return msgspec.structs.replace(result, figures=[*result.figures, *late_rows(session, workload)])
 
 
 def large(session: Session) -> Result:
