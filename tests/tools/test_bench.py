@@ -36,6 +36,7 @@ from ringfeedd.bench.tables import markdown, rewritten
 from ringfeedd.bench.throughput import worker_numbers
 from ringfeedd.bench.workload import make_workload
 from ringfeedd.demo.photographs import Style
+from ringfeedd.fakegcs.faults import LOGNORMAL_SIGMA
 
 HERE = Path(__file__).parents[2]
 SMALL = Style(sizes=((96, 64),), jpeg_quality=80, smoothing_px=1.0, map_scale=1)
@@ -331,6 +332,13 @@ def test_least_work_outlasts_a_consumers_end(workload, tmp_path):
         finally:
             os.kill(worker, signal.SIGKILL)
             os.waitpid(worker, 0)
+
+
+def test_the_benchmark_imports_no_aiohttp():
+    """It reads its certificates when it is imported, and `tls` makes an authority of its own later."""
+    code = "import sys, ringfeedd.bench.cli; sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert trouble.LOGNORMAL_SIGMA == LOGNORMAL_SIGMA
 
 
 class Liar:
