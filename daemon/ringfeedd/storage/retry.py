@@ -72,32 +72,26 @@ async def with_retries(
     attempt: Callable[[], Awaitable[T]],
     backoff: Backoff,
     *,
-    on_retry: Callable[[SourceError], Awaitable[None]] | None = None,
     hopeless: Callable[[SourceError], bool] = lambda _: False,
     deadline: float = float("inf"),
-    clock: Clock = SYSTEM_CLOCK,
-    rng: random.Random | None = None,
 ) -> T:
     """Return the first result of `attempt` other than a retryable `SourceError`.
 
-    `deadline` is a moment of `clock`: no wait is begun that would end after it. It does not cut an attempt short.
-    `hopeless` says which failures are not worth another attempt now. `on_retry` is told each failure that another
-    attempt follows, and may hold that attempt back.
+    No wait is begun that would end after `deadline`, a moment of `SYSTEM_CLOCK`; no attempt is cut short by it.
+    `hopeless` says which failures are not worth another attempt now.
 
     Raises:
         SourceError: the last one, when it is final, when the attempts are used up or the deadline is too near.
     """
-    rng = rng or random.Random()
+    rng = random.Random()
     number = 1
     while True:
         try:
             return await attempt()
         except SourceError as error:
             wait_s = backoff.wait_s(number, error.retry_after_s, rng)
-            used_up = number >= backoff.max_attempts or clock.monotonic() + wait_s > deadline
+            used_up = number >= backoff.max_attempts or SYSTEM_CLOCK.monotonic() + wait_s > deadline
             if not error.retryable or used_up or hopeless(error):
                 raise
-            if on_retry is not None:
-                await on_retry(error)
-        await clock.sleep(wait_s)
+        await SYSTEM_CLOCK.sleep(wait_s)
         number += 1

@@ -73,11 +73,6 @@ class Outbox:
         elif not self._waiting:
             self._flush_soon()
 
-    def out_of_work(self) -> None:
-        """Answer for copies at once."""
-        if any(one.seqs for one in self._copied):
-            self._send()
-
     def look(self) -> None:
         """Send the report if it has changed."""
         if not self._waiting and self._report() != self._reported:
