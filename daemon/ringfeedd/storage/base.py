@@ -123,7 +123,8 @@ class Source(Protocol):
     Implementations: `ringfeedd.storage.gcs.GcsSource`, `ringfeedd.storage.local.LocalSource`. A source retries listings
     (a lost page would cost the whole start) and never reads: how often a pair is tried is the fetcher's decision.
 
-    Another kind of store is a module next to these; `ringfeedd.storage.open_source` opens it by the root's scheme.
+    Another kind of store is a module next to these. `ringfeedd.storage.open_source` opens it by the root's scheme,
+    `modules_for` there names what it imports, and `ringfeedd.storage.roots` says how its roots are written.
     """
 
     @property
