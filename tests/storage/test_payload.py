@@ -1,4 +1,4 @@
-"""Packed bodies are unpacked once, within a bound."""
+"""Packed bodies are measured before they are unpacked."""
 
 import gzip
 import random
@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from ringfeedd.storage.payload import unpacked
+from ringfeedd.storage.payload import fits, unpacked
 
 CONTENTS = {
     "zeros": bytes(300_000),
@@ -17,26 +17,28 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
-def test_a_body_is_unpacked_up_to_its_bound(content):
-    """One byte more tells that it is too long."""
-    for body in (content, gzip.compress(content)):
-        assert unpacked(body, len(content)) == content
-        assert unpacked(body, len(content) - 1) == content
-        assert unpacked(body, len(content) - 2) == content[:-1]
+def test_a_packed_body_is_measured_exactly(content):
+    packed = gzip.compress(content)
+    assert fits(packed, len(content))
+    assert not fits(packed, len(content) - 1)
+    assert fits(content, len(content))
+    assert not fits(content, len(content) - 1)
+    assert unpacked(packed, len(content)) == content
 
 
-def test_a_bomb_costs_no_more_than_a_page():
+def test_a_bomb_is_measured_in_pieces():
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(64)) + packer.flush()
     tracemalloc.start()
     try:
-        assert len(unpacked(bomb, 4 << 20)) == (4 << 20) + 1
-        assert tracemalloc.get_traced_memory()[1] < 10 << 20  # what zlib gives in blocks is joined
+        assert not fits(bomb, 16 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
 
 
-def test_a_damaged_body_has_no_content():
+def test_a_damaged_body_is_left_to_unpacking():
     packed = gzip.compress(CONTENTS["noise"])
     for damaged in (packed[:-9], packed[:20] + b"\xff" * 30 + packed[50:], packed[:2]):
+        assert fits(damaged, 1 << 20)
         assert unpacked(damaged, 1 << 20) is None

@@ -4,9 +4,8 @@ import subprocess
 import sys
 
 LISTINGS = """
-import re, threading, zlib
+import re, threading
 from pathlib import Path
-from ringfeedd.storage.payload import unpacked
 from ringfeedd.system.prctl import return_freed_memory
 
 return_freed_memory()
@@ -15,12 +14,10 @@ def held_mib():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 kept = []
-packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(64)) + packer.flush()
 
 def listing():
-    for make in 2 * [lambda: bytearray(b"x" * (16 << 20)), lambda: unpacked(bomb, 16 << 20)]:
-        page = make()
+    for _ in range(4):
+        page = bytearray(b"x" * (16 << 20))
         kept.append(bytearray(b"x" * 3000))  # what lies above in the thread's arena keeps the page's memory
         del page
 

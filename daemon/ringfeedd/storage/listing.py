@@ -15,7 +15,7 @@ import msgspec
 
 from ringfeedd.storage.base import SourceError
 from ringfeedd.storage.pages import Page
-from ringfeedd.storage.payload import unpacked
+from ringfeedd.storage.payload import fits, unpacked
 from ringfeedd.storage.transport.base import get
 
 if TYPE_CHECKING:
@@ -72,12 +72,12 @@ class GcsListing:
         return self._storage
 
     def _parsed(self, body: bytes, what: str) -> Page:
-        content = unpacked(body, MAX_PAGE_BYTES) or b""
-        if len(content) > MAX_PAGE_BYTES:
+        if not fits(body, MAX_PAGE_BYTES):
             sentence = f"{what} gives a page of more than {MAX_PAGE_BYTES >> 20} MiB; is it a GCS server?"
             raise SourceError(sentence, cause="too_large")
+        content = unpacked(body, MAX_PAGE_BYTES)
         try:
-            return msgspec.json.decode(content, type=Page, strict=False)  # the API writes numbers as strings
+            return msgspec.json.decode(content or b"", type=Page, strict=False)  # the API writes numbers as strings
         except msgspec.ValidationError as error:
             sentence = f"{what} answers with JSON that is not a listing ({error}); is it a GCS server?"
             raise SourceError(sentence, cause="not_json", retryable=True) from error

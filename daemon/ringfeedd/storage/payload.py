@@ -12,6 +12,32 @@ MAX_ERROR_TEXT_BYTES: Final = 1 << 16
 """The part of an error's body that is kept; what a server says in one is a line or two."""
 
 
+_FED_BYTES: Final = 1 << 14
+_PIECE_BYTES: Final = 1 << 16
+
+
+def fits(body: bytes, most: int) -> bool:
+    """Return False if a body, or what it unpacks to, is longer than `most` bytes.
+
+    Hold a piece of the content at a time: what is too long costs no memory. True if it begins like gzip and is damaged.
+    """
+    if not body.startswith(GZIP_MAGIC):
+        return len(body) <= most
+    unpacker = zlib.decompressobj(_GZIP_WINDOW)
+    packed, length = memoryview(body), 0
+    try:
+        for start in range(0, len(packed), _FED_BYTES):
+            rest: bytes | memoryview = packed[start : start + _FED_BYTES]
+            while piece := unpacker.decompress(rest, _PIECE_BYTES):
+                length += len(piece)
+                if length > most:
+                    return False
+                rest = unpacker.unconsumed_tail
+    except zlib.error:
+        pass
+    return True
+
+
 def unpacked(body: bytes, most: int) -> bytes | None:
     """Return the content of a body, unpacked if it is gzip; of what is longer than `most` bytes, `most` + 1 of them.
 
