@@ -101,6 +101,11 @@ class Accepted:
         place = self.place
         return max(place.seq, place.epoch) < MAX_SEQ and place.position <= epochs.length(place.epoch)
 
+    def counted(self, epochs: Epochs, base: Place) -> Place | None:
+        """Return where to count on from by lengths that hold from ``base`` on; None if no daemon can have said so."""
+        began = self.place.counted_from(base)
+        return began if Accepted(began).sensible(epochs) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:

@@ -75,8 +75,8 @@ class Standing:
         taken, first, epoch = page[Lane.TAKEN], page[Lane.SEQ], page[Lane.EPOCH]
         if request.sensible and Accepted(place).sensible(epochs):
             first = request.plan(epochs).block(place).seq
-        began = place.counted_from(base)
-        if Accepted(began).sensible(epochs) and began.seq <= taken:
+        began = Accepted(place).counted(epochs, base)
+        if began is not None and began.seq <= taken:
             epoch = epochs.forward((began.epoch, began.position), taken - began.seq)[0]
         return cls(
             group=request.group,

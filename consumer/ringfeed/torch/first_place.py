@@ -79,11 +79,9 @@ def _where_others_are(control: Control) -> tuple[int, int] | None:
             continue
         request, answer = page.read_request(), page.read_answer(page[Lane.NONCE])
         if isinstance(request, Request) and isinstance(answer, Accepted):
-            place, released = answer.place.counted_from(control.descriptor.base), page[Lane.RELEASED]
-            if not Accepted(place).sensible(epochs):
-                continue
-            if request.skips or (request.yields and released < control.word(State.FLOOR)):
-                continue  # others have gone on without it
+            place, released = answer.counted(epochs, control.descriptor.base), page[Lane.RELEASED]
+            if place is None or request.skips or (request.yields and released < control.word(State.FLOOR)):
+                continue  # no daemon said so, or others have gone on without it
             with contextlib.suppress(ValueError):  # a consumer may write any number
                 attached = (place.epoch, place.position)
                 here = request.plan(epochs).skip_to(place, released)  # a round's start, also for a rank other than 0

@@ -16,8 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from ringfeed.cli.status import ring_status
 from ringfeedd.bench.contender import Task
@@ -83,7 +82,7 @@ OUTAGE_LATENCY_MS: Final = 100
 
 
 class TroubledStore:
-    """The fault server as a process over one workload, on the same port whenever it is started; a context manager.
+    """The fault server as a process over one workload, on the same port whenever it is started.
 
     Attributes:
         url: where it answers, without a trailing slash.
@@ -101,14 +100,6 @@ class TroubledStore:
         self._log = log / "store.log"
         self._command = [sys.executable, "-m", "ringfeedd.fakegcs", str(folder.parent), "--port", str(port), *arguments]
         self.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start it on its port."""
@@ -191,7 +182,8 @@ def watched(session: Session, workload: Workload, store: tuple[str, ...], serve:
     log = Path(tempfile.mkdtemp(dir=session.log))
     contender = Ringfeed(serve=serve)
     with contextlib.ExitStack() as started:
-        troubled = started.enter_context(TroubledStore(workload, log, *store))
+        troubled = TroubledStore(workload, log, *store)
+        started.callback(troubled.stop)
         task = Task(
             url=troubled.url,
             bucket=Path(workload.folder).name,

@@ -127,8 +127,9 @@ def _former_place(control: Control, lane: int) -> PredecessorPlace | None:
     taken = page[Lane.TAKEN]
     if not isinstance(request, Request) or not isinstance(answer, Accepted) or taken >= MAX_SEQ:
         return None
-    epochs, began = control.descriptor.epochs, answer.place.counted_from(control.descriptor.base)
-    if not request.sensible or not Accepted(began).sensible(epochs):
+    epochs = control.descriptor.epochs
+    began = answer.counted(epochs, control.descriptor.base)
+    if not request.sensible or began is None:
         return None  # they were when it was accepted: a process writes what it should not
     plan = request.plan(epochs)
     place, reached = (plan.skip_to(began, seq) for seq in (taken, max(taken, control.published)))
