@@ -55,7 +55,7 @@ class RingData:
         fields = (geometry.image, geometry.label)
         self._whole_pages = not any((field.offset | field.row_bytes) % mmap.PAGESIZE for field in fields)
         self._look_slots = LOOK_BYTES // (geometry.image.row_bytes + geometry.label.row_bytes)
-        self.clean_until = 0
+        self.clean_until = self._looked_until = 0
         self._loose = False
         self._writable = pages.copies_on_write()
         self._page_map: pages.PageMap | None = None  # opened at the first look
@@ -71,27 +71,41 @@ class RingData:
         Raises:
             OSError: the kernel refused.
         """
-        # A write into a leased slot copies no other one, unless they share a page: that one needs its bytes by then.
-        until = oldest + self._slots if self._whole_pages else published
+        until = oldest + self._slots
+        if not self._whole_pages:
+            # A write into a leased slot also copies what it shares a page with: a neighbour that needs its bytes by
+            # then. All others are looked at as far as no array can be over them, these when they are published.
+            until = min(until, published)
         count = min(until - seq, max(count, self._look_slots))
-        if self._loose or self._written(seq % self._slots, count):
+        if seq + count > self._looked_until:
+            looked = min(oldest + self._slots - seq, max(count, self._look_slots))
+            written = self._written(seq, looked)
+            self._looked_until = seq + looked
+        else:
+            written = self._written(seq, count, edges=True)
+        if self._loose or written:
             self._map_afresh()
             self._loose = False
         self.clean_until = seq + count
 
-    def _written(self, first: int, count: int) -> bool:
+    def _written(self, seq: int, count: int, *, edges: bool = False) -> bool:
+        """Return True if pages under slots were written into; of the first and the last page alone, with ``edges``."""
         if not self._writable:
             return False
+        first = seq % self._slots
+        places = [*self.image.places(first, count), *self.label.places(first, count)]
+        if edges:
+            places = [(end, 1) for address, nbytes in places for end in (address, address + nbytes - 1)]
         try:
             self._page_map = self._page_map or pages.PageMap()
-            return self._page_map.written([*self.image.places(first, count), *self.label.places(first, count)])
+            return self._page_map.written(places)
         except OSError:  # no descriptor is left, or the process has changed its user: better once too often
             return True
 
     def loosen(self) -> None:
         """Take note that arrays live whose slots were given back: they may be written through at any time."""
         self._loose = True
-        self.clean_until = 0
+        self.clean_until = self._looked_until = 0
 
     def move_out(self, leases: list[Lease], *, alone: bool) -> None:
         """Give leased slots back under living arrays, which keep their addresses and their bytes.

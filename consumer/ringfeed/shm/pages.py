@@ -190,16 +190,19 @@ class PageMap:
             OSError: the kernel refused.
         """
         page = mmap.PAGESIZE
-        return any(
-            self._written(address - address % page, -(-(address + nbytes) // page) * page) for address, nbytes in ranges
-        )
+        for address, nbytes in ranges:
+            begin, end = address - address % page, -(-(address + nbytes) // page) * page
+            self._request[2:4] = [begin, end]
+            try:
+                found = bool(fcntl.ioctl(self._fd, _SCAN, self._request))  # the kernel stops at the first
+            except OSError:  # an older kernel
+                found = self._read(begin, end)
+            if found:
+                return True
+        return False
 
-    def _written(self, begin: int, end: int) -> bool:
-        self._request[2:4] = [begin, end]
-        try:
-            return bool(fcntl.ioctl(self._fd, _SCAN, self._request))  # the kernel stops at the first
-        except OSError:  # an older kernel
-            words = os.pread(self._fd, (end - begin) // mmap.PAGESIZE * 8, begin // mmap.PAGESIZE * 8)
+    def _read(self, begin: int, end: int) -> bool:
+        words = os.pread(self._fd, (end - begin) // mmap.PAGESIZE * 8, begin // mmap.PAGESIZE * 8)
         highest = np.frombuffer(words, np.uint8)[7::8]
         return bool(((highest & _PRESENT_OR_SWAPPED != 0) & (highest & _OF_A_FILE == 0)).any())
 
