@@ -53,12 +53,9 @@ def label_from_unfiltered_png(picture: Picture, out: NDArray[np.uint8] | NDArray
     if header.packing != _NEVER_FILTERED and _begins_filtered(compressed):
         return False
     rows = _inflate(compressed, height * stride)
-    if rows is None:
+    if rows is None or rows[::stride] != bytes(height):  # a row's first byte tells its filter; 0: none
         return False
-    rows = rows.reshape(height, stride)
-    if rows[:, 0].any():
-        return False
-    _unpack(rows[:, 1:], bits, out)
+    _unpack(np.frombuffer(rows, np.uint8).reshape(height, stride)[:, 1:], bits, out)
     return True
 
 
@@ -92,7 +89,7 @@ def _begins_filtered(compressed: bytes | memoryview) -> bool:
         return True
 
 
-def _inflate(compressed: bytes | memoryview, size: int) -> NDArray[np.uint8] | None:
+def _inflate(compressed: bytes | memoryview, size: int) -> bytes | bytearray | None:
     """Exactly ``size`` bytes with the right checksum, or None; a stream of more costs no more memory than that."""
     rows: bytes | bytearray
     if deflate is not None:
@@ -109,7 +106,7 @@ def _inflate(compressed: bytes | memoryview, size: int) -> NDArray[np.uint8] | N
         except zlib.error:
             return None
         whole = stream.eof
-    return np.frombuffer(rows, np.uint8) if whole and len(rows) == size else None
+    return rows if whole and len(rows) == size else None
 
 
 def _unpack(packed: NDArray[np.uint8], bits: int, out: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
