@@ -102,7 +102,7 @@ def test_native_batches_can_be_held():
         assert [int(image.min()) for image in last] == [int(image.max()) for image in last] == expected
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 1, 2, 20, 25])
 def test_whatever_is_held_dropped_or_written(geometry, seed):
     """At random: kept whole or as a slice, released, written into through an alias; what others read stays right."""
     chance = random.Random(seed)

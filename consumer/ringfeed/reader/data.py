@@ -71,31 +71,25 @@ class RingData:
         Raises:
             OSError: the kernel refused.
         """
-        until = oldest + self._slots
-        if not self._whole_pages:
-            # A write into a leased slot also copies what it shares a page with: a neighbour that needs its bytes by
-            # then. All others are looked at as far as no array can be over them, these when they are published.
-            until = min(until, published)
+        free = oldest + self._slots  # slots of pairs from `seq` to below it are under no array
+        # A write into a leased slot also copies what it shares a page with: a neighbour that needs its bytes by then.
+        until = free if self._whole_pages else min(free, published)
         count = min(until - seq, max(count, self._look_slots))
-        if seq + count > self._looked_until:
-            looked = min(oldest + self._slots - seq, max(count, self._look_slots))
-            written = self._written(seq, looked)
-            self._looked_until = seq + looked
+        first = seq % self._slots
+        if seq + count < self._looked_until:  # since that look, only a write into the slot before may have copied any
+            places = [self.image.beginning(first), self.label.beginning(first)]
         else:
-            written = self._written(seq, count, edges=True)
-        if self._loose or written:
+            ahead = min(free - seq, max(count, self._look_slots))
+            places = [*self.image.places(first, ahead), *self.label.places(first, ahead)]
+            self._looked_until = seq + ahead
+        if self._loose or self._written(places):
             self._map_afresh()
             self._loose = False
         self.clean_until = seq + count
 
-    def _written(self, seq: int, count: int, *, edges: bool = False) -> bool:
-        """Return True if pages under slots were written into; of the first and the last page alone, with ``edges``."""
+    def _written(self, places: list[tuple[int, int]]) -> bool:
         if not self._writable:
             return False
-        first = seq % self._slots
-        places = [*self.image.places(first, count), *self.label.places(first, count)]
-        if edges:
-            places = [(end, 1) for address, nbytes in places for end in (address, address + nbytes - 1)]
         try:
             self._page_map = self._page_map or pages.PageMap()
             return self._page_map.written(places)

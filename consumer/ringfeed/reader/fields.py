@@ -77,6 +77,10 @@ class FieldRows:
             places.append((address, beyond * self._row_bytes))
         return places
 
+    def beginning(self, slot: int) -> tuple[int, int]:
+        """Return address and size of a slot's first byte, on the page that it may share with the slot before."""
+        return self._now[1].address + slot * self._row_bytes, 1
+
     def copy_out(self, held: list[Pixels]) -> None:
         """Give arrays memory of their own, at the addresses where they are.
 

@@ -28,17 +28,22 @@ class OpenReader(Protocol):
         """Forget that a thread is in it: this is a forked child, which has only one thread."""
 
 
-_OPEN: weakref.WeakSet[OpenReader] = weakref.WeakSet()
+_OPEN: set[weakref.ref[OpenReader]] = set()
+"""Not a `WeakSet`, whose length takes Python three calls at each wait."""
 
 
 def register(reader: OpenReader) -> None:
     """Add a reader that has attached."""
-    _OPEN.add(reader)
+    _OPEN.add(weakref.ref(reader, _OPEN.discard))
 
 
 def unregister(reader: OpenReader) -> None:
     """Remove a reader that is closed."""
-    _OPEN.discard(reader)
+    _OPEN.discard(weakref.ref(reader))
+
+
+def _open_readers() -> list[OpenReader]:
+    return [reader for reference in list(_OPEN) if (reader := reference()) is not None]
 
 
 def let_make_way(waiting: OpenReader, end: int) -> None:
@@ -46,7 +51,7 @@ def let_make_way(waiting: OpenReader, end: int) -> None:
     if len(_OPEN) == 1:
         return
     generation, group = waiting.pass_of
-    for reader in list(_OPEN):
+    for reader in _open_readers():
         its_generation, its_group = reader.pass_of
         if its_group != group and its_generation == generation and reader.make_way(end):
             warn("%r was closed: %r waited for it in the same thread.", reader, waiting)
@@ -56,13 +61,13 @@ def close_open_readers() -> None:
     """Detach every reader of this process, at its end."""
     # A trainer that ends by an exception is likely to be started again: its place is kept, as if it had been killed.
     failed = getattr(sys, "last_value", None) is not None
-    for reader in list(_OPEN):
+    for reader in _open_readers():
         reader.close(keep_place=failed)
 
 
 def _renew_locks() -> None:
     # The thread that held one at the fork is not in the child, whose calls are to end in an error, not in a hang.
-    for reader in list(_OPEN):
+    for reader in _open_readers():
         reader.renew_lock()
     _OPEN.clear()  # they are the parent's, which a child's reader must not ask to make way
 

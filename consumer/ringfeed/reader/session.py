@@ -132,7 +132,8 @@ class Session:
         if control.published >= block.end:
             bell.take()  # one token a batch: on arm64 only a successful wait orders the reads that follow it
             return None
-        self.leases.settle()  # an interrupt may have come between the end of a lease and telling it
+        if self.leases.oldest != block.seq:
+            self.leases.settle()  # an interrupt may have come between the end of a lease and telling it
         wait: Wait | None = None
         self.page[Lane.WAITING_SINCE_NS] = began = time.monotonic_ns()
         try:
