@@ -27,11 +27,12 @@ from ringfeedd.decode import codecs as fast_codecs
 from ringfeedd.decode import png as label_png
 from ringfeedd.decode.pair import decode_pair
 from ringfeedd.decode.spec import DecodeSpec, LabelMode
+from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.storage import ObjectInfo
 from ringfeedd.worker import protocol as messages
-from ringfeedd.worker.link import WorkerLink, WorkerSettings
+from ringfeedd.worker.link import WorkerLink
 from ringfeedd.worker.pool import COPIES_IN_A_ROW, Pool
-from ringfeedd.worker.protocol import Copied, CopyJob, Decoded, PairJob, Results
+from ringfeedd.worker.protocol import Copied, CopyJob, Decoded, Hello, PairJob, Results, Tuning
 
 PAIRS = 1000
 BATCHES = 1000
@@ -83,8 +84,8 @@ class Deaf:
 
 
 def make_pool(workers: int) -> Pool:
-    settings: Any = WorkerSettings("gs://nothing", None, (1,), (1,), None, [])  # type: ignore[arg-type]
-    pool = Pool(workers, settings, Deaf(), most_pairs=PAIRS)  # type: ignore[arg-type]
+    tuning = Tuning(1, 1, FetchPolicy())
+    pool = Pool(Hello("gs://nothing", None, tuning, []), [tuning] * workers, Deaf(), most_pairs=PAIRS)  # type: ignore[arg-type]
     for number in range(workers):
         worker = WorkerLink(number, None, asyncio.StreamReader(), NoPipe(), memoryview(b""))  # type: ignore[arg-type]
         pool._workers[number] = worker
@@ -141,7 +142,7 @@ def test_a_pair_costs_the_pool_few_calls(workers: int):
             worker.reader.feed_eof()
             with calls.counted():
                 await pool._listen(worker)
-        assert pool.statistics().pairs == 0
+        assert pool.pairs == 0
 
     asyncio.run(hand_out_and_hear())
     assert calls.each(PAIRS) <= MOST["pool"]
@@ -164,7 +165,7 @@ def test_a_copied_pair_costs_the_pool_less():
             worker.reader.feed_eof()
             with calls.counted():
                 await pool._listen(worker)
-        assert pool.statistics().pairs == 0
+        assert pool.pairs == 0
 
     asyncio.run(hand_out_and_hear())
     assert calls.each(PAIRS) <= 1

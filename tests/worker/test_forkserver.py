@@ -22,7 +22,7 @@ from ringfeedd.system import prctl
 from ringfeedd.system.children import ForkedProcess, PolledProcess, StartedProcess
 from ringfeedd.worker import forkserver, worker
 from ringfeedd.worker import process as spawn
-from ringfeedd.worker.forkserver import Request
+from ringfeedd.worker.forkserver import encode_fork
 from ringfeedd.worker.launcher import ForkServer, worker_environ
 from ringfeedd.worker.process import Spawner
 
@@ -426,7 +426,7 @@ def test_an_unreported_worker_is_ended_and_reaped(server):
         spawner = Spawner(server)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            server.ask(Request((theirs.fileno(),)).encode(), [theirs.fileno()])
+            server.ask(encode_fork([theirs.fileno()]), [theirs.fileno()])
             others = lambda: [pid for pid in children(os.getpid(), forkserver.NAME) if pid != server.pid]  # noqa: E731
             await asyncio.to_thread(wait_until, others)
             spawner._ended(server)

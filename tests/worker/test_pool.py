@@ -16,12 +16,14 @@ from house import Daemon, wait_until, write_folder
 
 import ringfeed
 from ringfeedd.errors import EXIT_COULD_NOT_START, EXIT_CRASH, CrashError, StartError
+from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.system.children import process_state
 from ringfeedd.worker import pool as pool_module
 from ringfeedd.worker.heartbeat import HEARTBEAT_WORD, SUSPECT_WORD, VITAL_WORDS
-from ringfeedd.worker.link import SILENCE_S, WorkerLink, WorkerSettings
+from ringfeedd.worker.link import SILENCE_S, WorkerLink
 from ringfeedd.worker.pool import STILLBORN_WORKERS, Pool, PoolListener
 from ringfeedd.worker.process import Spawner
+from ringfeedd.worker.protocol import Hello, Tuning
 
 
 class Sleeper:
@@ -39,8 +41,9 @@ class Sleeper:
 
 
 def make_pool(spawner: Spawner | None = None) -> Pool:
-    settings = WorkerSettings("gs://nothing", None, (1,), (1,), None, [])  # type: ignore[arg-type]
-    return Pool(1, settings, Mock(spec=PoolListener), most_pairs=1, spawner=spawner)
+    tuning = Tuning(1, 1, FetchPolicy())
+    hello = Hello("gs://nothing", None, tuning, [])
+    return Pool(hello, [tuning], Mock(spec=PoolListener), most_pairs=1, spawner=spawner)
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ from ringfeedd.worker.protocol import (
     Results,
     RingSpec,
     Stop,
+    Tuning,
 )
 
 PAIRS = 300
@@ -115,7 +116,7 @@ def hello():
     os.truncate(data_fd, 2 * size)
     os.truncate(vitals_fd, vital_bytes(1))
     ring = RingSpec("r", data_fd, PAIRS, 0, size, SPEC)
-    yield Hello("mem://set", None, 64, 64, vitals_fd, FetchPolicy(), [ring])
+    yield Hello("mem://set", None, Tuning(64, 64, FetchPolicy()), [ring], vitals_fd)
     os.close(data_fd)
     os.close(vitals_fd)
 
@@ -240,7 +241,7 @@ class FarSource(MemorySource):
 def test_a_worker_asks_more_of_a_far_store(hello, monkeypatch, most_concurrency, room, most):
     monkeypatch.setattr(worker, "HEARTBEAT_S", 0.1)
     source = FarSource()
-    narrow = messages.msgspec.structs.replace(hello, concurrency=8, most_concurrency=most_concurrency)
+    narrow = messages.msgspec.structs.replace(hello, tuning=Tuning(8, most_concurrency, FetchPolicy()))
     # Those that are not there are answered without room.
     jobs = [job(seq, image="image" if seq < PAIRS // 2 else "missing") for seq in range(PAIRS)]
     work(narrow, source, [Limit(0, room), Jobs(0, jobs)], min(room, PAIRS // 2) + PAIRS // 2)

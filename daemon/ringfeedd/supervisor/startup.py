@@ -47,10 +47,9 @@ from ringfeedd.system.limits import allow_open_files
 from ringfeedd.system.systemd import Notifier
 from ringfeedd.system.work import Work
 from ringfeedd.web.token import TokenFile
-from ringfeedd.worker.link import WorkerSettings
 from ringfeedd.worker.pool import Pool
 from ringfeedd.worker.process import Spawner
-from ringfeedd.worker.protocol import RingSpec
+from ringfeedd.worker.protocol import Hello, RingSpec, Tuning
 
 if TYPE_CHECKING:
     from ringfeedd.web.server import HttpServer
@@ -267,13 +266,16 @@ class Startup:
             )
             for service in self._state.services
         ]
-        pool = Pool(
-            shape.workers,
-            self._worker_settings(shape, rings),
-            self._state,
-            most_pairs=shape.most_pairs,
-            spawner=self._spawner,
+        config, tiers, tunings = self._settings.config, self._state.tiers, self._tunings(shape)
+        hello = Hello(
+            config.root,
+            config.emulator,
+            tunings[0],
+            rings,
+            memory=None if tiers.memory is None else tiers.memory.spec,
+            disk=None if tiers.disk is None else str(tiers.disk.folder),
         )
+        pool = Pool(hello, tunings, self._state, most_pairs=shape.most_pairs, spawner=self._spawner)
         self._pool = pool
         self._undo.push_async_callback(pool.stop)
         pool.start()
@@ -304,7 +306,8 @@ class Startup:
             mean_pair_bytes=self._mean_pair_bytes,
         )
 
-    def _worker_settings(self, shape: Shares, rings: list[RingSpec]) -> WorkerSettings:
+    def _tunings(self, shape: Shares) -> list[Tuning]:
+        """Return how each worker downloads, within the files that it may have open; tell if that is less."""
         settings, config = self._settings, self._settings.config
         each = tuple(min(own, self._connections) for own in shape.concurrency)
         if each[0] < shape.concurrency[0]:
@@ -314,18 +317,8 @@ class Startup:
             )
         if shape.workers < settings.workers:
             self._say(f"{shape.workers} instead of {settings.workers} workers, for concurrency = {config.concurrency}")
-        most = tuple(min(own, self._connections) for own in shape.most_concurrency)
-        tiers = self._state.tiers
-        return WorkerSettings(
-            config.root,
-            config.emulator,
-            each,
-            most,
-            settings.policy,
-            rings,
-            memory=None if tiers.memory is None else tiers.memory.spec,
-            disk=None if tiers.disk is None else str(tiers.disk.folder),
-        )
+        most = (min(own, self._connections) for own in shape.most_concurrency)
+        return [Tuning(*numbers, settings.policy) for numbers in zip(each, most, strict=True)]
 
     def reconfigure(self, before: Settings, token: TokenFile | None, pool: Pool) -> None:
         """Go on with the settings of a reload.
@@ -349,4 +342,4 @@ class Startup:
             )
         work = (settings.workers, settings.downloads, settings.most_downloads, settings.policy)
         if work != (before.workers, before.downloads, before.most_downloads, before.policy):
-            pool.resize(shape.workers, self._worker_settings(shape, pool.rings), most_pairs=shape.most_pairs)
+            pool.resize(self._tunings(shape), most_pairs=shape.most_pairs)

@@ -206,7 +206,7 @@ class Supervisor:
                 store = replace(pool.store.statistics(), concurrency=pool.most_requests)
                 work = pool.work()
                 daemon = DaemonCounts(
-                    workers=pool.statistics().workers,
+                    workers=pool.alive,
                     worker_deaths=pool.deaths,
                     fork_server_deaths=self._spawner.server_deaths,
                     cores=self._cores,

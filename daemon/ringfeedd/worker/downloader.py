@@ -16,7 +16,7 @@ from ringfeedd.storage import Source
 from ringfeedd.system.histogram import FETCH_BOUNDS_S, Histogram
 from ringfeedd.worker.backlog import Backlog, PendingPair
 from ringfeedd.worker.heartbeat import FETCH_WORDS, UNDER_WAY_WORD, VITAL_WORDS, WINDOW_WORD
-from ringfeedd.worker.protocol import Hello, PairJob, Retune
+from ringfeedd.worker.protocol import Hello, PairJob, Tuning
 
 HURRY_PAIRS: Final = 32
 """The pair that a ring waits for, and those that it will wait for next."""
@@ -48,9 +48,9 @@ class Downloader:
         self._on_arrived, self._on_failed = on_arrived, on_failed
         self._client = make_client(
             source,
-            hello.policy,
-            first=hello.concurrency,
-            most=hello.most_concurrency,
+            hello.tuning.policy,
+            first=hello.tuning.concurrency,
+            most=hello.tuning.most_concurrency,
             witness=hello.witness,
             feed=self._begin_next,
             fetched=Histogram(FETCH_BOUNDS_S, vitals, FETCH_WORDS),
@@ -63,9 +63,9 @@ class Downloader:
         """Return what is told of the store."""
         return self._client.report()
 
-    def retune(self, order: Retune) -> None:
+    def retune(self, tuning: Tuning) -> None:
         """Go on with other settings."""
-        self._client.retune(order.policy, order.concurrency, order.most_concurrency)
+        self._client.retune(tuning.policy, tuning.concurrency, tuning.most_concurrency)
 
     def cancel(self, pairs: Iterable[PendingPair]) -> None:
         """End the downloads of pairs that are no longer wanted; others begin in their place."""

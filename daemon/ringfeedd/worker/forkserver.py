@@ -20,7 +20,6 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from ringfeedd.system.prctl import ignore, kill_with_parent, name_process
@@ -38,25 +37,14 @@ _FIRST_FREE_FD: Final = 3
 _IMPORT: Final = b"import "
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Fork a worker.
+def encode_fork(fds: Sequence[int]) -> bytes:
+    """Ask for a worker; sent along with the descriptors themselves.
 
-    Attributes:
+    Args:
         fds: numbers under which the worker finds its descriptors, that of its connection first; they are the same in
             the supervisor, so that what it says of them means the same in both.
     """
-
-    fds: tuple[int, ...]
-
-    def encode(self) -> bytes:
-        """As it is sent, along with the descriptors."""
-        return struct.pack(f"<{len(self.fds)}i", *self.fds)
-
-    @classmethod
-    def decode(cls, message: bytes) -> Request:
-        """What `encode` made. Raises: struct.error."""
-        return cls(struct.unpack(f"<{len(message) // 4}i", message))
+    return struct.pack(f"<{len(fds)}i", *fds)
 
 
 def encode_import(module: str) -> bytes:
@@ -91,7 +79,7 @@ def serve(control: socket.socket) -> list[int] | None:
         gc.freeze()  # a collection in a worker would touch, and so copy, every page with an object
         pid = _fork_orphan()
         if pid == 0:
-            return _take_places(fds, Request.decode(message).fds)
+            return _take_places(fds, struct.unpack(f"<{len(message) // 4}i", message))
         for fd in fds:
             os.close(fd)
         with contextlib.suppress(ConnectionError):  # then the next message is the end

@@ -12,15 +12,14 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
 
-from ringfeedd.cache.rows import RowsSpec
+import msgspec
+
 from ringfeedd.catalog.catalog import Pair
-from ringfeedd.fetch.policy import FetchPolicy
-from ringfeedd.storage import ObjectInfo
 from ringfeedd.system.children import STOPPED, WorkerProcess, process_state
 from ringfeedd.worker import protocol as messages
 from ringfeedd.worker.heartbeat import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, vital_bytes
 from ringfeedd.worker.process import Spawner
-from ringfeedd.worker.protocol import Hello, RingSpec, ToWorker
+from ringfeedd.worker.protocol import Hello, ToWorker
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
 
@@ -32,20 +31,6 @@ START_TIMEOUT_S: Final = 60.0
 
 END_TIMEOUT_S: Final = 1.0
 """A worker that has closed its connection, or is to end, has so long for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What every worker is told at its start; see `messages.Hello`."""
-
-    root: str
-    emulator: str | None
-    concurrency: tuple[int, ...]
-    most_concurrency: tuple[int, ...]
-    policy: FetchPolicy
-    rings: list[RingSpec]
-    memory: RowsSpec | None = None
-    disk: str | None = None
 
 
 @dataclass
@@ -72,10 +57,11 @@ class WorkerLink:
     _named: bool = False
 
     @classmethod
-    async def open(
-        cls, number: int, settings: WorkerSettings, spawner: Spawner, witness: ObjectInfo | None
-    ) -> WorkerLink:
+    async def open(cls, number: int, hello: Hello, spawner: Spawner) -> WorkerLink:
         """Start a worker, and say what it needs to know.
+
+        Args:
+            hello: all of that but `Hello.vitals_fd`, which is made here.
 
         Raises:
             OSError: it cannot be started now.
@@ -83,28 +69,15 @@ class WorkerLink:
         ours, theirs = socket.socketpair()
         try:
             with theirs, os.fdopen(os.memfd_create(f"ringfeed-worker-{number}"), "rb", buffering=0) as memory:
-                vitals_fd, size = memory.fileno(), vital_bytes(len(settings.rings))
+                vitals_fd, size = memory.fileno(), vital_bytes(len(hello.rings))
                 os.ftruncate(vitals_fd, size)
                 vitals = memoryview(mmap.mmap(vitals_fd, size)).cast("Q")
-                fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in settings.rings)]
-                fds += [] if settings.memory is None else [settings.memory.fd]
+                fds = [theirs.fileno(), vitals_fd, *(ring.data_fd for ring in hello.rings)]
+                fds += [] if hello.memory is None else [hello.memory.fd]
                 process = await spawner.spawn(fds)
                 reader, writer = await asyncio.open_connection(sock=ours)
                 link = cls(number, process, reader, writer, vitals)
-                link.send(
-                    Hello(
-                        root=settings.root,
-                        emulator=settings.emulator,
-                        concurrency=settings.concurrency[number],
-                        most_concurrency=settings.most_concurrency[number],
-                        vitals_fd=vitals_fd,
-                        policy=settings.policy,
-                        rings=settings.rings,
-                        witness=witness,
-                        memory=settings.memory,
-                        disk=settings.disk,
-                    )
-                )
+                link.send(msgspec.structs.replace(hello, vitals_fd=vitals_fd))
         except BaseException:
             ours.close()
             raise

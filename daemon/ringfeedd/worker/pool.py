@@ -8,9 +8,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from typing import Final, Protocol
+
+import msgspec
 
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import CrashError, StartError
@@ -21,20 +22,20 @@ from ringfeedd.system.limits import exhausted
 from ringfeedd.system.work import Work
 from ringfeedd.worker import protocol as messages
 from ringfeedd.worker.heartbeat import VITAL_WORDS, read_work
-from ringfeedd.worker.link import END_TIMEOUT_S, WorkerLink, WorkerSettings
+from ringfeedd.worker.link import END_TIMEOUT_S, WorkerLink
 from ringfeedd.worker.process import Spawner
 from ringfeedd.worker.protocol import (
     Cancel,
     Copied,
     CopyJob,
     Decoded,
+    Hello,
     Jobs,
     Limit,
     PairJob,
     Result,
-    Retune,
-    RingSpec,
     Stop,
+    Tuning,
 )
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
@@ -84,26 +85,18 @@ class PoolListener(Protocol):
         """A new worker can be given pairs."""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolStatistics:
-    """Workers alive, workers that died since the start, pairs dispatched."""
-
-    workers: int
-    deaths: int
-    pairs: int
-
-
 class Pool:
-    """Keeps ``size`` workers running and gives each pair to the one that has the fewest.
+    """Keeps some workers running and gives each pair to the one that has the fewest.
 
     Attributes:
+        deaths: workers that died since the start.
         store: what the workers, together, make of the store.
     """
 
     def __init__(
         self,
-        size: int,
-        settings: WorkerSettings,
+        hello: Hello,
+        tunings: Sequence[Tuning],
         listener: PoolListener,
         *,
         most_pairs: int,
@@ -112,17 +105,18 @@ class Pool:
         """Prepare a pool; `start` starts it.
 
         Args:
+            hello: what every worker is told at its start, with the tuning and the witness of its own.
+            tunings: of each worker.
             listener: is told what becomes of the pairs.
             most_pairs: pairs that one worker may have at a time.
             spawner: starts the processes; by default each on its own.
         """
-        self.size = size
         self._spawner = spawner or Spawner()
         self.deaths = 0
         self.store = StoreMonitor()
         self._work_of_the_dead = Work()
         self._witness: ObjectInfo | None = None
-        self._settings = settings
+        self._hello, self._tunings = hello, tunings
         self._listener = listener
         self._most_pairs = most_pairs
         self._workers: dict[int, WorkerLink] = {}
@@ -136,16 +130,22 @@ class Pool:
         self._refused: str | None = None
 
     def __repr__(self) -> str:
-        return f"Pool({len(self._workers)}/{self.size} workers, {self.statistics().pairs} pairs, {self.deaths} deaths)"
+        return f"Pool({self.alive}/{self.size} workers, {self.pairs} pairs, {self.deaths} deaths)"
 
     @property
-    def rings(self) -> list[RingSpec]:
-        """The rings that the workers decode into."""
-        return self._settings.rings
+    def size(self) -> int:
+        """Workers that there are to be."""
+        return len(self._tunings)
 
-    def statistics(self) -> PoolStatistics:
-        """The numbers that status, metrics and tests read."""
-        return PoolStatistics(len(self._workers), self.deaths, sum(w.load for w in self._workers.values()))
+    @property
+    def alive(self) -> int:
+        """Workers that there are."""
+        return len(self._workers)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that were dispatched and are not answered."""
+        return sum(worker.load for worker in self._workers.values())
 
     def work(self) -> Work:
         """Return what all workers together have done, also those that have ended."""
@@ -154,7 +154,7 @@ class Pool:
     @property
     def most_requests(self) -> int:
         """Requests that the settings allow at a time, by all workers together."""
-        return sum(self._settings.most_concurrency)
+        return sum(tuning.most_concurrency for tuning in self._tunings)
 
     def start(self) -> None:
         """Start all workers."""
@@ -162,14 +162,11 @@ class Pool:
             if number not in self._keepers or self._keepers[number].done():
                 self._keepers[number] = asyncio.create_task(self._keep(number))
 
-    def resize(self, size: int, settings: WorkerSettings, *, most_pairs: int) -> None:
+    def resize(self, tunings: Sequence[Tuning], *, most_pairs: int) -> None:
         """Go on with other settings and another number of workers; the pairs of those that end go to others."""
-        self.size, self._settings, self._most_pairs = size, settings, most_pairs
+        self._tunings, self._most_pairs = tunings, most_pairs
         for number, worker in self._workers.items():
-            if number >= size:
-                worker.send(Stop())
-            else:
-                worker.send(Retune(settings.concurrency[number], settings.most_concurrency[number], settings.policy))
+            worker.send(tunings[number] if number < self.size else Stop())
         self.start()
 
     def check(self) -> None:
@@ -330,7 +327,8 @@ class Pool:
 
     async def _spawn(self, number: int) -> WorkerLink:
         """Start a worker. Raises: OSError: it cannot be started now."""
-        worker = await WorkerLink.open(number, self._settings, self._spawner, self._witness)
+        hello = msgspec.structs.replace(self._hello, tuning=self._tunings[number], witness=self._witness)
+        worker = await WorkerLink.open(number, hello, self._spawner)
         for ring, limit in self._limits.items():
             worker.send(Limit(ring, limit))
         for ring, seq in self._waited_for.items():
@@ -346,7 +344,7 @@ class Pool:
                 now = time.monotonic()
                 self.store.report(worker.number, message.store, now)
                 if news := self.store.news(now):
-                    _LOG.warning("%s: %s", self._settings.root, news)
+                    _LOG.warning("%s: %s", self._hello.root, news)
             if message.disk_error:
                 self._listener.disk_failed(message.disk_error)
             if message.copied:

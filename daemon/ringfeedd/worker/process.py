@@ -27,7 +27,7 @@ from ringfeedd.system.children import (
     process_state,
 )
 from ringfeedd.worker import forkserver
-from ringfeedd.worker.forkserver import Request, decode_pid, encode_import
+from ringfeedd.worker.forkserver import decode_pid, encode_fork, encode_import
 from ringfeedd.worker.launcher import ORDERS, ForkServer, worker_environ
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
@@ -153,7 +153,7 @@ class Spawner:
         self._listen(server)
         answer: asyncio.Future[ForkedProcess] = asyncio.get_running_loop().create_future()
         try:
-            server.ask(Request(tuple(fds)).encode(), fds)  # at once: a cancelled caller closes the descriptors
+            server.ask(encode_fork(fds), fds)  # at once: a cancelled caller closes the descriptors
         except ConnectionError:
             self._ended(server)
             raise

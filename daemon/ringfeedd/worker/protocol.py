@@ -36,12 +36,23 @@ class RingSpec(msgspec.Struct, frozen=True):
     decode: DecodeSpec
 
 
+class Tuning(msgspec.Struct, tag="tuning", frozen=True):
+    """How one worker downloads from now on.
+
+    Attributes:
+        concurrency: objects that it downloads at a time.
+        most_concurrency: the same where it waits for the store.
+    """
+
+    concurrency: int
+    most_concurrency: int
+    policy: FetchPolicy
+
+
 class Hello(msgspec.Struct, tag="hello", frozen=True):
     """The first frame: all that a worker needs to know.
 
     Attributes:
-        concurrency: objects that this worker downloads at a time.
-        most_concurrency: the same where it waits for the store.
         vitals_fd: an inherited memory file of words that tell, without a message, that it lives and what it decodes.
         witness: an object that some worker could read lately, see `StoreClient`.
         memory: the rows of the memory tier; None for none.
@@ -50,11 +61,9 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
 
     root: str
     emulator: str | None
-    concurrency: int
-    most_concurrency: int
-    vitals_fd: int
-    policy: FetchPolicy
+    tuning: Tuning
     rings: list[RingSpec]
+    vitals_fd: int = -1
     witness: ObjectInfo | None = None
     memory: RowsSpec | None = None
     disk: str | None = None
@@ -108,19 +117,11 @@ class Cancel(msgspec.Struct, tag="cancel", frozen=True):
     below: int
 
 
-class Retune(msgspec.Struct, tag="retune", frozen=True):
-    """Download with these settings from now on; see `Hello`."""
-
-    concurrency: int
-    most_concurrency: int
-    policy: FetchPolicy
-
-
 class Stop(msgspec.Struct, tag="stop", frozen=True):
     """End."""
 
 
-ToWorker = Hello | Jobs | Limit | Cancel | Retune | Stop
+ToWorker = Hello | Jobs | Limit | Cancel | Tuning | Stop
 
 
 class Decoded(msgspec.Struct, tag=0, array_like=True, frozen=True, gc=False):

@@ -36,7 +36,7 @@ from ringfeedd.worker.downloader import Downloader
 from ringfeedd.worker.heartbeat import BUSY_NS_WORD, CPU_NS_WORD, DECODE_WORDS, HEARTBEAT_WORD, vital_bytes
 from ringfeedd.worker.launcher import ORDERS
 from ringfeedd.worker.outbox import Outbox
-from ringfeedd.worker.protocol import Cancel, CopyJob, Dropped, Hello, Jobs, Limit, PairJob, Retune
+from ringfeedd.worker.protocol import Cancel, CopyJob, Dropped, Hello, Jobs, Limit, PairJob, Tuning
 
 NAME: Final = "ringfeed-worker"
 """What ``ps`` and ``top`` call it, however it was started."""
@@ -104,7 +104,7 @@ class Worker:
                         self._decode_soon()
                 case Cancel(ring, below):
                     self._cancel(ring, below)
-                case Retune():
+                case Tuning():
                     self._downloader.retune(order)
                 case _:
                     return
@@ -231,12 +231,13 @@ async def _run_then_exit(
 
 
 async def _open_source(hello: Hello) -> Source:
+    policy = hello.tuning.policy
     settings = StoreSettings(
-        concurrency=hello.most_concurrency,
+        concurrency=hello.tuning.most_concurrency,
         emulator=hello.emulator,
-        read_timeout_s=hello.policy.read_timeout_s,
-        transport=hello.policy.transport,
-        user_project=hello.policy.user_project,
+        read_timeout_s=policy.read_timeout_s,
+        transport=policy.transport,
+        user_project=policy.user_project,
     )
     return await open_source(hello.root, settings)
 
