@@ -214,10 +214,8 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         assert self.ring.head + need.now + need.ahead == max(self.ring.head, self.ring.horizon)
 
     @invariant()
-    def statistics_tell_what_is_in_flight(self) -> None:
-        told = self.ring.statistics()
-        assert (told.floor, told.published, told.head) == (self.ring.floor, self.ring.published, self.ring.head)
-        assert told.in_flight >= sum(self.wanted(seq) for seq in self.with_workers)
+    def what_workers_have_is_in_flight(self) -> None:
+        assert len(self.ring.in_flight) >= sum(self.wanted(seq) for seq in self.with_workers)
 
 
 TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase

@@ -65,7 +65,6 @@ class Reporter:
             others: pairs that were decoded for each other ring of the daemon.
         """
         ring, memory, counts, now = self._ring, self._memory, self.counts, now_ns / 1e9
-        statistics = ring.statistics()
         standings = self._look_at_readers(now_ns)
         found = hold_up(standings.values(), floor=ring.floor, published=ring.published, slots=ring.slots)
         holds = self._slower_group(standings) if found is None else found
@@ -98,17 +97,17 @@ class Reporter:
             now,
             head=ring.head,
             published=ring.published,
-            behind=statistics.unpublished,
-            room=min(statistics.limit, ring.head) - ring.published,
+            behind=len(ring.ready),
+            room=min(ring.limit, ring.head) - ring.published,
             in_flight=job is not None,
         )
         counts.next_pair_age_ns = int(1e9 * (now - self._late.handed_out_at)) if job is not None else 0
         late_id = ""
         if late_since is not None and job is not None:
             lately.late_since_ns, late_id = int(1e9 * late_since), self._pair_id(job.seq)
-        counts.in_flight_pairs, counts.unpublished_pairs = statistics.in_flight, statistics.unpublished
+        counts.in_flight_pairs, counts.unpublished_pairs = len(ring.in_flight), len(ring.ready)
         counts.groups, counts.lingering_groups = len(self._groups), self._groups.lingering
-        counts.seeks, counts.skipped_pairs = statistics.seeks, self._groups.skipped_pairs
+        counts.seeks, counts.skipped_pairs = ring.seeks, self._groups.skipped_pairs
         self._count_savings()
         store_counts = StoreCounts(
             waiting_workers=store.waiting_workers,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -49,24 +48,12 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """The ring's numbers at one moment, in pairs."""
-
-    floor: int
-    published: int
-    head: int
-    limit: int
-    in_flight: int
-    unpublished: int
-    seeks: int
-
-
 class Ring:
     """The stream of one split through a number of slots.
 
     Attributes:
         read: a reader is attached, or about to be; see `see_front`.
+        seeks: how often it has gone to another place of the order.
         passed_over: pairs whose place in the order came when they had failed in that epoch already. Another draw was
             assigned for each; to be counted, and cleared, by the caller.
     """
@@ -100,11 +87,6 @@ class Ring:
             f"Ring({self.name!r}, epoch {place.epoch}, position {place.position}, published {self.published}, "
             f"held {self.published - self.floor}/{self.slots}, {len(self._in_flight)} in flight)"
         )
-
-    def statistics(self) -> Statistics:
-        """The numbers that status, metrics and tests read."""
-        in_flight, unpublished = len(self._in_flight), len(self._ready)
-        return Statistics(self.floor, self.published, self.head, self.limit, in_flight, unpublished, self.seeks)
 
     def place(self, seq: int) -> Place:
         """Where ``seq``, not before the last seek, stands in the order."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import ringfeed
+from ringfeed.text import count
 from ringfeedd.web.page.gallery import Shelf
 from ringfeedd.web.page.history import History, Rates
 from ringfeedd.web.page.markup import Node, html, raw, tag
@@ -23,7 +24,7 @@ from ringfeedd.web.page.sections import (
     tone,
     verdict_card,
 )
-from ringfeedd.web.page.words import count, span
+from ringfeedd.web.page.words import span
 from ringfeedd.web.snapshot import RingSnapshot
 
 REFRESH_S: Final = 2

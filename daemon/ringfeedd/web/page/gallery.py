@@ -15,12 +15,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from ringfeed.plan import Place
 from ringfeed.shm.descriptor import Descriptor
-from ringfeedd.web.page.pairs import Placed, copy_pairs, newest_places
+from ringfeedd.ring.ring import Ring
+from ringfeedd.web.page.pairs import copy_pairs, newest_places
 from ringfeedd.web.page.thumbnail import thumbnails
+from ringfeedd.web.snapshot import Watched
 
 _LOG: Final = logging.getLogger("ringfeedd.web")
 
@@ -32,22 +34,6 @@ KEPT: Final = 3
 
 FIRST_WAIT_S: Final = 0.5
 """How long a page waits for the first pictures; without scripts, it shows none before it is loaded again."""
-
-
-class Pictured(Protocol):
-    """A ring whose pairs may be shown."""
-
-    @property
-    def name(self) -> str:
-        """The ring's name."""
-
-    @property
-    def ring(self) -> Placed:
-        """Which pairs lie in their slots."""
-
-    @property
-    def descriptor(self) -> Descriptor:
-        """Where the slots are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +57,7 @@ class Picture:
 Shelf = tuple[Picture, ...]
 
 
-def pictures(ring: Placed, descriptor: Descriptor, places: Sequence[Place], before: Shelf = ()) -> Shelf:
+def pictures(ring: Ring, descriptor: Descriptor, places: Sequence[Place], before: Shelf = ()) -> Shelf:
     """Make the pictures of these pairs of a ring; those that were made before are kept."""
     known = {picture.key: picture for picture in before}
     new = [place for place in places if _key(descriptor, place) not in known]
@@ -110,7 +96,7 @@ class Gallery:
                     return picture.plain if plain else picture.overlaid
         return None
 
-    async def look(self, ring: Pictured) -> None:
+    async def look(self, ring: Watched) -> None:
         """Have a ring's pictures made where the last ones are old; wait for the first ones, though not for long."""
         now, job = self._clock(), self._jobs.get(ring.name)
         if job is None and now - self._looked.get(ring.name, -EVERY_S) >= EVERY_S:
@@ -119,7 +105,7 @@ class Gallery:
         if job is not None and not self.shelf(ring.name):
             await asyncio.wait([job], timeout=FIRST_WAIT_S)
 
-    async def _make(self, ring: Pictured) -> None:
+    async def _make(self, ring: Watched) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "ringfeed-page")
         work = partial(pictures, ring.ring, ring.descriptor, newest_places(ring.ring), self.shelf(ring.name))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from ringfeed.shm import segment
 from ringfeed.shm.control import Control
 from ringfeed.shm.descriptor import Descriptor
 from ringfeed.shm.layout import SLOT_VALID, Field, SlotRecord
+from ringfeedd.ring.ring import Ring
 
 NEWEST: Final = 9
 """Pairs that the page shows of a ring."""
@@ -27,22 +28,7 @@ NEWEST: Final = 9
 Pixels = npt.NDArray[Any]
 
 
-class Placed(Protocol):
-    """The part of `Ring` that says which pairs lie in their slots, and where they stand in the order."""
-
-    @property
-    def floor(self) -> int:
-        """Number of the first pair whose slot no worker may write into."""
-
-    @property
-    def published(self) -> int:
-        """Number of the first pair that is not published."""
-
-    def place(self, seq: int) -> Place:
-        """Where a pair stands in the order."""
-
-
-def newest_places(ring: Placed, most: int = NEWEST) -> list[Place]:
+def newest_places(ring: Ring, most: int = NEWEST) -> list[Place]:
     """Return where the newest pairs stand, the newest first; none where no pair lies in the ring.
 
     To be called by the thread that moves the ring. The places stay true for as long as the pairs lie there.
@@ -70,7 +56,7 @@ class Pair:
 class SlotReader:
     """Copies pairs out of one generation of a ring. May be used from any one thread."""
 
-    def __init__(self, ring: Placed, descriptor: Descriptor) -> None:
+    def __init__(self, ring: Ring, descriptor: Descriptor) -> None:
         """Open the ring's segments.
 
         Raises:
@@ -122,7 +108,7 @@ def _cut(row: Pixels, height: int, width: int) -> Pixels:
     return row.reshape(-1)[:size].reshape(shape) if 0 < size <= row.size else np.empty(0, row.dtype)
 
 
-def copy_pairs(ring: Placed, descriptor: Descriptor, places: Iterable[Place]) -> Iterator[Pair]:
+def copy_pairs(ring: Ring, descriptor: Descriptor, places: Iterable[Place]) -> Iterator[Pair]:
     """Copy pairs of a ring; those whose slots, or whose ring, have gone meanwhile are left out."""
     try:
         source = SlotReader(ring, descriptor)

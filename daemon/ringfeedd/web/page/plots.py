@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ringfeed.cli.report import RingStatus
+from ringfeed.text import count
 from ringfeedd.web.page.cards import card, group_colours
 from ringfeedd.web.page.charts import Series, plot
 from ringfeedd.web.page.history import CAUSES, POINT_S, History, Rates
 from ringfeedd.web.page.markup import Node, tag
-from ringfeedd.web.page.words import NONE, count, number, span
+from ringfeedd.web.page.words import NONE, number, span
 
 
 def plots_card(status: RingStatus, history: History, now: Rates | None, *, same: bool = False) -> Node:

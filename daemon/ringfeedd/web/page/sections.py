@@ -11,13 +11,14 @@ from ringfeed.cli.report import LaneStatus, RingStatus, by_pass
 from ringfeed.health.evidence import Bound
 from ringfeed.health.verdict import WAITED
 from ringfeed.shm.failures import FailedPair, FailedPairs
+from ringfeed.text import count
 from ringfeedd.web.page.cards import card, group_colours, table
 from ringfeedd.web.page.charts import ring_drawing
 from ringfeedd.web.page.gallery import Shelf
 from ringfeedd.web.page.history import Rates
 from ringfeedd.web.page.markup import Node, tag
 from ringfeedd.web.page.slots import STATES
-from ringfeedd.web.page.words import NONE, count, number, percent
+from ringfeedd.web.page.words import NONE, number, percent
 from ringfeedd.web.snapshot import RingSnapshot
 
 MOST_SHOWN: Final = 50

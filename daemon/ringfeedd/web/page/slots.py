@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ringfeed.cli.report import LaneStatus
+from ringfeedd.ring.ring import Ring
 
 MOST_CELLS: Final = 120
 """Cells that a ring is drawn with; a cell of a larger ring stands for several slots."""
@@ -19,30 +20,6 @@ STATES: Final = ("held", "published", "decoded", "downloading", "empty")
 pair is still missing; with a worker; none of these."""
 
 _Counts = npt.NDArray[np.int64]
-
-
-class Stream(Protocol):
-    """The part of `Ring` that says what lies in which slot."""
-
-    @property
-    def slots(self) -> int:
-        """Slots of the ring."""
-
-    @property
-    def floor(self) -> int:
-        """Number of the first pair that may still be read."""
-
-    @property
-    def published(self) -> int:
-        """Number of the first pair that is not published."""
-
-    @property
-    def in_flight(self) -> Collection[int]:
-        """Numbers of the pairs that were handed to workers, or wait to be dispatched again."""
-
-    @property
-    def ready(self) -> Collection[int]:
-        """Numbers of the pairs that are decoded and not published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +40,7 @@ class SlotView:
     ahead: int
 
 
-def look_at_slots(stream: Stream, lanes: Iterable[LaneStatus], most_cells: int = MOST_CELLS) -> SlotView:
+def look_at_slots(stream: Ring, lanes: Iterable[LaneStatus], most_cells: int = MOST_CELLS) -> SlotView:
     """Sort a ring's slots into cells.
 
     Args:

@@ -20,11 +20,6 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.0f} %"
 
 
-def count(number_of: int, what: str) -> str:
-    """A number of things, e.g. ``1 reader``, ``3 readers``."""
-    return f"{number_of:,} {what}{'' if number_of == 1 else 's'}"
-
-
 def span(seconds: float) -> str:
     """A time, in its two largest units, e.g. ``3 d 4 h``."""
     left = max(0, int(seconds))
