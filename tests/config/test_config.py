@@ -13,9 +13,9 @@ import pytest
 
 from ringfeedd.cli.main import main
 from ringfeedd.config import Config, config_of, load, resolve, shown
-from ringfeedd.config.changes import Changes
 from ringfeedd.config.kinds import Size
 from ringfeedd.config.load import unknown_variables
+from ringfeedd.config.reload import Changes
 from ringfeedd.config.settings import SETTINGS
 from ringfeedd.config.units import parse_size
 from ringfeedd.decode.spec import Fit, LabelMode

@@ -20,6 +20,7 @@ from ringfeedd.order import make_order
 from ringfeedd.ring.fairness import FIRST_PAIRS, NOTHING, Need, divide
 from ringfeedd.ring.ring import Ring
 from ringfeedd.ring.timeline import OrderAlone, Timeline
+from ringfeedd.supervisor.state import Surroundings
 from ringfeedd.supervisor.supervisor import SHARE_WAIT_S, Supervisor
 from ringfeedd.worker.turns import PairTurns
 
@@ -146,7 +147,7 @@ def test_a_ring_without_share_holds_up_no_start():
     """Not before the others have pairs, and not at once: the share mostly comes."""
     train, test = (SimpleNamespace(name=name, ready=False, failed=None) for name in ("train", "test"))
     told: list[str] = []
-    supervisor = Supervisor(resolve(Config(root="r")), say=told.append)
+    supervisor = Supervisor(resolve(Config(root="r")), Surroundings(say=told.append))
     supervisor.services[:] = [train, test]
     assert not supervisor._is_ready(100.0)
     train.ready = True

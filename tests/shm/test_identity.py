@@ -27,6 +27,7 @@ from ringfeedd.config import Config, load, resolve
 from ringfeedd.config.settings import SETTINGS as KNOWN
 from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.supervisor.discovery import Discovery
+from ringfeedd.supervisor.state import Surroundings
 
 OTHER = {
     "root": "gs://bucket/other",
@@ -134,7 +135,7 @@ def test_a_daemon_that_chooses_keeps_living_readers_size():
     config = resolve(
         Config(root="gs://bucket/prefix", size="auto", label_mode="gray16", max_pixels=1000, order="sequential")
     )
-    discovery = Discovery(config, None, None, say=None, on_progress=None, on_listed=None)
+    discovery = Discovery(config, Surroundings(), None)
     descriptor = replace(make_descriptor("train", small_geometry()), identity=config.identity(size=f"{HEIGHT}x{WIDTH}"))
     former = SimpleNamespace(descriptor=descriptor)
     assert discovery._promised_size({"train": [], "test": [former]}) == (HEIGHT, WIDTH)

@@ -24,6 +24,7 @@ from ringfeedd.config.shown import by_group, flag_help
 from ringfeedd.errors import DaemonError
 from ringfeedd.log import Log
 from ringfeedd.storage import modules_for
+from ringfeedd.supervisor.state import Surroundings
 from ringfeedd.supervisor.supervisor import Supervisor
 from ringfeedd.system.console import STDERR
 from ringfeedd.system.credentials import HTTP_TOKEN, credential
@@ -147,8 +148,7 @@ async def _supervise(
     settings: Settings, log: Log, spawner: Spawner, *, read: Callable[[], Loaded], stop_on_eof: bool
 ) -> int:
     bar = _ListingBar()
-    supervisor = Supervisor(
-        settings,
+    around = Surroundings(
         say=log.say,
         on_progress=bar.show,
         on_listed=bar.close,
@@ -158,6 +158,7 @@ async def _supervise(
         on_config=partial(_begin_log, log),
         on_tick=log.tell_repeats,
     )
+    supervisor = Supervisor(settings, around)
     if stop_on_eof:
         starter_gone = partial(asyncio.get_running_loop().call_soon_threadsafe, supervisor.starter_gone)
         threading.Thread(target=_await_eof, args=(starter_gone,), daemon=True).start()

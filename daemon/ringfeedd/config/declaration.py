@@ -48,17 +48,17 @@ class Setting:
         earlier: its name in earlier versions; the error for it tells the new one.
     """
 
-    name: str
-    key: str
     group: Group
     kind: Kind
     default: Any
     help: str
-    reload: bool
-    unset: str
-    example: Any
-    checked: str
-    earlier: str
+    name: str = ""
+    key: str = ""
+    reload: bool = False
+    unset: str = ""
+    example: Any = None
+    checked: str = ""
+    earlier: str = ""
 
     @property
     def required(self) -> bool:
@@ -95,41 +95,21 @@ class Setting:
         )
 
 
-def setting(
-    group: Group,
-    kind: Kind,
-    default: Any = dataclasses.MISSING,  # noqa: ANN401  # of the kind's type
-    *,
-    help: str,  # noqa: A002  # as argparse calls it
-    key: str = "",
-    reload: bool = False,
-    unset: str = "",
-    example: Any = None,  # noqa: ANN401
-    checked: str = "",
-    earlier: str = "",
-) -> Any:  # noqa: ANN401  # a field, which stands where the attribute's value would
-    """Declare one setting; see `Setting`."""
-    declared = {
-        "key": key,
-        "group": group,
-        "kind": kind,
-        "default": default,
-        "help": help,
-        "reload": reload,
-        "unset": unset,
-        "example": example,
-        "checked": checked,
-        "earlier": earlier,
-    }
-    return dataclasses.field(default=default, metadata={_DECLARED: declared})
+def setting(group: Group, kind: Kind, default: Any = dataclasses.MISSING, **facts: Any) -> Any:  # noqa: ANN401
+    """Declare one setting, where a class has an attribute's default.
+
+    Args:
+        default: of the kind's type.
+        facts: the other attributes of `Setting`.
+    """
+    return dataclasses.field(default=default, metadata={_DECLARED: Setting(group, kind, default, **facts)})
 
 
 def declared(config: type) -> dict[str, Setting]:
     """Return the settings of a class by name, in the order of their groups."""
     found = []
     for each in dataclasses.fields(config):
-        facts = dict(each.metadata[_DECLARED])
-        key = facts.pop("key") or each.name
-        found.append(Setting(name=each.name, key=key, **facts))
+        one: Setting = each.metadata[_DECLARED]
+        found.append(dataclasses.replace(one, name=each.name, key=one.key or each.name))
     groups = list(Group)
     return {one.name: one for one in sorted(found, key=lambda one: groups.index(one.group))}

@@ -1,65 +1,70 @@
-"""A reload: the configuration is read again, and compared with the one that the daemon runs with."""
+"""A reload: what of a configuration that was read again a running daemon takes, and what waits for a restart. Pure."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from ringfeedd.config.changes import Changes
 from ringfeedd.config.checks import conflicts
-from ringfeedd.config.load import Loaded
-from ringfeedd.config.settings import Config
-from ringfeedd.errors import DaemonError
-
-T = TypeVar("T")
-
-_LOG: Final = logging.getLogger("ringfeedd")
+from ringfeedd.config.kinds import literal
+from ringfeedd.config.settings import SETTINGS, Config
+from ringfeedd.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Reloaded(Generic[T]):
-    """A configuration that was read again and is valid.
+class Changes:
+    """The settings that differ between two configurations.
 
     Attributes:
-        config: with what a running daemon takes; the rest is as before.
-        token: that requests to the status page must send; None: none.
+        now: name -> new value, of those that a running daemon takes.
+        later: name -> new value, of those that need a restart.
     """
 
-    config: Config
-    changes: Changes
-    token: T | None
+    now: Mapping[str, Any]
+    later: Mapping[str, Any]
+
+    @classmethod
+    def between(cls, running: Config, read: Config) -> Changes:
+        """Compare the configuration of a running daemon with one that was just read."""
+        differing = {name: getattr(read, name) for name in SETTINGS if getattr(read, name) != getattr(running, name)}
+        return cls(
+            {name: value for name, value in differing.items() if SETTINGS[name].reload},
+            {name: value for name, value in differing.items() if not SETTINGS[name].reload},
+        )
+
+    def applied(self, running: Config) -> Config:
+        """Return the configuration with which the daemon goes on."""
+        return replace(running, **self.now)
+
+    def sentence(self) -> str:
+        """Return what changes, for the log."""
+        parts = []
+        if self.now:
+            parts.append(f"changed {_listed(self.now)}")
+        if self.later:
+            parts.append(f"after a restart only: {_listed(self.later)}")
+        return "; ".join(parts) or "no setting has changed"
 
 
-def read_again(read: Callable[[], Loaded], running: Config, read_token: Callable[[str], T]) -> Reloaded[T] | None:
-    """Read the configuration again; None, with one line in the log, where it has an error.
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{SETTINGS[name].key} = {literal(value)}" for name, value in values.items())
+
+
+def check_applied(changes: Changes, config: Config) -> None:
+    """Check what a running daemon takes against the settings that need a restart, which stay as they are.
 
     Args:
-        read: reads all sources; raises ConfigError.
-        running: of the daemon at this moment.
-        read_token: reads the file of the status page's token; raises ConfigError.
+        config: with which the daemon would go on.
+
+    Raises:
+        ConfigError: the two contradict.
     """
-    try:
-        loaded = read()
-        changes = Changes.between(running, loaded.config)
-        config = changes.applied(running)
-        if faults := [sentence for _, sentence in conflicts(_plain(config), os.environ)]:
-            what_waits = ", ".join(changes.later)
-            faults.append(f"with the settings that need a restart ({what_waits}) as they are, the others contradict")
-            raise DaemonError(*faults)
-        token = read_token(config.http_token_file) if config.http_token_file else None
-    except DaemonError as error:
-        _LOG.error(
-            "reload: the configuration has errors, and all settings stay as they are: %s", "; ".join(error.sentences)
+    if faults := [
+        sentence for _, sentence in conflicts({name: getattr(config, name) for name in SETTINGS}, os.environ)
+    ]:
+        what_waits = ", ".join(changes.later)
+        raise ConfigError(
+            *faults, f"with the settings that need a restart ({what_waits}) as they are, the others contradict"
         )
-        return None
-    for warning in loaded.warnings:
-        _LOG.warning("reload: %s", warning)
-    return Reloaded(config, changes, token)
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    return {each.name: getattr(config, each.name) for each in dataclasses.fields(config)}

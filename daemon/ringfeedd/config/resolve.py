@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import grp
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ringfeed.shm.identity import SETTINGS as DECIDING
 from ringfeed.shm.identity import Identity
@@ -20,9 +21,11 @@ from ringfeedd.config.settings import (
     DOWNLOADS_A_WORKER,
     MOST_DOWNLOADS,
     MOST_DOWNLOADS_A_WORKER,
+    SETTINGS,
     Config,
 )
 from ringfeedd.config.values import parse_pixels, ring_names
+from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.errors import ConfigError
 from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.nodes import AUTO, Nodes, choose_nodes
@@ -31,6 +34,8 @@ from ringfeedd.storage.gcs import emulator_address
 from ringfeedd.storage.roots import GCS_SCHEME
 from ringfeedd.storage.settings import StoreSettings
 from ringfeedd.system.cpu import usable_cores
+
+Part = TypeVar("Part", StoreSettings, DecodeSpec, FetchPolicy)
 
 
 @dataclass(frozen=True)
@@ -83,15 +88,11 @@ class Settings:
 
     def store(self, connections: int) -> StoreSettings:
         """Return how the root is listed and sampled with so many connections."""
-        config = self.config
-        return StoreSettings(
-            concurrency=connections,
-            emulator=config.emulator,
-            read_timeout_s=config.read_timeout_s,
-            transport=config.transport,
-            user_project=config.user_project,
-            max_objects=config.max_objects,
-        )
+        return _part(StoreSettings, self.config, concurrency=connections)
+
+    def spec(self, height: int, width: int) -> DecodeSpec:
+        """Return how pairs are decoded into slots of that size, in pixels."""
+        return _part(DecodeSpec, self.config, height=height, width=width)
 
     def cache(self) -> CatalogCache:
         """Return the cached listings of the root."""
@@ -170,14 +171,12 @@ def resolve(config: Config, machine: Machine | None = None) -> Settings:
         pixels=parse_pixels(config.size),
         store_wait_s=DEFAULT_STORE_WAIT_S if config.store_wait_s is None else config.store_wait_s,
         listen=Listen.parse(config.http),
-        policy=FetchPolicy(
-            max_attempts=config.max_attempts,
-            deadline_s=config.deadline_s,
-            read_timeout_s=config.read_timeout_s,
-            attempt_s=config.attempt_s,
-            min_bytes_per_s=config.min_bytes_per_s,
-            transport=config.transport,
-            user_project=config.user_project,
-        ),
+        policy=_part(FetchPolicy, config),
         cache_folder=folders.get(config.catalog_cache, Path(config.catalog_cache)),
     )
+
+
+def _part(kind: type[Part], config: Config, **given: Any) -> Part:  # noqa: ANN401
+    """Make the settings of one area of those in `Config` that have the same names; ``given`` has the others."""
+    names = {each.name for each in dataclasses.fields(kind)} & SETTINGS.keys()
+    return kind(**({name: getattr(config, name) for name in names} | given))

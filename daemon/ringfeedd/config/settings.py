@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from ringfeed.shm.layout import MAX_LANES, MAX_UINT64
-from ringfeedd.catalog.templates import DEFAULT_IMAGES, DEFAULT_LABELS
+from ringfeedd.catalog.templates import DEFAULT_IMAGES, DEFAULT_LABELS, KeyTemplate
 from ringfeedd.config.declaration import Group, Setting, declared, setting
 from ringfeedd.config.kinds import Choice, Duration, Number, Rate, Size, Switch, Text, Whole, WordOr
-from ringfeedd.config.listen import OFF
+from ringfeedd.config.listen import OFF, Listen
 from ringfeedd.config.values import (
     checked_folder,
-    checked_http,
     checked_project,
     checked_ring,
     checked_root,
-    checked_size,
-    checked_template,
+    parse_pixels,
+    readable,
 )
 from ringfeedd.decode.spec import DEFAULT_MAX_PIXELS, Fit, LabelMode
 from ringfeedd.fetch.policy import FetchPolicy
@@ -63,14 +62,14 @@ class Config:
     )
     images: str = setting(
         Group.DATA,
-        Text("TEMPLATE", checked_template, example='"images/{id}.jpg"'),
+        Text("TEMPLATE", readable(KeyTemplate.parse), example='"images/{id}.jpg"'),
         DEFAULT_IMAGES,
         help="names of the images below the root; {id} is the same for an image and its label",
         checked="that images and labels differ",
     )
     labels: str = setting(
         Group.DATA,
-        Text("TEMPLATE", checked_template, example='"labels/{id}.png"'),
+        Text("TEMPLATE", readable(KeyTemplate.parse), example='"labels/{id}.png"'),
         DEFAULT_LABELS,
         help="names of the labels below the root",
     )
@@ -128,7 +127,7 @@ class Config:
     )
     size: str = setting(
         Group.RINGS,
-        Text("HxW", checked_size, example='"224x224" (height x width in pixels) or "auto"'),
+        Text("HxW", readable(parse_pixels), example='"224x224" (height x width in pixels) or "auto"'),
         AUTO,
         help="height and width of a slot in pixels, or auto: from a sample of the pairs",
     )
@@ -332,7 +331,7 @@ class Config:
 
     http: str = setting(
         Group.PAGE,
-        Text("HOST:PORT", checked_http),
+        Text("HOST:PORT", readable(Listen.parse)),
         OFF,
         help="address of the status page and the metrics, e.g. 127.0.0.1:9753, or off",
         checked="that the address is free, when the daemon starts",

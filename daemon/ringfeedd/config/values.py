@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from ringfeed.shm.descriptor import check_ring_name
-from ringfeedd.catalog.templates import KeyTemplate
-from ringfeedd.config.listen import Listen
 from ringfeedd.nodes import AUTO
 from ringfeedd.storage.roots import absolute_root
 
@@ -53,22 +52,14 @@ def checked_ring(ring: str) -> str:
     return ring
 
 
-def checked_size(size: str) -> str:
-    """Return ``HxW`` in pixels, or ``auto``."""
-    parse_pixels(size)
-    return size
+def readable(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """Return a check that takes each text which ``parse`` reads, as it is written."""
 
+    def checked(text: str) -> str:
+        parse(text)
+        return text
 
-def checked_template(template: str) -> str:
-    """Return a template of object names."""
-    KeyTemplate.parse(template)
-    return template
-
-
-def checked_http(http: str) -> str:
-    """Return an address of the status page, or ``off``."""
-    Listen.parse(http)
-    return http
+    return checked
 
 
 def checked_folder(folder: str) -> str:

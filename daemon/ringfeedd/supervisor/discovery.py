@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -18,8 +17,8 @@ from ringfeedd.recovery.catalogs import Start, find_promised, make_revisions
 from ringfeedd.recovery.predecessor import Predecessor
 from ringfeedd.storage import LISTING_WAIT_S, Source, open_source
 from ringfeedd.supervisor.sizing import Room, has_room
+from ringfeedd.supervisor.state import Surroundings
 from ringfeedd.supervisor.store_wait import SILENCE_S, StoreWait
-from ringfeedd.system.systemd import Notifier
 
 START_NOTICE_S: Final = 30.0
 """What the service manager is asked for, again and again, while the listing goes on."""
@@ -41,20 +40,11 @@ class Found:
 class Discovery:
     """Asks the store what there is, unless living trainers, or the cache, say what to begin with."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store_wait: StoreWait,
-        notifier: Notifier,
-        *,
-        say: Callable[[str], None],
-        on_progress: Callable[[Progress], None],
-        on_listed: Callable[[], None],
-    ) -> None:
-        """Prepare; `Supervisor` documents the callbacks."""
+    def __init__(self, settings: Settings, around: Surroundings, store_wait: StoreWait) -> None:
+        """Prepare; `discover` asks."""
         self._settings, self._config = settings, settings.config
-        self._store_wait, self._notifier = store_wait, notifier
-        self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
+        self._around, self._store_wait = around, store_wait
+        self._say = around.say
 
     async def discover(self, predecessors: dict[str, list[Predecessor]], *, connections: int) -> Found:
         """Find out what to serve, and settle how its pairs are decoded.
@@ -79,12 +69,12 @@ class Discovery:
         try:
             if start is None:
                 start = await self._listed_start(source)
-            self._on_listed()
+            self._around.on_listed()
             size = self._settings.pixels or self._promised_size(predecessors)
             size = size or await self._common_size(source, start.catalog)
         finally:
             await source.close()
-        return Found(start, self._spec(*size), listed)
+        return Found(start, self._settings.spec(*size), listed)
 
     def _known_start(self, predecessors: dict[str, list[Predecessor]]) -> Start | None:
         """Return a start without a listing: the catalogs of living trainers, or as configured; None where none is."""
@@ -102,9 +92,9 @@ class Discovery:
     async def _listed_start(self, source: Source) -> Start:
         config = self._config
         self._say(f"listing {config.root}")
-        self._notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
+        self._around.notifier.extend_timeout(START_NOTICE_S, f"listing {config.root}")
         catalog = await self._store_wait.has(lambda: build_catalog(source, self._settings.templates, self._listed_more))
-        self._on_listed()  # a progress bar ends before the next line begins
+        self._around.on_listed()  # a progress bar ends before the next line begins
         self._say(f"found {len(catalog):,} pairs under {config.root}")
         for sentence in catalog.incomplete.sentences():
             self._say(f"  {sentence}")
@@ -112,8 +102,8 @@ class Discovery:
 
     def _listed_more(self, progress: Progress) -> None:
         self._store_wait.answered()
-        self._on_progress(progress)
-        self._notifier.extend_timeout(
+        self._around.on_progress(progress)
+        self._around.notifier.extend_timeout(
             START_NOTICE_S, f"listing: {progress.images:,} images, {progress.labels:,} labels"
         )
 
@@ -121,11 +111,11 @@ class Discovery:
         """Height and width of a slot, pixels, by a look at some images."""
         from ringfeedd.supervisor.probe import choose_size, probe_sizes  # noqa: PLC0415  # decoders, where no size is given
 
-        config, room = self._config, Room.look()
-        rings = list(self._settings.ring_names.values())[: 2 if config.test_ratio else 1]
+        settings, config, room = self._settings, self._config, Room.look()
+        rings = list(settings.ring_names.values())[: 2 if config.test_ratio else 1]
         look = partial(probe_sizes, max_pixels=config.max_pixels, exif_orientation=config.exif_orientation)
         looked = await self._store_wait.has(lambda: look(source, catalog))
-        size = choose_size(looked, config.fit, lambda size: has_room(self._settings, self._spec(*size), rings, room))
+        size = choose_size(looked, config.fit, lambda size: has_room(settings, settings.spec(*size), rings, room))
         sizes = looked.sizes
         spread = f"{'x'.join(map(str, min(sizes)))} to {'x'.join(map(str, max(sizes)))}"
         self._say(f"looked at {len(sizes)} images of {spread}: slots of {size[0]}x{size[1]}, fit {config.fit}")
@@ -144,17 +134,3 @@ class Discovery:
             if former.descriptor.identity == self._settings.identity(size=f"{height}x{width}"):
                 return height, width
         return None
-
-    def _spec(self, height: int, width: int) -> DecodeSpec:
-        """How pairs are decoded into slots of that size."""
-        config = self._config
-        return DecodeSpec(
-            height,
-            width,
-            fit=config.fit,
-            label_mode=config.label_mode,
-            exif_orientation=config.exif_orientation,
-            max_pixels=config.max_pixels,
-            image_pad=config.image_pad,
-            label_pad=config.label_pad,
-        )

@@ -14,6 +14,7 @@ from ringfeed.shm.layout import RingState, State
 from ringfeed.text import count
 from ringfeedd.cache.tiers import RingTiers
 from ringfeedd.catalog.catalog import Catalog
+from ringfeedd.config import Config
 from ringfeedd.fetch.health import StoreHealth
 from ringfeedd.recovery.expected import ExpectedReaders
 from ringfeedd.recovery.fdstore import hand_over
@@ -22,7 +23,7 @@ from ringfeedd.reporting.errorfile import ErrorsFile
 from ringfeedd.reporting.failures import FailureReporter
 from ringfeedd.reporting.reporter import Reporter
 from ringfeedd.reporting.retries import count_retries
-from ringfeedd.ring.failures import LASTING_CAUSES, Failure, Failures, OnError
+from ringfeedd.ring.failures import LASTING_CAUSES, Failure, Failures
 from ringfeedd.ring.fairness import NOTHING, Need
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.revisions import Revision, Revisions
@@ -132,12 +133,10 @@ class RingService:
             *(self.name, len(places), epoch, position),
         )
 
-    def reconfigure(
-        self, *, linger_s: float, linger_blocking_s: float, max_failed: float, on_error: OnError, readahead: int
-    ) -> None:
+    def reconfigure(self, config: Config, *, readahead: int) -> None:
         """Go on with other settings; see `Groups`, `Failures` and `Ring`."""
-        self.groups.linger_s, self.groups.linger_blocking_s = linger_s, linger_blocking_s
-        self.failures.max_failed, self.failures.on_error = max_failed, on_error
+        self.groups.linger_s, self.groups.linger_blocking_s = config.linger_s, config.linger_blocking_s
+        self.failures.max_failed, self.failures.on_error = config.max_failed, config.on_error
         self.ring.readahead = readahead
 
     def offer(self, revision: Revision) -> None:

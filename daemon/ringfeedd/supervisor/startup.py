@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ringfeed.shm.descriptor import Descriptor
 from ringfeedd.cache.opening import open_tiers
 from ringfeedd.cache.tiers import RingTiers
 from ringfeedd.catalog.catalog import TEST, Catalog
-from ringfeedd.catalog.listing import Progress
 from ringfeedd.config import Settings
 from ringfeedd.decode.spec import DecodeSpec
 from ringfeedd.recovery.catalogs import Start
@@ -41,14 +39,12 @@ from ringfeedd.supervisor.sizing import (
     shares,
     total,
 )
-from ringfeedd.supervisor.state import DaemonState
+from ringfeedd.supervisor.state import DaemonState, Surroundings
 from ringfeedd.supervisor.store_wait import StoreWait
 from ringfeedd.system.limits import allow_open_files
-from ringfeedd.system.systemd import Notifier
 from ringfeedd.system.work import Work
 from ringfeedd.web.token import TokenFile
 from ringfeedd.worker.pool import Pool
-from ringfeedd.worker.process import Spawner
 from ringfeedd.worker.protocol import Hello, RingSpec, Tuning
 
 if TYPE_CHECKING:
@@ -68,14 +64,9 @@ class Startup:
     def __init__(
         self,
         state: DaemonState,
+        around: Surroundings,
         undo: contextlib.AsyncExitStack,
-        *,
-        notifier: Notifier,
-        spawner: Spawner,
         wake: asyncio.Event,
-        say: Callable[[str], None],
-        on_progress: Callable[[Progress], None],
-        on_listed: Callable[[], None],
     ) -> None:
         """Prepare; nothing happens before `run`.
 
@@ -83,20 +74,18 @@ class Startup:
             state: gets the rings and the cache.
             undo: takes down what is made, in the opposite order.
             wake: set when the main loop has something to do.
-            say, on_progress, on_listed: see `Supervisor`.
         """
         settings = state.settings
         config = settings.config
         self.locks: list[SingletonLock] = []
         self.store_wait = StoreWait(
             settings.store_wait_s,
-            say=say,
-            tell=notifier.extend_timeout,
+            say=around.say,
+            tell=around.notifier.extend_timeout,
             has_answered=lambda: config.store_wait_s is not None or bool(settings.cache()),
         )
-        self._state, self._undo = state, undo
-        self._notifier, self._spawner, self._wake = notifier, spawner, wake
-        self._say, self._on_progress, self._on_listed = say, on_progress, on_listed
+        self._state, self._around, self._undo, self._wake = state, around, undo, wake
+        self._notifier, self._say = around.notifier, around.say
         self._formers: dict[str, list[Predecessor]] = {}
         self._server: HttpServer | None = None
         self._connections = settings.most_downloads
@@ -137,14 +126,7 @@ class Startup:
             if foreign := foreign_files(name):
                 _LOG.warning("ring %s: %s", name, foreign)
         await self._open_page()
-        discovery = Discovery(
-            settings,
-            self.store_wait,
-            self._notifier,
-            say=self._say,
-            on_progress=self._on_progress,
-            on_listed=self._on_listed,
-        )
+        discovery = Discovery(settings, self._around, self.store_wait)
         formers_of = {split: self._formers[name] for split, name in names.items()}
         found = await discovery.discover(formers_of, connections=min(settings.downloads, self._connections))
         start, spec = found.start, found.spec
@@ -275,7 +257,7 @@ class Startup:
             memory=None if tiers.memory is None else tiers.memory.spec,
             disk=None if tiers.disk is None else str(tiers.disk.folder),
         )
-        pool = Pool(hello, tunings, self._state, most_pairs=shape.most_pairs, spawner=self._spawner)
+        pool = Pool(hello, tunings, self._state, most_pairs=shape.most_pairs, spawner=self._around.spawner)
         self._pool = pool
         self._undo.push_async_callback(pool.stop)
         pool.start()
@@ -333,13 +315,7 @@ class Startup:
         self._connections = self._most_connections(len(self._state.services))
         shape = self._shares(len(self._state.services))
         for service in self._state.services:
-            service.reconfigure(
-                linger_s=config.linger_s,
-                linger_blocking_s=config.linger_blocking_s,
-                max_failed=config.max_failed,
-                on_error=config.on_error,
-                readahead=shape.readahead,
-            )
+            service.reconfigure(config, readahead=shape.readahead)
         work = (settings.workers, settings.downloads, settings.most_downloads, settings.policy)
         if work != (before.workers, before.downloads, before.most_downloads, before.policy):
             pool.resize(self._tunings(shape), most_pairs=shape.most_pairs)

@@ -1,13 +1,41 @@
-"""What the daemon serves: settings, rings and cache. Startup fills it; the main loop, refresh and page read it."""
+"""What the daemon serves, and what is around it. Startup fills it; the main loop, refresh and page read it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from ringfeedd.cache.tiers import Tiers
-from ringfeedd.config import Settings
+from ringfeedd.catalog.listing import Progress
+from ringfeedd.config import Config, Loaded, Settings
 from ringfeedd.supervisor.service import RingService
+from ringfeedd.system.systemd import Notifier
+from ringfeedd.worker.process import Spawner
 from ringfeedd.worker.protocol import Copied, Result
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the process around a supervisor gives it, and what it is told.
+
+    Attributes:
+        say: told what a person at the terminal should know, a sentence at a time.
+        on_progress, on_listed: told how far the listing has come, and that it is over.
+        notifier: tells the service manager.
+        spawner: starts the workers; by default each on its own.
+        read: reads the configuration again at SIGHUP; None: it stays.
+        on_config: called with a configuration that a reload has changed.
+        on_tick: called a few times a second.
+    """
+
+    say: Callable[[str], None] = lambda _sentence: None
+    on_progress: Callable[[Progress], None] = lambda _progress: None
+    on_listed: Callable[[], None] = lambda: None
+    notifier: Notifier = field(default_factory=Notifier)
+    spawner: Spawner = field(default_factory=Spawner)
+    read: Callable[[], Loaded] | None = None
+    on_config: Callable[[Config], None] = lambda _config: None
+    on_tick: Callable[[], None] = lambda: None
 
 
 class DaemonState:

@@ -14,24 +14,22 @@ from typing import Final
 from ringfeed.shm.counters import DaemonCounts
 from ringfeed.shm.layout import SHM_DIR
 from ringfeed.text import count
-from ringfeedd.catalog.listing import Progress
-from ringfeedd.config import Config, Loaded, Settings, resolve
-from ringfeedd.config.reload import read_again
-from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, CrashError, StartError
+from ringfeedd.config import Loaded, Settings, resolve
+from ringfeedd.config.reload import Changes, check_applied
+from ringfeedd.errors import EXIT_CLEAN, EXIT_CRASH, CrashError, DaemonError, StartError
 from ringfeedd.ring.fairness import divide
 from ringfeedd.supervisor.linger import Need
 from ringfeedd.supervisor.refresh import Refresher
 from ringfeedd.supervisor.service import RingService
 from ringfeedd.supervisor.signals import obey
 from ringfeedd.supervisor.startup import Startup
-from ringfeedd.supervisor.state import DaemonState
+from ringfeedd.supervisor.state import DaemonState, Surroundings
 from ringfeedd.system.clock import TurnClock
 from ringfeedd.system.cpu import usable_cores
 from ringfeedd.system.limits import exhausted
-from ringfeedd.system.systemd import Notifier, Watchdog
+from ringfeedd.system.systemd import Watchdog
 from ringfeedd.web.token import TokenFile
 from ringfeedd.worker.pool import Pool
-from ringfeedd.worker.process import Spawner
 
 _LOG: Final = logging.getLogger("ringfeedd")
 
@@ -54,36 +52,12 @@ TICK_S: Final = 0.25
 class Supervisor:
     """Serves one root. `run` is startup, main loop and shutdown."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        say: Callable[[str], None] = lambda _sentence: None,
-        on_progress: Callable[[Progress], None] = lambda _progress: None,
-        on_listed: Callable[[], None] = lambda: None,
-        notifier: Notifier | None = None,
-        spawner: Spawner | None = None,
-        read: Callable[[], Loaded] | None = None,
-        on_config: Callable[[Config], None] = lambda _config: None,
-        on_tick: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Prepare; nothing happens before `run`.
-
-        Args:
-            say: told what a person at the terminal should know, a sentence at a time.
-            on_progress, on_listed: told how far the listing has come, and that it is over.
-            spawner: starts the workers; by default each on its own.
-            read: reads the configuration again at SIGHUP; None: it stays.
-            on_config: called with a configuration that a reload has changed.
-            on_tick: called a few times a second.
-        """
-        self._read, self._on_config, self._on_tick = read, on_config, on_tick
+    def __init__(self, settings: Settings, around: Surroundings) -> None:
+        """Prepare; nothing happens before `run`."""
+        self._around, self._notifier = around, around.notifier
         self._reload_wanted = False
         self._ready_sentence = ""
-        self._say = say
-        self._notifier = notifier or Notifier()
         self._watchdog = Watchdog(self._notifier)
-        self._spawner = spawner or Spawner()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._why_stopped = ""
@@ -97,16 +71,7 @@ class Supervisor:
         self._looked = 0.0
         self._cores = usable_cores()
         self._need: Need | None = None
-        self._start = Startup(
-            self._state,
-            self._undo,
-            notifier=self._notifier,
-            spawner=self._spawner,
-            wake=self._wake,
-            say=say,
-            on_progress=on_progress,
-            on_listed=on_listed,
-        )
+        self._start = Startup(self._state, around, self._undo, self._wake)
         self._refresher = Refresher(self._state)
 
     @property
@@ -158,14 +123,29 @@ class Supervisor:
         self._reload_wanted = False
         if self._announced:
             self._notifier.reloading()
-        before = self._state.settings
-        if self._read is not None and (reloaded := read_again(self._read, before.config, TokenFile)) is not None:
-            self._state.settings = resolve(reloaded.config)
-            self._start.reconfigure(before, reloaded.token, pool)
-            self._on_config(reloaded.config)
-            _LOG.info("reload: %s", reloaded.changes.sentence())
+        if self._around.read is not None:
+            self._read_again(self._around.read, pool)
         if self._announced:
             self._notifier.ready(self._ready_sentence)  # the listing goes on while the daemon serves
+
+    def _read_again(self, read: Callable[[], Loaded], pool: Pool) -> None:
+        before = self._state.settings
+        try:
+            loaded = read()
+            changes = Changes.between(before.config, loaded.config)
+            config = changes.applied(before.config)
+            check_applied(changes, config)
+            token = TokenFile(config.http_token_file) if config.http_token_file else None
+        except DaemonError as error:
+            sentences = "; ".join(error.sentences)
+            _LOG.error("reload: the configuration has errors, and all settings stay as they are: %s", sentences)
+            return
+        for warning in loaded.warnings:
+            _LOG.warning("reload: %s", warning)
+        self._state.settings = resolve(config)
+        self._start.reconfigure(before, token, pool)
+        self._around.on_config(config)
+        _LOG.info("reload: %s", changes.sentence())
 
     async def _serve(self) -> int:
         """Start up, serve, shut down; return the exit code."""
@@ -208,14 +188,14 @@ class Supervisor:
                 daemon = DaemonCounts(
                     workers=pool.alive,
                     worker_deaths=pool.deaths,
-                    fork_server_deaths=self._spawner.server_deaths,
+                    fork_server_deaths=self._around.spawner.server_deaths,
                     cores=self._cores,
                     worker_cpu_ns=work.cpu_ns,
                     worker_busy_ns=work.busy_ns,
                     **self._state.tiers.counts(),
                 )
                 self._refresher.keep(now)
-                self._on_tick()
+                self._around.on_tick()
                 self._state.tiers.look(now)
                 self._start.store_wait.first_pairs(store, there=self._announced)
                 for service in self.services:
@@ -290,10 +270,10 @@ class Supervisor:
         self._announced = True
         served = [service for service in self.services if not service.failed]
         rings = ", ".join(service.name for service in served)
-        self._say(f"ready: attach to {rings}")
+        self._around.say(f"ready: attach to {rings}")
         for service in served:
             if not service.ready:
-                self._say(
+                self._around.say(
                     f"ring {service.name}: no pair is published yet, because the readers of other rings take all that "
                     f"the workers can do; it gets its share when a reader attaches"
                 )
