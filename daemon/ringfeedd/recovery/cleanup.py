@@ -43,7 +43,7 @@ def clear_leavings(ring: str, keep: frozenset[str] = frozenset()) -> list[str]:
     there = segment.names()
     fixed = [name for name in (layout.descriptor_name(ring), layout.errors_name(ring)) if name in there]
     named = {name: _insist_on_our_own(name, ring) for name in fixed}
-    generations = _by_generation(ring, there)
+    generations = by_generation(ring, there)
     ours = _our_generations(ring, generations) | (generations.keys() & {named.get(layout.descriptor_name(ring))})
     for generation in ours:
         _insist_that_it_is_dead(ring, generation)
@@ -61,7 +61,7 @@ def foreign_files(ring: str) -> str | None:
 
     They are in no daemon's way.
     """
-    generations = _by_generation(ring, segment.names())
+    generations = by_generation(ring, segment.names())
     ours = _our_generations(ring, generations)
     foreign = [
         path
@@ -77,7 +77,8 @@ def foreign_files(ring: str) -> str | None:
     )
 
 
-def _by_generation(ring: str, names: list[str]) -> dict[str, list[str]]:
+def by_generation(ring: str, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return those of these names in /dev/shm that are of a generation of a ring, by generation."""
     files = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"([0-9a-f]{16})\.(?:ctl|data|draft|former)")
     bells = re.compile(re.escape(f"sem.{layout.PREFIX}{ring}.") + r"([0-9a-f]{16})\.(?:space|lane\.\d+)")
     found: dict[str, list[str]] = {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import struct
 from collections.abc import Iterable
 
@@ -16,12 +15,12 @@ from ringfeed.errors import RingfeedError
 from ringfeed.shm import layout, segment
 from ringfeed.shm.descriptor import MOST_BYTES, named_generation
 from ringfeed.shm.layout import FIRST_LANE_LOCK_BYTE, LAYOUT_VERSION, MAX_LANES, Header
+from ringfeedd.recovery.cleanup import by_generation
 
 
 def other_versions(ring: str) -> frozenset[str]:
     """The generations of another layout version whose consumers live."""
-    pattern = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"([0-9a-f]{16})\.ctl")
-    generations = [match[1] for name in segment.names() if (match := pattern.fullmatch(name))]
+    generations = by_generation(ring, segment.names())
     return frozenset(generation for generation in generations if _waits_for_another_version(ring, generation))
 
 

@@ -8,7 +8,6 @@ segment for as long as some have not: it may be killed itself meanwhile, and the
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from ringfeed.shm.control import Control
 from ringfeed.shm.descriptor import MOST_BYTES, Descriptor
 from ringfeed.shm.lane import Accepted, Request
 from ringfeed.shm.layout import MAX_SEQ, Lane, State
+from ringfeedd.recovery.cleanup import by_generation
 from ringfeedd.ring.group import PredecessorPlace
 
 
@@ -106,8 +106,8 @@ def _whose(request: Request) -> tuple[str, int, int]:
 
 
 def _descriptors(ring: str) -> Iterable[Descriptor]:
-    kept = re.compile(re.escape(f"{layout.PREFIX}{ring}.") + r"[0-9a-f]{16}\.former")
-    for name in [layout.descriptor_name(ring), *filter(kept.fullmatch, segment.names())]:
+    kept = (layout.former_name(ring, generation) for generation in by_generation(ring, segment.names()))
+    for name in (layout.descriptor_name(ring), *kept):
         with contextlib.suppress(RingfeedError, OSError):
             # a member of our group could have made these as well, and no place is kept for a process that it names
             yield Descriptor.from_json(ring, segment.read_whole(name, MOST_BYTES, own=True))
