@@ -21,9 +21,10 @@ from typing import Any, Final
 import numpy as np
 
 from ringfeedd.catalog.cache_use import IN_USE_S, in_use, mark
-from ringfeedd.catalog.catalog import Catalog, Incomplete, ObjectColumns
+from ringfeedd.catalog.catalog import COLUMNS, Catalog, Incomplete, ObjectColumns
 from ringfeedd.catalog.ids import IdTable
 from ringfeedd.catalog.templates import KeyTemplate, KeyTemplates
+from ringfeedd.system.files import create
 
 _LOG: Final = logging.getLogger("ringfeedd")
 
@@ -33,11 +34,7 @@ KEPT: Final = 3
 KEPT_S: Final = 90 * 86400.0
 """Listings of roots that were not listed for so long are removed: roots come and go, and nothing else removes them."""
 
-_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-"""A draft is a new file: nothing that lies there already is written into or followed."""
-
 _VERSION: Final = 1
-_COLUMNS: Final = ("size", "generation", "crc32c", "has_crc32c", "suffix")
 
 
 def default_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -106,7 +103,7 @@ class CatalogCache:
         draft = path.with_suffix(f".{secrets.token_hex(8)}.draft")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with os.fdopen(os.open(draft, _NEW_FILE, 0o600), "wb") as file:
+            with create(draft) as file:
                 np.savez(file, allow_pickle=False, **self._arrays(catalog))
             draft.replace(path)
             self._clear(self._folder)
@@ -145,7 +142,7 @@ class CatalogCache:
         arrays = {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8), "hashes": catalog.hashes}
         arrays["blob"], arrays["offsets"] = catalog.ids.arrays
         for side, columns in (("image", images), ("label", labels)):
-            arrays |= {f"{side}_{name}": getattr(columns, name) for name in _COLUMNS}
+            arrays |= {f"{side}_{name}": getattr(columns, name) for name in COLUMNS}
         return arrays
 
     def _read(self, path: Path) -> Catalog:
@@ -173,7 +170,7 @@ def _dated(paths: Iterable[Path]) -> Iterator[tuple[Path, float]]:
 
 
 def _columns(arrays: dict[str, Any], side: str, template: KeyTemplate, meta: dict[str, Any]) -> ObjectColumns:
-    columns = {name: arrays[f"{side}_{name}"] for name in _COLUMNS}
+    columns = {name: arrays[f"{side}_{name}"] for name in COLUMNS}
     suffixes = tuple(meta[f"{side}_suffixes"])
     if {len(column) for column in columns.values()} != {len(arrays["hashes"])} or np.any(
         columns["suffix"] >= len(suffixes)

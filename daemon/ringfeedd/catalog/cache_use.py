@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from ringfeedd.system.files import read_regular
+from ringfeedd.system.files import create, read_regular
 
 IN_USE_S: Final = 86400.0
 """For which a daemon's list counts after it was written last: longer than trainers wait, or a machine sleeps."""
@@ -33,8 +33,8 @@ def mark(folder: Path, ring: str, names: Collection[str]) -> None:
     who = hashlib.blake2b(json.dumps([platform.node(), os.geteuid(), ring]).encode(), digest_size=12).hexdigest()
     draft = folder / f"{who}.{os.getpid()}.draft"
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
-        json.dump(sorted(names), file)
+    with create(draft) as file:
+        file.write(json.dumps(sorted(names)).encode())
     draft.replace(folder / f"{who}{_SUFFIX}")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -24,6 +24,9 @@ TEST = "test"
 
 MAX_PAIRS = 2**32 - 1
 """Indices are uint32."""
+
+COLUMNS = ("size", "generation", "crc32c", "has_crc32c", "suffix")
+"""The arrays of `ObjectColumns`."""
 
 _FEW = 8
 """So many pairs are looked up as fast one by one as together."""
@@ -147,21 +150,13 @@ class ObjectColumns:
 
     def take(self, rows: Rows) -> ObjectColumns:
         """New columns of these rows, in this order."""
-        return ObjectColumns(
-            template=self.template,
-            suffixes=self.suffixes,
-            size=self.size[rows],
-            generation=self.generation[rows],
-            crc32c=self.crc32c[rows],
-            has_crc32c=self.has_crc32c[rows],
-            suffix=self.suffix[rows],
-        )
+        taken: dict[str, Any] = {name: getattr(self, name)[rows] for name in COLUMNS}
+        return replace(self, **taken)
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the arrays take."""
-        arrays = (self.size, self.generation, self.crc32c, self.has_crc32c, self.suffix)
-        return sum(array.nbytes for array in arrays)
+        return sum(getattr(self, name).nbytes for name in COLUMNS)
 
 
 class Catalog:

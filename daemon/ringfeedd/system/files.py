@@ -1,4 +1,4 @@
-"""Small files that others wrote: read without waiting for a pipe's other end, and within bounds."""
+"""Small files: those that others wrote, read without waiting and within bounds; and new ones of this user alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 
 def open_at_once(path: str | Path, flags: int) -> int:
@@ -24,3 +25,12 @@ def read_regular(path: str | Path, most: int) -> tuple[bytes, os.stat_result]:
         if not stat.S_ISREG(facts.st_mode):
             raise OSError(errno.EINVAL, "It is not a regular file", str(path))
         return file.read(most + 1), facts
+
+
+def create(path: Path) -> BinaryIO:
+    """Open a new file of this user's alone: nothing that lies there already is written into or followed.
+
+    Raises:
+        OSError: something lies there, or it cannot be made.
+    """
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb")

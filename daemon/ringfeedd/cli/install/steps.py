@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from ringfeedd.errors import DaemonError
+from ringfeedd.system.files import create
 
 
 class InstallError(DaemonError):
@@ -68,8 +68,7 @@ def _write(path: Path, content: str) -> None:
             parent.chmod(0o755)  # whatever root's umask is
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
-    # a link that another user planted is never followed
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+    with create(draft) as file:
         file.write(content.encode())
     draft.chmod(0o644)
     draft.replace(path)
