@@ -27,7 +27,7 @@ def counted(monkeypatch, name: str) -> list[None]:
 def test_many_requests_share_one_page(monkeypatch):
     monkeypatch.setattr(watches, "RENDER_EVERY_S", 3600)
     monkeypatch.setattr(watches, "LOOK_EVERY_S", 3600)
-    pages, parts, looks = (counted(monkeypatch, name) for name in ("status_page", "live_parts", "look"))
+    pages, parts, looks = (counted(monkeypatch, name) for name in ("status_page", "page_parts", "look"))
 
     async def story(service) -> None:
         watch = Watch(lambda: [service], "gpu01", pictures=True)

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ringfeedd.web.page.document import Shown, live_parts, status_page
+from ringfeedd.web.page.document import Shown, page_parts, status_page
 from ringfeedd.web.page.gallery import Gallery
 from ringfeedd.web.page.history import POINT_S, Recorder
+from ringfeedd.web.page.markup import html
 from ringfeedd.web.snapshot import RingSnapshot, Watched, look
 
 LOOK_EVERY_S: Final = 0.1
@@ -87,10 +88,10 @@ class Watch:
         known = had if had and points == str(had) else -1
         return self._made(
             ("live", name, logged_in, known),
-            lambda views, shown: live_parts(
-                views, self._machine, shown, ring=name, logged_in=logged_in, points=known
+            lambda views, shown: html(
+                *page_parts(views, self._machine, shown, ring=name, logged_in=logged_in, points=known)
             ),
-        )  # fmt: skip
+        )
 
     async def _asked(self, ring: str) -> str:
         """The name of the ring that is asked for, of those that there are; its pictures are looked after."""

@@ -91,23 +91,6 @@ def status_page(
     return _document(f"Ringfeed on {machine}", *parts, raw("script", SCRIPT), head=again)
 
 
-def live_parts(
-    views: Sequence[RingSnapshot],
-    machine: str,
-    shown: Mapping[str, Shown],
-    *,
-    ring: str,
-    logged_in: bool,
-    points: int,
-) -> str:
-    """The parts of the page that change, for its script.
-
-    Args:
-        points: of the history that the page has; its plots are left out where there are no more.
-    """
-    return html(*page_parts(views, machine, shown, ring=ring, logged_in=logged_in, points=points))
-
-
 def page_parts(
     views: Sequence[RingSnapshot],
     machine: str,
@@ -117,7 +100,11 @@ def page_parts(
     logged_in: bool = False,
     points: int = -1,
 ) -> list[Node]:
-    """The header and the main part."""
+    """The header and the main part, which change.
+
+    Args:
+        points: of the history that the page has; its plots are left out where there are no more.
+    """
     shown = shown or {}
     view = next((each for each in views if each.name == ring), views[0] if views else None)
     tabs = [
