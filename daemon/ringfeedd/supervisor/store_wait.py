@@ -143,7 +143,7 @@ class StoreWait:
     def _goes_on(self) -> None:
         if (down_s := self._patience.answered(self._clock.monotonic())) is not None:
             self._tell_no_more()
-            self._say(goes_on(down_s))
+            self._say(f"the store answers again, after {down_s:.0f} s: the start goes on")
 
     def first_pairs(self, health: StoreHealth, *, there: bool) -> None:
         """Until the first pairs are there, workers wait by themselves for a store that went down meanwhile.
@@ -175,10 +175,19 @@ class StoreWait:
         patience, now = self._patience, self._clock.monotonic()
         begins = not patience.waiting
         pause_s = patience.failed(now, error.retry_after_s)
+        if pause_s is None and not patience.wait_s:
+            raise error
         if pause_s is None:
-            raise gives_up(error, patience.waited_s(now)) if patience.wait_s else error
+            raise StoreDownError(
+                f"the store has not answered for {patience.waited_s(now):.0f} s, and the start gives up "
+                f"(store_wait_s); start again when it answers. The last attempt: {error}"
+            ) from error
         if begins:
-            self._say(begins_to_wait(error, patience.wait_s - patience.waited_s(now)))
+            self._say(
+                f"the store does not answer, and the start waits for it: {error} It goes on by itself when the store "
+                f"answers, and gives up after {patience.wait_s - patience.waited_s(now):.0f} s (--store-wait-s); "
+                f"Ctrl-C ends it"
+            )
             self._telling = asyncio.create_task(self._go_on_telling(error))
         await self._clock.sleep(pause_s)
 
@@ -192,26 +201,3 @@ class StoreWait:
         if self._telling is not None:
             self._telling.cancel()
             self._telling = None
-
-
-def begins_to_wait(error: StoreDownError, left_s: float) -> str:
-    """What is said once: what does not answer, and what will happen."""
-    return (
-        f"the store does not answer, and the start waits for it: {error} It goes on by itself when the store answers, "
-        f"and gives up after {left_s:.0f} s (--store-wait-s); Ctrl-C ends it"
-    )
-
-
-def goes_on(down_s: float) -> str:
-    """What is said once when it is over."""
-    return f"the store answers again, after {down_s:.0f} s: the start goes on"
-
-
-def gives_up(error: StoreDownError, waited_s: float) -> StoreDownError:
-    """What the start ends with after it has waited."""
-    gave_up = StoreDownError(
-        f"the store has not answered for {waited_s:.0f} s, and the start gives up (store_wait_s); start again when it "
-        f"answers. The last attempt: {error}"
-    )
-    gave_up.__cause__ = error
-    return gave_up
