@@ -26,7 +26,6 @@ from ringfeed.torch import RingDataset
 from ringfeed.torch.distributed import Ranks, check_nodes
 from ringfeedd import nodes as nodes_module
 from ringfeedd.config import load, resolve
-from ringfeedd.config.resolve import Machine
 from ringfeedd.errors import ConfigError
 from ringfeedd.fakegcs import FakeGcs, serve_in_thread
 from ringfeedd.nodes import MAX_NODES, Nodes, NodeShare, choose_nodes, detect_nodes
@@ -246,7 +245,7 @@ def test_number_may_come_from_file_rank_from_flag(tmp_path):
     with pytest.raises(ConfigError, match="num_nodes = 3 and node_rank = none"):
         load(path, {})
     path.write_text('root = "r"\nnum_nodes = "auto"\n')
-    assert resolve(load(path, {}, LAUNCHERS["slurm"]).config, Machine(1, LAUNCHERS["slurm"])).nodes == Nodes(4, 1)
+    assert resolve(load(path, {}, LAUNCHERS["slurm"]).config, environ=LAUNCHERS["slurm"]).nodes == Nodes(4, 1)
     for word in ('"all"', "0", "true", "1.5"):
         path.write_text(f'root = "r"\nnum_nodes = {word}\nnode_rank = 0\n')
         with pytest.raises(ConfigError, match="num_nodes"):

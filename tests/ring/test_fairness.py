@@ -12,6 +12,7 @@ import pytest
 from house import Daemon, Output, trainer, wait_until, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
+from order_alone import OrderAlone
 
 import ringfeed
 from ringfeed.cli.status import ring_status
@@ -19,7 +20,7 @@ from ringfeedd.config import Config, resolve
 from ringfeedd.order import make_order
 from ringfeedd.ring.fairness import FIRST_PAIRS, NOTHING, Need, divide
 from ringfeedd.ring.ring import Ring
-from ringfeedd.ring.timeline import OrderAlone, Timeline
+from ringfeedd.ring.timeline import Timeline
 from ringfeedd.supervisor.state import Surroundings
 from ringfeedd.supervisor.supervisor import SHARE_WAIT_S, Supervisor
 from ringfeedd.worker.turns import PairTurns

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from order_alone import OrderAlone
 
 from ringfeed.epochs import Epochs
 from ringfeed.plan import Place, Plan
@@ -20,7 +21,7 @@ from ringfeedd.ring.group import PredecessorPlace
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.rendezvous import GATHER_S, Rendezvous
 from ringfeedd.ring.ring import Ring
-from ringfeedd.ring.timeline import OrderAlone, Timeline
+from ringfeedd.ring.timeline import Timeline
 
 LINGER_S = 100.0
 LENGTH = 31

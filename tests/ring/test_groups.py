@@ -116,7 +116,7 @@ class ComingAndGoing(RuleBasedStateMachine):
     @initialize(length=st.integers(13, 40))
     def begin(self, length: int) -> None:
         self.ring = make_ring(length)
-        self.revisions = Revisions(self.ring, self.ring.timeline)
+        self.revisions = Revisions(self.ring)
         self.announced = self.ring.epochs
         self.groups = Groups(linger_s=LINGER_S, linger_blocking_s=LINGER_BLOCKING_S, gather_s=0.0)
         self.references: dict[str, Reference] = {}
@@ -381,7 +381,7 @@ def test_a_refused_or_unanswered_rank_keeps_no_place(ring):
 
 def test_a_shrinking_listing_waits_for_a_late_group(groups, ring):
     """The group would be empty with it; the listing waits until that group has gone."""
-    revisions = Revisions(ring, ring.timeline)
+    revisions = Revisions(ring)
     revisions.offer(fake_revision(20, fingerprint="20"), groups)
     revisions.begin(revisions.due(groups))
     revisions.offer(fake_revision(5, fingerprint="5"), groups)  # waits: the first pairs may still be read

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from order_alone import OrderAlone
 
 from ringfeedd.order import make_order
 from ringfeedd.ring.ring import LEAST_AHEAD, MAX_DRAWS, Job, Ring
-from ringfeedd.ring.timeline import OrderAlone, Timeline
+from ringfeedd.ring.timeline import Timeline
 
 SEED = 7
 

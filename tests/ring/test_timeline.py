@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from order_alone import OrderAlone
 
 from ringfeedd.order import make_order
-from ringfeedd.ring.timeline import OrderAlone, Timeline
+from ringfeedd.ring.timeline import Timeline
 
 
 def listing(length: int) -> OrderAlone:

@@ -55,7 +55,7 @@ class FakeTiers:
 @pytest.fixture
 def dispatch():
     ring = Ring("r", slots=16, readahead=0, timeline=Timeline(fake_revision(50)))
-    return SimpleNamespace(it=Dispatch(ring, Revisions(ring, ring.timeline)), ring=ring, tiers=FakeTiers())
+    return SimpleNamespace(it=Dispatch(ring, Revisions(ring)), ring=ring, tiers=FakeTiers())
 
 
 def test_without_tiers_every_pair_is_fetched(dispatch):

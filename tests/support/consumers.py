@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+from order_alone import OrderAlone
+
 from ringfeed.shm.lane import Accepted, Request
 from ringfeed.shm.layout import Leaving, Start
 from ringfeed.shm.origin import Kin
@@ -12,7 +14,7 @@ from ringfeedd.order import make_order
 from ringfeedd.ring.admission import Seek
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.ring import Ring
-from ringfeedd.ring.timeline import OrderAlone, Timeline
+from ringfeedd.ring.timeline import Timeline
 
 LENGTH, BATCH = 40, 2
 LINGER_S, BLOCKING_S = 100.0, 10.0

@@ -191,13 +191,12 @@ def make_service(
     groups: Groups | None = None,
 ) -> RingService:
     """A service for a ring in memory."""
-    timeline = Timeline(fake_revision(epoch_length))
+    slots, timeline = memory.geometry.slots, Timeline(fake_revision(epoch_length))
     return RingService(
         0,
-        ring=Ring(memory.descriptor.ring, slots=memory.geometry.slots, readahead=0, timeline=timeline),
+        ring=Ring(memory.descriptor.ring, slots=slots, readahead=0, timeline=timeline),
         groups=groups or Groups(),
         memory=memory,
-        timeline=timeline,
         failures=Failures(0.01),
         clock=clock,
         consumers_clock=consumers_clock,

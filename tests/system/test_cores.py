@@ -5,7 +5,6 @@ import os
 import pytest
 
 from ringfeedd.config import Config, resolve
-from ringfeedd.config.resolve import Machine
 from ringfeedd.system.cpu import usable_cores
 
 
@@ -58,9 +57,9 @@ def test_auto_hides_a_far_store_by_downloads():
     """It gives each worker enough downloads."""
 
     def downloads(**settings):
-        return resolve(Config(root="gs://b", **settings), Machine(16, {})).downloads
+        return resolve(Config(root="gs://b", **settings), cores=16, environ={}).downloads
 
-    assert resolve(Config(root="gs://b"), Machine(16, {})).workers == 16
+    assert resolve(Config(root="gs://b"), cores=16, environ={}).workers == 16
     assert downloads() == 2048
     assert downloads(workers=1) == 128
     assert downloads(workers=100) == 4096

@@ -38,24 +38,6 @@ from ringfeedd.system.cpu import usable_cores
 Part = TypeVar("Part", StoreSettings, DecodeSpec, FetchPolicy)
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What settings are resolved against.
-
-    Attributes:
-        cores: that this process may use.
-        environ: its environment variables.
-    """
-
-    cores: int
-    environ: Mapping[str, str]
-
-    @classmethod
-    def this(cls) -> Machine:
-        """Return the machine that this process runs on."""
-        return cls(usable_cores(), os.environ)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of a daemon on its machine.
@@ -147,22 +129,25 @@ class Settings:
             raise ConfigError(f"group = {group!r}: this machine has no such unix group; `groupadd` it") from error
 
 
-def resolve(config: Config, machine: Machine | None = None) -> Settings:
-    """Resolve settings against a machine, by default this one.
+def resolve(config: Config, *, cores: int | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Resolve settings against a machine.
+
+    Args:
+        cores: that this process may use; None: as many as it may on this machine.
+        environ: its environment variables.
 
     Raises:
         ConfigError: the settings do not say which of several machines this is, or the templates contradict.
     """
-    machine = machine or Machine.this()
-    workers = machine.cores if config.workers == AUTO else config.workers
+    workers = (cores or usable_cores()) if config.workers == AUTO else config.workers
 
     def downloads(each: int) -> int:
         return min(each * workers, MOST_DOWNLOADS) if config.concurrency == AUTO else config.concurrency
 
-    folders = {"auto": default_folder(machine.environ), "off": None}
+    folders = {"auto": default_folder(environ), "off": None}
     return Settings(
         config=config,
-        nodes=choose_nodes(config.num_nodes, config.node_rank, machine.environ),
+        nodes=choose_nodes(config.num_nodes, config.node_rank, environ),
         workers=workers,
         downloads=downloads(DOWNLOADS_A_WORKER),
         most_downloads=downloads(MOST_DOWNLOADS_A_WORKER),

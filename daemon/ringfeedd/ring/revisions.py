@@ -55,9 +55,10 @@ class Revision:
 class Revisions:
     """The revisions of one ring: those of its timeline, and the one that waits to begin."""
 
-    def __init__(self, ring: Ring, timeline: Timeline[Revision]) -> None:
+    def __init__(self, ring: Ring) -> None:
         """Start with those of the ring's timeline."""
-        self._ring, self._timeline = ring, timeline
+        self._ring = ring
+        self._timeline: Timeline[Revision] = ring.timeline
         self._waiting: Revision | None = None
 
     def __repr__(self) -> str:

@@ -6,7 +6,6 @@ With the order of a listing, this is all that says which pair has which number. 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from ringfeed.epochs import Epochs
@@ -19,13 +18,6 @@ class Listed(Protocol):
     @property
     def order(self) -> Order:
         """The order of its pairs in every epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class OrderAlone:
-    """An order whose pairs have no names."""
-
-    order: Order
 
 
 Listing = TypeVar("Listing", bound=Listed)

@@ -28,7 +28,6 @@ from ringfeedd.ring.fairness import NOTHING, Need
 from ringfeedd.ring.groups import Groups
 from ringfeedd.ring.revisions import Revision, Revisions
 from ringfeedd.ring.ring import Job, Ring
-from ringfeedd.ring.timeline import Timeline
 from ringfeedd.shm.memory import RingMemory
 from ringfeedd.supervisor.dispatch import Dispatch
 from ringfeedd.supervisor.lanes import LaneManager
@@ -58,7 +57,6 @@ class RingService:
         ring: Ring,
         groups: Groups,
         memory: RingMemory,
-        timeline: Timeline[Revision],
         failures: Failures,
         notifier: Notifier | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -68,7 +66,6 @@ class RingService:
 
         Args:
             number: the ring's number among the daemon's rings, as workers know it.
-            timeline: the ring's.
             notifier: keeps, over a restart, where consumers stand that live through it.
             clock: seconds, monotonic.
             consumers_clock: CLOCK_MONOTONIC in nanoseconds, which consumers' words are compared with.
@@ -82,7 +79,7 @@ class RingService:
         self._clock = clock
         self._consumers_clock = consumers_clock
         self._notifier = notifier or Notifier()
-        self._revisions = Revisions(ring, timeline)
+        self._revisions = Revisions(ring)
         self._dispatch = Dispatch(ring, self._revisions)
         self._failures = FailureReporter(ring.name, failures, ErrorsFile(memory.descriptor, memory.access), clock)
         self._reporter = Reporter(ring, groups, memory, self._pair_id_of)

@@ -171,7 +171,7 @@ class Startup:
         laid_out = geometries(settings, spec, names, Room.look())
         identity = settings.identity(size=f"{spec.height}x{spec.width}")
         for number, (revision, name, geometry) in enumerate(zip(revisions.values(), names, laid_out, strict=True)):
-            order, split, timeline = revision.order, revision.split, Timeline(revision)
+            order, split = revision.order, revision.split
             descriptor = Descriptor(
                 ring=name,
                 generation="",
@@ -185,10 +185,9 @@ class Startup:
             self._undo.callback(memory.give_back)
             service = RingService(
                 number,
-                ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, timeline=timeline),
+                ring=Ring(name, slots=geometry.slots, readahead=shape.readahead, timeline=Timeline(revision)),
                 groups=Groups(linger_s=config.linger_s, linger_blocking_s=config.linger_blocking_s),
                 memory=memory,
-                timeline=timeline,
                 failures=Failures(config.max_failed, on_error=config.on_error),
                 notifier=self._notifier,
                 clock=self._state.clock,
