@@ -240,11 +240,11 @@ def test_text_that_cannot_be_encoded_is_escaped_early(transport):
 def test_a_result_that_cannot_be_sent_is_replaced(bad):
     """By one that can."""
     good = Decoded(0, 8, (1, 1, 1, 1), False, 5, {})
-    frame = messages.frame_of_results([bad, good], StoreReport())
+    frame = messages.frame_of_results(Results([bad, good], StoreReport()))
     replaced, kept = messages._FROM_WORKER.decode(frame[4:]).results
     assert isinstance(replaced, Failed)
     assert (replaced.seq, replaced.cause, kept) == (7, "internal", good)
-    assert messages.frame_of_results([good], None) == messages.frame(Results([good], None))
+    assert messages.frame_of_results(Results([good], None)) == messages.frame(Results([good], None))
 
 
 def pages_without_end(items):

@@ -11,18 +11,23 @@ from ringfeed.shm.progress import Standing
 from ringfeedd.reporting.lately import SPAN_S, LatePair, Look, Recent
 from ringfeedd.reporting.ledger import MOST_READERS, Ledger
 from ringfeedd.reporting.verdict_log import AGAIN_AFTER_S, WAITED_S, VerdictLog
-from ringfeedd.system.histogram import Histogram
+from ringfeedd.system.histogram import Histogram, Times
+from ringfeedd.system.work import Work
 
 A, B = (0, 11), (1, 12)
 
 
-def looks(count: int, *, waits: float, began: float = 0.0, **grows: float) -> list[tuple[float, Look]]:
-    """A look each quarter of a second, at which a reader has waited for a part of the time."""
+def busy(seconds: float) -> Work:
+    return Work(busy_ns=int(1e9 * seconds))
+
+
+def looks(count: int, *, waits: float, busy_part: float = 0.0, **grows: float) -> list[tuple[float, Look]]:
+    """A look each quarter of a second, at which a reader has waited, and workers were busy, for a part of the time."""
     found = []
     for number in range(count):
         now = 0.25 * number
-        sums = {name: began + rate * now for name, rate in grows.items()}
-        found.append((now, Look(waited_s={A: waits * now}, workers=2, **sums)))
+        sums = {name: rate * now for name, rate in grows.items()}
+        found.append((now, Look(waited_s={A: waits * now}, workers=2, work=busy(busy_part * now), **sums)))
     return found
 
 
@@ -34,7 +39,7 @@ def recent(found: list[tuple[float, Look]]) -> Recent:
 
 
 def test_the_sums_are_of_the_latest_seconds():
-    sums, _ = recent(looks(200, waits=0.4, busy_s=1.0, requests=50, pairs=25)).sums()
+    sums, _ = recent(looks(200, waits=0.4, busy_part=1.0, requests=50, pairs=25)).sums()
     assert sums.span_ns == pytest.approx(SPAN_S * 1e9, rel=0.05)
     assert sums.waited_ns / sums.span_ns == pytest.approx(0.4)
     assert sums.busy_milli == 500  # one of two workers
@@ -56,7 +61,7 @@ def test_work_counts_by_the_waiting_beside_it():
         burst = number % 4 == 0
         waited_s += 0.25 * burst
         busy_s += 0.25 * 2 * burst
-        found.append((0.25 * number, Look(waited_s={A: waited_s}, workers=2, busy_s=busy_s)))
+        found.append((0.25 * number, Look(waited_s={A: waited_s}, workers=2, work=busy(busy_s))))
     sums, _ = recent(found).sums()
     assert sums.busy_milli == 1000
     assert sums.busy_always_milli == pytest.approx(250, abs=30)
@@ -105,9 +110,11 @@ def test_the_other_ring_is_the_busiest():
             waited_s=st.dictionaries(st.tuples(st.integers(0, 2), st.integers(1, 2)), st.floats(0, 1e6), max_size=3),
             held=st.booleans(),
             workers=st.integers(0, 3),
-            busy_s=st.floats(0, 1e6),
-            fetched=st.integers(0, 1000),
-            fetch_s=st.floats(0, 1e6),
+            work=st.builds(
+                Work,
+                busy_ns=st.integers(0, 10**15),
+                fetched=st.builds(Times, st.just((1.0,)), st.tuples(st.integers(0, 1000)), st.integers(0, 10**15)),
+            ),
         ),
         max_size=30,
     ),

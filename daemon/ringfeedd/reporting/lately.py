@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ringfeed.shm.counters import Lately
+from ringfeedd.system.work import Work
 
 SPAN_S: Final = 10.0
 """Over which the sums are taken."""
@@ -37,9 +38,7 @@ class Look:
         held: whether a reader waits for slots that others keep.
         limit_per_s: requests a second that the store lets through; 0 while it does not limit the rate.
         full: whether no slot is free.
-        busy_s, cpu_s: of all workers.
-        fetched, fetch_s: objects that were downloaded, and how long that took, summed up.
-        under_way, window: requests that are, and that may be under way.
+        work: what all workers have done, and do.
         pairs, others: decoded for this ring, and by name for the daemon's other rings.
     """
 
@@ -51,14 +50,9 @@ class Look:
     limit_per_s: float = 0.0
     full: bool = False
     workers: int = 0
-    busy_s: float = 0.0
-    cpu_s: float = 0.0
-    fetched: int = 0
-    fetch_s: float = 0.0
+    work: Work = field(default_factory=Work)
     requests: int = 0
     retries: int = 0
-    under_way: int = 0
-    window: int = 0
     pairs: int = 0
     others: Mapping[str, int] = field(default_factory=dict)
 
@@ -133,7 +127,8 @@ class Recent:
         span_s = self._span_s
         waited_s = sum(tick.waited_s for tick in ticks)
         first, last = ticks[0].before, ticks[-1].after
-        fetched = last.fetched - first.fetched
+        fetched = last.work.fetched.count - first.work.fetched.count
+        fetch_ns = max(0, last.work.fetched.total_ns - first.work.fetched.total_ns)
         others = {ring: pairs - first.others.get(ring, 0) for ring, pairs in last.others.items()}
         other = max(others, key=lambda ring: others[ring], default="")
         limits = [tick.after.limit_per_s for tick in ticks if tick.after.limit_per_s]
@@ -145,16 +140,16 @@ class Recent:
             limited_ns=int(1e9 * sum(tick.waited_s for tick in ticks if tick.after.limit_per_s)),
             limit_milli=_milli(sum(limits), len(limits)),
             full_ns=int(1e9 * sum(tick.passed_s for tick in ticks if tick.after.full)),
-            busy_milli=_part(_grown(ticks, "busy_s", weighted=True), worked_s),
-            cpu_milli=_milli(_grown(ticks, "cpu_s", weighted=True), worked_s),
+            busy_milli=_part(_grown(ticks, "busy_ns", weighted=True), worked_s),
+            cpu_milli=_milli(_grown(ticks, "cpu_ns", weighted=True), worked_s),
             busy_always_milli=_part(
-                _grown(ticks, "busy_s", weighted=False), sum(tick.passed_s * tick.after.workers for tick in ticks)
+                _grown(ticks, "busy_ns", weighted=False), sum(tick.passed_s * tick.after.workers for tick in ticks)
             ),
-            fetch_ns=int(1e9 * max(0.0, last.fetch_s - first.fetch_s) / fetched) if fetched > 0 else 0,
+            fetch_ns=fetch_ns // fetched if fetched > 0 else 0,
             requests_milli=_milli(last.requests - first.requests, span_s),
             retries_milli=_milli(last.retries - first.retries, span_s),
-            under_way_milli=_milli(sum(tick.waited_s * tick.after.under_way for tick in ticks), waited_s),
-            window_milli=_milli(sum(tick.waited_s * tick.after.window for tick in ticks), waited_s),
+            under_way_milli=_milli(sum(tick.waited_s * tick.after.work.under_way for tick in ticks), waited_s),
+            window_milli=_milli(sum(tick.waited_s * tick.after.work.window for tick in ticks), waited_s),
             pairs_milli=_milli(last.pairs - first.pairs, span_s),
             other_pairs_milli=_milli(others.get(other, 0), span_s),
             holder_lane=_mostly(tick.after.holder for tick in ticks if tick.after.held),
@@ -163,12 +158,12 @@ class Recent:
 
 
 def _grown(ticks: deque[_Tick], what: str, *, weighted: bool) -> float:
-    """Return how much a sum of the workers has grown; a worker that ended takes nothing away."""
+    """Return by how many seconds a sum of the workers has grown; a worker that ended takes nothing away."""
     grown = 0.0
     for tick in ticks:
-        growth: float = getattr(tick.after, what) - getattr(tick.before, what)
-        grown += (tick.weight if weighted else 1.0) * max(0.0, growth)
-    return grown
+        growth: int = getattr(tick.after.work, what) - getattr(tick.before.work, what)
+        grown += (tick.weight if weighted else 1.0) * max(0, growth)
+    return grown / 1e9
 
 
 def _milli(part: float, whole: float) -> int:

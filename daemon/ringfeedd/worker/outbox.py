@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from ringfeedd.fetch.health import StoreReport
 from ringfeedd.worker import protocol as messages
-from ringfeedd.worker.protocol import Copied, Result
+from ringfeedd.worker.protocol import Copied, Result, Results
 
 RESULTS_WAIT_S: Final = 0.01
 """What ends within it goes to the supervisor in one frame: waking both sides for each pair costs more than that pair's
@@ -95,7 +95,7 @@ class Outbox:
         copied = [one for one in self._copied if one.seqs or one.wrong]
         if self._results or copied or report != self._reported:
             self._reported = report
-            self._stream.write(messages.frame_of_results(self._results, report, copied, self.disk_error))
+            self._stream.write(messages.frame_of_results(Results(self._results, report, copied, self.disk_error)))
             self._results, self.disk_error = [], ""
             for one in copied:
                 one.seqs.clear()

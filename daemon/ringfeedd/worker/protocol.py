@@ -212,17 +212,15 @@ def frame(message: ToWorker | Results) -> bytes:
     return len(body).to_bytes(_LENGTH_BYTES, "little") + body
 
 
-def frame_of_results(
-    results: list[Result], store: StoreReport | None, copied: list[Copied] | None = None, disk_error: str = ""
-) -> bytes:
+def frame_of_results(message: Results) -> bytes:
     """Return the frame of a worker's message; a result that cannot be encoded is replaced by a failure that can.
 
     What cannot be encoded would be lost with all that stands next to it, and the worker would never answer again.
     """
     try:
-        return frame(Results(results, store, copied or [], disk_error))
+        return frame(message)
     except (ValueError, OverflowError, TypeError):  # of ValueError: UnicodeEncodeError
-        return frame(Results([_sendable(result) for result in results], store, copied or [], disk_error))
+        return frame(msgspec.structs.replace(message, results=[_sendable(result) for result in message.results]))
 
 
 def _sendable(result: Result) -> Result:
