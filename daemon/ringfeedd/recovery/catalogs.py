@@ -23,11 +23,13 @@ class Start:
         catalog: the listing of the first revisions.
         revisions: by split.
         later: by split, what follows from which epoch on: a refresh that was under way.
+        listed: the root was listed for it; else it begins with what an earlier listing had found.
     """
 
     catalog: Catalog
     revisions: dict[str, Revision]
     later: dict[str, tuple[int, Revision]] = field(default_factory=dict)
+    listed: bool = False
 
 
 def make_revisions(catalog: Catalog, config: Config, nodes: Nodes) -> dict[str, Revision]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Final
@@ -24,19 +24,6 @@ START_NOTICE_S: Final = 30.0
 """What the service manager is asked for, again and again, while the listing goes on."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What was discovered.
-
-    Attributes:
-        listed: the root was listed for it; else it begins with what an earlier listing had found.
-    """
-
-    start: Start
-    spec: DecodeSpec
-    listed: bool
-
-
 class Discovery:
     """Asks the store what there is, unless living trainers, or the cache, say what to begin with."""
 
@@ -46,11 +33,13 @@ class Discovery:
         self._around, self._store_wait = around, store_wait
         self._say = around.say
 
-    async def discover(self, predecessors: dict[str, list[Predecessor]], *, connections: int) -> Found:
-        """Find out what to serve, and settle how its pairs are decoded.
+    async def discover(
+        self, predecessors: dict[str, list[Predecessor]], *, connections: int
+    ) -> tuple[Start, DecodeSpec]:
+        """Return what to serve, and how its pairs are decoded.
 
         Args:
-            formers: of each split, the previous daemons whose consumers may come.
+            predecessors: of each split, the previous daemons whose consumers may come.
             connections: of the source.
 
         Raises:
@@ -58,7 +47,6 @@ class Discovery:
         """
         config = self._config
         start = self._known_start({split: of_split for split, of_split in predecessors.items() if of_split})
-        listed = start is None
         store = replace(
             self._settings.store(connections),
             listing_wait_s=min(LISTING_WAIT_S, max(self._settings.store_wait_s, SILENCE_S)),
@@ -74,7 +62,7 @@ class Discovery:
             size = size or await self._common_size(source, start.catalog)
         finally:
             await source.close()
-        return Found(start, self._settings.spec(*size), listed)
+        return start, self._settings.spec(*size)
 
     def _known_start(self, predecessors: dict[str, list[Predecessor]]) -> Start | None:
         """Return a start without a listing: the catalogs of living trainers, or as configured; None where none is."""
@@ -98,7 +86,7 @@ class Discovery:
         self._say(f"found {len(catalog):,} pairs under {config.root}")
         for sentence in catalog.incomplete.sentences():
             self._say(f"  {sentence}")
-        return Start(catalog, make_revisions(catalog, config, self._settings.nodes))
+        return Start(catalog, make_revisions(catalog, config, self._settings.nodes), listed=True)
 
     def _listed_more(self, progress: Progress) -> None:
         self._store_wait.answered()

@@ -128,9 +128,8 @@ class Startup:
         await self._open_page()
         discovery = Discovery(settings, self._around, self.store_wait)
         formers_of = {split: self._formers[name] for split, name in names.items()}
-        found = await discovery.discover(formers_of, connections=min(settings.downloads, self._connections))
-        start, spec = found.start, found.spec
-        if found.listed:
+        start, spec = await discovery.discover(formers_of, connections=min(settings.downloads, self._connections))
+        if start.listed:
             refresher.save(start.catalog)
         else:
             refresher.wanted = settings.nodes.num_nodes == 1

@@ -6,6 +6,7 @@ where the pair's slot could not have been given to a worker before the copy was 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -53,52 +54,46 @@ class Pair:
     label: Pixels
 
 
-class SlotReader:
-    """Copies pairs out of one generation of a ring. May be used from any one thread."""
-
-    def __init__(self, ring: Ring, descriptor: Descriptor) -> None:
-        """Open the ring's segments.
-
-        Raises:
-            RingfeedError, OSError: they are gone, or cannot be trusted.
-        """
-        self._ring, self._geometry = ring, descriptor.geometry
-        self._native = descriptor.identity.fit == "native"
-        self._control = Control(descriptor)
+def copy_pairs(ring: Ring, descriptor: Descriptor, places: Iterable[Place]) -> Iterator[Pair]:
+    """Copy pairs of a ring; those whose slots, or whose ring, have gone meanwhile are left out."""
+    with contextlib.ExitStack() as files:
         try:
-            self._data = segment.open_existing(descriptor.data, writable=False)
-        except BaseException:
-            self._control.close()
-            raise
+            control = Control(descriptor)
+            files.callback(control.close)
+            data = segment.open_existing(descriptor.data, writable=False)
+            files.callback(os.close, data)
+        except (RingfeedError, OSError):
+            return
+        for place in places:
+            if (pair := _copy(ring, control, data, place)) is not None:
+                yield pair
 
-    def close(self) -> None:
-        """Close the segments."""
-        os.close(self._data)
-        self._control.close()
 
-    def copy(self, place: Place) -> Pair | None:
-        """One pair; None where it may have been overwritten meanwhile."""
-        seq, slot = place.seq, place.seq % self._geometry.slots
-        record = self._control.slot_table[slot].tolist()
-        pair_id = self._control.slot_id(slot)
-        image, label = (self._row(field, slot) for field in (self._geometry.image, self._geometry.label))
-        # `floor` moves before a worker may write into a slot below it, so this look comes after the copies.
-        if self._ring.floor > seq or record[SlotRecord.SEQ] != seq:
-            return None
-        if self._native:
-            image = _cut(image, record[SlotRecord.IMAGE_HEIGHT], record[SlotRecord.IMAGE_WIDTH])
-            label = _cut(label, record[SlotRecord.LABEL_HEIGHT], record[SlotRecord.LABEL_WIDTH])
-        if not image.size or not label.size:
-            return None
-        valid = bool(record[SlotRecord.FLAGS] & SLOT_VALID)
-        return Pair(place, pair_id, valid, image, label)
+def _copy(ring: Ring, control: Control, data: int, place: Place) -> Pair | None:
+    """One pair; None where it may have been overwritten meanwhile."""
+    geometry = control.geometry
+    seq, slot = place.seq, place.seq % geometry.slots
+    record = control.slot_table[slot].tolist()
+    pair_id = control.slot_id(slot)
+    image, label = (_row(data, field, slot) for field in (geometry.image, geometry.label))
+    # `floor` moves before a worker may write into a slot below it, so this look comes after the copies.
+    if ring.floor > seq or record[SlotRecord.SEQ] != seq:
+        return None
+    if control.descriptor.identity.fit == "native":
+        image = _cut(image, record[SlotRecord.IMAGE_HEIGHT], record[SlotRecord.IMAGE_WIDTH])
+        label = _cut(label, record[SlotRecord.LABEL_HEIGHT], record[SlotRecord.LABEL_WIDTH])
+    if not image.size or not label.size:
+        return None
+    valid = bool(record[SlotRecord.FLAGS] & SLOT_VALID)
+    return Pair(place, pair_id, valid, image, label)
 
-    def _row(self, field: Field, slot: int) -> Pixels:
-        """A copy of the slot's row; empty where the segment has none."""
-        data = os.pread(self._data, field.row_bytes, field.offset + slot * field.row_bytes)
-        if len(data) != field.row_bytes:
-            return np.empty(0, field.dtype)
-        return np.frombuffer(data, field.dtype).reshape(field.row_shape)
+
+def _row(data: int, field: Field, slot: int) -> Pixels:
+    """A copy of the slot's row; empty where the segment has none."""
+    row = os.pread(data, field.row_bytes, field.offset + slot * field.row_bytes)
+    if len(row) != field.row_bytes:
+        return np.empty(0, field.dtype)
+    return np.frombuffer(row, field.dtype).reshape(field.row_shape)
 
 
 def _cut(row: Pixels, height: int, width: int) -> Pixels:
@@ -106,17 +101,3 @@ def _cut(row: Pixels, height: int, width: int) -> Pixels:
     shape = (height, width, *row.shape[2:])
     size = height * width * int(np.prod(shape[2:]))
     return row.reshape(-1)[:size].reshape(shape) if 0 < size <= row.size else np.empty(0, row.dtype)
-
-
-def copy_pairs(ring: Ring, descriptor: Descriptor, places: Iterable[Place]) -> Iterator[Pair]:
-    """Copy pairs of a ring; those whose slots, or whose ring, have gone meanwhile are left out."""
-    try:
-        source = SlotReader(ring, descriptor)
-    except (RingfeedError, OSError):
-        return
-    try:
-        for place in places:
-            if (pair := source.copy(place)) is not None:
-                yield pair
-    finally:
-        source.close()
