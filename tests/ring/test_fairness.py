@@ -165,8 +165,9 @@ def test_a_ring_without_share_holds_up_no_start():
 def test_rings_take_turns_within_a_worker():
     """Within a worker, whatever came first."""
     turns = PairTurns()
-    turns.extend(SimpleNamespace(ring=0, seq=seq) for seq in range(100))
-    turns.extend(SimpleNamespace(ring=2, seq=seq) for seq in range(3))
+    for ring, pairs in ((0, 100), (2, 3)):
+        for seq in range(pairs):
+            turns.append(SimpleNamespace(ring=ring, seq=seq))
     came = []
     while turns:
         following = turns[0]

@@ -135,10 +135,19 @@ class Decoder:
                 total = self._cached_rows.fill(job.row, *rows.row_bytes(pair.seq))
         finally:
             self._vitals[SUSPECT_WORD] = 0
-        if job.disk is None and total is None:
-            return _answer(pair, decoded, fetched)
-        stored = None if pair.from_disk else self._store(job, fetched)
-        return _answer(pair, decoded, fetched, stored, total)
+        return Decoded(
+            pair.ring,
+            pair.seq,
+            (decoded.image_height, decoded.image_width, decoded.label_height, decoded.label_width),
+            decoded.size_mismatch,
+            0 if pair.from_disk else len(fetched.image) + len(fetched.label),
+            fetched.retries,
+            decoded.turn_unsure,
+            pair.from_disk,
+            pair.wrong,
+            None if pair.from_disk else self._store(job, fetched),
+            total,
+        )
 
     def _store(self, job: PairJob, fetched: Fetched) -> Entry | None:
         """Store a pair in the disk tier, if it is to be."""
@@ -162,21 +171,3 @@ def _map_cache(hello: Hello) -> Rows | None:
     if hello.memory is None:
         return None
     return Rows(hello.memory, RowGeometry.of(hello.rings[0].decode))  # the same for all rings
-
-
-def _answer(
-    pair: PendingPair, decoded: DecodedPair, fetched: Fetched, stored: Entry | None = None, total: int | None = None
-) -> Decoded:
-    return Decoded(
-        pair.ring,
-        pair.seq,
-        (decoded.image_height, decoded.image_width, decoded.label_height, decoded.label_width),
-        decoded.size_mismatch,
-        0 if pair.from_disk else len(fetched.image) + len(fetched.label),
-        fetched.retries,
-        decoded.turn_unsure,
-        pair.from_disk,
-        pair.wrong,
-        stored,
-        total,
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from ringfeedd.fetch.health import StoreReport
 from ringfeedd.worker import protocol as messages
@@ -23,10 +23,6 @@ COPIED_PART: Final = 8
 as much as ten pairs."""
 
 
-class _Stream(Protocol):
-    def write(self, frame: bytes, /) -> None: ...
-
-
 class Outbox:
     """Collects answers, and sends them soon.
 
@@ -35,7 +31,7 @@ class Outbox:
         disk_error: goes with the next frame; empty for none.
     """
 
-    def __init__(self, stream: _Stream, slots: Sequence[int], report: Callable[[], StoreReport]) -> None:
+    def __init__(self, stream: asyncio.StreamWriter, slots: Sequence[int], report: Callable[[], StoreReport]) -> None:
         """Begin empty.
 
         Args:

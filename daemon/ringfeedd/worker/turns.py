@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -45,11 +44,6 @@ class PairTurns(Generic[_Item]):
         if not queue:
             self._turns.append(queue)
         queue.append(item)
-
-    def extend(self, items: Iterable[_Item]) -> None:
-        """Add items, each behind the others of its ring."""
-        for item in items:
-            self.append(item)
 
     def popleft(self) -> _Item:
         """Take the next item. Raises: IndexError: there is none."""
