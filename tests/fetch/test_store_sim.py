@@ -199,6 +199,27 @@ def test_an_outage_costs_time_and_few_requests(how):
     assert rate >= 0.95 * sum(START + 40 < moment <= START + 60 for moment in sim.published_at) / 20
 
 
+def test_a_store_slower_than_patience_is_waited_for():
+    """It has not answered yet, so each silence is followed by more patience, up to the timeout of a request."""
+    sim = Sim(workers=1, latency_s=lambda _rng: 15.0, slots=16)
+    sim.run(200)
+    assert sim.published >= 16
+    assert not sim.failed
+
+
+def test_requests_after_a_rest_are_no_silence():
+    """Nothing came for a minute because nothing was asked for."""
+    sim = Sim(workers=1, latency_s=lambda _rng: 2.0, slots=16, pairs=40)
+    sim.run(20)
+    sim.slots = 0
+    sim.run(60)
+    sim.slots = 32
+    sim.workers[0].client.pump()
+    sim.run(1.5)
+    assert sim.workers[0].client.under_way > 8
+    assert states(sim) == {(False, False)}
+
+
 def test_an_outage_that_returns_loses_no_pair():
     sim = Sim(
         latency_s=lambda _rng: 0.05,

@@ -240,9 +240,9 @@ def test_causes_have_words(cause, reason):
 
 
 def test_a_starvation_timer_counts_between_two_looks():
-    timer = StarvationTimer(10.0)
+    timer = StarvationTimer()
     timer.begin(11.0)
-    assert timer.look(12.0) == (2.0, 0.5)
+    assert timer.look(12.0) == 1.0
     timer.end(13.0)
-    assert timer.look(16.0) == (4.0, 0.25)
-    assert timer.look(18.0) == (2.0, 0.0)
+    assert timer.look(16.0) == 1.0
+    assert timer.look(18.0) == 0.0

@@ -41,4 +41,7 @@ def test_a_damaged_body_is_left_to_unpacking():
     packed = gzip.compress(CONTENTS["noise"])
     for damaged in (packed[:-9], packed[:20] + b"\xff" * 30 + packed[50:], packed[:2]):
         assert fits(damaged, 1 << 20)
-        assert unpacked(damaged, 1 << 20) is None
+        with pytest.raises(ValueError, match=r"\w"):
+            unpacked(damaged, 1 << 20)
+    with pytest.raises(ValueError, match="it ends too early"):
+        unpacked(packed[:-9], 1 << 20)

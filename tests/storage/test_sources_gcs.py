@@ -152,7 +152,7 @@ def test_an_object_replaced_after_the_listing_is_missing(transport):
 def test_each_failed_read_has_a_cause_and_verdict(fault, cause, retryable, transport):
     async def story(server, source):
         with pytest.raises(SourceError, match="gs://b/p/x") as caught:
-            await read(source, "x", 0)
+            await read(source, "x", 0, silent_s=READ_TIMEOUT_S)
         assert (caught.value.cause, caught.value.retryable) == (cause, retryable)
         assert caught.value.retry_after_s == fault.retry_after_s
         # a source does not retry reads; aiohttp alone does so, once, where the connection went away without a byte

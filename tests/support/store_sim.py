@@ -180,7 +180,7 @@ class SimWorker:
         self.sim.came(seq, came)
 
     def _look(self) -> None:
-        self.client.window.look(self.sim.clock.now, pairs=self._came / LOOK_S, starved=1.0)
+        self.client.window.look(self.sim.clock.now, pairs=self._came, starved_s=LOOK_S)
         self._came = 0
         self.sim.clock.call_later(LOOK_S, self._look)
         self.client.pump()

@@ -16,30 +16,33 @@ from typing import Final
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import BadPairError
 from ringfeedd.fetch.clock import Clock, Timer
-from ringfeedd.fetch.download import OVERLOADED, RATE_LIMITED, Download, OnFetched, PairDownload, Stage
+from ringfeedd.fetch.download import RATE_LIMITED, Download, OnFetched, PairDownload
 from ringfeedd.fetch.health import RequestCounts, StoreReport
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
-from ringfeedd.fetch.silence import Silence
+from ringfeedd.fetch.request import Request
 from ringfeedd.fetch.window import Window
-from ringfeedd.storage.base import ObjectInfo, OnEnd, Reading, Source, SourceError
+from ringfeedd.storage.base import ObjectInfo, Source, SourceError
 from ringfeedd.system.histogram import FETCH_BOUNDS_S, Histogram
 
 LOOK_S: Final = 0.5
-"""Between two looks at the attempts under way."""
-
-SECOND_AFTER_S: Final = 1.0
-SECOND_AFTER_MEDIANS: Final = 4.0
-"""After which the object that all readers wait for gets a second request."""
+"""Between two looks at the requests under way."""
 
 SECONDS_PART: Final = 0.05
 """The part of all requests for objects that are not waited for yet."""
 
+SILENT_S: Final = 5.0
+SILENT_MEDIANS: Final = 8.0
+"""A store from which nothing comes for so many times what an object usually takes, at least `SILENT_S`, is silent."""
+
+MOST_DOUBLINGS: Final = 10
+
 SILENT_REQUESTS: Final = 5
 """So many silent requests at a time are a silent store; of fewer, each may be late by itself."""
 
-INTERNAL: Final = "internal"
-"""The cause of a defect of ours, which says nothing about the store."""
+OWN_CAUSES: Final = frozenset({"internal", "too_large"})
+"""What was not asked of the store says nothing about it."""
 
+OVERLOADED: Final = "http_503"
 SLOW_CAUSES: Final = frozenset({"timeout", "slow"})
 
 LIMIT_SHOWN_S: Final = 10.0
@@ -53,10 +56,15 @@ class StoreClient:
     """Reads objects from a source, within what the store can take; one for each process.
 
     Attributes:
+        source: what objects are read from.
         window: what bounds the requests.
-        under_way: requests, second ones included.
-        flying: the downloads that they are for.
-        pausing: the downloads that pause after a failure.
+        requests: those under way.
+        wanted: objects that were asked for, and did not come yet.
+        sent: requests since the start.
+        seconds: of these, second ones for an object.
+        seconds_won: of these, the ones that brought it.
+        now: returns the clock's time, seconds.
+        heard_at: when something last came from the store, or this process could not see whether it did.
         witness: an object that could be read lately.
         fetched: how long objects took, from the first request to the verified bytes.
     """
@@ -86,27 +94,25 @@ class StoreClient:
         """
         self.policy, self.rng = policy, rng or random.Random()
         self.window = Window(first, most, self.rng)
-        self.under_way = 0
-        self._source, self._feed = source, feed
-        self._pumping = False
+        self.requests: set[Request] = set()
+        self.wanted = self.sent = self.seconds = self.seconds_won = 0
+        self.source, self._feed = source, feed
         self._clock: Clock = clock or asyncio.get_running_loop()
+        self.now = self._clock.time
+        self.heard_at = self.now()
         self.witness = witness
         self.fetched = fetched or Histogram(FETCH_BOUNDS_S)
-        self._witness_reading: Reading | None = None
-        self._witness_began = 0.0
         self._again: deque[Download] = deque()
         self._fresh: deque[Download] = deque()
-        self.flying: set[Download] = set()
-        self.pausing: set[Download] = set()
+        self._pumping = self._closed = False
         self._timer: Timer | None = None
         self._timer_at = math.inf
         self._looking: Timer | None = None
         self._look_due = 0.0
-        self._silence = Silence(self._clock.time())
-        self._slow = 0
+        self._slow = self._silences = 0
         self._cause = ""
         self._told_to_wait_until = -math.inf
-        self._requests = self._limited = self._seconds = self._seconds_won = 0
+        self._limited = 0
 
     def retune(self, policy: FetchPolicy, first: int, most: int) -> None:
         """Go on with another policy, also for the downloads under way, and another window; see `Window`."""
@@ -115,31 +121,26 @@ class StoreClient:
         self.pump()
 
     def __repr__(self) -> str:
-        return f"StoreClient({self.window!r}, {self.under_way} under way, {self.waiting} wait)"
+        return f"StoreClient({self.window!r}, {self.under_way} under way, {self.wanted} wanted)"
 
     @property
-    def waiting(self) -> int:
-        """Downloads that wait for the window."""
-        return len(self._again) + len(self._fresh)
-
-    @property
-    def probe_s(self) -> float:
-        """Seconds after which an attempt is cut while nothing is answered."""
-        return min(self.policy.read_timeout_s, self._silent_after_s())
+    def under_way(self) -> int:
+        """Requests, second ones included."""
+        return len(self.requests)
 
     def report(self) -> StoreReport:
         """Return the numbers that status, metrics and tests read."""
-        window, now = self.window, self._clock.time()
+        window, now = self.window, self.now()
         limited = window.pace.limits(now) and now - window.pace.limited_at < LIMIT_SHOWN_S
-        limited = limited or (not self.under_way and now < self._told_to_wait_until)
+        limited = limited or (not self.requests and now < self._told_to_wait_until)
         return StoreReport(
             failing_since=window.down_since,
             next_try_at=window.next_try_at if window.down else None,
             answered_at=window.answered_at,
             cause=self._cause,
             pace=max(LEAST_SHOWN_PER_S, round(window.pace.per_s or 0.0, 1)) if limited else 0.0,
-            counts=RequestCounts(self._requests, self._limited, self._seconds, self._seconds_won),
-            wanted=self.waiting + len(self.flying),
+            counts=RequestCounts(self.sent, self._limited, self.seconds, self.seconds_won),
+            wanted=self.wanted,
         )
 
     def fetch(self, pair: Pair, on_end: OnFetched) -> PairDownload:
@@ -156,13 +157,8 @@ class StoreClient:
             What cancels it, after which `on_end` is not called.
         """
         download = PairDownload(self, pair, on_end)
-        most = self.policy.max_object_bytes
-        if pair.image.size > most or pair.label.size > most:
-            download.refuse(most)
-            return download
-        fresh = self._fresh
-        fresh.append(download.image)
-        fresh.append(download.label)
+        self.wanted += 2
+        self._fresh.extend((download.image, download.label))
         self.pump()
         return download
 
@@ -174,69 +170,31 @@ class StoreClient:
         Args:
             soon: all readers will wait for it next: only as long as few requests are second ones.
         """
-        if soon and self._seconds >= SECONDS_PART * self._requests:
+        if soon and self.seconds >= SECONDS_PART * self.sent:
             return
-        for one in (pair.image, pair.label):
-            if one.stage is Stage.PAUSING and not soon:
-                one.go_on()
-            elif one.stage is Stage.UNDER_WAY and not one.has_second:
-                now = self._clock.time()
-                usual_s = self.window.usual_s() or SECOND_AFTER_S
-                late_s = max(SECOND_AFTER_S, SECOND_AFTER_MEDIANS * usual_s)
-                if now - one.began > late_s and not self.window.down:
-                    one.second(now)
+        now = self.now()
+        pair.image.hurry(now, soon=soon)
+        pair.label.hurry(now, soon=soon)
 
     def close(self) -> None:
         """End all that is under way, without a callback."""
-        for download in (*self.flying, *self.pausing, *self._again, *self._fresh):
-            download.cancel()
-        if self._witness_reading is not None:
-            self._witness_reading.cancel()
+        self._closed = True
+        for request in list(self.requests):
+            request.cancel()
         for timer in (self._timer, self._looking):
             if timer is not None:
                 timer.cancel()
-        self._again.clear()
-        self._fresh.clear()
 
-    # For downloads.
-
-    def now(self) -> float:
-        """Seconds of the clock."""
-        return self._clock.time()
+    # For downloads and their requests.
 
     def later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Call back after so many seconds."""
         return self._clock.call_later(delay_s, callback)
 
-    def send(self, info: ObjectInfo, on_end: OnEnd, now: float, *, second: bool = False) -> Reading | None:
-        """Send a request; None if that failed, which `on_end` is told soon."""
-        self.under_way += 1
-        self._requests += 1
-        self._seconds += second
-        self.window.sent(now)
-        try:
-            return self._source.begin_read(info.name, info.generation, info.size, on_end)
-        except Exception as error:  # noqa: BLE001  # a defect of ours must cost one object, and be told
-            failure = SourceError(f"{info.name}: {type(error).__name__}: {error}", cause="internal")
-            self._clock.call_later(0.0, lambda: on_end(failure))
-            return None
-
-    def stop(self, reading: Reading) -> None:
-        """Cancel a request."""
-        reading.cancel()
-        self.under_way -= 1
-
-    def ended(self) -> float:
-        """Take note of the end of a request; the time."""
-        self.under_way -= 1
-        now = self._clock.time()
-        self._silence.broken(now)
-        return now
-
     def note(self, error: SourceError, began: float, now: float) -> None:
         """Take note of what a failure says about the store."""
         window, cause = self.window, error.cause
-        if cause == INTERNAL:
+        if cause in OWN_CAUSES:
             return
         if not error.of_store:
             window.answered(now, began, whole=False)
@@ -248,11 +206,8 @@ class StoreClient:
             window.limited(now, began, error.retry_after_s)
             return
         self._slow += cause in SLOW_CAUSES
+        self._silences += window.down and cause == "timeout"
         window.failed(now, began, retry_after_s=error.retry_after_s, overloaded=cause == OVERLOADED)
-
-    def second_won(self) -> None:
-        """Take note of a second request that brought the object."""
-        self._seconds_won += 1
 
     def wait_again(self, download: Download) -> None:
         """Let a download wait for the window again, before those that have not begun."""
@@ -264,39 +219,34 @@ class StoreClient:
 
     def pump(self) -> None:
         """Send what may go now."""
-        if self._pumping:
+        if self._pumping or self._closed:
             return
         self._pumping = True
+        window, now = self.window, self.now()
         try:
-            self._send_some()
+            while True:
+                if wait_s := window.wait_s(now, len(self.requests)):
+                    if wait_s < math.inf:
+                        self._pump_at(now + wait_s)
+                    break
+                queue = self._again or self._fresh
+                if not queue:
+                    if not self._feed():
+                        break
+                    continue
+                # While nothing is answered, the oldest is asked for every other time, and something else in between.
+                other = window.down_since is not None and window.tries % 2 == 1
+                if other and self.witness is not None:
+                    Request(self, self.witness, lambda *_: self.pump(), now)
+                    break
+                download = queue.pop() if other else queue.popleft()
+                if not download.ended:
+                    download.begin(now)
         finally:
             self._pumping = False
-
-    def _send_some(self) -> None:
-        window = self.window
-        now = self._clock.time()
-        while True:
-            if wait_s := window.wait_s(now, self.under_way):
-                if wait_s < math.inf:
-                    self._pump_at(now + wait_s)
-                break
-            queue = self._again or self._fresh
-            if not queue:
-                if not self._feed():
-                    break
-                continue
-            # While nothing is answered, the oldest is asked for every other time, and something else in between.
-            other = window.down_since is not None and window.tries % 2 == 1
-            if other and self.witness is not None:
-                self._ask_witness(self.witness, now)
-                break
-            download = queue.pop() if other else queue.popleft()
-            if download.stage is not Stage.WAITING:
-                continue
-            self.flying.add(download)
-            download.begin(now)
-        if self._looking is None and self.under_way:
-            self._look_later()
+        if self._looking is None and self.requests:
+            self._look_due = now + LOOK_S
+            self._looking = self._clock.call_later(LOOK_S, self._look)
 
     def _pump_at(self, moment: float) -> None:
         if self._timer is not None:
@@ -304,69 +254,52 @@ class StoreClient:
                 return
             self._timer.cancel()
         self._timer_at = moment
-        self._timer = self._clock.call_later(moment - self._clock.time(), self._pump_now)
+        self._timer = self._clock.call_later(moment - self.now(), self._pump_now)
 
     def _pump_now(self) -> None:
         self._timer = None
         self.pump()
 
-    # The witness.
-
-    def _ask_witness(self, info: ObjectInfo, now: float) -> None:
-        self._witness_began = now
-        self._witness_reading = self.send(info, self._witness_came, now)
-
-    def _witness_came(self, came: bytes | SourceError) -> None:
-        self._witness_reading = None
-        now = self.ended()
-        if isinstance(came, SourceError):
-            self.note(came, self._witness_began, now)
-        else:
-            self.window.answered(now, self._witness_began, whole=False)
-        self.pump()
-
     # What takes too long.
-
-    def _look_later(self) -> None:
-        self._look_due = self._clock.time() + LOOK_S
-        self._looking = self._clock.call_later(LOOK_S, self._look)
 
     def _look(self) -> None:
         self._looking = None
-        now = self._clock.time()
+        now = self.now()
         if now - self._look_due > LOOK_S:  # this process stood still: what came meanwhile was not looked at
-            self._silence.broken(now)
+            self.heard_at = now
         else:
-            for download in list(self.flying):
-                download.look(now)
-            if self._slow > max(1, len(self.flying) // 8):
-                self.window.slow(now)
-            self._slow = 0
-            self._look_for_silence(now)
+            self._look_at_requests(now)
         self.pump()
 
-    def _silent_after_s(self) -> float:
-        return self._silence.after_s(self.window.usual_s(), self.policy.read_timeout_s)
+    def _look_at_requests(self, now: float) -> None:
+        window, silent_s = self.window, self._silent_after_s()
+        for request in list(self.requests):
+            request.look(now, silent_s if window.down else math.inf)
+        if self._slow > max(1, len(self.requests) // 8):
+            window.slow(now)
+        self._slow = 0
+        if not window.down and self.requests and now - self.heard_at >= silent_s:
+            self._begin_again(now, silent_s)
 
-    def _look_for_silence(self, now: float) -> None:
-        """See whether all that is under way is silent; then it is begun again, one at a time."""
-        silence, reading, after_s = self._silence, self._witness_reading, self._silent_after_s()
-        if reading is not None and now - self._witness_began > after_s:
-            self._witness_reading = None
-            self.stop(reading)
-            silence.count += 1
-            error = SourceError("The store is silent.", cause="timeout", retryable=True)
-            self.note(error, self._witness_began, now)
-        if self.window.down or not self.flying:
-            return
-        if not silence.lasts(now, after_s, sum(download.received for download in self.flying)):
-            return
-        silence.count += 1
-        if len(self.flying) >= SILENT_REQUESTS:
+    def _silent_after_s(self) -> float:
+        """Return after how many seconds without anything the store is silent.
+
+        One that has not answered yet may be a slow one: each silence is followed by more patience, up to the timeout.
+        """
+        usual_s = self.window.usual_s()
+        if usual_s is None:
+            return min(self.policy.read_timeout_s, SILENT_S * 2.0 ** min(self._silences, MOST_DOUBLINGS))
+        return max(SILENT_S, SILENT_MEDIANS * usual_s)
+
+    def _begin_again(self, now: float, silent_s: float) -> None:
+        """Begin all again that is silent; one at a time, if the store seems to be silent."""
+        self._silences += 1
+        if len(self.requests) >= SILENT_REQUESTS:
             self._cause = "timeout"
-            self.window.silent(now, silence.since)
-        for download in list(self.flying):
-            download.cut_silent(now, now - after_s)
+            self.window.silent(now, self.heard_at)
+        for request in list(self.requests):
+            if request.began <= now - silent_s:
+                request.cut(now, f"{request.info.name}: nothing came for {now - request.began:.0f} s.", "timeout")
 
 
 async def fetch_pair(client: StoreClient, pair: Pair) -> Fetched:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ringfeedd.storage.base import MAX_OBJECT_BYTES
+from ringfeedd.storage.base import MAX_OBJECT_BYTES, READ_TIMEOUT_S
 from ringfeedd.storage.transport.base import DEFAULT_TRANSPORT, TransportName
 
 
@@ -35,7 +35,7 @@ class FetchPolicy:
     attempt_s: float = 60.0
     min_bytes_per_s: float = 2048.0
     max_object_bytes: int = MAX_OBJECT_BYTES
-    read_timeout_s: float = 20.0
+    read_timeout_s: float = READ_TIMEOUT_S
     transport: TransportName = DEFAULT_TRANSPORT
     user_project: str | None = None
 

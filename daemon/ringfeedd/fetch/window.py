@@ -57,31 +57,6 @@ SLOW_CUT_S: Final = 5.0
 """Between two cuts of the size for attempts that were too slow."""
 
 
-class _Period:
-    """What decoders got in some seconds."""
-
-    def __init__(self, began: float) -> None:
-        self._began = self._at = began
-        self._pairs = self._starved_s = 0.0
-
-    @property
-    def seconds(self) -> float:
-        return self._at - self._began
-
-    @property
-    def pairs_per_s(self) -> float:
-        return self._pairs / self.seconds
-
-    @property
-    def starved(self) -> float:
-        return self._starved_s / self.seconds
-
-    def add(self, now: float, pairs_per_s: float, starved: float) -> None:
-        passed_s, self._at = now - self._at, now
-        self._pairs += pairs_per_s * passed_s
-        self._starved_s += starved * passed_s
-
-
 class Window:
     """One worker's window.
 
@@ -120,7 +95,7 @@ class Window:
         self._usual_s = math.inf
         self._trial: tuple[float, float] | None = None
         self._settling = False
-        self._period = _Period(0.0)
+        self._period_began = self._pairs = self._starved_s = 0.0
         self._held_until = self._slow_cut_at = -math.inf
 
     def __repr__(self) -> str:
@@ -236,24 +211,23 @@ class Window:
 
     # The size.
 
-    def look(self, now: float, *, pairs: float, starved: float) -> None:
+    def look(self, now: float, *, pairs: int, starved_s: float) -> None:
         """Decide on the size for the next while; to be called every half second or so.
 
         Args:
-            pairs: that came since the last look, a second.
-            starved: the part of that time in which decoders waited for the store.
+            pairs: that came since the last look.
+            starved_s: for which decoders waited for the store since then.
         """
         self.pace.look(now)
-        usual_s = self.usual_s()
-        if self.down_since is not None or self.pace.bounds(now) or usual_s is None or self.size < self._target:
-            self._period = _Period(now)
-            return
-        # answers to what was asked for together come together
-        period = self._period
-        period.add(now, pairs, starved)
-        if period.seconds >= ROUND_TRIPS * usual_s:
-            self._period = _Period(now)
-            self._judge(now, usual_s, period.pairs_per_s, period.starved)
+        usual_s, seconds = self.usual_s(), now - self._period_began
+        self._pairs += pairs
+        self._starved_s += starved_s
+        judged = self.down_since is None and not self.pace.bounds(now) and usual_s and self.size >= self._target
+        if usual_s and judged:
+            if seconds < ROUND_TRIPS * usual_s:  # answers to what was asked for together come together
+                return
+            self._judge(now, usual_s, self._pairs / seconds, self._starved_s / seconds)
+        self._period_began, self._pairs, self._starved_s = now, 0, 0.0
 
     def _judge(self, now: float, usual_s: float, pairs: float, starved: float) -> None:
         if self._settling:  # what came in this while was asked for with the other size

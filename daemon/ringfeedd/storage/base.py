@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
     from ringfeedd.storage.skipped import Skipped
 
+READ_TIMEOUT_S = 20.0
+"""Seconds without data after which a request is cut."""
+
+SILENT_LOOKS = 4
+"""Looks without data after which a request is silent: one may follow a time in which the loop was held up."""
+
 PAGE_OBJECTS = 1000
 """Objects in one page of a listing: the most that the GCS JSON API gives at once."""
 
@@ -192,18 +198,45 @@ class TaskReading:
             on_end(SourceError(f"{type(error).__name__}: {error}", cause="internal"))
 
 
-async def read(source: Source, name: str, generation: int, max_bytes: int = MAX_OBJECT_BYTES) -> bytes:
-    """Read one object; see `Source.begin_read`. Raises: SourceError."""
-    return await ended(lambda on_end: source.begin_read(name, generation, max_bytes, on_end))
+async def read(
+    source: Source, name: str, generation: int, max_bytes: int = MAX_OBJECT_BYTES, silent_s: float = READ_TIMEOUT_S
+) -> bytes:
+    """Read one object; see `Source.begin_read` and `ended`. Raises: SourceError."""
+    what = f"{source.root}/{name} cannot be read"
+    return await ended(lambda on_end: source.begin_read(name, generation, max_bytes, on_end), what, silent_s)
 
 
-async def ended(begin: Callable[[OnEnd], Reading]) -> bytes:
-    """Begin a read, wait for its end, and return its bytes. Cancelling this ends the read. Raises: SourceError."""
-    came: asyncio.Future[bytes | SourceError] = asyncio.get_running_loop().create_future()
-    reading = begin(came.set_result)
+async def ended(begin: Callable[[OnEnd], Reading], what: str, silent_s: float) -> bytes:
+    """Begin a read, wait for its end, and return its bytes. Cancelling this ends the read.
+
+    Args:
+        what: begins the sentence of an error.
+        silent_s: seconds without data after which it is cut; not where its progress is not known.
+
+    Raises:
+        SourceError: it failed, or was cut.
+    """
+    loop = asyncio.get_running_loop()
+    came: asyncio.Future[bytes | SourceError] = loop.create_future()
+    reading, received, looks = begin(came.set_result), 0, 0
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        nonlocal received, looks, timer
+        now_received = reading.received
+        looks = looks + 1 if now_received == received else 0
+        received = now_received or 0
+        if looks < SILENT_LOOKS:
+            timer = loop.call_later(silent_s / SILENT_LOOKS, look)
+        elif not came.done():
+            reading.cancel()
+            came.set_result(SourceError(f"{what}: the server fell silent.", cause="timeout", retryable=True))
+
+    timer = loop.call_later(silent_s / SILENT_LOOKS, look)
     try:
         result = await came
     finally:
+        timer.cancel()
         reading.cancel()
     if isinstance(result, SourceError):
         raise result

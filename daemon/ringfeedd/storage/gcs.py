@@ -67,12 +67,12 @@ class GcsSource:
         self._root = f"gs://{bucket}/{prefix}".rstrip("/")
         self._objects_url = f"{api_root}/storage/v1/b/{bucket}/o"
         self._settings = settings
-        self._transport = open_transport(
-            settings.transport, api_root, concurrency=settings.concurrency, read_timeout_s=settings.read_timeout_s
-        )
+        self._transport = open_transport(settings.transport, api_root, concurrency=settings.concurrency)
         self._billed = {} if settings.user_project is None else {"userProject": settings.user_project}
         self._billed_query = f"&{urlencode(self._billed)}" if self._billed else ""
-        self._listing = GcsListing(self._transport, api_root=api_root, bucket=bucket, root=self._root)
+        self._listing = GcsListing(
+            self._transport, api_root=api_root, bucket=bucket, root=self._root, silent_s=settings.read_timeout_s
+        )
         self._answered = settings.answered
 
     def __repr__(self) -> str:

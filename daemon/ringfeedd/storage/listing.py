@@ -35,7 +35,7 @@ PAGE_TIMEOUT_S: Final = 300.0
 class GcsListing:
     """The pages of one bucket's listing."""
 
-    def __init__(self, transport: Transport, *, api_root: str, bucket: str, root: str) -> None:
+    def __init__(self, transport: Transport, *, api_root: str, bucket: str, root: str, silent_s: float) -> None:
         """Prepare.
 
         Args:
@@ -43,10 +43,11 @@ class GcsListing:
             api_root: scheme and host without a trailing slash.
             bucket: the bucket's name.
             root: what the operator calls it; for messages.
+            silent_s: without data after which a request is cut, seconds.
         """
         self._api_root, self._bucket, self._root = api_root, bucket, root
         self._what = f"{root} cannot be listed: {api_root}"
-        self._session = _TransportSession(transport, self._what)
+        self._session = _TransportSession(transport, self._what, silent_s)
         self._storage: Storage | None = None
 
     async def page(self, params: dict[str, str], authorization: str | None) -> Page:
@@ -75,9 +76,9 @@ class GcsListing:
         if not fits(body, MAX_PAGE_BYTES):
             sentence = f"{what} gives a page of more than {MAX_PAGE_BYTES >> 20} MiB; is it a GCS server?"
             raise SourceError(sentence, cause="too_large")
-        content = unpacked(body, MAX_PAGE_BYTES)
         try:
-            return msgspec.json.decode(content or b"", type=Page, strict=False)  # the API writes numbers as strings
+            content = unpacked(body, MAX_PAGE_BYTES)
+            return msgspec.json.decode(content, type=Page, strict=False)  # the API writes numbers as strings
         except msgspec.ValidationError as error:
             sentence = f"{what} answers with JSON that is not a listing ({error}); is it a GCS server?"
             raise SourceError(sentence, cause="not_json", retryable=True) from error
@@ -99,10 +100,12 @@ class _TransportSession:
 
     transport: Transport
     what: str
+    silent_s: float
 
     async def get(self, url: str, *, headers: Mapping[str, str], params: Mapping[str, str], **_: object) -> _Answer:
         address = f"{url}?{urlencode(params)}"
-        return _Answer(await get(self.transport, address, headers.get("Authorization"), MAX_PAGE_BYTES, self.what))
+        header = headers.get("Authorization")
+        return _Answer(await get(self.transport, address, header, MAX_PAGE_BYTES, self.what, self.silent_s))
 
 
 @dataclass(frozen=True, slots=True)

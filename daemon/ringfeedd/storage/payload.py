@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from typing import Final
 
@@ -38,22 +39,26 @@ def fits(body: bytes, most: int) -> bool:
     return True
 
 
-def unpacked(body: bytes, most: int) -> bytes | None:
+def unpacked(body: bytes, most: int) -> bytes:
     """Return the content of a body, unpacked if it is gzip; of what is longer than `most` bytes, `most` + 1 of them.
 
-    None if it begins like gzip, and is damaged or incomplete.
+    Raises:
+        ValueError: it begins like gzip, and is damaged or incomplete.
     """
     if not body.startswith(GZIP_MAGIC):
         return body[: most + 1]
     unpacker = zlib.decompressobj(_GZIP_WINDOW)
     try:
         content = unpacker.decompress(body, most + 1)
-    except zlib.error:
-        return None
-    return content if unpacker.eof or len(content) > most else None
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if not unpacker.eof and len(content) <= most:
+        raise ValueError("it ends too early")
+    return content
 
 
 def text_of(body: bytes) -> str:
     """Return the text of an error's body, at most `MAX_ERROR_TEXT_BYTES` of it."""
-    content = unpacked(body, MAX_ERROR_TEXT_BYTES)
-    return (body[:MAX_ERROR_TEXT_BYTES] if content is None else content).decode(errors="replace")
+    with contextlib.suppress(ValueError):
+        body = unpacked(body, MAX_ERROR_TEXT_BYTES)
+    return body[:MAX_ERROR_TEXT_BYTES].decode(errors="replace")

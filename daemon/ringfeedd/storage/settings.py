@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from ringfeedd.storage.base import READ_TIMEOUT_S
 from ringfeedd.storage.pages import MAX_OBJECTS
 from ringfeedd.storage.transport.base import DEFAULT_TRANSPORT, TransportName
 
 LISTING_WAIT_S: Final = 60.0
 """Seconds for which one page of a listing is retried, unless the caller allows less."""
-
-READ_TIMEOUT_S: Final = 20.0
-"""Seconds without data after which a request is cut; a slow body is cut by the deadline of its pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +20,7 @@ class StoreSettings:
     Attributes:
         concurrency: requests (connections, or threads) at once, at most.
         emulator: the address of a GCS emulator, e.g. ``http://127.0.0.1:9023``; None for Google's own service.
-        read_timeout_s: silence, seconds, after which a request is cut.
+        read_timeout_s: silence, seconds, after which a request for a page of a listing is cut.
         transport: what objects are downloaded with, see `ringfeedd.storage.transport.base`.
         user_project: the project that requests are billed to; None: the bucket's own.
         listing_wait_s: for which one page of a listing is tried again, seconds.

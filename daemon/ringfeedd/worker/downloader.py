@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -55,7 +54,7 @@ class Downloader:
             feed=self._begin_next,
             fetched=Histogram(FETCH_BOUNDS_S, vitals, FETCH_WORDS),
         )
-        self._starvation = StarvationTimer(asyncio.get_running_loop().time())
+        self._starvation = StarvationTimer()
         self._arrived = 0
         self.pump = self._client.pump
 
@@ -86,9 +85,7 @@ class Downloader:
 
     def look(self, now: float) -> None:
         """Decide on the size of the window; to be called every half second or so."""
-        passed_s, starved = self._starvation.look(now)
-        if passed_s:
-            self._client.window.look(now, pairs=self._arrived / passed_s, starved=starved)
+        self._client.window.look(now, pairs=self._arrived, starved_s=self._starvation.look(now))
         self._arrived = 0
         self.pump()
 

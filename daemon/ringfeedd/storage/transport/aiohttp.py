@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
+
 import aiohttp
 from yarl import URL
 
@@ -18,41 +20,24 @@ DNS_TTL_S = 60
 class AiohttpTransport:
     """GET by a session of its own; see `Transport`."""
 
-    def __init__(self, api_root: str, *, read_timeout_s: float) -> None:
-        """Inside the event loop that will use it; see `GcsSource` for the arguments."""
-        # no total: that is the caller's decision
-        timeout = aiohttp.ClientTimeout(
-            total=None, connect=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s
-        )
-        self._session = _open_session(api_root, timeout)
+    def __init__(self, api_root: str) -> None:
+        """Inside the event loop that will use it; `api_root` is scheme and host."""
+        self._session = _open_session(api_root)
 
     def begin(self, url: str, authorization: str | None, max_bytes: int, what: str, on_end: OnEnd) -> Reading:
         """See `Transport.begin`."""
-        progress = _Progress()
-        reading = TaskReading(self._get(url, authorization, max_bytes, what, progress), on_end)
-        progress.reading = reading
-        return reading
-
-    async def _get(self, url: str, authorization: str | None, max_bytes: int, what: str, progress: _Progress) -> bytes:
         headers = {"Accept-Encoding": "gzip"}  # else the server unpacks gzip, and nothing fits the listing any more
         if authorization is not None:
             headers["Authorization"] = authorization
-        address = URL(url, encoded=True)
-        try:
-            async with self._session.get(address, headers=headers, allow_redirects=False) as response:
-                if response.status == 200:
-                    return await _body(response, max_bytes, progress)
-                text = text_of(await _body(response, MAX_ERROR_BYTES, progress))
-                raise error_from_status(response.status, response.headers, text, what)
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            raise error_from_transport(error, what) from error
+        request = self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False)
+        return _Get(request, max_bytes, what, on_end)
 
     async def close(self) -> None:
         """See `Transport.close`."""
         await self._session.close()
 
 
-def _open_session(api_root: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
+def _open_session(api_root: str) -> aiohttp.ClientSession:
     """A session of a source.
 
     Not with trust_env: aiohttp would look through netrc and the environment in two threads for every request. The proxy
@@ -60,7 +45,8 @@ def _open_session(api_root: str, timeout: aiohttp.ClientTimeout) -> aiohttp.Clie
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=DNS_TTL_S),
-        timeout=timeout,
+        # no total: that is the caller's decision
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         proxy=proxy_for(api_root),
@@ -69,31 +55,39 @@ def _open_session(api_root: str, timeout: aiohttp.ClientTimeout) -> aiohttp.Clie
     )
 
 
-class _Progress:
-    """Tells a reading what came of its body."""
+class _Get(TaskReading):
+    """One request under way."""
 
-    def __init__(self) -> None:
-        self.reading: TaskReading | None = None
+    def __init__(
+        self, request: AbstractAsyncContextManager[aiohttp.ClientResponse], max_bytes: int, what: str, on_end: OnEnd
+    ) -> None:
+        super().__init__(self._get(request, max_bytes, what), on_end)
+        self.received = 0
 
-    def came(self, received: int) -> None:
-        """Take note of so many bytes of a body."""
-        if self.reading is not None:
-            self.reading.received = received
+    async def _get(
+        self, request: AbstractAsyncContextManager[aiohttp.ClientResponse], max_bytes: int, what: str
+    ) -> bytes:
+        try:
+            async with request as response:
+                if response.status == 200:
+                    return await self._body(response, max_bytes)
+                text = text_of(await self._body(response, MAX_ERROR_BYTES))
+                raise error_from_status(response.status, response.headers, text, what)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise error_from_transport(error, what) from error
 
-
-async def _body(response: aiohttp.ClientResponse, max_bytes: int, progress: _Progress) -> bytes:
-    """The whole body, or a little more than `max_bytes` of it."""
-    progress.came(0)
-    first = await response.content.readany()
-    if len(first) == response.content_length:  # nearly always
-        await response.read()
-        return first
-    body = bytearray(first)
-    while len(body) <= max_bytes:
-        progress.came(len(body))
-        piece = await response.content.readany()
-        if not piece:
-            return bytes(body)
-        body += piece
-    response.close()  # what is still to come would have to be read before the connection could be used again
-    return bytes(body[: max_bytes + 1])
+    async def _body(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+        """The whole body, or a little more than `max_bytes` of it."""
+        first = await response.content.readany()
+        if len(first) == response.content_length:  # nearly always
+            await response.read()
+            return first
+        body = bytearray(first)
+        while len(body) <= max_bytes:
+            self.received = len(body)
+            piece = await response.content.readany()
+            if not piece:
+                return bytes(body)
+            body += piece
+        response.close()  # what is still to come would have to be read before the connection could be used again
+        return bytes(body[: max_bytes + 1])

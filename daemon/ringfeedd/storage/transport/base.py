@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, Protocol, TypeAlias
 
-from ringfeedd.storage.base import OnEnd, Reading, ended
+from ringfeedd.storage.base import READ_TIMEOUT_S, OnEnd, Reading, ended
 
 TransportName: TypeAlias = Literal["auto", "gcloud", "curl"]
 """``"gcloud"``: aiohttp, as gcloud-aio-storage uses it. ``"curl"``: libcurl; the extra ``fast`` brings it. ``"auto"``:
@@ -17,16 +17,13 @@ MAX_ERROR_BYTES: Final = 1 << 16
 for."""
 
 
-UNTRUSTED: Final = "its certificate is not trusted; set SSL_CERT_FILE to the file of the authorities that sign it"
-
-
 class Transport(Protocol):
     """Sends GET requests; one for each event loop.
 
     Implementations: `ringfeedd.storage.transport.aiohttp.AiohttpTransport`,
     `ringfeedd.storage.transport.curl.CurlTransport`. None of them follows a redirect, keeps a cookie, unpacks a body or
     tries again what the server answered; each verifies TLS, and cancelling a request ends its transfer. None waits
-    for a free connection: the caller counts.
+    for a free connection, or cuts a server that is silent: the caller counts, and looks at what was received.
     """
 
     def begin(self, url: str, authorization: str | None, max_bytes: int, what: str, on_end: OnEnd) -> Reading:
@@ -47,6 +44,13 @@ class Transport(Protocol):
         ...
 
 
-async def get(transport: Transport, url: str, authorization: str | None, max_bytes: int, what: str) -> bytes:
-    """Return the body of a 200; see `Transport.begin`. Raises: SourceError."""
-    return await ended(lambda on_end: transport.begin(url, authorization, max_bytes, what, on_end))
+async def get(
+    transport: Transport,
+    url: str,
+    authorization: str | None,
+    max_bytes: int,
+    what: str,
+    silent_s: float = READ_TIMEOUT_S,
+) -> bytes:
+    """Return the body of a 200; see `Transport.begin` and `ended`. Raises: SourceError."""
+    return await ended(lambda on_end: transport.begin(url, authorization, max_bytes, what, on_end), what, silent_s)

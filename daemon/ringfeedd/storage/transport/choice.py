@@ -8,24 +8,24 @@ from ringfeedd.errors import StartError
 from ringfeedd.storage.transport.base import Transport, TransportName
 
 
-def open_transport(name: TransportName, api_root: str, *, concurrency: int, read_timeout_s: float) -> Transport:
+def open_transport(name: TransportName, api_root: str, *, concurrency: int) -> Transport:
     """The transport of that name, inside the event loop that will use it; see `GcsSource` for the arguments.
 
     Raises:
         StartError: its package is not installed.
     """
     if name == "gcloud":
-        return _aiohttp_transport(api_root, read_timeout_s)
+        return _aiohttp_transport(api_root)
     try:
         from ringfeedd.storage.transport.curl import CurlTransport  # noqa: PLC0415  # an extra: without it all else works
     except ImportError as error:
         if name == "auto":
-            return _aiohttp_transport(api_root, read_timeout_s)
+            return _aiohttp_transport(api_root)
         raise StartError(
             f"The transport is curl, which needs the package pycurl, and that cannot be imported ({error}); "
             "pip install 'ringfeed[fast]', or leave it at auto."
         ) from error
-    return CurlTransport(api_root, concurrency=concurrency, read_timeout_s=read_timeout_s)
+    return CurlTransport(api_root, concurrency=concurrency)
 
 
 def transport_module(name: TransportName) -> str:
@@ -34,7 +34,7 @@ def transport_module(name: TransportName) -> str:
     return f"{__package__}.{'curl' if there else 'aiohttp'}"
 
 
-def _aiohttp_transport(api_root: str, read_timeout_s: float) -> Transport:
+def _aiohttp_transport(api_root: str) -> Transport:
     from ringfeedd.storage.transport.aiohttp import AiohttpTransport  # noqa: PLC0415  # a third of a second to import
 
-    return AiohttpTransport(api_root, read_timeout_s=read_timeout_s)
+    return AiohttpTransport(api_root)

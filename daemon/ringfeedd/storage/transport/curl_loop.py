@@ -39,20 +39,16 @@ class CurlLoop:
 
     libcurl tells which sockets it waits for. They stand in an epoll of our own, which is the one thing that the event
     loop watches: asyncio's readers cost some us for each change of mind, and libcurl changes its mind twice a request.
-
-    Attributes:
-        turn_at: when this turn of libcurl's began, as the event loop counts time; seconds. Looked up once for all that
-            comes in it, since a body comes in pieces of 16 kB.
     """
 
     def __init__(self, max_connections: int) -> None:
         """Keep at most `max_connections` open for the next requests."""
         self._loop = asyncio.get_running_loop()
-        self.turn_at = self._loop.time()
         self._flying: dict[pycurl.Curl, Callable[[Ended], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
-        self._kicked = self._closed = False
+        self._kicked = False
+        self._closed: Ended | None = None
         self._epoll = select.epoll()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, max_connections)
@@ -66,20 +62,26 @@ class CurlLoop:
     def begin(self, easy: pycurl.Curl, on_end: Callable[[Ended], None]) -> None:
         """Run `easy` to its end, and tell `on_end`, once, how it ended; never from in here."""
         self._flying[easy] = on_end
-        self._multi.add_handle(easy)
+        if self._closed is None:
+            self._multi.add_handle(easy)
+        else:
+            self._loop.call_soon(self.cut, easy, self._closed)
 
     def cut(self, easy: pycurl.Curl, ended: Ended) -> None:
         """End a transfer in flight, and with it the connection that it was on; its `on_end` is told `ended`."""
         on_end = self._flying.pop(easy, None)
         if on_end is not None:
-            self._multi.remove_handle(easy)
+            if self._closed is None:
+                self._multi.remove_handle(easy)
             on_end(ended)
 
     def close(self, ended: Ended) -> None:
-        """End all that is in flight with `ended`, and close every connection; once."""
-        self._closed = True
+        """End all that is in flight, or begins later, with `ended`, and close every connection."""
+        if self._closed is not None:
+            return
         for easy in list(self._flying):
             self.cut(easy, ended)
+        self._closed = ended
         self._loop.remove_reader(self._epoll.fileno())
         if self._timer is not None:
             self._timer.cancel()
@@ -129,8 +131,7 @@ class CurlLoop:
         self._timer = None
         if self._due is None:
             return
-        self.turn_at = self._loop.time()
-        if self._due > self.turn_at:
+        if self._due > self._loop.time():
             self._set_timer(self._due)
         else:
             self._due = None
@@ -138,11 +139,9 @@ class CurlLoop:
 
     def _kick(self) -> None:
         self._kicked = False
-        self.turn_at = self._loop.time()
         self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _on_ready(self) -> None:
-        self.turn_at = self._loop.time()
         for fd, events in self._epoll.poll(0):
             mask = pycurl.CSELECT_IN if events & select.EPOLLIN else 0
             if events & select.EPOLLOUT:
@@ -152,7 +151,7 @@ class CurlLoop:
             self._act(fd, mask)
 
     def _act(self, fd: int, mask: int) -> None:
-        if self._closed:
+        if self._closed is not None:
             return
         _, running = self._multi.socket_action(fd, mask)
         if running < len(self._flying):

@@ -20,8 +20,8 @@ RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_HEADER_BYTES = 64 << 10
 """The size of one header of an answer, with aiohttp; libcurl allows 300 kB of all headers together."""
 
-LARGE_HEADERS = "the store's answer has headers larger than a store sends; is a proxy between?"
-"""A failure with the cause ``headers``: an answer came, so the store is not down."""
+LARGE_HEADERS = "headers", "the store's answer has headers larger than a store sends; is a proxy between?"
+"""An answer came, so the store is not down."""
 
 MAX_RETRY_AFTER_S = 60.0
 """What a server asks for is a wish. A store that is back sooner than it said must not be left alone for an hour."""
@@ -33,6 +33,33 @@ _REASONS = {
     "missing": "it is not there, or no longer in the generation that was listed (404).",
     "changed": "it was changed since it was listed (412).",
 }
+
+
+BROKEN_OFF = "truncated", "the body broke off"
+LOST = "reset", "the connection was lost"
+NOT_IN_TIME = "connect", "no connection came about in time"
+UNREACHABLE = "connect", "it cannot be reached"
+UNTRUSTED = (
+    "connect",
+    "its certificate is not trusted; set SSL_CERT_FILE to the file of the authorities that sign it",
+)
+"""Causes and reasons of requests that get no whole answer."""
+
+
+def error_without_answer(
+    what: str, cause_and_reason: tuple[str, str], detail: str, *, unreachable: bool = False
+) -> SourceError:
+    """The error for a request that got no whole response; all of these are worth another attempt.
+
+    Args:
+        what: begins the sentence.
+        detail: what the library says about it.
+        unreachable: see `SourceError`.
+    """
+    cause, reason = cause_and_reason
+    said = detail.strip().partition("\n")[0][:200]
+    sentence = f"{what}: {reason}{f' ({said})' if said else ''}."
+    return SourceError(sentence, cause=cause, retryable=True, unreachable=unreachable)
 
 
 def error_from_status(status: int, headers: Mapping[str, str], body: str, what: str) -> SourceError:
