@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # the types leave it out
@@ -77,37 +78,26 @@ def shared_memory(*, total: int, free: int, writable: bool, read_only: bool = Fa
         mode: of the folder.
     """
     found = f"{SHM_DIR} has {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    bad, warn = partial(Check, "memory", Level.BAD), partial(Check, "memory", Level.WARN)
     if read_only:
-        return Check(
-            "memory",
-            Level.BAD,
+        return bad(
             f"{SHM_DIR} is mounted read-only here: `ringfeed status` and `top` work, and no trainer can attach",
             "Mount it read-write, in Kubernetes without `readOnly: true`",
         )
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        return Check(
-            "memory",
-            Level.BAD,
-            f"any user may remove or replace any file in {SHM_DIR} (mode {stat.S_IMODE(mode):04o})",
-            "`chmod 1777 /dev/shm`",
-        )
+        found = f"any user may remove or replace any file in {SHM_DIR} (mode {stat.S_IMODE(mode):04o})"
+        return bad(found, "`chmod 1777 /dev/shm`")
     if not writable:
-        return Check(
-            "memory",
-            Level.BAD,
-            f"{SHM_DIR} cannot be written by this user",
-            "No daemon can start here: `chmod 1777 /dev/shm`, or mount a tmpfs there",
-        )
+        cure = "No daemon can start here: `chmod 1777 /dev/shm`, or mount a tmpfs there"
+        return bad(f"{SHM_DIR} cannot be written by this user", cure)
     if total < SMALL_SHM_BYTES:
-        return Check(
-            "memory",
-            Level.WARN,
+        return warn(
             found,
             "A ring takes slots * (image + label) bytes of it: `docker run --shm-size=8g`, or `mount -o "
             "remount,size=8g /dev/shm`",
         )
     if free < total // 20:
-        return Check("memory", Level.WARN, found, "See who has it: `ls -lS /dev/shm`; `ringfeed clean` helps if we do")
+        return warn(found, "See who has it: `ls -lS /dev/shm`; `ringfeed clean` helps if we do")
     return Check("memory", Level.OK, found)
 
 
@@ -134,12 +124,8 @@ def leftovers(files: Mapping[str, int]) -> Check:
     if not files:
         return Check("leftovers", Level.OK, "no dead daemon's files are in /dev/shm")
     rings = ", ".join(f"{ring} ({count} files)" for ring, count in sorted(files.items()))
-    return Check(
-        "leftovers",
-        Level.WARN,
-        f"dead daemons left files of {rings}",
-        "Start the daemon again (it takes up its trainers' places, and clears them), or `ringfeed clean`",
-    )
+    cure = "Start the daemon again (it takes up its trainers' places, and clears them), or `ringfeed clean`"
+    return Check("leftovers", Level.WARN, f"dead daemons left files of {rings}", cure)
 
 
 def clock(*, now_unix_s: float, newest_file_unix_s: float, synchronised: bool | None) -> Check:
@@ -160,20 +146,13 @@ def clock(*, now_unix_s: float, newest_file_unix_s: float, synchronised: bool | 
 def environment(environ: Mapping[str, str], *, credentials_readable: bool) -> Iterable[Check]:
     """Variables that change what a daemon started from this shell would do."""
     if host := environ.get("STORAGE_EMULATOR_HOST"):
-        yield Check(
-            "environment",
-            Level.WARN,
-            f"STORAGE_EMULATOR_HOST is set to {host!r}",
-            "A daemon started here refuses gs:// roots without --emulator: unset it to read from Google",
-        )
+        cure = "A daemon started here refuses gs:// roots without --emulator: unset it to read from Google"
+        yield Check("environment", Level.WARN, f"STORAGE_EMULATOR_HOST is set to {host!r}", cure)
     yield from _proxies(environ)
     if (path := environ.get("GOOGLE_APPLICATION_CREDENTIALS")) and not credentials_readable:
-        yield Check(
-            "environment",
-            Level.BAD,
-            f"GOOGLE_APPLICATION_CREDENTIALS names {path!r}, which this user cannot read",
-            "Correct the path or the file's mode, or unset it on a Google VM",
-        )
+        found = f"GOOGLE_APPLICATION_CREDENTIALS names {path!r}, which this user cannot read"
+        cure = "Correct the path or the file's mode, or unset it on a Google VM"
+        yield Check("environment", Level.BAD, found, cure)
 
 
 def _proxies(environ: Mapping[str, str]) -> Iterable[Check]:
@@ -185,19 +164,12 @@ def _proxies(environ: Mapping[str, str]) -> Iterable[Check]:
 
     name, unused, spared = named("https_proxy"), named("all_proxy"), named("no_proxy")
     if name and not (spared and proxy_bypass_environment(GOOGLE_STORAGE, {"no": environ[spared]})):
-        yield Check(
-            "environment",
-            Level.WARN,
-            f"{name} is set: every download goes through {urlsplit(environ[name]).hostname or 'a proxy'}",
-            f"Slow? Put {GOOGLE_STORAGE} into no_proxy",
-        )
+        found = f"{name} is set: every download goes through {urlsplit(environ[name]).hostname or 'a proxy'}"
+        yield Check("environment", Level.WARN, found, f"Slow? Put {GOOGLE_STORAGE} into no_proxy")
     if unused and not name:
-        yield Check(
-            "environment",
-            Level.WARN,
-            f"{unused} is set, which a daemon does not use: downloads go out directly",
-            f"Set https_proxy if {GOOGLE_STORAGE} can only be reached through a proxy",
-        )
+        found = f"{unused} is set, which a daemon does not use: downloads go out directly"
+        cure = f"Set https_proxy if {GOOGLE_STORAGE} can only be reached through a proxy"
+        yield Check("environment", Level.WARN, found, cure)
 
 
 def packages(*, fast: Mapping[str, str | None], torch: str | None) -> Iterable[Check]:
@@ -209,12 +181,8 @@ def packages(*, fast: Mapping[str, str | None], torch: str | None) -> Iterable[C
     """
     missing = [name for name, version in fast.items() if version is None]
     if missing:
-        yield Check(
-            "codecs",
-            Level.WARN,
-            f"{', '.join(missing)} not installed: decoding takes more CPU, with the same pixels",
-            "pip install 'ringfeed[fast]'",
-        )
+        found = f"{', '.join(missing)} not installed: decoding takes more CPU, with the same pixels"
+        yield Check("codecs", Level.WARN, found, "pip install 'ringfeed[fast]'")
     else:
         yield Check("codecs", Level.OK, ", ".join(f"{name} {version}" for name, version in fast.items()) or "none")
     if torch is None:
