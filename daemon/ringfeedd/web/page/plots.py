@@ -29,34 +29,16 @@ def plots_card(status: RingStatus, history: History, now: Rates | None, *, same:
         return Series(title, history.lines[name][there], colour)
 
     delivered = [line("delivered", "ok", title="delivered"), line("decoded", "dec", title="decoded")]
-    readers = _readers(history, there)
-    waiting = now.mean_waiting if now else None
+    readers, waiting = count(len(status.consumers), "reader"), now.mean_waiting if now else None
+    pairs, megabytes, requests = (now.delivered, now.megabytes, now.requests) if now else (None, None, None)
+    wait = None if waiting is None else round(100 * waiting)
+    filled = plot([line("filled", "c4")], unit="slots", top=status.slots)
     figures = [
-        _figure(
-            "Delivered",
-            now.delivered if now else None,
-            f"pairs/s to {count(len(status.consumers), 'reader')}",
-            plot(delivered, unit="pairs/s"),
-        ),
-        _figure("Downloaded", now.megabytes if now else None, "MB/s", plot([line("megabytes", "c0")], unit="MB/s")),
-        _figure(
-            "Readers wait",
-            None if waiting is None else round(100 * waiting),
-            "% of their time",
-            plot(readers, unit="%", top=100),
-        ),
-        _figure(
-            "Filled",
-            status.filled_slots,
-            f"of {status.slots:,} slots",
-            plot([line("filled", "c4")], unit="slots", top=status.slots),
-        ),
-        _figure(
-            "Requests",
-            now.requests if now else None,
-            "/s to the store",
-            plot([line("requests", "c5")], unit="requests/s"),
-        ),
+        _figure("Delivered", pairs, f"pairs/s to {readers}", plot(delivered, unit="pairs/s")),
+        _figure("Downloaded", megabytes, "MB/s", plot([line("megabytes", "c0")], unit="MB/s")),
+        _figure("Readers wait", wait, "% of their time", plot(_readers(history, there), unit="%", top=100)),
+        _figure("Filled", status.filled_slots, f"of {status.slots:,} slots", filled),
+        _figure("Requests", requests, "/s to the store", plot([line("requests", "c5")], unit="requests/s")),
         _retries(history, now, there),
     ]
     times = [None if np.isnan(t) else round(t) for t in history.times[there].tolist()]
