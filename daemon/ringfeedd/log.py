@@ -137,18 +137,14 @@ class Repeats(logging.Filter):
             latest = kind.latest
             more = count(kind.left_out, "more line")
             text = f"{more} like this in {now - kind.since:.0f} s; the latest: {latest.getMessage()}"
-            found.append(
-                logging.makeLogRecord(
-                    {
-                        "name": latest.name,
-                        "levelno": latest.levelno,
-                        "levelname": latest.levelname,
-                        "msg": text,
-                        "summary": True,
-                    }
-                )
-            )
+            record = _record(latest.name, latest.levelno, text)
+            record.summary = True
+            found.append(record)
         return found
+
+
+def _record(name: str, level: int, text: str) -> logging.LogRecord:
+    return logging.LogRecord(name, level, "", 0, text, None, None)
 
 
 class Log:
@@ -180,8 +176,7 @@ class Log:
     def say(self, sentence: str) -> None:
         """Print a sentence on standard output; in JSON where the log is."""
         if self._format == "json":
-            record = logging.makeLogRecord({"name": "ringfeedd", "levelno": 20, "levelname": "INFO", "msg": sentence})
-            print(JsonFormatter().format(record), file=self._out)
+            print(JsonFormatter().format(_record("ringfeedd", logging.INFO, sentence)), file=self._out)
         else:
             print(one_line(sentence), file=self._out)
 

@@ -197,16 +197,11 @@ class Startup:
             self._state.services.append(service)
             self._undo.callback(service.end)
             self._undo.enter_context(wake_by(memory.space, self._wake))
+            share = f"{settings.nodes}, {order.length:,} of " if settings.nodes.num_nodes > 1 else ""
+            copied = "; batches that wrap round its end are copied (the slots are not whole pages)"
             self._say(
-                f"ring {name}: "
-                + (f"{settings.nodes}, {order.length:,} of " if settings.nodes.num_nodes > 1 else "")
-                + f"{len(split):,} pairs, {geometry.slots} slots of {spec.height}x{spec.width}, "
-                f"{geometry.total_bytes / 2**20:.0f} MiB"
-                + (
-                    ""
-                    if geometry.mirrored
-                    else "; batches that wrap round its end are copied (the slots are not whole pages)"
-                )
+                f"ring {name}: {share}{len(split):,} pairs, {geometry.slots} slots of {spec.height}x{spec.width}, "
+                f"{geometry.total_bytes / 2**20:.0f} MiB{'' if geometry.mirrored else copied}"
             )
         _LOG.info("%d bytes of shared memory are reserved", total(laid_out))
 
