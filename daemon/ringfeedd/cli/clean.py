@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ringfeed.errors import NotTrustedError
 from ringfeed.shm import layout, segment
@@ -41,42 +41,33 @@ def clean(rings: Iterable[str], *, force: bool) -> tuple[list[str], bool]:
     Returns:
         A sentence for each ring, and whether all of them are clean now or served.
     """
-    said, well = [], True
-    for ring in rings:
-        try:
-            lock = SingletonLock(ring, Access())
-        except AlreadyRunningError:
-            said.append(f"{ring}: is served; left alone")
-            continue
-        except StartError as error:
-            said.append(f"{ring}: {error}")
-            well = False
-            continue
-        try:
-            waiting = sum(len(former.places) for former in read_predecessors(ring))
-            if waiting and not force:
-                said.append(
-                    f"{ring}: {count(waiting, 'trainer')} {'waits' if waiting == 1 else 'wait'} for its next daemon; "
-                    "left alone (--force removes it)"
-                )
-                well = False
-                continue
-            if not force and other_versions(ring):
-                said.append(f"{ring}: trainers wait for a daemon of another release; left alone (--force removes it)")
-                well = False
-                continue
+    found = [(f"{ring}: {sentence}", well) for ring in rings for sentence, well in _clean(ring, force=force)]
+    return [sentence for sentence, _ in found], all(well for _, well in found)
+
+
+def _clean(ring: str, *, force: bool) -> Iterator[tuple[str, bool]]:
+    """Remove the files of one ring; yield what came of it, and whether it is clean now or served."""
+    try:
+        lock = SingletonLock(ring, Access())
+    except AlreadyRunningError:
+        yield "is served; left alone", True
+        return
+    except StartError as error:
+        yield str(error), False
+        return
+    try:
+        waiting = sum(len(former.places) for former in read_predecessors(ring))
+        if waiting and not force:
+            who = f"{count(waiting, 'trainer')} {'waits' if waiting == 1 else 'wait'}"
+            yield f"{who} for its next daemon; left alone (--force removes it)", False
+        elif not force and other_versions(ring):
+            yield "trainers wait for a daemon of another release; left alone (--force removes it)", False
+        else:
             removed = len(clear_leavings(ring)) + remove_leftover(ring)
-            said.append(
-                f"{ring}: removed {count(removed, 'file')} of a dead daemon"
-                if removed
-                else f"{ring}: nothing is left of it"
-            )
+            yield f"removed {count(removed, 'file')} of a dead daemon" if removed else "nothing is left of it", True
             if foreign := foreign_files(ring):
-                said.append(f"{ring}: {foreign}")
-                well = False
-        except (AlreadyRunningError, StartError) as error:
-            said.append(f"{ring}: {error}")
-            well = isinstance(error, AlreadyRunningError) and well
-        finally:
-            lock.release()
-    return said, well
+                yield foreign, False
+    except (AlreadyRunningError, StartError) as error:
+        yield str(error), isinstance(error, AlreadyRunningError)
+    finally:
+        lock.release()

@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -108,7 +108,7 @@ def decide(options: argparse.Namespace, host: Host) -> list[Step]:
     Raises:
         InstallError: see the sentences.
     """
-    obstacles = _obstacles(host)
+    obstacles = list(_obstacles(host))
     if options.uninstall:
         steps = plan_uninstall(host, options.names or [], purge=options.purge)
     else:
@@ -122,38 +122,28 @@ def decide(options: argparse.Namespace, host: Host) -> list[Step]:
     return steps
 
 
-def _obstacles(host: Host) -> list[InstallError]:
-    """Return why nothing can be installed on this machine now."""
-    found = []
+def _obstacles(host: Host) -> Iterator[InstallError]:
+    """Yield why nothing can be installed on this machine now."""
     if host.prefix is None and not host.has_systemd:
-        found.append(
-            InstallError(
-                "this machine was not booted with systemd (no /run/systemd/system); use --prefix to stage files"
-            )
+        yield InstallError(
+            "this machine was not booted with systemd (no /run/systemd/system); use --prefix to stage files"
         )
     if host.prefix is None and not host.is_root:
-        found.append(InstallError("this needs root; run it with sudo, or see what it would do with --dry-run"))
-    return found
+        yield InstallError("this needs root; run it with sudo, or see what it would do with --dry-run")
 
 
-def _dangers(executable: Path, host: Host) -> list[InstallError]:
-    """Return why the service should not run this command."""
-    found = []
+def _dangers(executable: Path, host: Host) -> Iterator[InstallError]:
+    """Yield why the service should not run this command."""
     if host.prefix is None and (closed := closed_to_others(executable)):
-        found.append(
-            InstallError(
-                f"the user {USER} could not run {executable}: {closed}; install it in an open place, {_SAFE_PLACE}"
-            )
+        yield InstallError(
+            f"the user {USER} could not run {executable}: {closed}; install it in an open place, {_SAFE_PLACE}"
         )
     owners = frozenset({0, int(os.environ.get("SUDO_UID", "0"))}) if host.prefix is None else None
     if changing := open_to_changes(executable, owners):
-        found.append(
-            InstallError(
-                f"the service would run what others can change: {changing}; install it where root alone may write, "
-                f"{_SAFE_PLACE}"
-            )
+        yield InstallError(
+            f"the service would run what others can change: {changing}; install it where root alone may write, "
+            f"{_SAFE_PLACE}"
         )
-    return found
 
 
 def _say(text: str) -> None:
