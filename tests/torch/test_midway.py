@@ -57,6 +57,46 @@ def test_the_length_of_a_midway_loop_is_right(busy, kind):
     assert len(loader) == LENGTH // 2
 
 
+@pytest.mark.parametrize("kind", ["loader", "plain"])
+@pytest.mark.parametrize("touched", [False, True])
+def test_lightning_never_joins_midway(busy, kind, touched):
+    """It asks for the length once, and would cut every epoch to the rest of the one that was joined."""
+    sized_len = pytest.importorskip("lightning.fabric.utilities.data").sized_len
+    ring, _ = busy
+    loader = loaders(ring)[kind]()
+    dataset = loader.dataset
+    if touched:
+        assert (len(dataset.reader), len(loader)) == (18, 18)
+    assert sized_len(loader) == LENGTH // 2
+    assert (dataset.reader.epoch, dataset.reader.joined_midway) == (1, False)
+    assert sized_len(loader) == len(loader) == LENGTH // 2
+    dataset.close()
+
+
+def test_lightning_keeps_a_start_that_was_chosen(busy):
+    sized_len = pytest.importorskip("lightning.fabric.utilities.data").sized_len
+    ring, _ = busy
+    loader = RingLoader(RingDataset(ring, batch_size=2, start="now"))
+    assert sized_len(loader) == 18
+    loader.close()
+
+
+def test_after_a_break_whole_epochs_count(busy):
+    ring, others = busy
+    loader = RingLoader(RingDataset(ring, batch_size=2, copy=True))
+    for step, _ in enumerate(loader):
+        assert len(loader) == 18
+        if step == 2:
+            break
+    assert len(loader) == LENGTH // 2
+    for _ in others:
+        pass
+    assert sum(1 for _ in loader) == LENGTH // 2
+    next(iter(loader))
+    assert len(loader) == LENGTH // 2
+    loader.close()
+
+
 def test_a_loader_counts_from_its_own_place(busy):
     """Though other processes read on."""
     ring, others = busy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, Self
 
@@ -57,6 +58,7 @@ class Reader:
         self._pid = os.getpid()
         self._closed = False
         self._stood_in_the_way = False
+        self._latest: weakref.ref[EpochIterator] | None = None
         self._thread = threading.get_ident()
         register(self)
 
@@ -97,9 +99,15 @@ class Reader:
     def __len__(self) -> int:
         """Batches in the whole of the next batch's epoch; another number once a refresh has brought new pairs.
 
-        Of the epoch that it joined in the middle, those from there on.
+        Of the epoch that it joined in the middle, those from there on. Once an iteration was broken off, and dropped,
+        those of the epoch after it, which the next iteration gives.
         """
-        return self._cursor.steps
+        return self._cursor.steps if self._is_iterated else self._cursor.next_steps
+
+    @property
+    def _is_iterated(self) -> bool:
+        """Whether the latest iteration may be asked for its next batch."""
+        return self._latest is not None and self._latest() is not None
 
     @property
     def joined_midway(self) -> bool:
@@ -121,7 +129,9 @@ class Reader:
             self._come_back()
             self.check_open()
             iteration, epoch = self._delivery.begin(self)
-        return EpochIterator(self, iteration, epoch)
+            latest = EpochIterator(self, iteration, epoch)
+            self._latest = weakref.ref(latest)
+        return latest
 
     def read_ahead_for(self, iteration: LoaderIteration | None) -> None:
         """Read for a loader's iteration, of which the loader knows how far it has come."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -12,6 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ringfeed.arguments import true_or_false, whole_number
 from ringfeed.daemon.started import Use
 from ringfeed.interactive import by_default
+from ringfeed.log import inform
 from ringfeed.plan import Plan
 from ringfeed.reader.opening import open_reader
 from ringfeed.reader.reader import Reader
@@ -22,6 +24,7 @@ from ringfeed.torch.beginning import Beginning
 from ringfeed.torch.distributed import Ranks, check_nodes, kin, loader_pid
 from ringfeed.torch.first_place import joins_midway_at, state_of_beginning
 from ringfeed.torch.items import Items
+from ringfeed.torch.lightning import asks_once
 from ringfeed.torch.membership import Membership
 from ringfeed.torch.resume import ResumePoint
 from ringfeed.torch.workers.loading import collates, spawns_workers_of, tell_of_workers
@@ -181,6 +184,7 @@ class RingDataset(IterableDataset[Any]):
         Raises:
             DaemonNotRunningError: no daemon serves the ring.
         """
+        self._begin_whole_for(sys._getframe(1))  # noqa: SLF001  # nothing else tells who asks
         if (reader := self._own_reader) is not None:
             return len(reader)
         place = joins_midway_at(self.ring, self.beginning, self._shape)
@@ -191,8 +195,29 @@ class RingDataset(IterableDataset[Any]):
 
     def attach_to_count(self) -> None:
         """Attach if only that tells how many batches the first epoch will have, since others are in the midst of it."""
+        self._begin_whole_for(sys._getframe(1))  # noqa: SLF001  # nothing else tells who asks
         if self._own_reader is None and joins_midway_at(self.ring, self.beginning, self._shape) is not None:
             _ = self.reader
+
+    def _begin_whole_for(self, caller: FrameType) -> None:
+        """Begin with a whole epoch, if that was left to Ringfeed, where the rest of one would shorten all epochs."""
+        beginning, reader = self.beginning, self._open_reader()
+        if beginning.chosen or beginning.start != "auto" or not asks_once(caller):
+            return
+        if reader is None:
+            midway = joins_midway_at(self.ring, beginning, self._shape) is not None
+        else:
+            midway = self._unread and reader.joined_midway
+        if not midway:
+            return
+        if reader is not None:
+            self._detach()
+        beginning.start = "epoch"
+        inform(
+            "%r begins with the next whole epoch of the ring, which others read: Lightning would cut every epoch to "
+            "the rest of this one.",
+            self,
+        )
 
     @property
     def _shape(self) -> tuple[int, int, bool]:

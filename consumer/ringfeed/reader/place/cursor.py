@@ -56,6 +56,12 @@ class Cursor:
         return self.plan.steps_left(self.epoch, joined.position if joined and joined.epoch == self.epoch else 0)
 
     @property
+    def next_steps(self) -> int:
+        """Rounds of the epoch that the next iteration gives, if the latest one is left now."""
+        following = None if self.look else self.rest_to_skip
+        return self.steps if following is None else self.plan.steps_left(following.epoch, 0)
+
+    @property
     def state_place(self) -> Place:
         """Where the group stands, for a state: at the next epoch's start if that was chosen, else at the next round."""
         return self.plan.epoch_start(self.place) if self._next_epoch_chosen else self.place
