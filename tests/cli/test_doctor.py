@@ -235,6 +235,14 @@ def test_a_bucket_is_asked_for_page_and_object(fault, root, level, said):
     assert bool(check.cure) == (level is not Level.OK)
 
 
+def test_doctor_uses_proxies_as_a_daemon_does(monkeypatch):
+    """Not for what lies on this machine."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    with serve_in_thread(FakeGcs(BUCKET)) as server:
+        assert ask_store("gs://b/set", server.url).level is Level.OK
+
+
 def test_a_bucket_that_refuses_connections_is_bad_immediately(capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -157,6 +157,7 @@ async def _supervise(
         read=read,
         on_config=partial(_begin_log, log),
         on_tick=log.tell_repeats,
+        on_stop=partial(log.tell_repeats, end=True),
     )
     supervisor = Supervisor(settings, around)
     if stop_on_eof:

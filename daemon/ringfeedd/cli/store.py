@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import Final
 
@@ -10,6 +11,7 @@ from ringfeedd.cli.checks import Check, store_answers, store_fails, store_is_sil
 from ringfeedd.errors import DaemonError
 from ringfeedd.storage import ObjectInfo, Source, SourceError, StoreSettings, open_source
 from ringfeedd.storage.base import read
+from ringfeedd.system.proxies import spare_local_hosts
 
 TIMEOUT_S: Final = 10.0
 """For both answers together."""
@@ -19,7 +21,8 @@ MOST_BYTES: Final = 8 << 20
 
 
 def ask_store(root: str, emulator: str | None) -> Check:
-    """Return what came of one look at a bucket."""
+    """Return what came of one look at a bucket, by the way that a daemon takes."""
+    spare_local_hosts(os.environ)
     return asyncio.run(_ask(root, emulator))
 
 

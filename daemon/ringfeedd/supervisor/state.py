@@ -26,6 +26,7 @@ class Surroundings:
         read: reads the configuration again at SIGHUP; None: it stays.
         on_config: called with a configuration that a reload has changed.
         on_tick: called a few times a second.
+        on_stop: called before the daemon's last line is logged.
     """
 
     say: Callable[[str], None] = lambda _sentence: None
@@ -36,6 +37,7 @@ class Surroundings:
     read: Callable[[], Loaded] | None = None
     on_config: Callable[[Config], None] = lambda _config: None
     on_tick: Callable[[], None] = lambda: None
+    on_stop: Callable[[], None] = lambda: None
 
 
 class DaemonState:

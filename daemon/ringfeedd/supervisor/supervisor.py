@@ -96,6 +96,7 @@ class Supervisor:
                     raise
                 kind = CrashError if self._announced else StartError
                 raise kind(f"the daemon {'cannot go on' if self._announced else 'cannot start'}: {limit}") from error
+            self._around.on_stop()
             why = self._why_stopped if code == EXIT_CLEAN else "every ring failed"
             _LOG.info("stopped: %s, after %.0f s%s", why, time.monotonic() - self._began, self._totals)
             return code
