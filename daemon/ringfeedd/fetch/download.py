@@ -45,24 +45,6 @@ class Download:
         ended: nothing comes of it any more.
     """
 
-    __slots__ = (
-        "_client",
-        "_failures",
-        "_first",
-        "_first_at",
-        "_on_end",
-        "_second",
-        "_spent_s",
-        "_timer",
-        "_under_way",
-        "attempts",
-        "data",
-        "ended",
-        "error",
-        "info",
-        "retries",
-    )
-
     def __init__(self, client: StoreClient, info: ObjectInfo, on_end: Callable[[Download], None]) -> None:
         self._client, self.info, self._on_end = client, info, on_end
         self.data: bytes | None = None
@@ -198,8 +180,6 @@ class Download:
 
 class PairDownload:
     """Both objects of a pair."""
-
-    __slots__ = ("_on_end", "image", "label")
 
     def __init__(self, client: StoreClient, pair: Pair, on_end: OnFetched) -> None:
         self._on_end = on_end

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+from msgspec.structs import astuple
 
 LIMITED_FOR_S: Final = 10.0
 """A limit that lasted so long is told, when its rate is known."""
@@ -57,12 +59,7 @@ class RequestCounts(msgspec.Struct, array_like=True, frozen=True, gc=False):
     second_won: int = 0
 
     def __add__(self, other: RequestCounts) -> RequestCounts:
-        return RequestCounts(
-            self.requests + other.requests,
-            self.limited + other.limited,
-            self.second + other.second,
-            self.second_won + other.second_won,
-        )
+        return RequestCounts(*map(operator.add, astuple(self), astuple(other)))
 
 
 NO_REQUESTS: Final = RequestCounts()

@@ -31,19 +31,6 @@ class Request:
         until: when it is cut.
     """
 
-    __slots__ = (
-        "_client",
-        "_marked_at",
-        "_marked_bytes",
-        "_moved_at",
-        "_on_end",
-        "_reading",
-        "_received",
-        "began",
-        "info",
-        "until",
-    )
-
     def __init__(
         self, client: StoreClient, info: ObjectInfo, on_end: OnRequestEnd, now: float, until: float = math.inf
     ) -> None:
