@@ -74,6 +74,19 @@ def test_an_attach_that_waits_says_for_what(impatient, caplog):
         assert not waiting.is_alive()
 
 
+def test_a_place_behind_an_own_reader_is_named():
+    """It would wait for itself: an earlier run of a notebook's cell keeps its reader."""
+    with served_ring() as served, turning(served), ringfeed.attach(served.name, batch_size=2, group="job") as reader:
+        for _ in zip(range(6), reader, strict=False):
+            pass
+        wait_until(lambda: served.service.ring.floor > 0)
+        for wait in (False, True):
+            with pytest.raises(ringfeed.AttachRefusedError, match=r"lies behind .*This process .* group 'job', rank"):
+                ringfeed.attach(served.name, batch_size=2, group="late", start=(0, 0), wait=wait)
+        reader.close()
+        ringfeed.attach(served.name, batch_size=2, group="late", start=(0, 0)).close()
+
+
 def attach_late(ring):
     ringfeed.attach(ring, batch_size=2, group="late", start=(0, 0), wait=True).close()
 

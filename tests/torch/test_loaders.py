@@ -536,3 +536,45 @@ def test_no_loader_warns(make):
             loader = make(workers)
             assert rows_of(loader) == epoch_rows(0)
             loader.close()
+
+
+# Two loaders in one process.
+
+
+@pytest.mark.parametrize("kind", [RingLoader, DataLoader])
+def test_an_idle_reader_makes_way_for_workers(folder, caplog, kind):
+    """A loop that was broken off keeps the slots that the next loader's workers need."""
+    name = f"t{uuid.uuid4().hex[:10]}"
+    with Daemon(str(folder), "--size", "24x32", "--slots", "24", "--test-ratio", "0", ring=name):
+        earlier, later = (
+            RingDataset(f"{name}-train", batch_size=BATCH, fields=("epoch", "positions"), drop_last=False)
+            for _ in range(2)
+        )
+        for step, _ in enumerate(earlier):
+            if step == 1:
+                break
+        batch_size = {"batch_size": None} if kind is DataLoader else {}
+        loader = kind(later, num_workers=2, timeout=20, **batch_size)
+        rows = rows_of(loader)
+        assert sorted(rows) == epoch_rows(rows[0][0])
+        assert "a DataLoader's workers that begin in the same thread need its slots" in caplog.text
+        del loader
+        later.close()
+        assert len({position for _, position in rows_of(earlier)}) == PAIRS
+        earlier.close()
+
+
+def test_a_loop_under_way_makes_no_way(folder):
+    name = f"t{uuid.uuid4().hex[:10]}"
+    with Daemon(str(folder), "--size", "24x32", "--slots", "48", "--test-ratio", "0", ring=name):
+        first, second = (
+            RingDataset(f"{name}-train", batch_size=BATCH, fields=("epoch", "positions"), drop_last=False)
+            for _ in range(2)
+        )
+        reads = iter(first)
+        rows = rows_of([next(reads)])
+        loader = RingLoader(second, num_workers=2, timeout=20)
+        pairs = list(zip(reads, loader, strict=False))
+        assert rows + rows_of(pair[0] for pair in pairs) == epoch_rows(0)
+        loader.close()
+        first.close()

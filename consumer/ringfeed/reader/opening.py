@@ -10,9 +10,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ringfeed.arguments import true_or_false, whole_number
-from ringfeed.errors import DaemonGoneError, DaemonNotRunningError, OtherVersionError, RingFailedError
+from ringfeed.errors import (
+    AttachRefusedError,
+    DaemonGoneError,
+    DaemonNotRunningError,
+    OtherVersionError,
+    RingFailedError,
+)
 from ringfeed.log import TELL_AFTER_S, inform, warn
 from ringfeed.reader.reader import Reader
+from ringfeed.reader.registry import own_readers_beyond
 from ringfeed.reader.state import ResumeState
 from ringfeed.shm.descriptor import read_descriptor
 from ringfeed.shm.lane import Request
@@ -90,7 +97,18 @@ def open_reader(
             yields=on_lag == "yield",
             kin=kin,
         )
-        return Reader(ring, request, copy=copy, restart_s=restart_s, state=state)
+        own, waits_for_itself = own_readers_beyond(ring, name, at) if kind is Start.AT else ("", False)
+        advice = f"This process reads beyond it itself; call close() on the loader, dataset or reader of {own}."
+        if wait and waits_for_itself:
+            raise AttachRefusedError(
+                f"epoch {at[0]}, position {at[1]} lies behind ring {ring!r}, and waiting would not end. {advice}"
+            )
+        try:
+            return Reader(ring, request, copy=copy, restart_s=restart_s, state=state)
+        except AttachRefusedError as refused:
+            if own:
+                raise AttachRefusedError(f"{refused}. {advice}") from None
+            raise
 
     reader = _once_served(read, wait_s)
     if reader.joined_midway:

@@ -200,6 +200,10 @@ class Reader:
             self._lock.release()
         return True
 
+    def make_way_for_workers(self) -> bool:
+        """Do not keep a whole epoch from being published, if no iteration is under way; else its loop may go on."""
+        return not self._is_iterated and self.make_way(self._cursor.next_end)
+
     def _come_back(self) -> None:
         """Attach again if it was closed to make way for another reader of its thread.
 
@@ -213,6 +217,23 @@ class Reader:
         self._delivery.come_back(self)
         register(self)
         warn("%r attached again, where the others are: it had made way for another reader of its thread.", self)
+
+    @property
+    def reads_from(self) -> tuple[int, int]:
+        """The (epoch, position) up to which it has given everything back; at least that."""
+        place = self._cursor.place
+        held = place.seq - self._delivery.session.leases.oldest
+        return (place.epoch, place.position - held) if held <= place.position else (place.epoch - 1, 0)
+
+    @property
+    def may_miss(self) -> bool:
+        """Whether no other reader waits for this one."""
+        return self._delivery.may_miss
+
+    @property
+    def reads_in_this_thread(self) -> bool:
+        """Whether the thread that calls is the one that read from it last, or attached it."""
+        return self._thread == threading.get_ident()
 
     @property
     def pass_of(self) -> tuple[str, str]:

@@ -15,11 +15,34 @@ class OpenReader(Protocol):
     """A reader, as the others of its process see it."""
 
     @property
+    def ring(self) -> str:
+        """The ring's name."""
+
+    @property
+    def group(self) -> str:
+        """The group's name."""
+
+    @property
+    def reads_from(self) -> tuple[int, int]:
+        """The (epoch, position) up to which it has given everything back."""
+
+    @property
+    def may_miss(self) -> bool:
+        """Whether no other reader waits for this one."""
+
+    @property
+    def reads_in_this_thread(self) -> bool:
+        """Whether the thread that calls is the one that read from it last, or attached it."""
+
+    @property
     def pass_of(self) -> tuple[str, str]:
         """The generation of its ring, and its group."""
 
     def make_way(self, end: int) -> bool:
         """Do not keep pairs below ``end`` from being published; return whether it had to be closed for that."""
+
+    def make_way_for_workers(self) -> bool:
+        """Do not keep a whole epoch from being published; return whether it had to be closed for that."""
 
     def close(self, *, keep_place: bool = False) -> None:
         """Detach."""
@@ -55,6 +78,25 @@ def let_make_way(waiting: OpenReader, end: int) -> None:
         its_generation, its_group = reader.pass_of
         if its_group != group and its_generation == generation and reader.make_way(end):
             warn("%r was closed: %r waited for it in the same thread.", reader, waiting)
+
+
+def let_make_way_for_workers(ring: str, group: str) -> None:
+    """Have other groups' readers between two iterations not stand in the way of workers that this thread waits for."""
+    for reader in _open_readers():
+        if reader.ring == ring and reader.group != group and reader.make_way_for_workers():
+            warn("%r was closed: a DataLoader's workers that begin in the same thread need its slots.", reader)
+
+
+def own_readers_beyond(ring: str, group: str, at: tuple[int, int]) -> tuple[str, bool]:
+    """Return the other groups' readers of this process that have gone beyond (epoch, position).
+
+    Returns:
+        What they are called, empty if there are none, since an error that is kept must keep no reader; and whether one
+        of them reads in the thread that calls, which would wait for itself.
+    """
+    own = [reader for reader in _open_readers() if reader.ring == ring and reader.group != group]
+    beyond = [reader for reader in own if not reader.may_miss and reader.reads_from > at]
+    return ", ".join(map(repr, beyond)), any(reader.reads_in_this_thread for reader in beyond)
 
 
 def close_open_readers() -> None:

@@ -18,6 +18,7 @@ from ringfeed.plan import Plan
 from ringfeed.reader.opening import open_reader
 from ringfeed.reader.reader import Reader
 from ringfeed.reader.reconnect import RESTART_S
+from ringfeed.reader.registry import let_make_way_for_workers
 from ringfeed.shm.descriptor import read_descriptor
 from ringfeed.torch.accelerate import counts_by_itself
 from ringfeed.torch.beginning import Beginning
@@ -316,6 +317,7 @@ class RingDataset(IterableDataset[Any]):
             if self._open_reader() is not None:
                 self._detach()
         give_up_unreachable()
+        let_make_way_for_workers(self.ring, self.group)
         if self._workers_places is None:
             self._workers_places = WorkersPlaces(self.ring, self.group)
             self._workers_places.give_up_with(self)

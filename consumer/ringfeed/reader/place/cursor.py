@@ -62,6 +62,12 @@ class Cursor:
         return self.steps if following is None else self.plan.steps_left(following.epoch, 0)
 
     @property
+    def next_end(self) -> int:
+        """Number of the first pair after the epoch that the next iteration gives, if the latest one is left now."""
+        following = (None if self.look else self.rest_to_skip) or self.look or self.place
+        return self.plan.epoch_start(following).seq
+
+    @property
     def state_place(self) -> Place:
         """Where the group stands, for a state: at the next epoch's start if that was chosen, else at the next round."""
         return self.plan.epoch_start(self.place) if self._next_epoch_chosen else self.place
