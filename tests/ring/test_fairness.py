@@ -207,7 +207,7 @@ def test_an_evaluator_reads_beside_a_hungry_trainer(tmp_path, ring):
                 while taken < 1500:  # more than can have been there before
                     for batch in reader:
                         taken += len(batch.ids)
-                assert time.monotonic() - began < 60
+                assert time.monotonic() - began < 240
         finally:
             hungry.kill()
             hungry.communicate()
