@@ -432,7 +432,7 @@ def test_without_a_shm_every_command_says_a_sentence(how):
         (("--max-failed", "1", "--on-error", "stop"), r'on_error = "stop", and the pair'),
     ],
 )
-def test_a_failed_ring_tells_every_trainer_why(ring, budget, sentence, capsys):
+def test_a_failed_ring_tells_every_trainer_why(ring, budget, sentence, capsys, monkeypatch):
     objects, (bad,) = with_cut_images(60, [40])
     name = f"{ring}-train"
     with serve_in_thread(FakeGcs({"b": objects})) as server:
@@ -449,6 +449,10 @@ def test_a_failed_ring_tells_every_trainer_why(ring, budget, sentence, capsys):
             assert traces(ring) == [f"ringfeed.{name}.errors"]
             with pytest.raises(ringfeed.DaemonNotRunningError, match=f"since its last one stopped it: {sentence}"):
                 ringfeed.attach(name, batch_size=4)
+            monkeypatch.setattr("ringfeed.cli.commands.ring_names", list)  # other tests' rings
+            code, _, said = ask(capsys, "status")
+            assert code == 3
+            assert f"No daemon serves the ring {name!r}, since its last one stopped it" in said
             assert bad in ask(capsys, "errors", name)[1]
             assert f"{name}: removed 1 file" in ask(capsys, "clean", name)[1]
         finally:
