@@ -171,6 +171,20 @@ def test_refusals_that_rise_with_the_rate_are_limits():
     assert pace.bounds(now)
 
 
+def test_a_cut_without_demand_is_in_proportion():
+    """A worker that sends a tenth of its pace learns nothing of what the store lets through."""
+    pace = Pace(random.Random(1))
+    now = answer(pace, lambda per_s: max(0.0, 1 - 100 / per_s), 60.0, NOW, random.Random(3))
+    before = pace.per_s
+    for number in range(20):
+        now += 10 / before
+        pace.sent(now)
+        pace.good(now, now) if number % 3 else pace.limited(now, now)
+        if pace.per_s < before:
+            break
+    assert 0.4 * before <= pace.per_s < before
+
+
 # -- what workers report
 
 

@@ -30,6 +30,7 @@ from ringfeedd.decode.spec import DecodeSpec, LabelMode
 from ringfeedd.fetch.policy import FetchPolicy
 from ringfeedd.storage import ObjectInfo
 from ringfeedd.worker import protocol as messages
+from ringfeedd.worker.heartbeat import VITAL_WORDS
 from ringfeedd.worker.link import WorkerLink
 from ringfeedd.worker.pool import COPIES_IN_A_ROW, Pool
 from ringfeedd.worker.protocol import Copied, CopyJob, Decoded, Hello, PairJob, Results, Tuning
@@ -86,8 +87,9 @@ class Deaf:
 def make_pool(workers: int) -> Pool:
     tuning = Tuning(1, 1, FetchPolicy())
     pool = Pool(Hello("gs://nothing", None, tuning, []), [tuning] * workers, Deaf(), most_pairs=PAIRS)  # type: ignore[arg-type]
+    vitals = memoryview(bytes(8 * VITAL_WORDS)).cast("Q")
     for number in range(workers):
-        worker = WorkerLink(number, None, asyncio.StreamReader(), NoPipe(), memoryview(b""))  # type: ignore[arg-type]
+        worker = WorkerLink(number, None, asyncio.StreamReader(), NoPipe(), vitals)  # type: ignore[arg-type]
         pool._workers[number] = worker
     return pool
 

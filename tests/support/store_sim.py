@@ -8,17 +8,20 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.fetch.client import StoreClient
+from ringfeedd.fetch.download import PairDownload
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
 from ringfeedd.storage.base import ObjectInfo, SourceError
+from ringfeedd.worker.downloader import SURPLUS
 
 CONTENT = b"\xff" * 100
 LOOK_S = 0.5
+TICK_S = 0.25
 
 
 class SimClock:
@@ -153,29 +156,54 @@ def pair_of(number: int) -> Pair:
 
 
 class SimWorker:
-    """A client whose decoder takes no time, or `decode_s` for each pair; it has as many pairs as the ring gives it."""
+    """A client whose decoder takes no time. The pairs that it is given are its own, as a pool's worker's are.
+
+    Attributes:
+        backlog: numbers of pairs that it was given and has not begun.
+        held: of those that are under way.
+        early: of those that came before their ring had room for them.
+    """
 
     def __init__(self, sim: Sim, number: int, **options) -> None:
         self.sim, self.number = sim, number
-        self.client = StoreClient(
-            sim.store, sim.policy, feed=self._feed, clock=sim.clock, rng=random.Random(number), **options
-        )
-        self.held: dict[int, object] = {}
+        rng = random.Random(f"{sim.seed} {number}")
+        self.client = StoreClient(sim.store, sim.policy, feed=self._feed, clock=sim.clock, rng=rng, **options)
+        self.backlog: deque[int] = deque()
+        self.held: dict[int, PairDownload] = {}
+        self.early: set[int] = set()
         self._came = 0
         self._look()
 
+    @property
+    def room(self) -> int:
+        """Pairs that it can be given."""
+        missing, ahead = len(self.backlog) + len(self.held), self.client.objects_ahead()
+        room = self.sim.most_pairs - missing - len(self.early)
+        return room if ahead is None else min(room, ahead // 2 + 1 - missing)
+
+    def give_back(self) -> list[int]:
+        """Forget what is far more than it can ask for soon, and return the numbers."""
+        ahead, missing = self.client.objects_ahead(), len(self.backlog) + len(self.held)
+        if ahead is None or missing <= SURPLUS * (ahead // 2 + 1):
+            return []
+        back = [self.backlog.pop() for _ in range(min(missing - ahead // 2 - 1, len(self.backlog)))]
+        for seq in sorted(self.held, reverse=True):
+            if missing - len(back) > ahead // 2 + 1 and self.held[seq].idle:
+                self.held.pop(seq).cancel()
+                back.append(seq)
+        return back
+
     def _feed(self) -> bool:
-        if len(self.held) >= self.sim.most_pairs:
+        if not self.backlog:
             return False
-        seq = self.sim.next_seq()
-        if seq is None:
-            return False
-        self.held[seq] = None
+        seq = self.backlog.popleft()
         self.held[seq] = self.client.fetch(pair_of(seq % self.sim.pairs), lambda came: self._ended(seq, came))
         return True
 
     def _ended(self, seq: int, came) -> None:
         del self.held[seq]
+        if seq >= self.sim.published + self.sim.slots // 2:
+            self.early.add(seq)
         self._came += 1
         self.sim.came(seq, came)
 
@@ -187,7 +215,7 @@ class SimWorker:
 
 
 class Sim:
-    """A ring of `slots`, its read-ahead included, fed by workers; a trainer takes each pair at once.
+    """A ring of `slots`, its read-ahead included, half of each, fed by workers; a trainer takes each pair at once.
 
     Attributes:
         published: pairs that came, in order.
@@ -208,26 +236,41 @@ class Sim:
         hurry: bool = True,
         **store,
     ) -> None:
-        self.clock = SimClock()
+        self.seed, self.clock = seed, SimClock()
         self.store = SimStore(self.clock, random.Random(seed), **store)
         self.policy = policy or FetchPolicy()
         self.slots, self.pairs, self.most_pairs = slots, pairs, most_pairs
         self.published = self._head = 0
         self.published_at: list[float] = []
         self._ready: set[int] = set()
+        self._back: list[int] = []
         self.failed: dict[int, Exception] = {}
         self.retries: Counter[str] = Counter()
         self.workers = [SimWorker(self, number, first=first, most=most) for number in range(workers)]
         if hurry:
             self._hurry()
+        self._tick()
+
+    def _give(self) -> None:
+        """Give pairs to workers, each to the one that has most room."""
+        while self._back or self._head < self.published + self.slots:
+            worker = max(self.workers, key=lambda one: one.room)
+            if worker.room <= 0:
+                break
+            if self._back:
+                worker.backlog.append(heapq.heappop(self._back))
+            else:
+                worker.backlog.append(self._head)
+                self._head += 1
         for worker in self.workers:
             worker.client.pump()
 
-    def next_seq(self) -> int | None:
-        if self._head >= self.published + self.slots:
-            return None
-        self._head += 1
-        return self._head - 1
+    def _tick(self) -> None:
+        for worker in self.workers:
+            for seq in worker.give_back():
+                heapq.heappush(self._back, seq)
+        self._give()
+        self.clock.call_later(TICK_S, self._tick)
 
     def came(self, seq: int, came) -> None:
         if isinstance(came, Fetched):
@@ -241,11 +284,9 @@ class Sim:
             self.published += 1
             self.published_at.append(self.clock.now)
         if self.published > before:
-            self.clock.call_later(0.0, self._pump_all)
-
-    def _pump_all(self) -> None:
-        for worker in self.workers:
-            worker.client.pump()
+            for worker in self.workers:
+                worker.early = {one for one in worker.early if one >= self.published + self.slots // 2}
+            self.clock.call_later(0.0, self._give)
 
     def _hurry(self) -> None:
         for worker in self.workers:

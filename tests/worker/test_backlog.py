@@ -80,6 +80,29 @@ def test_a_cancelled_pair_is_passed_by():
     assert backlog.get(0, 1) is None
 
 
+class Begun:
+    """A download of which nothing is there, and something under way or not."""
+
+    def __init__(self, *, idle: bool) -> None:
+        self.idle = idle
+
+
+def test_the_latest_idle_pairs_are_given_back():
+    """What is at hand or under way stays, and whatever was given back may come again."""
+    backlog = Backlog(1)
+    for seq in range(8):
+        backlog.add(0, job(seq), at_hand=seq == 7)
+    first, second = backlog.next_download(), backlog.next_download()
+    first.download, second.download = Begun(idle=True), Begun(idle=False)
+    assert (backlog.taken, backlog.missing) == (8, 7)
+    assert [pair.seq for pair in backlog.give_back(4)] == [4, 5, 6]
+    assert [pair.seq for pair in backlog.give_back(0)] == [0, 2, 3]
+    assert (backlog.taken, backlog.missing) == (8, 1)  # the one that is under way
+    assert backlog.next_download() is None
+    backlog.add(0, job(2), at_hand=False)
+    assert backlog.next_download().seq == 2
+
+
 def test_the_store_is_waited_for_with_room():
     backlog = Backlog(1)
     assert not backlog.waits_for_store

@@ -15,15 +15,17 @@ import pytest
 from house import Daemon, wait_until, write_folder
 
 import ringfeed
+from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import EXIT_COULD_NOT_START, EXIT_CRASH, CrashError, StartError
 from ringfeedd.fetch.policy import FetchPolicy
+from ringfeedd.storage.base import ObjectInfo
 from ringfeedd.system.children import process_state
 from ringfeedd.worker import pool as pool_module
-from ringfeedd.worker.heartbeat import HEARTBEAT_WORD, SUSPECT_WORD, VITAL_WORDS
+from ringfeedd.worker.heartbeat import CREDIT_WORD, HEARTBEAT_WORD, SUSPECT_WORD, VITAL_WORDS
 from ringfeedd.worker.link import SILENCE_S, WorkerLink
 from ringfeedd.worker.pool import STILLBORN_WORKERS, Pool, PoolListener
 from ringfeedd.worker.process import Spawner
-from ringfeedd.worker.protocol import Hello, Tuning
+from ringfeedd.worker.protocol import Hello, PairJob, Results, Tuning
 
 
 class Sleeper:
@@ -64,6 +66,54 @@ def killed(worker: WorkerLink) -> bool:
         return worker.process._process.wait(0.05) == -signal.SIGKILL  # type: ignore[attr-defined]
     except subprocess.TimeoutExpired:
         return False
+
+
+class Pipe:
+    """Keeps what a worker would read."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+
+    def write(self, frame: bytes) -> None:
+        self.frames.append(frame)
+
+
+def make_linked_pool(*takes: int) -> tuple[Pool, list[WorkerLink]]:
+    """A pool of workers that take as many pairs as their words say, of 100 at a time."""
+    tuning = Tuning(1, 1, FetchPolicy())
+    hello = Hello("gs://nothing", None, tuning, [])
+    pool = Pool(hello, [tuning] * len(takes), Mock(spec=PoolListener), most_pairs=100)
+    for number, credit in enumerate(takes):
+        vitals = memoryview(bytearray(8 * VITAL_WORDS)).cast("Q")
+        vitals[CREDIT_WORD] = credit
+        pool._workers[number] = WorkerLink(number, None, None, Pipe(), vitals)  # type: ignore[arg-type]
+    return pool, list(pool._workers.values())
+
+
+def jobs(*seqs: int) -> list[PairJob]:
+    return [PairJob(seq, Pair(str(seq), ObjectInfo("i", 1), ObjectInfo("l", 1))) for seq in seqs]
+
+
+def test_a_worker_gets_the_pairs_it_takes():
+    """The number that it tells counts from its start; 0 is no limit."""
+    pool, (slow, fast) = make_linked_pool(3, 40)
+    assert pool.room == 43
+    pool.give(0, jobs(*range(43)))
+    assert (len(slow.pairs), len(fast.pairs), pool.room) == (3, 40, 0)
+    slow.vitals[CREDIT_WORD] = 5
+    assert pool.room == 2
+    fast.vitals[CREDIT_WORD] = 0
+    assert pool.room == 2 + 60
+
+
+def test_what_a_worker_gives_back_goes_to_others():
+    pool, (worker, _) = make_linked_pool(0, 0)
+    pool.give(0, jobs(*range(8)))
+    kept, *back = worker.pairs
+    pool._take_answers(worker, Results([], back=[*back, (0, 99)]))  # 99 was cancelled meanwhile, say
+    assert list(worker.pairs) == [kept]
+    lost = [call.args for call in pool._listener.lost.call_args_list]  # type: ignore[attr-defined]
+    assert lost == back
 
 
 def test_a_silent_worker_is_named_then_killed(silent, caplog):

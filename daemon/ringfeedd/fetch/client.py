@@ -45,6 +45,9 @@ OWN_CAUSES: Final = frozenset({"internal", "too_large"})
 OVERLOADED: Final = "http_503"
 SLOW_CAUSES: Final = frozenset({"timeout", "slow"})
 
+AHEAD_S: Final = 2.0
+"""For so long a worker has pairs in hand where the store limits the rate; more often than once in it they are given."""
+
 LIMIT_SHOWN_S: Final = 10.0
 """After the latest answer that limits the rate, for which a client says that it is limited."""
 
@@ -127,6 +130,11 @@ class StoreClient:
     def under_way(self) -> int:
         """Requests, second ones included."""
         return len(self.requests)
+
+    def objects_ahead(self) -> int | None:
+        """Return how many objects it can ask for in the next `AHEAD_S`; None where nothing limits the rate."""
+        pace = self.window.pace.per_s
+        return None if pace is None else int(pace * AHEAD_S)
 
     def report(self) -> StoreReport:
         """Return the numbers that status, metrics and tests read."""

@@ -60,6 +60,11 @@ class Download:
     def __repr__(self) -> str:
         return f"Download({self.info.name!r}, {self._under_way} under way, {self.attempts} attempts)"
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it is there, or under way."""
+        return self.data is None and not self._under_way
+
     def begin(self, now: float) -> None:
         """Send a request; the window has given leave."""
         if not self.attempts:
@@ -188,6 +193,11 @@ class PairDownload:
 
     def __repr__(self) -> str:
         return f"PairDownload({self.image!r}, {self.label!r})"
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it is there, or under way: to give it up costs no request."""
+        return self.image.idle and self.label.idle
 
     def cancel(self) -> None:
         """End what is under way, without a callback."""

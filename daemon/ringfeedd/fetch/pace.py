@@ -47,6 +47,9 @@ TRIAL_CUTS: Final = 3
 SAME: Final = 0.6
 """If so many cuts, each after so many answers, leave this part of the refusals, then these are random."""
 
+FULL: Final = 0.7
+"""A pace counts as measured where requests were sent at this part of it."""
+
 UNDER: Final = 0.97
 MOST_CUT: Final = 8.0
 """A cut goes to this part of the rate of good answers, and divides the pace by no more than this."""
@@ -54,6 +57,9 @@ MOST_CUT: Final = 8.0
 GROWTH: Final = 0.03
 MOST_GROWTH: Final = 1.0
 """By which part a pace grows at a look."""
+
+LEAST_STEP: Final = 0.03
+"""Requests a second: the least growth, so that a worker which has nearly nothing comes nearer to the others."""
 
 NEAR: Final = 0.5
 CAREFUL_ANSWERS: Final = 80
@@ -226,7 +232,11 @@ class Pace:
             self._grow(pace, now)
 
     def _cut(self, pace: float, span_s: float) -> float:
-        return min(pace, max(UNDER * (self._requests - self._refused) / span_s, pace / MOST_CUT))
+        sent = self._requests / span_s
+        if sent < FULL * pace:  # so little was wanted that it tells nothing of what the store lets through
+            sent = pace
+        good = sent * (1.0 - self._refused / self._requests)
+        return min(pace, max(UNDER * good, pace / MOST_CUT))
 
     def _try(self, pace: float, now: float, span_s: float) -> None:
         """See whether the trial's latest cut has brought something."""
@@ -268,7 +278,7 @@ class Pace:
             self._growth = min(MOST_GROWTH, 2 * self._growth)
         else:
             self._growth = GROWTH
-        self._set(pace * (1 + self._growth) if self.bounds(now) else pace, now)
+        self._set(pace + max(self._growth * pace, LEAST_STEP) if self.bounds(now) else pace, now)
         self._excess = excess
 
     def _learn(self, part: float) -> None:

@@ -272,7 +272,7 @@ class Ring:
         return another
 
     def lost(self, seq: int) -> bool:
-        """The worker that had the pair is dead: queue it again. False when it is no longer wanted."""
+        """The worker that had the pair has it no longer: queue it again. False when it is no longer wanted."""
         self._stale.discard(seq)
         job = self._in_flight.get(seq)
         if job is None:

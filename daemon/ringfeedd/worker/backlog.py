@@ -44,15 +44,16 @@ class PendingPair:
         from_disk: the bytes came from the disk tier.
         wrong: what the disk tier had was not whole.
         dropped: it was cancelled and answered; the queues pass it by.
+        missing: it has to be downloaded.
     """
 
-    __slots__ = ("download", "dropped", "fetched", "from_disk", "job", "ring", "seq", "wrong")
+    __slots__ = ("download", "dropped", "fetched", "from_disk", "job", "missing", "ring", "seq", "wrong")
 
     def __init__(self, ring: int, job: PairJob) -> None:
         self.ring, self.seq, self.job = ring, job.seq, job
         self.download: PairDownload | None = None
         self.fetched: Fetched | None = None
-        self.from_disk = self.wrong = self.dropped = False
+        self.from_disk = self.wrong = self.dropped = self.missing = False
 
     def __repr__(self) -> str:
         return f"PendingPair(ring {self.ring}, seq {self.seq}{', dropped' if self.dropped else ''})"
@@ -71,10 +72,16 @@ class PendingPair:
 
 
 class Backlog:
-    """What a worker was given and has not answered."""
+    """What a worker was given and has not answered.
+
+    Attributes:
+        taken: pairs to fetch, since the start.
+        missing: pairs that have to be downloaded.
+    """
 
     def __init__(self, rings: int) -> None:
         """Begin with nothing; no ring has room yet."""
+        self.taken = self.missing = 0
         self._pairs: dict[tuple[int, int], PendingPair] = {}
         self._to_download: PairTurns[PendingPair] = PairTurns()
         self._to_decode: PairTurns[PendingPair | CopyRun] = PairTurns()
@@ -95,10 +102,11 @@ class Backlog:
             at_hand: nothing has to be downloaded for it.
         """
         pair = self._pairs[ring, job.seq] = PendingPair(ring, job)
+        self.taken += 1
         if at_hand:
             self.at_hand(pair)
         else:
-            self._to_download.append(pair)
+            self.download(pair)
 
     def add_copies(self, ring: int, copies: list[CopyJob]) -> None:
         """Take pairs that are to be copied out of the memory tier."""
@@ -118,15 +126,21 @@ class Backlog:
 
     def at_hand(self, pair: PendingPair) -> bool:
         """Let a pair be decoded as soon as its ring has room for it; return True if it has."""
+        self._note_missing(pair, missing=False)
         if pair.seq < self._limits[pair.ring]:
             self._to_decode.append(pair)
             return True
         self._beyond[pair.ring][pair.seq] = pair
         return False
 
-    def download_after_all(self, pair: PendingPair) -> None:
-        """Let a pair be downloaded that was to be read from disk and is not there."""
+    def download(self, pair: PendingPair) -> None:
+        """Let a pair be downloaded; also one that was to be read from disk and is not there."""
+        self._note_missing(pair, missing=True)
         self._to_download.append(pair)
+
+    def _note_missing(self, pair: PendingPair, *, missing: bool) -> None:
+        self.missing += missing - pair.missing
+        pair.missing = missing
 
     def raise_limit(self, ring: int, limit: int) -> None:
         """Let pairs of a ring below ``limit`` be decoded, in order."""
@@ -160,8 +174,27 @@ class Backlog:
             self.remove(pair)
         return dropped, copies
 
+    def give_back(self, most: int) -> list[PendingPair]:
+        """Forget pairs that have to be downloaded, the latest ones, until no more than ``most`` are missing.
+
+        One of which something is there, or under way, stays.
+
+        Returns:
+            Those, in order within a ring.
+        """
+        back: list[PendingPair] = []
+        for pair in reversed(list(self._pairs.values())):
+            if self.missing <= most:
+                break
+            if pair.missing and (pair.download is None or pair.download.idle):
+                pair.dropped = True
+                self.remove(pair)
+                back.append(pair)
+        return back[::-1]
+
     def remove(self, pair: PendingPair) -> None:
         """Forget a pair that is answered."""
+        self._note_missing(pair, missing=False)
         del self._pairs[pair.ring, pair.seq]
 
     def next_download(self) -> PendingPair | None:

@@ -14,8 +14,11 @@ from ringfeedd.fetch.starvation import StarvationTimer
 from ringfeedd.storage import Source
 from ringfeedd.system.histogram import FETCH_BOUNDS_S, Histogram
 from ringfeedd.worker.backlog import Backlog, PendingPair
-from ringfeedd.worker.heartbeat import FETCH_WORDS, UNDER_WAY_WORD, VITAL_WORDS, WINDOW_WORD
+from ringfeedd.worker.heartbeat import CREDIT_WORD, FETCH_WORDS, UNDER_WAY_WORD, VITAL_WORDS, WINDOW_WORD
 from ringfeedd.worker.protocol import Hello, PairJob, Tuning
+
+SURPLUS: Final = 2
+"""A worker that has so many times the pairs that it can soon ask for gives the rest back."""
 
 HURRY_PAIRS: Final = 32
 """The pair that a ring waits for, and those that it will wait for next."""
@@ -43,6 +46,7 @@ class Downloader:
             make_client: makes what requests are sent with.
         """
         self._rings = len(hello.rings)
+        self._has_cache = hello.memory is not None or hello.disk is not None
         self._vitals, self._backlog = vitals, backlog
         self._on_arrived, self._on_failed = on_arrived, on_failed
         self._client = make_client(
@@ -100,6 +104,23 @@ class Downloader:
                     client.hurry(pair.download, soon=seq > first)
         vitals[UNDER_WAY_WORD] = client.under_way
         vitals[WINDOW_WORD] = int(client.window.size)
+
+    def limit_backlog(self) -> list[PendingPair]:
+        """Write how many more pairs it takes, and return those that others are to have.
+
+        Where the store limits the rate, chance makes one worker slower than others: it is not to sit on pairs that the
+        ring waits for while the others have nothing to do. With a cache the pool does not know yet which pairs are to
+        be downloaded, so there it has no limit.
+        """
+        ahead, backlog = self._client.objects_ahead(), self._backlog
+        if ahead is None or self._has_cache:
+            self._vitals[CREDIT_WORD] = 0
+            return []
+        most = ahead // 2 + 1
+        back = backlog.give_back(most) if backlog.missing > SURPLUS * most else []
+        self.cancel(back)
+        self._vitals[CREDIT_WORD] = backlog.taken + max(0, most - backlog.missing)
+        return back
 
     def _begin_next(self) -> bool:
         """Begin one more, if there is one."""

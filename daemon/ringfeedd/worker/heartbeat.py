@@ -25,7 +25,10 @@ UNDER_WAY_WORD: Final = 4
 WINDOW_WORD: Final = 5
 """Requests that may be under way."""
 
-FETCH_WORDS: Final = 6
+CREDIT_WORD: Final = 6
+"""Pairs to fetch that it takes from its start on, all told; 0: as many as the pool has."""
+
+FETCH_WORDS: Final = 7
 DECODE_WORDS: Final = FETCH_WORDS + histogram_words(FETCH_BOUNDS_S)
 """Where the histograms of downloads and of decodes begin."""
 

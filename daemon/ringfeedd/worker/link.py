@@ -17,9 +17,9 @@ import msgspec
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.system.children import STOPPED, WorkerProcess, process_state
 from ringfeedd.worker import protocol as messages
-from ringfeedd.worker.heartbeat import HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, vital_bytes
+from ringfeedd.worker.heartbeat import CREDIT_WORD, HEARTBEAT_WORD, SUSPECT_RING_SHIFT, SUSPECT_WORD, vital_bytes
 from ringfeedd.worker.process import Spawner
-from ringfeedd.worker.protocol import Hello, ToWorker
+from ringfeedd.worker.protocol import Hello, Jobs, ToWorker
 
 _LOG: Final = logging.getLogger("ringfeedd.pool")
 
@@ -42,6 +42,7 @@ class WorkerLink:
         vitals: its words, which can be read when it is dead, too; see `vitals`.
         pairs: what it was given to fetch and has not answered, by (ring, seq).
         copies: numbers of the pairs that it was given to copy and has not answered, by ring.
+        given: pairs that it was given to fetch, since its start.
         finished: pairs that it has answered.
     """
 
@@ -52,6 +53,7 @@ class WorkerLink:
     vitals: memoryview
     pairs: dict[tuple[int, int], Pair] = field(default_factory=dict)
     copies: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    given: int = 0
     finished: int = 0
     _heartbeat: tuple[int, float] | None = None
     _named: bool = False
@@ -87,6 +89,20 @@ class WorkerLink:
     def load(self) -> int:
         """Pairs that it was given and has not answered."""
         return len(self.pairs) + sum(map(len, self.copies.values()))
+
+    @property
+    def credit(self) -> int | None:
+        """Pairs to fetch that it takes now; None for as many as there are."""
+        credit = self.vitals[CREDIT_WORD]
+        return max(0, credit - self.given) if credit else None
+
+    def give(self, share: Jobs) -> None:
+        """Give it pairs."""
+        self.given += len(share.jobs)
+        self.pairs.update(((share.ring, job.seq), job.pair) for job in share.jobs)
+        if share.copies:
+            self.copies[share.ring].update([copy.seq for copy in share.copies])
+        self.send(share)
 
     def send(self, message: ToWorker) -> None:
         """Send a message; nothing happens where the worker has ended."""

@@ -71,7 +71,7 @@ class PoolListener(Protocol):
         """Workers have copied these pairs out of the memory tier."""
 
     def lost(self, ring: int, seq: int, *, quarantine: bool) -> None:
-        """A dead worker had this pair.
+        """The worker that had this pair is dead, or has given it back.
 
         Args:
             quarantine: the pair has killed workers before and is not decoded again, also not when it is given in a
@@ -86,7 +86,7 @@ class PoolListener(Protocol):
 
 
 class Pool:
-    """Keeps some workers running and gives each pair to the one that has the fewest.
+    """Keeps some workers running and gives each pair to the one that has most room.
 
     Attributes:
         deaths: workers that died since the start.
@@ -199,19 +199,29 @@ class Pool:
     @property
     def room(self) -> int:
         """Pairs that can be dispatched now; none as long as that would be a frame for each pair that comes back."""
-        staying = [worker for number, worker in self._workers.items() if number < self.size]
-        spare = [max(0, self._most_pairs - worker.load) for worker in staying]
-        return sum(spare) if max(spare, default=0) >= min(self._most_pairs, LEAST_GIVEN) else 0
+        spare = self._spare()
+        # Where the store limits the rate, few pairs come back in a second.
+        least = 1 if any(self._workers[number].credit is not None for number in spare) else LEAST_GIVEN
+        return sum(spare.values()) if max(spare.values(), default=0) >= min(self._most_pairs, least) else 0
+
+    def _spare(self) -> dict[int, int]:
+        """Return how many pairs each worker can be given."""
+        spare = {}
+        for number, worker in self._workers.items():
+            if number < self.size:
+                most, credit = self._most_pairs - worker.load, worker.credit
+                spare[number] = max(0, most if credit is None else min(most, credit))
+        return spare
 
     def give(self, ring: int, jobs: Iterable[PairJob], copies: Sequence[CopyJob] = ()) -> None:
-        """Dispatch pairs, no more than there is room for; each to the worker that has the fewest.
+        """Dispatch pairs, no more than there is room for; each to the worker that has most room.
 
         Args:
             copies: pairs that are in the memory tier; some are given to a worker at a time.
         """
-        staying = {number: worker for number, worker in self._workers.items() if number < self.size}
-        shares: dict[int, Jobs] = {number: Jobs(ring, [], []) for number in staying}
-        loads = [(worker.load, number) for number, worker in staying.items()]
+        spare = self._spare()
+        shares: dict[int, Jobs] = {number: Jobs(ring, [], []) for number in spare}
+        loads = [(self._most_pairs - room, number) for number, room in spare.items()]
         heapify(loads)
         for job in jobs:
             if self._kills and self._kills[job.pair] >= KILLS_BEFORE_QUARANTINE:
@@ -220,18 +230,14 @@ class Pool:
             load, number = loads[0]
             heapreplace(loads, (load + 1, number))
             shares[number].jobs.append(job)
-        run = max(1, min(COPIES_IN_A_ROW, len(copies) // max(1, len(staying))))
+        run = max(1, min(COPIES_IN_A_ROW, len(copies) // max(1, len(spare))))
         for first in range(0, len(copies), run):
             load, number = loads[0]
             heapreplace(loads, (load + run, number))
             shares[number].copies.extend(copies[first : first + run])
         for number, share in shares.items():
             if share.jobs or share.copies:
-                worker = self._workers[number]
-                worker.pairs.update(((ring, job.seq), job.pair) for job in share.jobs)
-                if share.copies:
-                    worker.copies[ring].update([copy.seq for copy in share.copies])
-                worker.send(share)
+                self._workers[number].give(share)
 
     def set_limit(self, ring: int, limit: int) -> None:
         """Let pairs of ``ring`` below ``limit`` be decoded."""
@@ -368,6 +374,9 @@ class Pool:
             self._witness = there.label  # the smaller of the two, mostly
         for copied in message.copied:
             worker.copies[copied.ring].difference_update(copied.seqs, copied.wrong)
+        for ring, seq in message.back:
+            if worker.pairs.pop((ring, seq), None) is not None:
+                self._listener.lost(ring, seq, quarantine=False)
         worker.finished += len(message.results) + sum(len(copied.seqs) for copied in message.copied)
 
     async def stop(self) -> None:

@@ -192,12 +192,14 @@ class Results(msgspec.Struct, tag="results", frozen=True):
 
     Attributes:
         copied: besides `results`.
+        back: (ring, seq) of pairs that it has not begun and that others are to have.
         disk_error: why something could not be stored on disk; empty where everything could.
     """
 
     results: list[Result]
     store: StoreReport | None = None
     copied: list[Copied] = []
+    back: list[tuple[int, int]] = []
     disk_error: str = ""
 
 

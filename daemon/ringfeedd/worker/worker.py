@@ -136,6 +136,7 @@ class Worker:
 
     def _hurry(self) -> None:
         self._downloader.hurry()
+        self._outbox.back += [(pair.ring, pair.seq) for pair in self._downloader.limit_backlog()]
         if self._decoding:
             now = self._loop.time()
             self._busy_s += now - self._busy_since
@@ -185,7 +186,7 @@ class Worker:
     def _decode(self, pair: PendingPair) -> None:
         job = pair.job
         if pair.fetched is None and not self._decoder.read(pair, job):
-            self._backlog.download_after_all(pair)
+            self._backlog.download(pair)
             self._downloader.pump()
             return
         assert pair.fetched is not None
