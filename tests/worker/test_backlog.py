@@ -81,7 +81,7 @@ def test_a_cancelled_pair_is_passed_by():
 
 
 class Begun:
-    """A download of which nothing is there, and something under way or not."""
+    """A download with a request under way, or with none."""
 
     def __init__(self, *, idle: bool) -> None:
         self.idle = idle

@@ -62,8 +62,8 @@ class Download:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of it is there, or under way."""
-        return self.data is None and not self._under_way
+        """Whether no request for it is under way."""
+        return not self._under_way
 
     def begin(self, now: float) -> None:
         """Send a request; the window has given leave."""
@@ -196,7 +196,7 @@ class PairDownload:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of it is there, or under way: to give it up costs no request."""
+        """Whether no request for either object is under way."""
         return self.image.idle and self.label.idle
 
     def cancel(self) -> None:

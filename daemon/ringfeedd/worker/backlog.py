@@ -177,7 +177,8 @@ class Backlog:
     def give_back(self, most: int) -> list[PendingPair]:
         """Forget pairs that have to be downloaded, the latest ones, until no more than ``most`` are missing.
 
-        One of which something is there, or under way, stays.
+        One with a request under way stays. Of two objects one may be there: to ask for it once more costs less than to
+        wait for the other one here.
 
         Returns:
             Those, in order within a ring.
