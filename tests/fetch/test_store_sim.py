@@ -258,6 +258,19 @@ def test_one_object_that_always_fails_is_given_up(pairs, cause):
     assert sim.published >= 1
 
 
+def watched(sim, seconds, then=None):
+    """What a monitor of all workers says meanwhile; `then` is called after 200 s."""
+    monitor, said = StoreMonitor(), []
+    for tick in range(2 * seconds):
+        sim.run(0.5)
+        if then and tick == 400:
+            then()
+        for worker in sim.workers:
+            monitor.report(worker.number, worker.client.report(), sim.clock.now)
+        said.append(monitor.news(sim.clock.now))
+    return [sentence for sentence in said if sentence], monitor.statistics().outages
+
+
 @pytest.mark.parametrize("late", [{"i40"}, {"i40", "l41"}])
 def test_one_late_object_is_no_outage(late):
     """All else that the ring has room for is there, so nothing else is asked for, and nothing else is answered."""
@@ -266,15 +279,8 @@ def test_one_late_object_is_no_outage(late):
         return "hang" if name in late and now < START + 50 else None
 
     sim = Sim(workers=2, slots=64, latency_s=lambda _rng: 0.02, fault=fault)
-    monitor, said = StoreMonitor(), []
-    for _ in range(160):
-        sim.run(0.5)
-        for worker in sim.workers:
-            monitor.report(worker.number, worker.client.report(), sim.clock.now)
-        said.append(monitor.news(sim.clock.now))
+    assert watched(sim, 80) == ([], 0)
     assert sim.longest_pause_s(START) > 40
-    assert not any(said)
-    assert monitor.statistics().outages == 0
     assert not sim.failed
 
 
@@ -308,25 +314,25 @@ def test_a_window_shrinks_when_answers_take_ever_longer():
     assert sim.rate(30) >= 22
 
 
+def test_a_window_shrinks_when_all_is_cut():
+    """Else a link that is slower than the attempts' longest time brings nothing at all."""
+    policy = FetchPolicy(attempt_s=6.0)
+    sim = Sim(workers=1, latency_s=lambda _rng: 0.05, capacity=4.0, first=64, most=64, policy=policy)
+    sim.run(200)
+    assert sim.rate(100) >= 1.0  # of 2
+    assert not sim.failed
+
+
 def test_limits_and_outages_are_logged_briefly():
     def fault(now, _name, _number):
         return failure("connect") if START + 100 <= now < START + 150 else None
 
     sim = Sim(workers=4, latency_s=lambda _rng: 0.1, first=8, most=8, fault=fault)
     sim.store.limit = Limit(sim.clock, 100, burst=20)
-    monitor, said = StoreMonitor(), []
-    for tick in range(600):
-        sim.run(0.5)
-        if tick == 400:
-            sim.store.limit = None
-        for worker in sim.workers:
-            monitor.report(worker.number, worker.client.report(), sim.clock.now)
-        if sentence := monitor.news(sim.clock.now):
-            said.append(sentence)
-    limited, down, up, unlimited = said
+    (limited, down, up, unlimited), outages = watched(sim, 300, lambda: setattr(sim.store, "limit", None))
+    assert outages == 1
     assert limited.startswith("limited by the store to about ")
     assert 80 <= float(limited.split()[-2]) <= 130
     assert re.match(r"the store is unreachable since \d\d:\d\d \(no connection\); next try (now|in \d+ s)", down)
     assert 49 <= float(re.match(r"the store answers again, after (\d+) s", up)[1]) <= 62
     assert unlimited == "no longer limited by the store"
-    assert monitor.statistics().outages == 1

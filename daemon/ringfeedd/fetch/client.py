@@ -61,7 +61,7 @@ class StoreClient:
     Attributes:
         source: what objects are read from.
         window: what bounds the requests.
-        requests: those under way.
+        requests: those under way, the oldest first.
         wanted: objects that were asked for, and did not come yet.
         sent: requests since the start.
         seconds: of these, second ones for an object.
@@ -97,7 +97,7 @@ class StoreClient:
         """
         self.policy, self.rng = policy, rng or random.Random()
         self.window = Window(first, most, self.rng)
-        self.requests: set[Request] = set()
+        self.requests: dict[Request, None] = {}
         self.wanted = self.sent = self.seconds = self.seconds_won = 0
         self.source, self._feed = source, feed
         self._clock: Clock = clock or asyncio.get_running_loop()

@@ -41,7 +41,7 @@ class Request:
         self._reading: Reading | None = None
         if not client.requests:
             client.heard_at = now  # nothing could come while nothing was asked for
-        client.requests.add(self)
+        client.requests[self] = None
         if info.size > client.policy.max_object_bytes:
             sentence = (
                 f"{info.size:,} bytes are more than {client.policy.max_object_bytes:,}, which is all that is fetched."
@@ -64,7 +64,7 @@ class Request:
         client = self._client
         if self not in client.requests:
             return
-        client.requests.remove(self)
+        del client.requests[self]
         client.heard_at = now = client.now()
         try:
             if type(came) is not bytes:
@@ -118,7 +118,7 @@ class Request:
     def _withdraw(self) -> bool:
         if self not in self._client.requests:
             return False
-        self._client.requests.remove(self)
+        del self._client.requests[self]
         if self._reading is not None:
             self._reading.cancel()
         return True

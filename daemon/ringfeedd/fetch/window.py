@@ -203,11 +203,13 @@ class Window:
             self._collapse(now, None)
 
     def slow(self, now: float) -> None:
-        """Take note of an attempt that took too long: what is before the store has a queue."""
-        if self.down_since is None and now - self._slow_cut_at >= SLOW_CUT_S:
-            self._slow_cut_at = now
-            self.size = self._target = max(float(REOPENED_REQUESTS), SHRINKAGE * min(self.size, self._target))
-            self._trial, self._held_until = None, now + SLOW_CUT_S
+        """Take note that many attempts took too long: what is before the store has a queue.
+
+        Also while nothing is answered, as when all that is under way is cut: else the next window would be as large.
+        """
+        if now - self._slow_cut_at >= SLOW_CUT_S:
+            self._slow_cut_at, self._held_until, self._trial = now, now + SLOW_CUT_S, None
+            self._resize(max(float(REOPENED_REQUESTS), SHRINKAGE * self._target))
 
     # The size.
 
