@@ -25,7 +25,7 @@ from ringfeedd.worker.heartbeat import CREDIT_WORD, HEARTBEAT_WORD, SUSPECT_WORD
 from ringfeedd.worker.link import SILENCE_S, WorkerLink
 from ringfeedd.worker.pool import STILLBORN_WORKERS, Pool, PoolListener
 from ringfeedd.worker.process import Spawner
-from ringfeedd.worker.protocol import Hello, PairJob, Results, Tuning
+from ringfeedd.worker.protocol import Hello, PairJob, Tuning
 
 
 class Sleeper:
@@ -104,16 +104,6 @@ def test_a_worker_gets_the_pairs_it_takes():
     assert pool.room == 2
     fast.vitals[CREDIT_WORD] = 0
     assert pool.room == 2 + 60
-
-
-def test_what_a_worker_gives_back_goes_to_others():
-    pool, (worker, _) = make_linked_pool(0, 0)
-    pool.give(0, jobs(*range(8)))
-    kept, *back = worker.pairs
-    pool._take_answers(worker, Results([], back=[*back, (0, 99)]))  # 99 was cancelled meanwhile, say
-    assert list(worker.pairs) == [kept]
-    lost = [call.args for call in pool._listener.lost.call_args_list]  # type: ignore[attr-defined]
-    assert lost == back
 
 
 def test_a_silent_worker_is_named_then_killed(silent, caplog):

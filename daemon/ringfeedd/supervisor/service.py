@@ -213,7 +213,7 @@ class RingService:
             )
 
     def lost(self, seq: int, *, quarantine: bool) -> None:
-        """The worker that had this pair is dead, or has given it back."""
+        """The worker that had this pair is dead."""
         was_copied = self._dispatch.lost(seq, quarantine=quarantine)
         if self.failed is not None:
             return

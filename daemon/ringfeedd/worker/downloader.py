@@ -106,7 +106,7 @@ class Downloader:
         vitals[WINDOW_WORD] = int(client.window.size)
 
     def limit_backlog(self) -> list[PendingPair]:
-        """Write how many more pairs it takes, and return those that others are to have.
+        """Write how many more pairs it takes, and return those that others are to have; they are to be cancelled.
 
         Where the store limits the rate, chance makes one worker slower than others: it is not to sit on pairs that the
         ring waits for while the others have nothing to do. With a cache the pool does not know yet which pairs are to
@@ -118,7 +118,6 @@ class Downloader:
             return []
         most = ahead // 2 + 1
         back = backlog.give_back(most) if backlog.missing > SURPLUS * most else []
-        self.cancel(back)
         self._vitals[CREDIT_WORD] = backlog.taken + max(0, most - backlog.missing)
         return back
 

@@ -28,8 +28,7 @@ class Outbox:
 
     Attributes:
         busy: more pairs wait to be decoded.
-        back: see `Results`; goes with the next frame.
-        disk_error: the same; empty for none.
+        disk_error: goes with the next frame; empty for none.
     """
 
     def __init__(self, stream: asyncio.StreamWriter, slots: Sequence[int], report: Callable[[], StoreReport]) -> None:
@@ -49,7 +48,6 @@ class Outbox:
         self._waiting = False
         self._flush_by = 0.0
         self.busy = False
-        self.back: list[tuple[int, int]] = []
         self.disk_error = ""
 
     def __repr__(self) -> str:
@@ -72,8 +70,8 @@ class Outbox:
             self._flush_soon()
 
     def look(self) -> None:
-        """Send the report if it has changed, and what is given back."""
-        if not self._waiting and (self.back or self._report() != self._reported):
+        """Send the report if it has changed."""
+        if not self._waiting and self._report() != self._reported:
             self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -91,11 +89,10 @@ class Outbox:
     def _send(self) -> None:
         report = self._report()
         copied = [one for one in self._copied if one.seqs or one.wrong]
-        if self._results or copied or self.back or report != self._reported:
+        if self._results or copied or report != self._reported:
             self._reported = report
-            results = Results(self._results, report, copied, self.back, self.disk_error)
-            self._stream.write(messages.frame_of_results(results))
-            self._results, self.back, self.disk_error = [], [], ""
+            self._stream.write(messages.frame_of_results(Results(self._results, report, copied, self.disk_error)))
+            self._results, self.disk_error = [], ""
             for one in copied:
                 one.seqs.clear()
                 one.wrong.clear()

@@ -71,7 +71,7 @@ class PoolListener(Protocol):
         """Workers have copied these pairs out of the memory tier."""
 
     def lost(self, ring: int, seq: int, *, quarantine: bool) -> None:
-        """The worker that had this pair is dead, or has given it back.
+        """A dead worker had this pair.
 
         Args:
             quarantine: the pair has killed workers before and is not decoded again, also not when it is given in a
@@ -374,9 +374,6 @@ class Pool:
             self._witness = there.label  # the smaller of the two, mostly
         for copied in message.copied:
             worker.copies[copied.ring].difference_update(copied.seqs, copied.wrong)
-        for ring, seq in message.back:
-            if worker.pairs.pop((ring, seq), None) is not None:
-                self._listener.lost(ring, seq, quarantine=False)
         worker.finished += len(message.results) + sum(len(copied.seqs) for copied in message.copied)
 
     async def stop(self) -> None:

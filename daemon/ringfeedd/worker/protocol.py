@@ -164,7 +164,7 @@ class Failed(msgspec.Struct, tag=1, array_like=True, frozen=True, gc=False):
 
 
 class Dropped(msgspec.Struct, tag=2, array_like=True, frozen=True, gc=False):
-    """The pair was cancelled before it was decoded; its slot is not written."""
+    """The pair was cancelled, or given back, before it was decoded; its slot is not written."""
 
     ring: int
     seq: int
@@ -192,14 +192,12 @@ class Results(msgspec.Struct, tag="results", frozen=True):
 
     Attributes:
         copied: besides `results`.
-        back: (ring, seq) of pairs that it has not begun and that others are to have.
         disk_error: why something could not be stored on disk; empty where everything could.
     """
 
     results: list[Result]
     store: StoreReport | None = None
     copied: list[Copied] = []
-    back: list[tuple[int, int]] = []
     disk_error: str = ""
 
 

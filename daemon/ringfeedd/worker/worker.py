@@ -121,11 +121,14 @@ class Worker:
     def _cancel(self, ring: int, below: int) -> None:
         """Answer for pairs that are no longer wanted; their slots are not written."""
         dropped, copies = self._backlog.cancel(ring, below)
-        for pair in dropped:
-            self._outbox.add(Dropped(ring, pair.seq, pair.retries))
         for seq in copies:
             self._outbox.add(Dropped(ring, seq))
-        self._downloader.cancel(dropped)
+        self._drop(dropped)
+
+    def _drop(self, pairs: list[PendingPair]) -> None:
+        for pair in pairs:
+            self._outbox.add(Dropped(pair.ring, pair.seq, pair.retries))
+        self._downloader.cancel(pairs)
 
     def _beat(self) -> None:
         self._vitals[HEARTBEAT_WORD] += 1
@@ -136,7 +139,7 @@ class Worker:
 
     def _hurry(self) -> None:
         self._downloader.hurry()
-        self._outbox.back += [(pair.ring, pair.seq) for pair in self._downloader.limit_backlog()]
+        self._drop(self._downloader.limit_backlog())
         if self._decoding:
             now = self._loop.time()
             self._busy_s += now - self._busy_since
