@@ -223,6 +223,17 @@ TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase
 TestAnyOrderOfEvents.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
+def test_pairs_that_come_back_are_given_in_order():
+    """Whatever the order in which workers give them back: readers wait for the first."""
+    ring = make_ring(slots=8, readahead=4)
+    given = ring.jobs(12)
+    for seq in (7, 3, 11, 0, 5):
+        assert ring.lost(seq)
+    assert ring.jobs(3) == [given[0], given[3], given[5]]
+    assert ring.lost(3)
+    assert ring.jobs(9) == [given[3], given[7], given[11]]
+
+
 def test_failures_do_not_change_the_streams_order():
     length = 20
     ring, order = make_ring(length=length), make_order("shuffle", length=length, seed=SEED)

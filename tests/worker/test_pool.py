@@ -15,6 +15,7 @@ import pytest
 from house import Daemon, wait_until, write_folder
 
 import ringfeed
+from ringfeedd.cache.disk_share import DiskOrder
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.errors import EXIT_COULD_NOT_START, EXIT_CRASH, CrashError, StartError
 from ringfeedd.fetch.policy import FetchPolicy
@@ -95,12 +96,14 @@ def jobs(*seqs: int) -> list[PairJob]:
 
 
 def test_a_worker_gets_the_pairs_it_takes():
-    """The number that it tells counts from its start; 0 is no limit."""
+    """The number that it tells counts from its start, without what lies on disk; 0 is no limit."""
     pool, (slow, fast) = make_linked_pool(3, 40)
     assert pool.room == 43
     pool.give(0, jobs(*range(43)))
     assert (len(slow.pairs), len(fast.pairs), pool.room) == (3, 40, 0)
     slow.vitals[CREDIT_WORD] = 5
+    assert pool.room == 2
+    pool.give(0, [PairJob(99, jobs(99)[0].pair, disk=DiskOrder(99, 1, place=0, size=1, store=False))])
     assert pool.room == 2
     fast.vitals[CREDIT_WORD] = 0
     assert pool.room == 2 + 60

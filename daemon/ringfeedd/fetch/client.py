@@ -131,6 +131,11 @@ class StoreClient:
         """Requests, second ones included."""
         return len(self.requests)
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the store has refused a request for its rate in the last `LIMIT_SHOWN_S`."""
+        return self.now() - self.window.pace.limited_at < LIMIT_SHOWN_S
+
     def objects_ahead(self) -> int | None:
         """Return how many objects it can ask for in the next `AHEAD_S`; None where nothing limits the rate."""
         pace = self.window.pace.per_s
@@ -139,7 +144,7 @@ class StoreClient:
     def report(self) -> StoreReport:
         """Return the numbers that status, metrics and tests read."""
         window, now = self.window, self.now()
-        limited = window.pace.limits(now) and now - window.pace.limited_at < LIMIT_SHOWN_S
+        limited = window.pace.limits(now) and self.is_refused
         limited = limited or (not self.requests and now < self._told_to_wait_until)
         return StoreReport(
             failing_since=window.down_since,

@@ -12,8 +12,9 @@ fetched one epoch ahead at most, or `LEAST_AHEAD` pairs once so many were read; 
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Collection, Iterator
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -76,7 +77,7 @@ class Ring:
         self._in_flight: dict[int, Job] = {}
         self._stale: set[int] = set()
         self._ready: set[int] = set()
-        self._retry: deque[Job] = deque()
+        self._retry: list[Job] = []  # in the order in which readers need them
         self._indices: tuple[int, int, npt.NDArray[np.integer]] | None = None
         self._bad: dict[int, dict[int, bool]] = {}  # epoch -> index -> whether to pass over its own place, too
         self.passed_over: list[Job] = []
@@ -157,7 +158,7 @@ class Ring:
         """Take up to ``most`` pairs to be fetched now, in order; they are in flight from here on."""
         taken: list[Job] = []
         while self._retry and len(taken) < most:
-            job = self._retry.popleft()
+            job = self._retry.pop(0)
             if job.seq in self._in_flight:
                 taken.append(self._another_if_bad(job) if self._bad else job)
                 self._in_flight[job.seq] = taken[-1]
@@ -236,7 +237,7 @@ class Ring:
         place = self.place(seq)
         self._note_bad(place.epoch, failed.index, lasting=lasting)
         job = self._in_flight[seq] = self._next_draw(failed, place)
-        self._retry.append(job)
+        insort(self._retry, job, key=attrgetter("seq"))
         return job
 
     def _note_bad(self, epoch: int, index: int, *, lasting: bool) -> None:
@@ -277,7 +278,7 @@ class Ring:
         job = self._in_flight.get(seq)
         if job is None:
             return False
-        self._retry.append(job)
+        insort(self._retry, job, key=attrgetter("seq"))
         return True
 
     def publish(self) -> int:

@@ -75,7 +75,7 @@ class Backlog:
     """What a worker was given and has not answered.
 
     Attributes:
-        taken: pairs to fetch, since the start.
+        taken: pairs to be downloaded, since the start.
         missing: pairs that have to be downloaded.
     """
 
@@ -102,10 +102,10 @@ class Backlog:
             at_hand: nothing has to be downloaded for it.
         """
         pair = self._pairs[ring, job.seq] = PendingPair(ring, job)
-        self.taken += 1
         if at_hand:
             self.at_hand(pair)
         else:
+            self.taken += 1
             self.download(pair)
 
     def add_copies(self, ring: int, copies: list[CopyJob]) -> None:

@@ -109,11 +109,11 @@ class Downloader:
         """Write how many more pairs it takes, and return those that others are to have; they are to be cancelled.
 
         Where the store limits the rate, chance makes one worker slower than others: it is not to sit on pairs that the
-        ring waits for while the others have nothing to do. With a cache the pool does not know yet which pairs are to
-        be downloaded, so there it has no limit.
+        ring waits for while the others have nothing to do. What comes out of a cache does not count; but the pool does
+        not know yet which pairs these are, so where all do for a while there is no limit.
         """
         ahead, backlog = self._client.objects_ahead(), self._backlog
-        if ahead is None or self._has_cache:
+        if ahead is None or (self._has_cache and not backlog.missing and not self._client.is_refused):
             self._vitals[CREDIT_WORD] = 0
             return []
         most = ahead // 2 + 1

@@ -26,7 +26,7 @@ WINDOW_WORD: Final = 5
 """Requests that may be under way."""
 
 CREDIT_WORD: Final = 6
-"""Pairs to fetch that it takes from its start on, all told; 0: as many as the pool has."""
+"""Pairs to be downloaded that it takes from its start on, all told; 0: as many as the pool has."""
 
 FETCH_WORDS: Final = 7
 DECODE_WORDS: Final = FETCH_WORDS + histogram_words(FETCH_BOUNDS_S)

@@ -42,7 +42,7 @@ class WorkerLink:
         vitals: its words, which can be read when it is dead, too; see `vitals`.
         pairs: what it was given to fetch and has not answered, by (ring, seq).
         copies: numbers of the pairs that it was given to copy and has not answered, by ring.
-        given: pairs that it was given to fetch, since its start.
+        given: pairs that it was given to download, since its start.
         finished: pairs that it has answered.
     """
 
@@ -92,13 +92,13 @@ class WorkerLink:
 
     @property
     def credit(self) -> int | None:
-        """Pairs to fetch that it takes now; None for as many as there are."""
+        """Pairs to be downloaded that it takes now; None for as many as there are."""
         credit = self.vitals[CREDIT_WORD]
         return max(0, credit - self.given) if credit else None
 
     def give(self, share: Jobs) -> None:
         """Give it pairs."""
-        self.given += len(share.jobs)
+        self.given += len([job for job in share.jobs if job.disk is None or job.disk.place < 0])
         self.pairs.update(((share.ring, job.seq), job.pair) for job in share.jobs)
         if share.copies:
             self.copies[share.ring].update([copy.seq for copy in share.copies])
