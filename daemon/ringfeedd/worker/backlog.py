@@ -175,7 +175,7 @@ class Backlog:
         return dropped, copies
 
     def give_back(self, most: int) -> list[PendingPair]:
-        """Forget pairs that have to be downloaded, the latest ones, until no more than ``most`` are missing.
+        """Forget pairs that have to be downloaded, those needed last, until no more than ``most`` are missing.
 
         One with a request under way stays. Of two objects one may be there: to ask for it once more costs less than to
         wait for the other one here.
@@ -184,7 +184,7 @@ class Backlog:
             Those, in order within a ring.
         """
         back: list[PendingPair] = []
-        for pair in reversed(list(self._pairs.values())):
+        for pair in sorted(self._pairs.values(), key=lambda one: self._limits[one.ring] - one.seq):
             if self.missing <= most:
                 break
             if pair.missing and (pair.download is None or pair.download.idle):
