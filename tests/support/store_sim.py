@@ -177,18 +177,18 @@ class SimWorker:
     @property
     def room(self) -> int:
         """Pairs that it can be given."""
-        missing, ahead = len(self.backlog) + len(self.held), self.client.objects_ahead()
+        missing, ahead = len(self.backlog) + len(self.held), self.client.pairs_ahead()
         room = self.sim.most_pairs - missing - len(self.early)
-        return room if ahead is None else min(room, ahead // 2 + 1 - missing)
+        return room if ahead is None else min(room, ahead - missing)
 
     def give_back(self) -> list[int]:
         """Forget what is far more than it can ask for soon, and return the numbers."""
-        ahead, missing = self.client.objects_ahead(), len(self.backlog) + len(self.held)
-        if ahead is None or missing <= SURPLUS * (ahead // 2 + 1):
+        most, missing = self.client.pairs_ahead(), len(self.backlog) + len(self.held)
+        if most is None or missing <= SURPLUS * most:
             return []
-        back = [self.backlog.pop() for _ in range(min(missing - ahead // 2 - 1, len(self.backlog)))]
+        back = [self.backlog.pop() for _ in range(min(missing - most, len(self.backlog)))]
         for seq in sorted(self.held, reverse=True):
-            if missing - len(back) > ahead // 2 + 1 and self.held[seq].idle:
+            if missing - len(back) > most and self.held[seq].idle:
                 self.held.pop(seq).cancel()
                 back.append(seq)
         return back

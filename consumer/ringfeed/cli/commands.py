@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import signal
 import sys
@@ -19,10 +18,10 @@ from ringfeed.cli.report import RingStatus
 from ringfeed.cli.status import ring_status
 from ringfeed.cli.top import watch
 from ringfeed.daemon.process import find_daemon
-from ringfeed.errors import DaemonNotRunningError, RingfeedError
+from ringfeed.errors import RingfeedError
 from ringfeed.shm.control import Control, open_control
 from ringfeed.shm.descriptor import read_descriptor, ring_names
-from ringfeed.shm.failures import FailedPairs, read_failed_pairs, rings_with_lists
+from ringfeed.shm.failures import FailedPairs, lists_of_stopped, read_failed_pairs, rings_with_lists
 from ringfeed.shm.layout import State
 from ringfeed.text import count, one_line
 
@@ -63,7 +62,7 @@ def run_status(arguments: argparse.Namespace) -> int:
         except RingfeedError as error:
             missing.append(str(error))
     if not names and not missing:
-        missing.extend(_stopped_rings() or [NO_RING])
+        missing.extend([listed.why_not_served for listed in lists_of_stopped()] or [NO_RING])
     if arguments.json:
         print(json.dumps({status.ring: status.as_json() for status in found}, indent=2))
     else:
@@ -180,20 +179,6 @@ def add_errors(commands: argparse._SubParsersAction[CommandParser]) -> None:
     parser.add_argument("rings", nargs="*", type=ring_name, metavar="RING", help="rings to ask for (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, rings by name")
     parser.set_defaults(run=run_errors)
-
-
-def _stopped_rings() -> list[str]:
-    """Return why each ring is not served whose last daemon stopped it."""
-    sentences = []
-    for name in rings_with_lists():
-        with contextlib.suppress(RingfeedError):
-            listed = read_failed_pairs(name)
-            if listed is not None and listed.stopped:
-                try:
-                    read_descriptor(name)
-                except DaemonNotRunningError as stopped:
-                    sentences.append(str(stopped))
-    return sentences
 
 
 def run_errors(arguments: argparse.Namespace) -> int:

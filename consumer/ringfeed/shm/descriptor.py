@@ -200,10 +200,7 @@ def read_descriptor(ring: str) -> Descriptor:
         text = segment.read_whole(layout.descriptor_name(ring), MOST_BYTES)
     except FileNotFoundError:
         if (last := _last_list(ring)) is not None and last.stopped:
-            raise DaemonNotRunningError(
-                f"No daemon serves the ring {ring!r}, since its last one stopped it: {last.stopped}. `ringfeed errors "
-                f"{ring}` lists the pairs; start the daemon again when they are fixed."
-            ) from None
+            raise DaemonNotRunningError(last.why_not_served) from None
         there = ring_names()
         hint = f"the rings served here are {', '.join(there)}" if there else "no ring is served on this machine"
         raise DaemonNotRunningError(

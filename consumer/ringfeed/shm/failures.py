@@ -6,13 +6,15 @@ read; a clean stop removes it, and so does the next daemon's start.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ringfeed.errors import NotTrustedError
+from ringfeed.errors import NotTrustedError, RingfeedError
 from ringfeed.shm import access as trust
 from ringfeed.shm import layout, segment
 
@@ -64,6 +66,14 @@ class FailedPairs:
     def none(cls, ring: str, generation: str) -> FailedPairs:
         """Return the list of a ring of which no pair has failed."""
         return cls(ring, generation, "", 0, {}, [])
+
+    @property
+    def why_not_served(self) -> str:
+        """Why no daemon serves the ring, whose last one stopped it."""
+        return (
+            f"No daemon serves the ring {self.ring!r}, since its last one stopped it: {self.stopped}. `ringfeed errors "
+            f"{self.ring}` lists the pairs; start the daemon again when they are fixed."
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -131,3 +141,17 @@ def rings_with_lists() -> list[str]:
     """
     pattern = re.compile(rf"{re.escape(layout.PREFIX)}({layout.RING_NAME_PATTERN})\.errors")
     return [match[1] for name in segment.names() if (match := pattern.fullmatch(name))]
+
+
+def lists_of_stopped() -> Iterator[FailedPairs]:
+    """The lists of all rings on this machine whose last daemon stopped them; what cannot be read is left out.
+
+    Raises:
+        NotTrustedError: /dev/shm cannot be listed.
+    """
+    for name in rings_with_lists():
+        listed = None
+        with contextlib.suppress(RingfeedError, OSError):
+            listed = read_failed_pairs(name)
+        if listed is not None and listed.stopped:
+            yield listed

@@ -21,7 +21,7 @@ from ringfeed.errors import RingfeedError
 from ringfeed.shm import layout, segment
 from ringfeed.shm.control import open_control
 from ringfeed.shm.descriptor import read_descriptor, ring_names
-from ringfeed.shm.failures import read_failed_pairs, rings_with_lists
+from ringfeed.shm.failures import lists_of_stopped
 from ringfeed.shm.layout import DAEMON_LOCK_BYTE
 from ringfeedd.cache.opening import available_bytes
 from ringfeedd.cli import checks
@@ -182,13 +182,10 @@ def _rings() -> Iterator[Check]:
             if status.state == "serving":
                 statuses.append(status)
     yield from checks.caches(statuses, _spare_bytes())
-    for name in rings_with_lists():
-        if name not in served:
-            with contextlib.suppress(RingfeedError):
-                listed = read_failed_pairs(name)
-                if listed is not None and listed.stopped:
-                    cure = f"`ringfeed errors {name}` lists the pairs; fix them, and start the daemon again"
-                    yield Check(f"ring {name}", Level.BAD, f"was stopped: {listed.stopped}", cure)
+    for listed in lists_of_stopped():
+        if (name := listed.ring) not in served:
+            cure = f"`ringfeed errors {name}` lists the pairs; fix them, and start the daemon again"
+            yield Check(f"ring {name}", Level.BAD, f"was stopped: {listed.stopped}", cure)
     if not served:
         yield Check("rings", Level.WARN, "no ring is served on this machine", "`ringfeed serve gs://bucket/prefix`")
 

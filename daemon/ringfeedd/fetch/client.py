@@ -136,10 +136,10 @@ class StoreClient:
         """Whether the store has refused a request for its rate in the last `LIMIT_SHOWN_S`."""
         return self.now() - self.window.pace.limited_at < LIMIT_SHOWN_S
 
-    def objects_ahead(self) -> int | None:
-        """Return how many objects it can ask for in the next `AHEAD_S`; None where nothing limits the rate."""
+    def pairs_ahead(self) -> int | None:
+        """Return how many pairs it can ask for in the next `AHEAD_S`, and one; None where nothing limits the rate."""
         pace = self.window.pace.per_s
-        return None if pace is None else int(pace * AHEAD_S)
+        return None if pace is None else 1 + int(pace * AHEAD_S / 2)
 
     def report(self) -> StoreReport:
         """Return the numbers that status, metrics and tests read."""

@@ -237,8 +237,11 @@ class Ring:
         place = self.place(seq)
         self._note_bad(place.epoch, failed.index, lasting=lasting)
         job = self._in_flight[seq] = self._next_draw(failed, place)
-        insort(self._retry, job, key=attrgetter("seq"))
+        self._queue_again(job)
         return job
+
+    def _queue_again(self, job: Job) -> None:
+        insort(self._retry, job, key=attrgetter("seq"))
 
     def _note_bad(self, epoch: int, index: int, *, lasting: bool) -> None:
         past = self.place(self.floor).epoch
@@ -278,7 +281,7 @@ class Ring:
         job = self._in_flight.get(seq)
         if job is None:
             return False
-        insort(self._retry, job, key=attrgetter("seq"))
+        self._queue_again(job)
         return True
 
     def publish(self) -> int:

@@ -112,11 +112,10 @@ class Downloader:
         ring waits for while the others have nothing to do. What comes out of a cache does not count; but the pool does
         not know yet which pairs these are, so where all do for a while there is no limit.
         """
-        ahead, backlog = self._client.objects_ahead(), self._backlog
-        if ahead is None or (self._has_cache and not backlog.missing and not self._client.is_refused):
+        most, backlog = self._client.pairs_ahead(), self._backlog
+        if most is None or (self._has_cache and not backlog.missing and not self._client.is_refused):
             self._vitals[CREDIT_WORD] = 0
             return []
-        most = ahead // 2 + 1
         back = backlog.give_back(most) if backlog.missing > SURPLUS * most else []
         self._vitals[CREDIT_WORD] = backlog.taken + max(0, most - backlog.missing)
         return back

@@ -139,7 +139,8 @@ class Worker:
 
     def _hurry(self) -> None:
         self._downloader.hurry()
-        self._drop(self._downloader.limit_backlog())
+        if back := self._downloader.limit_backlog():
+            self._drop(back)
         if self._decoding:
             now = self._loop.time()
             self._busy_s += now - self._busy_since

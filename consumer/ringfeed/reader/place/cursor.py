@@ -58,14 +58,18 @@ class Cursor:
     @property
     def next_steps(self) -> int:
         """Rounds of the epoch that the next iteration gives, if the latest one is left now."""
-        following = None if self.look else self.rest_to_skip
+        following = self._rest_if_left
         return self.steps if following is None else self.plan.steps_left(following.epoch, 0)
 
     @property
     def next_end(self) -> int:
         """Number of the first pair after the epoch that the next iteration gives, if the latest one is left now."""
-        following = (None if self.look else self.rest_to_skip) or self.look or self.place
-        return self.plan.epoch_start(following).seq
+        return self.plan.epoch_start(self._rest_if_left or self.look or self.place).seq
+
+    @property
+    def _rest_if_left(self) -> Place | None:
+        """See `rest_to_skip`; what was only looked at leaves nothing to skip."""
+        return None if self.look else self.rest_to_skip
 
     @property
     def state_place(self) -> Place:
