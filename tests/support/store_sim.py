@@ -8,16 +8,18 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from ringfeedd.catalog.catalog import Pair
 from ringfeedd.fetch.client import StoreClient
-from ringfeedd.fetch.download import PairDownload
 from ringfeedd.fetch.policy import Fetched, FetchPolicy
 from ringfeedd.storage.base import ObjectInfo, SourceError
+from ringfeedd.worker.backlog import Backlog, PendingPair
 from ringfeedd.worker.downloader import SURPLUS
+from ringfeedd.worker.protocol import PairJob
 
 CONTENT = b"\xff" * 100
 LOOK_S = 0.5
@@ -156,56 +158,62 @@ def pair_of(number: int) -> Pair:
 
 
 class SimWorker:
-    """A client whose decoder takes no time. The pairs that it is given are its own, as a pool's worker's are.
+    """A client and the backlog that it brings to hand; what its ring has room for is decoded in no time.
 
     Attributes:
-        backlog: numbers of pairs that it was given and has not begun.
-        held: of those that are under way.
-        early: of those that came before their ring had room for them.
+        backlog: the pairs that it was given, which are its own, as a pool's worker's are.
+        load: how many these are.
     """
 
     def __init__(self, sim: Sim, number: int, **options) -> None:
         self.sim, self.number = sim, number
         rng = random.Random(f"{sim.seed} {number}")
         self.client = StoreClient(sim.store, sim.policy, feed=self._feed, clock=sim.clock, rng=rng, **options)
-        self.backlog: deque[int] = deque()
-        self.held: dict[int, PairDownload] = {}
-        self.early: set[int] = set()
+        self.backlog, self.load = Backlog(1), 0
         self._came = 0
         self._look()
 
     @property
     def room(self) -> int:
         """Pairs that it can be given."""
-        missing, ahead = len(self.backlog) + len(self.held), self.client.pairs_ahead()
-        room = self.sim.most_pairs - missing - len(self.early)
-        return room if ahead is None else min(room, ahead - missing)
+        room, ahead = self.sim.most_pairs - self.load, self.client.pairs_ahead()
+        return room if ahead is None else min(room, ahead - self.backlog.missing)
+
+    def take(self, seq: int) -> None:
+        self.load += 1
+        self.backlog.add(0, PairJob(seq, pair_of(seq % self.sim.pairs)), at_hand=False)
 
     def give_back(self) -> list[int]:
         """Forget what is far more than it can ask for soon, and return the numbers."""
-        most, missing = self.client.pairs_ahead(), len(self.backlog) + len(self.held)
-        if most is None or missing <= SURPLUS * most:
+        most = self.client.pairs_ahead()
+        if most is None or self.backlog.missing <= SURPLUS * most:
             return []
-        back = [self.backlog.pop() for _ in range(min(missing - most, len(self.backlog)))]
-        for seq in sorted(self.held, reverse=True):
-            if missing - len(back) > most and self.held[seq].idle:
-                self.held.pop(seq).cancel()
-                back.append(seq)
-        return back
+        back = self.backlog.give_back(most)
+        self.load -= len(back)
+        for pair in back:
+            if pair.download is not None:
+                pair.download.cancel()
+        return [pair.seq for pair in back]
+
+    def decode(self, limit: int) -> None:
+        """Answer for what has come, below a number."""
+        self.backlog.raise_limit(0, limit)
+        while (pair := self.backlog.next_decode()) is not None:
+            self.backlog.remove(pair)
+            self.load -= 1
 
     def _feed(self) -> bool:
-        if not self.backlog:
+        pair = self.backlog.next_download()
+        if pair is None:
             return False
-        seq = self.backlog.popleft()
-        self.held[seq] = self.client.fetch(pair_of(seq % self.sim.pairs), lambda came: self._ended(seq, came))
+        pair.download = self.client.fetch(pair.job.pair, partial(self._ended, pair))
         return True
 
-    def _ended(self, seq: int, came) -> None:
-        del self.held[seq]
-        if seq >= self.sim.published + self.sim.slots // 2:
-            self.early.add(seq)
+    def _ended(self, pair: PendingPair, came) -> None:
+        pair.download = None
+        self.backlog.at_hand(pair)
         self._came += 1
-        self.sim.came(seq, came)
+        self.sim.came(pair.seq, came)
 
     def _look(self) -> None:
         self.client.window.look(self.sim.clock.now, pairs=self._came, starved_s=LOOK_S)
@@ -258,9 +266,9 @@ class Sim:
             if worker.room <= 0:
                 break
             if self._back:
-                worker.backlog.append(heapq.heappop(self._back))
+                worker.take(heapq.heappop(self._back))
             else:
-                worker.backlog.append(self._head)
+                worker.take(self._head)
                 self._head += 1
         for worker in self.workers:
             worker.client.pump()
@@ -283,16 +291,17 @@ class Sim:
             self._ready.remove(self.published)
             self.published += 1
             self.published_at.append(self.clock.now)
+        for worker in self.workers:
+            worker.decode(self.published + self.slots // 2)
         if self.published > before:
-            for worker in self.workers:
-                worker.early = {one for one in worker.early if one >= self.published + self.slots // 2}
             self.clock.call_later(0.0, self._give)
 
     def _hurry(self) -> None:
         for worker in self.workers:
             for seq in range(self.published, self.published + 32):
-                if (download := worker.held.get(seq)) is not None:
-                    worker.client.hurry(download, soon=seq > self.published)
+                pair = worker.backlog.get(0, seq)
+                if pair is not None and pair.download is not None:
+                    worker.client.hurry(pair.download, soon=seq > self.published)
         self.clock.call_later(0.1, self._hurry)
 
     def run(self, seconds: float) -> None:

@@ -19,7 +19,7 @@ from typing import Final
 LEAST_PER_S: Final = 0.25
 """Requests a second, however many are refused."""
 
-IGNORED: Final = 0.03
+IGNORED: Final = 0.02
 IGNORED_FREELY: Final = 0.12
 """Such a part of the requests may be refused at a pace, and while there is none."""
 
